@@ -1,0 +1,1 @@
+"""Object storage: resume state, published students and the manifests that vouch for both."""

@@ -1,0 +1,194 @@
+"""The command line: `flash-ray ...`. What the user did wrong is one line on stderr, exit code 2."""
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from flash_ray import __version__
+from flash_ray.errors import UserError
+from flash_ray.recipe import dump_yaml, load_recipe
+
+app = typer.Typer(
+    help="Distil many-step image models into few-step students.", add_completion=False
+)
+recipe_app = typer.Typer(help="Look at recipes and check them.")
+app.add_typer(recipe_app, name="recipe")
+
+
+class Bench(StrEnum):
+    """The benches of `flash-ray evaluate`."""
+
+    T2I = "t2i"
+    EDIT = "edit"
+
+
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A preset's name or a YAML file.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a field, e.g. student.steps=4."),
+]
+Place = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="PLACE",
+        help="s3://bucket/prefix, or the folder of the embedded store; default ~/.flash_ray/store.",
+    ),
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"flash-ray {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+@recipe_app.command("show")
+def recipe_show(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Print the whole recipe, defaults included, and its digest."""
+    loaded = load_recipe(recipe, overrides)
+    typer.echo(f"# digest: {loaded.digest}\n{dump_yaml(loaded)}", nl=False)
+
+
+@recipe_app.command("check")
+def recipe_check(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Say whether the recipe can run."""
+    loaded = load_recipe(recipe, overrides)
+    typer.echo(f"OK {loaded.name} {loaded.digest}")
+
+
+# The commands import what they run when they run it: torch and ray take seconds.
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder for the results.")],
+    cases: Annotated[int, typer.Option(min=1, help="Cases of each category.")] = 16,
+    overrides: Overrides = None,
+) -> None:
+    """Distil the miniature on this machine and compare student and teacher."""
+    recipe = load_recipe("miniature", overrides)
+    from flash_ray.console import Steps
+    from flash_ray.evaluation.demo import run_demo
+    from flash_ray.evaluation.tables import result_table
+
+    with Steps() as steps:
+        result = run_demo(recipe, out, cases, steps)
+    result_table(result)
+    typer.echo(f"report: {out / 'report.html'}\nstudent: {result['published']}, {out / 'student'}")
+
+
+@app.command()
+def distill(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    name: Annotated[
+        str | None, typer.Option(help="Of the run and the student; default: the recipe's.")
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the run of that name.")] = False,
+    store: Place = None,
+) -> None:
+    """Distil a student as a recipe says, and publish it."""
+    loaded = load_recipe(recipe, [*(overrides or []), *_storage(store)])
+    from flash_ray.console import Steps
+    from flash_ray.evaluation.produce import run_recipe
+
+    with Steps() as steps:
+        published = run_recipe(loaded, name or loaded.name, resume, store, steps)
+    typer.echo(published.url)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A published student, a downloaded one's folder (with a / in it), `teacher` or "
+            "`teacher-at-4`.",
+        ),
+    ],
+    bench: Annotated[Bench, typer.Option(help="Which bench.")],
+    cases: Annotated[int, typer.Option(min=1, help="Cases of each category.")] = 16,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where to write the result as JSON.")
+    ] = None,
+    recipe: Annotated[str, typer.Option(metavar="RECIPE", help="The teachers' recipe.")] = (
+        "miniature"
+    ),
+    overrides: Overrides = None,
+    store: Place = None,
+) -> None:
+    """Score a model on a bench."""
+    loaded = load_recipe(recipe, overrides)
+    if out and not out.parent.is_dir():
+        raise UserError(f"--out: there is no folder {out.parent}; create it, or correct --out")
+    from flash_ray.console import Steps
+    from flash_ray.evaluation.evaluate import evaluate as score
+    from flash_ray.evaluation.tables import bench_table
+
+    with Steps() as steps:
+        result = score(model, loaded, store, bench.value, cases, steps)
+    bench_table(result, bench.value)
+    if out:
+        out.write_text(json.dumps(result, indent=1, allow_nan=False))
+
+
+@app.command()
+def models(store: Place = None) -> None:
+    """List the published students."""
+    from flash_ray.checkpoints.open import open_store
+    from flash_ray.checkpoints.publish import list_students
+    from flash_ray.evaluation.tables import student_table
+
+    with open_store(store) as opened:
+        student_table(list_students(opened))
+
+
+def _storage(place: str | None) -> list[str]:
+    """Overrides that put a run into the store that --store names."""
+    if place is None:
+        return []
+    url = place if place.startswith("s3://") else "embedded"
+    return [f"runtime.storage.url={url}", *([] if url == place else ["runtime.storage.endpoint="])]
+
+
+def _refuse(reason: str) -> NoReturn:
+    print(f"flash-ray: {' '.join(reason.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Runs a command and exits: 0 done, 2 bad input (one line on stderr), 130 interrupted."""
+    try:
+        code = app(args=args, prog_name="flash-ray", standalone_mode=False)
+    except UserError as error:
+        _refuse(str(error))
+    except typer.exceptions.TyperException as error:
+        _refuse(f"{error.format_message().rstrip('.')}; see `flash-ray --help`")
+    except typer.Abort:
+        print("flash-ray: interrupted", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(code or 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Distillation: the method as pure mathematics, and the workers that run it."""

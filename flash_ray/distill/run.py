@@ -1,0 +1,183 @@
+"""The driver: from a recipe to a distilled student on this machine, through a Ray cluster."""
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.queue import Empty, Queue
+
+from flash_ray.backbones.load import resolve_base
+from flash_ray.backbones.process import thread_limits
+from flash_ray.checkpoints.files import verify
+from flash_ray.checkpoints.resume import open_run, record_run
+from flash_ray.checkpoints.storage import Store, train_storage
+from flash_ray.data.cache import Shard
+from flash_ray.data.prepare import prepare
+from flash_ray.distill.cluster import check_cluster
+from flash_ray.distill.monitor import Diverged
+from flash_ray.distill.worker import Bench, Job, Outcome, student_key, train_worker
+from flash_ray.errors import UserError
+from flash_ray.recipe import Recipe
+from flash_ray.teachers.actor import start_teachers
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a caller may add to a run.
+
+    Args:
+        bench: scores the averaged student, every `runtime.bench_every` updates, on worker 0;
+            it is pickled.
+        live: called in the driver, in a thread of its own, with every update's line:
+            {"update", "measures", and where it was scored "bench"}.
+    """
+
+    bench: Bench | None = None
+    live: Callable[[dict[str, Any]], None] | None = None
+
+
+@dataclass(frozen=True)
+class DistillResult:
+    """A finished run.
+
+    Args:
+        folder: the averaged student, a transformer in diffusers format, not yet published.
+        history: a line for every update, from the first, also of earlier sessions of the run.
+        seconds: of this session: `prepare`, `train`.
+    """
+
+    folder: Path
+    history: list[dict[str, Any]]
+    seconds: dict[str, float]
+
+
+def distill(
+    recipe: Recipe,
+    store: Store,
+    run_name: str,
+    folder: Path,
+    resume: bool = False,
+    hooks: Hooks = Hooks(),  # noqa: B008 (frozen)
+) -> DistillResult:
+    """Runs the recipe on the cluster that Ray is connected to and puts the student into `folder`.
+
+    Args:
+        store: where resume state, cached conditions and the student go; a Ray that runs already
+            must have been started with its AWS_* variables.
+        run_name: names the run in the store; with `resume` an earlier one, to be continued.
+
+    Raises:
+        UserError: bad input; where it can be known, before any process starts.
+        Diverged: the student was lost; there is no result.
+        ray.train.TrainingFailedError: the workers failed more than `runtime.max_failures` times.
+    """
+    resolve_base(recipe.base)
+    check_cluster(recipe)
+    store.check()
+    if resume:
+        open_run(store, run_name, recipe.digest)
+    else:
+        record_run(store, run_name, recipe.model_dump(mode="json"), recipe.digest)
+    started = time.monotonic()
+    teachers = start_teachers(recipe) if recipe.teaching.placement == "actors" else []
+    live = Queue(actor_options={"num_cpus": 0})
+    try:
+        shards = prepare(recipe, store)
+        prepared = time.monotonic()
+        with _Listener(live, hooks.live):
+            outcome = _fit(recipe, store, run_name, shards, teachers, live, hooks)
+    finally:
+        for actor in (*teachers, live.actor):
+            ray.kill(actor)
+    _fetch(store, run_name, outcome, folder)
+    seconds = {"prepare": prepared - started, "train": time.monotonic() - prepared}
+    return DistillResult(folder, outcome.history, seconds)
+
+
+def _fit(
+    recipe: Recipe,
+    store: Store,
+    run_name: str,
+    shards: list[Shard],
+    teachers: list[Any],
+    live: Queue,
+    hooks: Hooks,
+) -> Outcome:
+    runtime = recipe.runtime
+    path, filesystem = train_storage(store, run_name)
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={
+            "job": Job(recipe, store, run_name, shards, teachers, live, hooks.bench)
+        },
+        torch_config=TorchConfig(backend="nccl" if runtime.gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=runtime.workers,
+            use_gpu=runtime.gpu,
+            resources_per_worker={
+                "CPU": runtime.cpus_per_worker,
+                "trainer": 1,
+                **({"GPU": 1} if runtime.gpu else {}),
+            },
+        ),
+        run_config=RunConfig(
+            name="train",
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=FailureConfig(max_failures=runtime.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            worker_runtime_env={"env_vars": thread_limits(recipe)},
+        ),
+    )
+    outcome: Outcome = trainer.fit().return_value
+    if outcome.refused:
+        raise UserError(outcome.refused)
+    if outcome.diverged:
+        raise Diverged(outcome.diverged)
+    return outcome
+
+
+def _fetch(store: Store, run_name: str, outcome: Outcome, folder: Path) -> None:
+    """Downloads the exported student; the folder appears when it is whole."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as name:
+        partial = Path(name) / "student"
+        partial.mkdir()
+        for path in outcome.files:
+            store.get_file(f"{student_key(run_name)}/{path}", partial / path)
+        verify(partial, outcome.files, store.url(student_key(run_name)))
+        partial.replace(folder)
+
+
+class _Listener:
+    """Hands the workers' lines to the caller while `fit` blocks."""
+
+    def __init__(self, queue: Queue, call: Callable[[dict[str, Any]], None] | None):
+        self._queue, self._call = queue, call
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+
+    def __enter__(self) -> None:
+        if self._call:
+            self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if self._call:
+            self._thread.join()
+
+    def _listen(self) -> None:
+        while True:
+            ended = self._ended.is_set()
+            try:
+                self._call(self._queue.get(timeout=0.5))
+            except Empty:
+                if ended:
+                    return

@@ -1,0 +1,205 @@
+"""The Ray Train loop: sets a worker up, runs the updates, keeps checkpoints, exports the student.
+
+What the user must act on (UserError) and a diverged student end the loop on all workers at once,
+and travel to the driver as the outcome: restarting the workers would not cure them.
+"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+import torch.distributed as dist
+from ray.actor import ActorHandle
+from ray.util.queue import Queue
+from torch import nn
+
+from flash_ray.backbones.base import Backbone
+from flash_ray.backbones.load import load_backbone
+from flash_ray.backbones.process import one_process
+from flash_ray.checkpoints.files import record
+from flash_ray.checkpoints.storage import Store
+from flash_ray.data.cache import ConditionCache, Shard
+from flash_ray.data.stream import Stream
+from flash_ray.distill import state
+from flash_ray.distill.distiller import Distiller
+from flash_ray.distill.engines import build_engine, ready_deepspeed
+from flash_ray.distill.monitor import Diverged, Monitor
+from flash_ray.errors import UserError
+from flash_ray.recipe import Recipe
+from flash_ray.teachers.base import Teacher
+from flash_ray.teachers.in_process import InProcessTeacher
+from flash_ray.teachers.pool import TeacherPool
+from flash_ray.teachers.scorer import Scorer, fingerprint
+
+# The averaged student, frozen -> scores; runs on worker 0 between updates.
+Bench = Callable[[nn.Module], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the driver gives to every worker.
+
+    Args:
+        teachers: the teacher actors; empty for teachers in the workers.
+        live: takes a line for every update, for the driver to show.
+    """
+
+    recipe: Recipe
+    store: Store
+    run_name: str
+    shards: Sequence[Shard]
+    teachers: Sequence[ActorHandle]
+    live: Queue
+    bench: Bench | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What worker 0 hands back; `refused` and `diverged` are messages."""
+
+    history: list[dict[str, Any]]
+    files: dict[str, Any]
+    refused: str | None = None
+    diverged: str | None = None
+
+
+def student_key(run_name: str) -> str:
+    """Where a run's exported student lies in the store, before it is published."""
+    return f"runs/{run_name}/student"
+
+
+def train_worker(config: dict[str, Any]) -> Outcome:
+    """Ray Train's train_loop_per_worker; `config` is {"job": Job}."""
+    job: Job = config["job"]
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    device = one_process(job.recipe)
+    with ExitStack() as stack:
+        parts, problem = None, None
+        try:
+            parts = _load(job, rank, world, device, stack)
+        except UserError as error:
+            problem = str(error)
+        if refused := _first_problem(problem):
+            return Outcome([], {}, refused=refused)
+        run = _Run(job, rank, world, device, *parts)
+    try:
+        run.train()
+    except Diverged as error:  # on every worker: the measures are shared
+        return Outcome(run.state.progress.history, {}, diverged=str(error))
+    return Outcome(run.state.progress.history, run.export())
+
+
+class _Run:
+    """A set-up worker."""
+
+    def __init__(
+        self,
+        job: Job,
+        rank: int,
+        world: int,
+        device: torch.device,
+        backbone: Backbone,
+        stream: Stream,
+        checkpoint: Path | None,
+        teacher_weights: str,
+    ):
+        self.job, self.rank, self.world = job, rank, world
+        self.recipe, self.teacher_weights = job.recipe, teacher_weights
+        optimisation = self.recipe.optimisation
+        ready_deepspeed(self.recipe.runtime.gpu)
+        student = build_engine(backbone.copy_transformer(), optimisation.student, self.recipe)
+        fake = build_engine(backbone.copy_transformer(), optimisation.fake, self.recipe)
+        teacher = _teacher(job, backbone, rank, teacher_weights)
+        self.distiller = Distiller(self.recipe, backbone, student, fake, teacher, stream)
+        self.state = state.ResumeState(student, fake, self.distiller.ema, state.Progress())
+        self.monitor = Monitor()
+        if checkpoint:
+            self.state.load(checkpoint, rank)
+            for line in self.state.progress.history:
+                self.monitor.observe(line["update"], line["measures"])
+
+    def train(self) -> None:
+        progress, last = self.state.progress, self.recipe.optimisation.updates
+        while progress.updates < last:
+            measures = self.distiller.update(progress.updates)
+            self.monitor.observe(progress.updates + 1, measures)
+            progress.updates += 1
+            line = {"update": progress.updates, "measures": measures}
+            if self._due(self.recipe.runtime.bench_every) and self.job.bench:
+                line["bench"] = self._bench()
+            progress.history.append(line)
+            if self.rank == 0:
+                self.job.live.put_nowait(line)
+            if self._due(self.recipe.runtime.checkpoint_every) or progress.updates == last:
+                self._checkpoint(measures)
+
+    def export(self) -> dict[str, Any]:
+        """A collective: worker 0 puts the averaged student into the store; its files' records."""
+        transformer = self.distiller.ema.gather()
+        if transformer is None:
+            return {}
+        with tempfile.TemporaryDirectory() as name:
+            transformer.save_pretrained(name)
+            files = record(Path(name))
+            for path in files:
+                self.job.store.put_file(
+                    Path(name) / path, f"{student_key(self.job.run_name)}/{path}"
+                )
+        return files
+
+    def _due(self, every: int) -> bool:
+        return bool(every) and self.state.progress.updates % every == 0
+
+    def _bench(self) -> dict[str, Any]:
+        transformer = self.distiller.ema.gather()
+        scores = self.job.bench(transformer) if transformer is not None else {}
+        dist.barrier()
+        return scores
+
+    def _checkpoint(self, measures: dict[str, float]) -> None:
+        updates = self.state.progress.updates
+        with tempfile.TemporaryDirectory() as name:
+            self.state.save(
+                Path(name), self.recipe.digest, self.teacher_weights, self.rank, self.world
+            )
+            ray.train.report(
+                {"update": updates, **measures},
+                checkpoint=ray.train.Checkpoint.from_directory(name),
+                checkpoint_dir_name=f"update-{updates:06d}",
+            )
+
+
+def _load(
+    job: Job, rank: int, world: int, device: torch.device, stack: ExitStack
+) -> tuple[Backbone, Stream, Path | None, str]:
+    """What may be refused, before anything is shared with the other workers."""
+    recipe = job.recipe
+    dtype = torch.bfloat16 if recipe.optimisation.precision == "bf16" else torch.float32
+    backbone = load_backbone(recipe.base, dtype, device, encoders=False)
+    weights = fingerprint(backbone.transformer)
+    stream = Stream(recipe, ConditionCache.at(job.store), job.shards, rank, world)
+    folder = None
+    if checkpoint := ray.train.get_checkpoint():
+        folder = Path(stack.enter_context(checkpoint.as_directory()))
+        state.check(folder, recipe.digest, weights, world)
+    return backbone, stream, folder, weights
+
+
+def _teacher(job: Job, backbone: Backbone, rank: int, weights: str) -> Teacher:
+    if job.teachers:
+        return TeacherPool(job.teachers, weights, job.recipe.teaching.max_in_flight, rank)
+    settings = job.recipe.teachers[0]
+    return InProcessTeacher(Scorer(backbone, settings.guidance, settings.rescale))
+
+
+def _first_problem(mine: str | None) -> str | None:
+    """A collective: the problem of the first worker that has one."""
+    problems: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(problems, mine)
+    return next((problem for problem in problems if problem), None)

@@ -1,0 +1,1 @@
+"""Benches answered, judged and shown: ways to spend evaluations, scores, reports with pictures."""

@@ -1,0 +1,135 @@
+"""From a recipe to a published student: distil, score, publish once."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flash_ray.backbones.base import Backbone
+from flash_ray.backbones.load import load_backbone, resolve_base
+from flash_ray.checkpoints.open import open_store
+from flash_ray.checkpoints.publish import MANIFEST, publish_student
+from flash_ray.checkpoints.resume import open_run
+from flash_ray.checkpoints.storage import Store, check_name
+from flash_ray.console import Steps
+from flash_ray.data.composition import category_counts
+from flash_ray.distill.connect import connected, refuse_embedded_in_job
+from flash_ray.distill.run import Hooks, distill
+from flash_ray.errors import UserError
+from flash_ray.evaluation.contest import Contest, hold_contest
+from flash_ray.evaluation.small_bench import small_bench
+from flash_ray.evaluation.ways import Way, student, weights_dtype
+from flash_ray.miniature.bench import BENCHES, cases
+from flash_ray.recipe import Recipe
+
+SCORED = 4  # cases of each category that a student is scored on before it is published
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published student and the run that made it.
+
+    Args:
+        url: s3:// address.
+        history: the run's lines, as `distill.run.DistillResult.history`.
+    """
+
+    name: str
+    url: str
+    history: list[dict[str, Any]]
+
+
+def refuse_early(recipe: Recipe) -> None:
+    """Raises UserError for what is wrong with the recipe here, before anything is started."""
+    refuse_embedded_in_job(recipe)
+    resolve_base(recipe.base)
+    for task, share in recipe.tasks.model_dump().items():
+        if share:
+            weights = getattr(recipe.data.composition, task).model_dump()
+            category_counts(weights, recipe.data.prompts, f"data.composition.{task}")
+
+
+def refuse_taken(recipe: Recipe, store: Store, name: str, resume: bool) -> None:
+    """Raises UserError if the store has other plans for `name`, before Ray starts."""
+    if store.get_bytes(f"students/{check_name('--name', name)}/{MANIFEST}") is not None:
+        raise UserError(
+            f"--name: student {name!r} exists in {store.url()}; allowed: a new name; "
+            f"choose one, e.g. --name {name}-2"
+        )
+    if resume:
+        open_run(store, name, recipe.digest)
+
+
+def run_recipe(
+    recipe: Recipe, name: str, resume: bool, place: str | None, steps: Steps
+) -> Published:
+    """What `flash-ray distill` does; `place` is the embedded store's folder, if that is used."""
+    refuse_early(recipe)
+    storage = recipe.runtime.storage
+    where = place if storage.url == "embedded" else storage.url
+    with open_store(where, storage.endpoint, create=not resume) as store:
+        refuse_taken(recipe, store, name, resume)
+        with connected(recipe):
+            return distil_and_publish(recipe, store, name, resume, steps)
+
+
+def distil_and_publish(
+    recipe: Recipe, store: Store, name: str, resume: bool, steps: Steps
+) -> Published:
+    """Runs the recipe on the Ray that is connected and publishes the averaged student as `name`.
+
+    Raises what `distill.run.distill` and `publish_student` raise.
+    """
+    device = "cuda" if recipe.runtime.gpu else "cpu"
+    backbone = load_backbone(recipe.base, weights_dtype(recipe), device, encoders=True)
+    bench = small_bench(recipe, backbone) if recipe.runtime.bench_every else None
+    last = recipe.optimisation.updates
+
+    def watch(line: dict[str, Any]) -> None:
+        steps.show("distil", line["update"], last, _in_words(line))
+
+    steps.say(f"distil {name}: encode what is not cached, start workers and teachers")
+    with tempfile.TemporaryDirectory(prefix="flash-ray-") as folder:
+        made = distill(recipe, store, name, Path(folder) / "student", resume, Hooks(bench, watch))
+        transformer = backbone.load_transformer(made.folder)
+        ways = {"student": [student(transformer, recipe.student.rungs)]}
+        contests = hold_contests(backbone, ways, SCORED, steps)
+        meta = {
+            "recipe": recipe.model_dump(mode="json"),
+            "recipe_digest": recipe.digest,
+            "base": recipe.base,
+            "sigmas": recipe.student.rungs,
+            "scores": {
+                "cases_per_category": SCORED,
+                **{
+                    bench: contest.answers["student"].score.score
+                    for bench, contest in contests.items()
+                },
+            },
+        }
+        url = publish_student(store, name, made.folder, meta)
+    steps.say(f"published {url}")
+    return Published(name, url, made.history)
+
+
+def hold_contests(
+    backbone: Backbone,
+    contenders: dict[str, list[Way]],
+    per_category: int,
+    steps: Steps,
+    benches: Sequence[str] = tuple(BENCHES),
+) -> dict[str, Contest]:
+    """A contest for each bench, over its first `per_category` cases of each category."""
+    return {
+        bench: hold_contest(backbone, contenders, cases(bench, per_category), steps.show)
+        for bench in benches
+    }
+
+
+def _in_words(line: dict[str, Any]) -> str:
+    measures = line["measures"]
+    names = {"dmd_gradient": "gradient", "fake_loss": "fake loss", "images_per_second": "images/s"}
+    words = [f"{title} {measures[name]:.3g}" for name, title in names.items()]
+    words += [f"bench {bench} {score:.2f}" for bench, score in line.get("bench", {}).items()]
+    return ", ".join(words)

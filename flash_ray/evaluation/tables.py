@@ -1,0 +1,53 @@
+"""The tables that commands print."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from flash_ray.checkpoints.publish import Student
+from flash_ray.miniature.bench import BENCHES
+
+
+def result_table(result: Mapping[str, Any]) -> None:
+    """Prints the demo's models side by side."""
+    table = Table("model", "evaluations", "text to image", "editing")
+    for name in ("teacher", "teacher_at_4", "student"):
+        row = result[name]
+        scores = [_with_interval(row[bench], row["intervals"][bench]) for bench in BENCHES]
+        table.add_row(name.replace("_", " "), str(row["nfe"]), *scores)
+    Console().print(table)
+
+
+def bench_table(result: Mapping[str, Any], bench: str) -> None:
+    """Prints one model's scores on one bench, by category."""
+    table = Table("category", "score", "compliance", "quality", "diversity gap")
+    for name, row in result["categories"][bench].items():
+        gap = "" if row["diversity_gap"] is None else f"{row['diversity_gap']:.3f}"
+        values = [f"{row[measure]:.2f}" for measure in ("score", "compliance", "quality")]
+        table.add_row(name, *values, gap)
+    table.add_section()
+    table.add_row(
+        "all",
+        _with_interval(result[bench], result["intervals"][bench]),
+        f"{result['compliance'][bench]:.2f}",
+        f"{result['quality'][bench]:.2f}",
+        "",
+    )
+    title = f"{result['model']} on {bench}, {result['ways'][bench]}, NFE {result['nfe']}"
+    Console().print(title, table, highlight=False)
+
+
+def student_table(students: Sequence[Student]) -> None:
+    """Prints the published students."""
+    table = Table("name", "base", "NFE", "text to image", "editing", "recipe", "published")
+    for student in students:
+        scores = [f"{student.scores[b]:.2f}" if b in student.scores else "" for b in BENCHES]
+        digest, when = student.recipe_digest, student.created[:16].replace("T", " ")
+        table.add_row(student.name, student.base, str(student.nfe), *scores, digest, when)
+    Console().print(table)
+
+
+def _with_interval(score: float, interval: Sequence[float]) -> str:
+    return f"{score:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"

@@ -1,0 +1,135 @@
+"""Captions of scenes and instructions of edits, exact or as careless as the web's.
+
+Training captions leave attributes out and get some wrong; bench captions state everything, rightly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from flash_ray.miniature.edits import Edit, random_edit
+from flash_ray.miniature.scenes import (
+    COLOURS,
+    EDIT_CATEGORIES,
+    FACTORS,
+    SLOTS,
+    T2I_CATEGORIES,
+    Scene,
+    named_values,
+    random_scene,
+)
+
+WRONG = 0.3  # share of stated attributes that a careless caption gets wrong
+OMITTED = 0.15  # share that it leaves out
+
+_WEARS = {"nothing": "nothing on the head", "glasses": "glasses", "hat": "a hat"}
+_MOUTH = {"smile": "smiling", "frown": "frowning", "open": "with an open mouth"}
+_STYLE = {
+    "sepia": "an old sepia photo",
+    "negative": "a negative",
+    "tiled": "a tiled mosaic",
+    "hatched": "a hatched drawing",
+}
+_PATTERN = {"plain": "plain", "stripes": "striped", "dots": "dotted", "checks": "checked"}
+
+
+def careless(scene: Scene, rng: np.random.Generator, wrong: float = WRONG) -> Scene:
+    """The scene as a careless writer sees it: each stated factor wrong with probability `wrong`."""
+    changes = {}
+    for factor in FACTORS[scene.category]:
+        if not factor.stated or factor.name == "style" or rng.random() >= wrong:
+            continue
+        lowest = 1 if factor.name in SLOTS else 0  # an object is mistaken, not overlooked
+        if scene.factors[factor.name] >= lowest:
+            others = [i for i in range(lowest, len(factor.values)) if i != scene.factors[factor.name]]
+            changes[factor.name] = int(rng.choice(others))
+    return scene.with_(**changes)
+
+
+def _listed(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def caption(scene: Scene, rng: np.random.Generator, omitted: float = 0.0) -> str:
+    """Describes a scene; each attribute is left out with probability `omitted`."""
+
+    def said(text: str) -> str:
+        return text if rng.random() >= omitted else ""
+
+    def clean(text: str) -> str:
+        return " ".join(text.replace(" ,", ",").split())
+
+    value = scene.value
+    if scene.category == "landscape":
+        things = [
+            f"a {said(colour)} {kind}" for colour, kind in rng.permutation(scene.objects).tolist()
+        ]
+        things = [thing for thing in things if rng.random() >= omitted]
+        where = said(f"a {value('sky')} sky"), said(f"over {value('ground')}")
+        held = f"with {_listed(things)}" if things else ""
+        return clean(f"a landscape, {where[0]} {where[1]} {held}")
+    if scene.category == "portrait":
+        hair = f"{said(value('hair'))} {said(value('hair_colour'))} hair"
+        wears = said(f"wearing {_WEARS[value('wears')]},")
+        shirt = said(f"in a {value('shirt')} shirt,")
+        mouth = said(f"{_MOUTH[value('mouth')]},")
+        backdrop = said(f"before a {value('backdrop')} wall")
+        return clean(f"a portrait of a person with {hair}, {wears} {shirt} {mouth} {backdrop}")
+    word = f"the word {scene.word}" if said("word") else "a word"
+    board = f"on a {said(_PATTERN[value('pattern')])} {said(value('board'))} board"
+    return clean(f"a sign with {word} in {said(value('ink'))} letters {board}")
+
+
+def careless_caption(scene: Scene, rng: np.random.Generator) -> str:
+    return caption(careless(scene, rng), rng, OMITTED)
+
+
+def instruction(edit: Edit, rng: np.random.Generator, wrong: float = 0.0) -> str:
+    """Says what an edit asks; each value it states is wrong with probability `wrong`."""
+    what, which = edit.operation
+    target = edit.target
+    seen = careless(target, rng, wrong)
+    if what == "restore":
+        return f"restore this {which} picture"
+    if what in ("add", "remove", "recolour"):
+        source = edit.source
+        if what == "add":
+            return f"add a {seen.value(f'{which}_colour')} {seen.value(which)}"
+        thing = f"the {source.value(f'{which}_colour')} {source.value(which)}"
+        place = f"on the {which}" if which != "middle" else "in the middle"
+        if what == "remove":
+            return f"remove {thing} {place}"
+        return f"paint {thing} {place} {seen.value(f'{which}_colour')}"
+    if what == "write":
+        return f"change the word to {seen.word}"
+    if which == "style":
+        style = int(target.factors["style"])
+        if rng.random() < wrong:
+            style = int(rng.choice([i for i in range(1, 5) if i != style]))
+        return f"make it {_STYLE[named_values(target.category, 'style')[style]]}"
+    value = seen.value(which)
+    return {
+        "sky": f"make it a {value} sky",
+        "ground": f"turn the ground into {value}",
+        "backdrop": f"put a {value} wall behind the person",
+        "board": f"make the board {value}",
+        "pattern": f"make the board {_PATTERN.get(value, '')}",
+        "ink": f"make the letters {value}",
+        "hair_colour": f"give the same person {value} hair",
+        "hair": f"give the same person {value} hair",
+        "wears": f"show the same person wearing {_WEARS.get(value, '')}",
+        "shirt": f"show the same person in a {value} shirt",
+        "mouth": f"show the same person {_MOUTH.get(value, '')}",
+    }[which]
+
+
+def corpus(count: int, seed: int = 0) -> Iterator[str]:
+    """Captions and instructions to train a tokenizer on."""
+    rng = np.random.default_rng(seed)
+    yield from COLOURS
+    for index in range(count):
+        scene = random_scene(T2I_CATEGORIES[index % 3], rng)
+        yield caption(scene, rng)
+        yield instruction(random_edit(EDIT_CATEGORIES[index % 6], rng), rng)

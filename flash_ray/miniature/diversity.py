@@ -1,0 +1,71 @@
+"""How well pictures cover what their prompts leave free: a distance to uniform per factor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+from scipy.stats import wasserstein_distance
+
+from flash_ray.miniature.edits import Edit
+from flash_ray.miniature.fit import observable_numbers
+from flash_ray.miniature.scenes import Scene, unstated
+
+_SIMULATIONS = 400
+_QUANTILES = 1000  # points that stand for the uniform distribution
+
+
+def diversity(
+    category: str, fitted: Sequence[Scene], edits: Sequence[Edit] | None = None
+) -> dict[str, dict[str, float]]:
+    """Distance of each unstated factor's values from its true, uniform distribution.
+
+    Args:
+        category: of scenes; those of other categories are left out.
+        fitted: scenes found in pictures; a factor that a picture does not show is left out of it.
+        edits: the edit each picture answers, if any; then only the factors it leaves free count.
+
+    Returns:
+        By factor: `distance`, the 1-Wasserstein distance to uniform on [0, 1], and `floor`, the
+        mean distance of as many true samples. A factor seen in fewer than two pictures is absent.
+    """
+    table = {}
+    for name in unstated(category):
+        values = [
+            scene.factors[name]
+            for index, scene in enumerate(fitted)
+            if scene.category == category
+            and name in observable_numbers(scene)
+            and (edits is None or _free(edits[index], name))
+        ]
+        if len(values) > 1:
+            table[name] = {"distance": _to_uniform(values), "floor": floor(len(values))}
+    return table
+
+
+def diversity_gap(table: dict[str, dict[str, float]]) -> float | None:
+    """Mean over factors of distance minus floor: 0 for true samples, up to about 0.5.
+
+    None if there is no factor, as in edits that leave nothing free.
+    """
+    return (
+        None
+        if not table
+        else float(np.mean([row["distance"] - row["floor"] for row in table.values()]))
+    )
+
+
+@cache
+def floor(count: int) -> float:
+    """Mean 1-Wasserstein distance to uniform of `count` uniform samples, by simulation."""
+    rng = np.random.default_rng(count)
+    return float(np.mean([_to_uniform(rng.random(count)) for _ in range(_SIMULATIONS)]))
+
+
+def _to_uniform(values: Sequence[float]) -> float:
+    return float(wasserstein_distance(values, (np.arange(_QUANTILES) + 0.5) / _QUANTILES))
+
+
+def _free(edit: Edit, name: str) -> bool:
+    return name not in edit.kept and name not in edit.changed

@@ -1,0 +1,59 @@
+"""Training examples of the miniature's teacher: pictures, careless captions, encoded once."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from flash_ray.miniature.bench import draw_edit, draw_scene
+from flash_ray.miniature.captions import WRONG, careless_caption, instruction
+from flash_ray.miniature.draw import draw
+from flash_ray.miniature.scenes import EDIT_CATEGORIES, T2I_CATEGORIES
+
+UNCAPTIONED = 0.1  # share of examples without a caption, for classifier-free guidance
+
+
+def to_uint8(pictures_B3HW: np.ndarray) -> np.ndarray:
+    """Pictures in [0, 1] to `(B, H, W, 3)` uint8."""
+    return np.round(pictures_B3HW.transpose(0, 2, 3, 1) * 255).astype(np.uint8)
+
+
+def draw_examples(task: str, count: int, seed: int) -> tuple[list[str], np.ndarray, np.ndarray | None]:
+    """Careless captions, target pictures and (edits) source pictures, uint8 `(count, 64, 64, 3)`."""
+    rng = np.random.default_rng([seed, len(task)])
+    prompts, targets, sources = [], [], []
+    for index in range(count):
+        if task == "t2i":
+            scene = draw_scene(T2I_CATEGORIES[index % 3], rng)
+            text, target = careless_caption(scene, rng), scene
+        else:
+            edit = draw_edit(EDIT_CATEGORIES[index % 6], rng)
+            text, target = instruction(edit, rng, WRONG), edit.target
+            sources.append(edit.source_picture())
+        prompts.append("" if rng.random() < UNCAPTIONED else text)
+        targets.append(target)
+    pictures = np.concatenate([to_uint8(draw(targets[i : i + 64])) for i in range(0, count, 64)])
+    return prompts, pictures, to_uint8(np.stack(sources)) if sources else None
+
+
+def encode_examples(backbone, task: str, count: int, seed: int, batch: int = 64) -> dict[str, Tensor]:
+    """Draws and encodes examples with a `Backbone` of the miniature.
+
+    Returns:
+        `x_BNC` (fp16 latents of the targets) and the tensors of the condition (`embeds_BLD` fp16).
+    """
+    prompts, targets, sources = draw_examples(task, count, seed)
+    conditions, latents = [], []
+    for start in range(0, count, batch):
+        rows = slice(start, start + batch)
+        references = None
+        if sources is not None:
+            references = [[Image.fromarray(picture)] for picture in sources[rows]]
+        encoded = backbone.encode(prompts[rows], references, (64, 64)).positive
+        conditions.append(encoded.to(dtype=torch.float16))
+        pictures = [Image.fromarray(picture) for picture in targets[rows]]
+        latents.append(backbone.to_latents(pictures).half())
+    joined = type(conditions[0]).cat(conditions)
+    return {"x_BNC": torch.cat(latents), **joined.tensors()}

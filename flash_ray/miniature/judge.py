@@ -1,0 +1,270 @@
+"""The miniature's exact judge: reads a picture by synthesis and scores it against what was asked.
+
+Compliance is the share of attributes that hold, quality the closeness to the nearest clean
+rendering, the score 1 to 5. `python -m flash_ray.miniature.judge` prints the judge's own errors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from flash_ray.miniature.bench import Case
+from flash_ray.miniature.edits import Edit
+from flash_ray.miniature.fit import Fitted, distance_with, fit, is_periodic, observable_numbers
+from flash_ray.miniature.scenes import FACTORS, SLOTS, STYLES, Scene
+
+Array = np.ndarray
+
+# A value that the fit did not choose still holds if it explains the picture as well as the chosen
+# one: mean square error at most this share and this much higher. 2e-5 is a tenth of what the
+# smallest part of a picture (a mouth) costs when wrong, and more than grey shades cost in sepia.
+SAME_SHARE, SAME_ERROR = 0.01, 2e-5
+
+# How far an unstated number may move and still count as kept: a change of about 2.5 pixels for
+# places, of 1 to 2.5 pixels for fine patterns, of 0.05 in a channel for colours.
+KEPT_WITHIN = {
+    "landscape": {
+        **{f"{slot}_x": 0.31 for slot in SLOTS},
+        **{f"{slot}_size": 0.4 for slot in SLOTS},
+        **{"horizon": 0.18, "hills": 0.1, "light": 0.06, "texture": 0.2, "tint": 0.25},
+    },
+    "portrait": {
+        **{"x": 0.16, "y": 0.31, "size": 0.3, "skin": 0.2},
+        **{"strands": 0.25, "gaze": 0.5, "tint": 0.25},
+    },
+    "text": {
+        **{"x": 0.17, "y": 0.09, "size": 0.3, "tilt": 0.3, "pattern_phase": 0.2, "tint": 0.25},
+    },
+}
+
+UNRELATED = 0.4  # weighted SSIM at and below which a picture has no quality left
+_FLAT = 0.05  # weight of flat regions, as a standard deviation
+_C1, _C2 = 0.01**2, 0.03**2  # Wang et al. 2004, for a range of 1
+
+UNRECOGNISABLE, NOT_DONE = 2.0, 2.5  # highest scores under the two caps
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the judge says of one picture.
+
+    Attributes:
+        compliance: share of what was asked that holds, in [0, 1].
+        quality: closeness to the nearest clean rendering, in [0, 1].
+        score: from 1 to 5: `1 + 2 * compliance + 2 * quality`, or lower under a cap.
+        attributes: credit in [0, 1] by attribute; of edits `changed.*` and `kept.*`.
+        fitted: the scene found in the picture.
+        cap: why the score was capped, None if it was not.
+    """
+
+    compliance: float
+    quality: float
+    score: float
+    attributes: dict[str, float]
+    fitted: Scene
+    cap: str | None
+
+
+def judge(picture_3HW: Array, case: Case) -> Verdict:
+    """Judges an answer to a bench's case; the picture is `(3, 64, 64)` float32 in [0, 1]."""
+    if isinstance(case.wanted, Edit):
+        return judge_edit(picture_3HW, case.wanted)
+    return judge_scene(picture_3HW, case.wanted)
+
+
+def judge_scene(picture_3HW: Array, wanted: Scene) -> Verdict:
+    """Judges a picture against a scene's stated attributes; its unstated ones are free."""
+    reading = _Reading(picture_3HW, fit(picture_3HW, wanted.category, (wanted,)))
+    if wanted.category == "landscape":
+        credits = {name: reading.credit(wanted, name) for name in ("sky", "ground")}
+        credits |= _object_credits(reading, wanted)
+    else:
+        names = [f.name for f in FACTORS[wanted.category] if f.stated and f.name != "style"]
+        credits = {name: reading.credit(wanted, name) for name in names}
+    no_letter = wanted.category == "text" and not any(credits[f"letter_{i}"] for i in (1, 2, 3))
+    cap = "no letter of the word is right" if no_letter else None
+    return _verdict(reading, _mean(credits), credits, cap)
+
+
+def judge_edit(picture_3HW: Array, edit: Edit) -> Verdict:
+    """Judges an edited picture: half what was asked to change, half what had to stay."""
+    styles = STYLES if edit.category == "style" else ("none",)
+    found = fit(picture_3HW, edit.source.category, (edit.target, edit.source), styles)
+    reading = _Reading(picture_3HW, found)
+    changed = _changed_credits(reading, edit)
+    kept = _kept_credits(reading, edit)
+    compliance = _mean(kept) if not changed else (_mean(changed) + _mean(kept)) / 2
+    credits = {f"changed.{name}": credit for name, credit in changed.items()}
+    credits |= {f"kept.{name}": credit for name, credit in kept.items()}
+    return _verdict(reading, compliance, credits, _undone(reading, edit, changed))
+
+
+def quality(picture_3HW: Array, rendering_3HW: Array) -> float:
+    """Closeness of a picture to a clean rendering, in [0, 1].
+
+    SSIM over Gaussian windows of 7x7 pixels (sigma 1.5) of each channel (Wang et al. 2004), where
+    windows weigh as much as they hold detail, since flat ones show neither blur nor smear. Pictures
+    that have nothing in common still reach about 0.1 to 0.4, so `UNRELATED` to 1 becomes 0 to 1.
+    """
+
+    def window(values_3HW: Array) -> Array:
+        return gaussian_filter(values_3HW, (0, 1.5, 1.5), mode="reflect", truncate=2.0)
+
+    a, b = picture_3HW.astype(np.float64), rendering_3HW.astype(np.float64)
+    mean_a, mean_b = window(a), window(b)
+    spread_a = np.maximum(window(a * a) - mean_a**2, 0)
+    spread_b = np.maximum(window(b * b) - mean_b**2, 0)
+    shared = window(a * b) - mean_a * mean_b
+    ssim = (2 * mean_a * mean_b + _C1) / (mean_a**2 + mean_b**2 + _C1)
+    ssim *= (2 * shared + _C2) / (spread_a + spread_b + _C2)
+    weights = np.sqrt(spread_a + spread_b) + _FLAT
+    return float(np.clip((np.average(ssim, weights=weights) - UNRELATED) / (1 - UNRELATED), 0, 1))
+
+
+class _Reading:
+    """A picture and the scene found in it; says which values hold."""
+
+    def __init__(self, picture_3HW: Array, fitted: Fitted):
+        self.picture_3HW, self.fitted, self.scene = picture_3HW, fitted, fitted.scene
+
+    def holds(self, **values: float) -> bool:
+        """Whether the picture shows these values, or could as well show them."""
+        if all(self.scene.factors[name] == value for name, value in values.items()):
+            return True
+        allowed = self.fitted.distance**2 * (1 + SAME_SHARE) + SAME_ERROR
+        return distance_with(self.picture_3HW, self.scene, **values) ** 2 <= allowed
+
+    def credit(self, wanted: Scene, name: str, at: str | None = None) -> float:
+        """1 if factor `at` (default: the same) has the value that `name` has in `wanted`."""
+        return float(self.holds(**{at or name: wanted.factors[name]}))
+
+    def stayed(self, source: Scene, name: str) -> bool:
+        """Whether a stated or unstated factor is as it was, to the eye."""
+        before, now = source.factors[name], self.scene.factors[name]
+        tolerance = KEPT_WITHIN[source.category].get(name)
+        if tolerance is not None:
+            moved = abs(now - before)
+            if is_periodic(source, name):
+                moved = min(moved, 1 - moved)
+            if moved <= tolerance:
+                return True
+        return self.holds(**{name: before})
+
+
+def _object_credits(reading: _Reading, wanted: Scene) -> dict[str, float]:
+    """One attribute per wanted object, in whatever slot (half for kind or colour), one for no more.
+
+    The assignment of wanted objects to slots that gives most credit counts.
+    """
+    objects = [s for s in SLOTS if wanted.factors[s]]
+    table = {
+        (want, slot): _object_credit(reading, slot, wanted, want)
+        for want in objects
+        for slot in SLOTS
+    }
+    best = max(
+        (
+            [table[pair] for pair in zip(objects, slots, strict=True)]
+            for slots in permutations(SLOTS, len(objects))
+        ),
+        key=sum,
+    )
+    credits = {f"object_{number}": credit for number, credit in enumerate(best, 1)}
+    filled = [slot for slot in SLOTS if reading.scene.factors[slot]]
+    spare = len(filled) - len(objects)
+    # An object that explains nothing of the picture was not seen but guessed.
+    ghosts = sum(reading.holds(**{slot: 0}) for slot in filled) if spare > 0 else 0
+    return credits | {"no_other_objects": float(spare <= ghosts)}
+
+
+def _object_credit(reading: _Reading, slot: str, wanted: Scene, want: str) -> float:
+    """1 if a slot shows the wanted object, 0.5 if only its kind or its colour, 0 otherwise."""
+    if not reading.scene.factors[slot]:
+        return 0.0
+    kind = reading.holds(**{slot: wanted.factors[want]})
+    colour = reading.holds(**{f"{slot}_colour": wanted.factors[f"{want}_colour"]})
+    return (kind + colour) / 2
+
+
+def _changed_credits(reading: _Reading, edit: Edit) -> dict[str, float]:
+    if edit.operation[0] != "add":
+        return {name: reading.credit(edit.target, name) for name in edit.changed}
+    slot = edit.operation[1]
+    new = _new_slots(reading, edit)
+    shown = [
+        {
+            "kind": reading.credit(edit.target, slot, at=new_slot),
+            "colour": reading.credit(edit.target, f"{slot}_colour", at=f"{new_slot}_colour"),
+        }
+        for new_slot in new
+    ]
+    return max(
+        shown, key=lambda credits: sum(credits.values()), default={"kind": 0.0, "colour": 0.0}
+    )
+
+
+def _new_slots(reading: _Reading, edit: Edit) -> list[str]:
+    """Slots that were empty in the source and are not in the picture."""
+    return [s for s in SLOTS if not edit.source.factors[s] and reading.scene.factors[s]]
+
+
+def _kept_credits(reading: _Reading, edit: Edit) -> dict[str, float]:
+    """Whether each factor that had to stay did, of those that show in the target's picture."""
+    target = edit.target
+    shows = set(observable_numbers(target)) | {
+        factor.name
+        for factor in FACTORS[target.category]
+        if factor.stated and factor.name != "style"
+    }
+    if target.category == "landscape":
+        shows -= {f"{slot}_colour" for slot in SLOTS if not target.factors[slot]}
+    shows.discard("style_phase")
+    credits = {
+        name: float(reading.stayed(edit.source, name)) for name in edit.kept if name in shows
+    }
+    if edit.operation[0] == "add":
+        credits["no_other_objects"] = float(len(_new_slots(reading, edit)) <= 1)
+    return credits
+
+
+def _undone(reading: _Reading, edit: Edit, changed: dict[str, float]) -> str | None:
+    """Says so if nothing of what the edit asks for was done."""
+    if edit.degradation:
+        to_input = float(np.square(reading.picture_3HW - edit.source_picture()).mean())
+        return (
+            "nearer to the spoilt input than to a clean picture"
+            if (to_input < reading.fitted.distance**2)
+            else None
+        )
+    asked = {
+        name: credit
+        for name, credit in changed.items()
+        if name in ("kind", "colour") or edit.target.factors[name] != edit.source.factors[name]
+    }
+    return None if any(asked.values()) else "nothing of what was asked was done"
+
+
+def _mean(credits: dict[str, float]) -> float:
+    return float(np.mean(list(credits.values())))
+
+
+def _verdict(
+    reading: _Reading, compliance: float, credits: dict[str, float], undone: str | None
+) -> Verdict:
+    closeness = quality(reading.picture_3HW, reading.fitted.rendering)
+    score, cap = 1 + 2 * compliance + 2 * closeness, None
+    if undone and score > NOT_DONE:
+        score, cap = NOT_DONE, undone
+    if closeness < 0.3 and score > UNRECOGNISABLE:
+        score, cap = UNRECOGNISABLE, "the picture cannot be recognised"
+    return Verdict(compliance, closeness, score, credits, reading.scene, cap)
+
+
+if __name__ == "__main__":
+    from flash_ray.miniature.judge_errors import main
+
+    main()

@@ -1,0 +1,136 @@
+"""What can be in a picture of the miniature world: categories, their factors, random scenes.
+
+A scene is a category and one value per factor. A *stated* factor can appear in a caption and is an
+index into named values; an *unstated* one is a number in [0, 1] that no caption mentions, so that
+one caption has many right pictures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+T2I_CATEGORIES = ("landscape", "portrait", "text")
+EDIT_CATEGORIES = ("scene", "enhancement", "object", "text", "identity", "style")
+
+COLOURS = ("red", "yellow", "green", "blue", "pink", "white")
+LETTERS = tuple("ACEHKLMOSTUX")
+SLOTS = ("left", "middle", "right")
+STYLES = ("none", "sepia", "negative", "tiled", "hatched")
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One degree of freedom; `values` is None for a number in [0, 1]."""
+
+    name: str
+    values: tuple[str, ...] | None = None
+
+    @property
+    def stated(self) -> bool:
+        return self.values is not None
+
+
+def _numbers(*names: str) -> tuple[Factor, ...]:
+    return tuple(Factor(name) for name in names)
+
+
+_STYLE = (Factor("style", STYLES), Factor("style_phase"))
+
+FACTORS: dict[str, tuple[Factor, ...]] = {
+    "landscape": (
+        Factor("sky", ("day", "sunset", "night", "storm")),
+        Factor("ground", ("grass", "sand", "snow", "water")),
+        *(
+            factor
+            for slot in SLOTS
+            for factor in (
+                Factor(slot, ("none", "tree", "house", "tent", "flag")),
+                Factor(f"{slot}_colour", COLOURS),
+                *_numbers(f"{slot}_x", f"{slot}_size"),
+            )
+        ),
+        *_numbers("horizon", "hills", "light", "texture", "tint"),
+        *_STYLE,
+    ),
+    "portrait": (
+        Factor("backdrop", COLOURS),
+        Factor("hair_colour", ("black", "brown", "blond", "ginger")),
+        Factor("hair", ("short", "long", "curly")),
+        Factor("wears", ("nothing", "glasses", "hat")),
+        Factor("shirt", COLOURS),
+        Factor("mouth", ("smile", "frown", "open")),
+        *_numbers("x", "y", "size", "skin", "strands", "gaze", "tint"),
+        *_STYLE,
+    ),
+    "text": (
+        Factor("letter_1", LETTERS),
+        Factor("letter_2", LETTERS),
+        Factor("letter_3", LETTERS),
+        Factor("ink", COLOURS),
+        Factor("board", COLOURS),
+        Factor("pattern", ("plain", "stripes", "dots", "checks")),
+        *_numbers("x", "y", "size", "tilt", "pattern_phase", "tint"),
+        *_STYLE,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A complete specification of one picture.
+
+    `factors` maps every factor name of the category to an index (stated) or a number in [0, 1].
+    """
+
+    category: str
+    factors: dict[str, float]
+
+    def value(self, name: str) -> str:
+        """The named value of a stated factor, e.g. `scene.value("sky") == "night"`."""
+        return named_values(self.category, name)[int(self.factors[name])]
+
+    def with_(self, **changes: float) -> Scene:
+        return replace(self, factors={**self.factors, **changes})
+
+    @property
+    def objects(self) -> list[tuple[str, str]]:
+        """Sorted (colour, kind) pairs of a landscape, whatever slots they stand in."""
+        present = [slot for slot in SLOTS if self.category == "landscape" and self.factors[slot]]
+        return sorted((self.value(f"{slot}_colour"), self.value(slot)) for slot in present)
+
+    @property
+    def word(self) -> str:
+        return "".join(self.value(f"letter_{i}") for i in (1, 2, 3))
+
+
+def named_values(category: str, name: str) -> tuple[str, ...]:
+    values = next(factor.values for factor in FACTORS[category] if factor.name == name)
+    if values is None:
+        raise ValueError(f"{category}.{name} is a number, it has no named values")
+    return values
+
+
+def unstated(category: str) -> list[str]:
+    """Names of the numeric factors of a category."""
+    return [factor.name for factor in FACTORS[category] if not factor.stated]
+
+
+def random_scene(category: str, rng: np.random.Generator) -> Scene:
+    """A scene of a category: independent uniform factors, but for the few rules of the world.
+
+    One to three objects stand in a landscape; ink and board of a sign differ; no style.
+    """
+    factors: dict[str, float] = {
+        factor.name: int(rng.integers(len(factor.values))) if factor.stated else float(rng.random())
+        for factor in FACTORS[category]
+    }
+    factors["style"] = 0
+    if category == "landscape":
+        filled = rng.permutation(3)[: rng.integers(1, 4)]
+        for index, slot in enumerate(SLOTS):
+            factors[slot] = int(rng.integers(1, 5)) if index in filled else 0
+    if category == "text":
+        factors["board"] = int((factors["ink"] + rng.integers(1, len(COLOURS))) % len(COLOURS))
+    return Scene(category, factors)

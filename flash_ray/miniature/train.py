@@ -1,0 +1,65 @@
+"""Trains the miniature's base teacher from nothing: VAE, examples, transformer, saved pipeline."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from flash_ray.backbones.qwen_image_21 import QwenImage21
+from flash_ray.miniature.captions import corpus
+from flash_ray.miniature.examples import encode_examples
+from flash_ray.miniature.pipeline import build_pipeline
+from flash_ray.miniature.train_transformer import train_transformer
+from flash_ray.miniature.train_vae import train_vae
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TeacherPlan:
+    """How long each part is trained, and on how much; the defaults made the shipped teacher.
+
+    Attributes:
+        vae_steps, transformer_steps: optimiser steps.
+        examples: pictures for each task, drawn and encoded once.
+        bf16: autocast, about 1.8 times as fast on CPUs that multiply in bf16.
+    """
+
+    vae_steps: int = 7000
+    transformer_steps: int = 8000
+    examples: int = 40_000
+    seed: int = 0
+    bf16: bool = True
+
+
+def _encoded(backbone: QwenImage21, task: str, plan: TeacherPlan, folder: Path) -> dict:
+    """The examples of one task, from the folder if an earlier run has encoded them."""
+    file = folder / f"examples-{task}.safetensors"
+    if not file.exists():
+        log.info("drawing and encoding %d %s examples", plan.examples, task)
+        examples = encode_examples(backbone, task, plan.examples, seed=plan.seed + 1)
+        save_file(examples, file.with_suffix(".partial"))
+        os.replace(file.with_suffix(".partial"), file)
+    return load_file(file)
+
+
+def train_teacher(folder: Path, plan: TeacherPlan = TeacherPlan()) -> Path:
+    """Trains everything, resumably: a second call in the same folder goes on where one stopped.
+
+    Returns:
+        The folder of the saved pipeline, weights in bf16.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    pipeline = build_pipeline(corpus(3000), seed=plan.seed)
+    train_vae(pipeline.vae.requires_grad_(True).train(), folder, plan.vae_steps, bf16=plan.bf16)
+    backbone = QwenImage21(pipeline)  # freezes all parts
+    examples = {task: _encoded(backbone, task, plan, folder) for task in ("t2i", "edit")}
+    train_transformer(backbone, examples, folder, plan.transformer_steps, bf16=plan.bf16)
+    done = folder / "pipeline"
+    pipeline.to(torch.bfloat16).save_pretrained(done)
+    return done

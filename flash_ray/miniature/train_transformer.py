@@ -1,0 +1,87 @@
+"""Trains the miniature's transformer: flow matching on T2I and editing in turn."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from flash_ray.backbones.base import Condition, Layout
+from flash_ray.backbones.qwen_image_21 import QwenImage21
+from flash_ray.distill.flow import interpolate
+from flash_ray.distill.losses import flow_matching_loss
+from flash_ray.miniature.training import Journal, cosine_lr, resumable
+
+log = logging.getLogger(__name__)
+LAYOUTS = {"t2i": Layout("t2i", 64, 64), "edit": Layout("edit", 64, 64, ((64, 64),))}
+EMA = 0.998
+
+
+class Average(torch.nn.Module):
+    """An exponential moving average of a model's weights."""
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        self.names = [name for name, _ in model.named_parameters()]
+        self.values = [value.detach().clone() for value in model.parameters()]
+
+    @torch.no_grad()
+    def update(self, model: torch.nn.Module, decay: float) -> None:
+        torch._foreach_lerp_(self.values, list(model.parameters()), 1 - decay)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return dict(zip(self.names, self.values, strict=True))
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.values = [state[name] for name in self.names]
+
+
+def batch_of(examples: dict[str, Tensor], task: str, size: int) -> tuple[Tensor, Condition]:
+    """A random micro-batch: latents x_BNC and their condition, cut to the longest caption."""
+    rows = torch.randint(len(examples["x_BNC"]), (size,))
+    tensors = {name: value[rows] for name, value in examples.items()}
+    length = int(tensors["mask_BL"].sum(1).max())
+    for name in ("embeds_BLD", "mask_BL", "slots_BL"):
+        tensors[name] = tensors[name][:, :length]
+    x_BNC = tensors.pop("x_BNC").float()
+    return x_BNC, Condition.from_tensors(LAYOUTS[task], tensors).to(dtype=torch.float32)
+
+
+def train_transformer(
+    backbone: QwenImage21,
+    examples: dict[str, dict[str, Tensor]],
+    folder: Path,
+    steps: int,
+    batch: int = 64,
+    peak_lr: float = 1e-3,
+    bf16: bool = True,
+) -> None:
+    """Trains the base transformer in place, resumably in `folder`; leaves its averaged weights."""
+    transformer = backbone.transformer.requires_grad_(True).train()
+    optimiser = torch.optim.AdamW(
+        transformer.parameters(), lr=peak_lr, betas=(0.9, 0.99), weight_decay=0.01
+    )
+    average = Average(transformer)
+    journal = Journal(folder / "transformer.jsonl")
+    parts = {"transformer": transformer, "optimiser": optimiser, "average": average}
+    for step in resumable(steps, parts, folder / "transformer"):
+        for group in optimiser.param_groups:
+            group["lr"] = cosine_lr(step, steps, peak_lr)
+        task = ("t2i", "edit")[step % 2]
+        x_BNC, condition = batch_of(examples[task], task, batch)
+        eps_BNC, t_B = torch.randn_like(x_BNC), torch.rand(batch)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            v_BNC = backbone.velocity(
+                transformer, interpolate(x_BNC, eps_BNC, t_B), t_B, condition
+            )
+        loss = flow_matching_loss(v_BNC, x_BNC, eps_BNC)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
+        optimiser.step()
+        average.update(transformer, min(EMA, (step + 1) / (step + 10)))
+        journal.add(step, **{f"loss_{task}": 2 * loss.item()})
+    transformer.load_state_dict(average.state_dict())
+    transformer.requires_grad_(False).eval()

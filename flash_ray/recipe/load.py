@@ -1,0 +1,126 @@
+"""From a preset or a YAML file, with dotted overrides, to a checked Recipe, and back to YAML."""
+
+import json
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from flash_ray.errors import UserError
+from flash_ray.recipe import checks, explain
+from flash_ray.recipe.schema import Recipe
+
+PRESETS = resources.files("flash_ray.recipe") / "presets"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that reads 1e-4 as a number and refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [self.construct_object(key) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is given twice", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def presets() -> list[str]:
+    """Names of the recipes that ship with the package."""
+    return sorted(entry.name[:-5] for entry in PRESETS.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Reads a preset by name, or a YAML file, and applies overrides such as "student.steps=4".
+
+    Raises UserError, one line that names the field and the cure, for anything that is wrong.
+    """
+    raw = _read(str(name_or_path))
+    for override in overrides or []:
+        _override(raw, override)
+    return parse_recipe(raw)
+
+
+def parse_recipe(raw: dict[str, Any]) -> Recipe:
+    """Checks a recipe given as plain data. Raises UserError as load_recipe does."""
+    try:
+        # Strict JSON: lists become tuples, but neither true nor "4" becomes a number.
+        recipe = Recipe.model_validate_json(json.dumps(raw, default=str), strict=True)
+    except ValidationError as error:
+        raise UserError(explain.problem(error)) from None
+    checks.refuse_unsupported(recipe)
+    return recipe
+
+
+def dump_yaml(recipe: Recipe) -> str:
+    """The whole recipe, defaults included, as YAML that load_recipe reads back to an equal one."""
+    fields = recipe.model_dump(mode="json")
+    return yaml.safe_dump(fields, sort_keys=False, default_flow_style=None, width=100)
+
+
+def _read(name_or_path: str) -> dict[str, Any]:
+    if name_or_path in presets():
+        text = (PRESETS / f"{name_or_path}.yaml").read_text(encoding="utf-8")
+    else:
+        try:
+            text = Path(name_or_path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not a text file"
+            raise UserError(
+                f"recipe: {name_or_path}: {reason}; allowed: a YAML file, or a preset "
+                f"({', '.join(presets())}); check the name"
+            ) from None
+    raw = _yaml(text, f"recipe: {name_or_path}")
+    if not isinstance(raw, dict):
+        raise UserError(
+            f"recipe: {name_or_path}: not a mapping; allowed: YAML with keys such as name, base "
+            "and data; start from `flash-ray recipe show miniature`"
+        )
+    return raw
+
+
+def _yaml(text: str, what: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or "unreadable"
+        raise UserError(f"{what}: not valid YAML{where}: {reason}; correct it") from None
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    """Sets one dotted path of raw in place; a list's items are named by number, from 0."""
+    path, equals, text = override.partition("=")
+    keys = path.split(".")
+    if not equals or not all(keys):
+        raise UserError(f"--set: {override!r} is not KEY=VALUE; write e.g. student.steps=4")
+    node: Any = raw
+    for depth, key in enumerate(keys):
+        if isinstance(node, list):
+            if not (key.isdecimal() and int(key) < len(node)):
+                raise UserError(
+                    f"--set: {path}: {'.'.join(keys[:depth])} has {len(node)} items; allowed: "
+                    f"0 to {len(node) - 1} in place of {key!r}; correct the number"
+                )
+            key = int(key)
+        elif not isinstance(node, dict):
+            raise UserError(
+                f"--set: {path}: {'.'.join(keys[:depth])} is the value {node!r}, not a section; "
+                "see `flash-ray recipe show` for the keys"
+            )
+        if depth == len(keys) - 1:
+            node[key] = _yaml(text, f"--set {path}")
+        elif isinstance(node, dict):
+            node = node.setdefault(key, {})
+        else:
+            node = node[key]

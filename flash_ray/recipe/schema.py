@@ -1,0 +1,268 @@
+"""The recipe's fields. Each description gives meaning, unit and range: error messages quote it."""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from flash_ray.recipe import checks
+
+Task = Literal["t2i", "edit"]
+Category = Literal[
+    "landscape", "portrait", "text", "scene", "enhancement", "object", "identity", "style"
+]
+Pixels = Annotated[int, Field(ge=16, le=4096, multiple_of=16)]
+Sigma = Annotated[float, Field(gt=0, le=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+CategoryWeight = Annotated[
+    float, Field(ge=0, description="relative weight of the category, a number >= 0")
+]
+Share = Annotated[int, Field(ge=0, le=100, description="the task's part of the ratio, 0 to 100")]
+
+
+class Section(BaseModel):
+    """A part of the recipe: cannot be changed once made, refuses unknown keys, NaN and infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class T2IComposition(Section):
+    """Relative weights of the text-to-image categories; they need not sum to 1."""
+
+    landscape: CategoryWeight
+    portrait: CategoryWeight
+    text: CategoryWeight
+
+
+class EditComposition(Section):
+    """Relative weights of the editing categories; they need not sum to 1."""
+
+    scene: CategoryWeight
+    enhancement: CategoryWeight
+    object: CategoryWeight
+    text: CategoryWeight
+    identity: CategoryWeight
+    style: CategoryWeight
+
+
+class Composition(Section):
+    """How the cases of each task divide over its categories."""
+
+    t2i: T2IComposition
+    edit: EditComposition
+
+
+class Data(Section):
+    """The cases that the student is trained on."""
+
+    source: str = Field("miniature", description="where the cases come from: 'miniature'")
+    composition: Composition
+    prompts: int = Field(
+        512, ge=1, le=10_000_000, description="unique cases per task, 1 to 10,000,000"
+    )
+    size: tuple[Pixels, Pixels] = Field(
+        (64, 64), description="[height, width] in pixels, multiples of 16 from 16 to 4096"
+    )
+
+
+class Tasks(Section):
+    """The ratio in which micro-batches of the tasks alternate; exactly held."""
+
+    t2i: Share
+    edit: Share
+
+
+class WeightRule(Section):
+    """One row of a λ table: applies where every given selector matches."""
+
+    weight: float = Field(ge=0, le=1, description="λ of this teacher where the rule applies, 0-1")
+    rungs: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        None, description="rung numbers from 1, or null for all"
+    )
+    progress: tuple[float, float] = Field(
+        (0.0, 1.0), description="[from, to) as parts of the run's updates, 0 to 1"
+    )
+    task: Task | None = Field(None, description="'t2i', 'edit', or null for both")
+    category: Category | None = Field(None, description="a category's name, or null for all")
+
+
+def _weight_kind(value: Any) -> str:
+    return "<table>" if isinstance(value, list | tuple) else "<number>"
+
+
+class Teacher(Section):
+    """A frozen model whose score guides the student."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="letters a-z, digits, . _ -")
+    model: str = Field("base", description="'base', or a diffusers pipeline's folder or hub id")
+    guidance: float = Field(
+        1.0, ge=1, le=100, description="classifier-free guidance scale, 1 (unguided) to 100"
+    )
+    rescale: bool = Field(
+        True, description="true or false: rescale guided scores to the conditional norm"
+    )
+    weight: Annotated[
+        Annotated[float, Field(ge=0, le=1), Tag("<number>")]
+        | Annotated[tuple[WeightRule, ...], Tag("<table>")],
+        Discriminator(_weight_kind),
+    ] = Field(
+        1.0,
+        description="λ of this teacher: a number from 0 to 1, or a list of rules, the first that "
+        "applies counts; over all teachers λ sums to 1",
+    )
+
+
+class Teaching(Section):
+    """Where the teachers run."""
+
+    placement: Literal["actors", "in_process"] = Field(
+        "actors", description="'actors' (Ray actors) or 'in_process' (a copy in every worker)"
+    )
+    replicas: int = Field(1, ge=1, le=1024, description="actors per teacher, 1 to 1024")
+    max_in_flight: int = Field(
+        2, ge=1, le=64, description="unanswered requests a worker may have, 1 to 64"
+    )
+
+
+class Objective(Section):
+    """The distillation objective and its re-noising times t ~ shifted uniform [t_min, t_max]."""
+
+    name: str = Field("dmd", description="'dmd'")
+    t_min: float = Field(0.02, ge=0, le=1, description="lowest re-noising time, 0 to 1")
+    t_max: float = Field(0.98, ge=0, le=1, description="highest re-noising time, 0 to 1")
+    shift: float = Field(
+        1.0, gt=0, le=100, description="time shift of t, above 0 to 100; 1 is none, more is noisier"
+    )
+
+
+class Student(Section):
+    """The model that is trained."""
+
+    init: Literal["base"] = Field("base", description="'base': start from the base model's weights")
+    weights: Literal["full", "lora"] = Field("full", description="'full' or 'lora'")
+    steps: int = Field(4, ge=1, le=64, description="rungs, one evaluation of the model each: 1-64")
+    shift: float = Field(
+        2.0, gt=0, le=100, description="time shift of evenly spaced rungs, above 0 to 100"
+    )
+    sigmas: tuple[Sigma, ...] | None = Field(
+        None,
+        description="the rungs themselves, strictly decreasing in (0, 1], as many as steps; "
+        "null: evenly spaced and shifted",
+    )
+
+    @property
+    def rungs(self) -> list[float]:
+        """Noise levels σ_1 > ... > σ_K in (0, 1], the final 0 not included."""
+        if self.sigmas is not None:
+            return list(self.sigmas)
+        even = [1 - k / self.steps for k in range(self.steps)]
+        return [self.shift * s / (1 + (self.shift - 1) * s) for s in even]
+
+
+class Adam(Section):
+    """AdamW settings of one network."""
+
+    lr: float = Field(gt=0, le=1, description="learning rate, above 0 to 1")
+    betas: tuple[Beta, Beta] = Field((0.0, 0.999), description="[beta1, beta2], each 0 to below 1")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="weight decay, 0 to 1")
+    eps: float = Field(1e-8, gt=0, le=1, description="epsilon, above 0 to 1")
+
+
+class Optimisation(Section):
+    """How long and how the student and the fake score learn."""
+
+    updates: int = Field(ge=1, description="student updates, 1 or more")
+    student: Adam
+    fake: Adam
+    fake_updates: int = Field(
+        2, ge=1, le=100, description="fake-score updates per student update, 1 to 100"
+    )
+    ema: float = Field(
+        0.95, ge=0, lt=1, description="decay per update of the averaged student, 0 to below 1"
+    )
+    clip: float | None = Field(1.0, gt=0, description="largest gradient norm, above 0; null: none")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="'fp32' or 'bf16'")
+
+
+class Storage(Section):
+    """Where checkpoints and students go. Credentials come from the AWS_* variables, never here."""
+
+    url: str = Field("embedded", description="'embedded' or s3://bucket/prefix")
+    endpoint: str | None = Field(
+        None, description="http(s)://host:port of an S3 service that is not AWS, or null"
+    )
+
+
+class WorkerRange(Section):
+    """Elastic training: between min and max workers."""
+
+    min: int = Field(ge=1, description="fewest workers, 1 or more")
+    max: int = Field(ge=1, description="most workers, 1 or more")
+
+
+def _workers_kind(value: Any) -> str:
+    return "<range>" if isinstance(value, dict | WorkerRange) else "<number>"
+
+
+class Runtime(Section):
+    """The machines' part: it sets speed and memory, and through the global batch the result."""
+
+    workers: Annotated[
+        Annotated[int, Field(ge=1, le=4096), Tag("<number>")]
+        | Annotated[WorkerRange, Tag("<range>")],
+        Discriminator(_workers_kind),
+    ] = Field(description="training workers, 1 to 4096, or {min: ..., max: ...}")
+    zero_stage: Literal[1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage: 1, 2 or 3")
+    micro_batch: int = Field(ge=1, le=4096, description="cases per worker and pass, 1 to 4096")
+    accumulation: int = Field(1, ge=1, le=4096, description="passes per update, 1 to 4096")
+    global_batch: int | None = Field(
+        None, ge=1, description="workers x micro_batch x accumulation, held to; null: not held"
+    )
+    checkpoint_every: int = Field(
+        50, ge=0, description="student updates between checkpoints; 0: only at the end"
+    )
+    bench_every: int = Field(
+        50, ge=0, description="student updates between small bench scores; 0: never"
+    )
+    storage: Storage = Storage()
+    max_failures: int = Field(
+        3, ge=0, le=1000, description="restarts of the workers before the run fails, 0 to 1000"
+    )
+    cpus_per_worker: float = Field(1.0, ge=0, le=1024, description="CPU cores per worker, 0-1024")
+    gpu: bool = Field(False, description="true or false: one GPU for each worker and teacher")
+
+
+class Recipe(Section):
+    """Everything that makes a run what it is. Frozen; `digest` names it in every checkpoint."""
+
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$",
+        description="the run's and the student's name: letters a-z, digits, . _ -, at most 100",
+    )
+    backbone: Literal["qwen-image-2.1"] = Field("qwen-image-2.1", description="'qwen-image-2.1'")
+    base: str = Field(
+        min_length=1,
+        description="'miniature' (shipped with flash_ray), or a pipeline's folder or hub id",
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of all randomness, 0 to 4294967295")
+    data: Data
+    tasks: Tasks
+    teachers: tuple[Teacher, ...] = Field(description="a list of one teacher or more")
+    teaching: Teaching = Teaching()
+    objective: Objective = Objective()
+    student: Student = Student()
+    optimisation: Optimisation
+    runtime: Runtime
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        checks.refuse_contradictions(self)
+        return self
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits of the SHA-256 of the canonical JSON, leaving out where it is stored."""
+        fields = self.model_dump(mode="json", exclude={"runtime": {"storage"}})
+        canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]

@@ -1,0 +1,149 @@
+"""Shared by the tests of a run: a small base, small recipes, and plain processes in place of Ray."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flash_ray.backbones.load import load_backbone
+from flash_ray.data.cache import ConditionCache, encode_shard, plan_shards
+from flash_ray.data.stream import Stream
+from flash_ray.distill.distiller import Distiller
+from flash_ray.distill.engines import build_engine, ready_deepspeed
+from flash_ray.miniature.captions import corpus
+from flash_ray.miniature.pipeline import TRANSFORMER_CONFIG, VAE_CONFIG, build_pipeline
+from flash_ray.recipe import Recipe, load_recipe
+from flash_ray.teachers.in_process import InProcessTeacher
+from flash_ray.teachers.scorer import Scorer
+
+
+class FolderStore:
+    """A store's files in a folder, for tests that need no server."""
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def put_file(self, path: Path, key: str) -> None:
+        (self.root / key).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, self.root / key)
+
+    def get_file(self, key: str, path: Path) -> None:
+        shutil.copy(self.root / key, path)
+
+    def list(self, prefix: str = "") -> list[str]:
+        return [p.relative_to(self.root).as_posix() for p in (self.root / prefix).glob("*")]
+
+
+def build_base(folder: Path) -> Path:
+    """A saved pipeline, untrained; weights are scaled so that prompts and times matter."""
+    pipeline = build_pipeline(
+        corpus(60),
+        {**VAE_CONFIG, "base_dim": 8, "decoder_base_dim": 8},
+        {**TRANSFORMER_CONFIG, "num_layers": 2, "num_attention_heads": 2},
+    )
+    generator = torch.Generator().manual_seed(1)
+    for weight in pipeline.transformer.parameters():
+        if weight.dim() == 2:
+            torch.nn.init.normal_(weight, std=weight.shape[1] ** -0.5, generator=generator)
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def small_recipe(base: Path, *overrides: str) -> Recipe:
+    """The miniature's recipe over a few cases, four updates, without benches."""
+    defaults = [
+        f"base={base}",
+        "data.prompts=8",
+        "runtime.workers=1",
+        "runtime.micro_batch=4",
+        "optimisation.updates=4",
+        "teaching.placement=in_process",
+        "teachers.0.guidance=2.0",
+        "runtime.checkpoint_every=0",
+        "runtime.bench_every=0",
+        "runtime.max_failures=0",
+    ]
+    return load_recipe("miniature", [*defaults, *overrides])
+
+
+def encode_locally(recipe: Recipe, folder: Path) -> ConditionCache:
+    """The recipe's cases, encoded in this process."""
+    cache = ConditionCache(FolderStore(folder / "store"), folder / "cache")
+    if missing := cache.missing(plan_shards(recipe)):
+        backbone = load_backbone(recipe.base, torch.float32, "cpu", encoders=True)
+        for shard in missing:
+            cache.add(shard.digest, encode_shard(backbone, shard, recipe.data.size))
+    return cache
+
+
+def run_updates(recipe: Recipe, cache: ConditionCache, out: Path) -> list[dict[str, float]]:
+    """The recipe's updates on as many processes as it has workers; returns the measures.
+
+    Leaves worker 0's averaged student in `out`/student.
+    """
+    in_processes(recipe.runtime.workers, out, _updates, recipe, cache)
+    return json.loads((out / "measures.json").read_text())
+
+
+def in_processes(world: int, out: Path, job: Callable[..., None], *args: Any) -> None:
+    """Runs job(rank, world, out, *args) in plain processes joined by gloo; all must succeed."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    out.mkdir(parents=True)
+    context = multiprocessing.get_context("forkserver")  # imports once for all processes
+    context.set_forkserver_preload([__name__])
+    workers = [
+        context.Process(target=_joined, args=(port, rank, world, out, job, args), daemon=True)
+        for rank in range(world)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    logs = "".join(path.read_text() for path in out.glob("worker-*.log"))
+    assert [worker.exitcode for worker in workers] == [0] * world, logs[-3000:]
+
+
+def _joined(
+    port: int, rank: int, world: int, out: Path, job: Callable[..., None], args: tuple
+) -> None:
+    with (out / f"worker-{rank}.log").open("w", buffering=1) as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        torch.set_num_threads(1)
+        os.environ["LOCAL_RANK"] = str(rank)
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world
+        )
+        job(rank, world, out, *args)
+        torch.distributed.destroy_process_group()
+
+
+def make_distiller(recipe: Recipe, cache: ConditionCache, rank: int, world: int) -> Distiller:
+    backbone = load_backbone(recipe.base, torch.float32, "cpu", encoders=False)
+    ready_deepspeed(gpu=False)
+    optimisation, teacher = recipe.optimisation, recipe.teachers[0]
+    return Distiller(
+        recipe,
+        backbone,
+        build_engine(backbone.copy_transformer(), optimisation.student, recipe),
+        build_engine(backbone.copy_transformer(), optimisation.fake, recipe),
+        InProcessTeacher(Scorer(backbone, teacher.guidance, teacher.rescale)),
+        Stream(recipe, cache, plan_shards(recipe), rank, world),
+    )
+
+
+def _updates(rank: int, world: int, out: Path, recipe: Recipe, cache: ConditionCache) -> None:
+    distiller = make_distiller(recipe, cache, rank, world)
+    measures = [distiller.update(number) for number in range(recipe.optimisation.updates)]
+    student = distiller.ema.gather()
+    if rank == 0:
+        student.save_pretrained(out / "student")
+        (out / "measures.json").write_text(json.dumps(measures))

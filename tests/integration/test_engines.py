@@ -1,0 +1,106 @@
+"""The engines give the same run whatever the number of workers and the ZeRO stage are."""
+
+import pytest
+import torch
+from distilling import build_base, encode_locally, in_processes, make_distiller, run_updates
+from distilling import small_recipe as recipe_of
+from safetensors.torch import load_file
+
+# Largest relative difference of a loss over 4 updates at learning rate 1e-3: sums over workers
+# round in another order.
+TOLERANCE = 1e-4
+COMPARED = ("student_loss", "real_gap", "student_norm", "fake_loss")
+LEARN_FAST = ("optimisation.student.lr=1e-3", "optimisation.fake.lr=1e-3", "optimisation.ema=0.5")
+ONE = ("runtime.micro_batch=4",)
+TWO = ("runtime.workers=2", "runtime.micro_batch=2")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """(base, folder)"""
+    folder = tmp_path_factory.mktemp("engines")
+    return build_base(folder / "base"), folder
+
+
+@pytest.fixture(scope="module")
+def run(world):
+    """run(name, overrides) -> (measures, student's weights), each once."""
+    base, folder = world
+    done = {}
+
+    def run_once(name, *overrides):
+        if name not in done:
+            recipe = recipe_of(base, *LEARN_FAST, *overrides)
+            measures = run_updates(recipe, encode_locally(recipe, folder), folder / name)
+            weights = load_file(folder / name / "student/diffusion_pytorch_model.safetensors")
+            done[name] = measures, weights
+        return done[name]
+
+    return run_once
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_two_workers_at_each_zero_stage_agree_with_one_worker(run, stage):
+    one, one_weights = run("one", *ONE)
+    two, two_weights = run(f"two-zero-{stage}", *TWO, f"runtime.zero_stage={stage}")
+    for update, (expected, got) in enumerate(zip(one, two, strict=True)):
+        for name in COMPARED:
+            assert got[name] == pytest.approx(expected[name], rel=TOLERANCE), (update, name)
+    for name, weight in one_weights.items():
+        torch.testing.assert_close(two_weights[name], weight, rtol=0, atol=1e-4)
+
+
+def test_bf16_follows_fp32(run):
+    expected, weights = run("two-zero-2", *TWO, "runtime.zero_stage=2")
+    got, got_weights = run("bf16", *TWO, "optimisation.precision=bf16")
+    for update, (a, b) in enumerate(zip(expected, got, strict=True)):
+        for name in ("real_gap", "fake_loss"):
+            assert b[name] == pytest.approx(a[name], rel=0.02), (update, name)
+    assert {weight.dtype for weight in got_weights.values()} == {torch.bfloat16}
+    for name, weight in weights.items():
+        torch.testing.assert_close(got_weights[name].float(), weight, rtol=0.02, atol=0.02)
+
+
+def test_accumulated_passes_make_one_update(world):
+    base, folder = world
+    recipe = recipe_of(base, "runtime.micro_batch=2", "runtime.accumulation=2")
+    in_processes(1, folder / "accumulated", _accumulates, recipe, encode_locally(recipe, folder))
+
+
+def _accumulates(rank, world, out, recipe, cache):
+    distiller = make_distiller(recipe, cache, rank, world)
+    samples, _ = distiller.student_step(0)
+    assert [batch.number for batch, _ in samples] == [0, 1]
+    assert {batch.task for batch, _ in samples} == {"t2i", "edit"}
+    assert distiller.student.global_steps == 1 and distiller.fake.global_steps == 0
+    distiller.fake_step(samples, 0)
+    assert distiller.fake.global_steps == 1
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_the_average_is_of_the_fp32_weights(world, stage):
+    base, folder = world
+    recipe = recipe_of(base, *LEARN_FAST, *TWO, f"runtime.zero_stage={stage}")
+    cache = encode_locally(recipe, folder)
+    in_processes(2, folder / f"ema-{stage}", _averages, recipe, cache)
+
+
+def _averages(rank, world, out, recipe, cache):
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    distiller = make_distiller(recipe, cache, rank, world)
+
+    def weights():
+        parameters = distiller.student.module.named_parameters()
+        return {name: safe_get_full_fp32_param(value).clone() for name, value in parameters}
+
+    expected = weights()
+    for number in range(2):
+        distiller.update(number)
+        now = weights()
+        expected = {name: 0.5 * value + 0.5 * now[name] for name, value in expected.items()}
+    average = distiller.ema.gather()
+    assert (average is None) == (rank > 0)
+    if rank == 0:
+        for name, value in average.named_parameters():
+            torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-7)

@@ -1,0 +1,208 @@
+"""The store against a real S3 server: races, refusals, restarts."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flash_ray.checkpoints.storage import Store, train_storage
+from flash_ray.checkpoints.weed import embedded_store
+from flash_ray.errors import UserError
+
+
+def test_objects_come_back(store: Store, tmp_path: Path) -> None:
+    store = Store(store.bucket, "round/trip", store.endpoint)
+    store.check()
+    data = os.urandom(9 << 20)  # two parts
+    (tmp_path / "up").write_bytes(data)
+    store.put_file(tmp_path / "up", "a/big")
+    store.get_file("a/big", tmp_path / "down")
+    assert (tmp_path / "down").read_bytes() == data
+    assert store.get_bytes("a/none") is None
+    with pytest.raises(UserError, match="cannot read a/none: there is no such object"):
+        store.get_file("a/none", tmp_path / "none")
+    assert list(store.list()) == ["a/big"]  # the probe of check() is gone
+    store.delete("a/big")
+    assert list(store.list()) == []
+
+
+def test_of_16_writers_one_wins(store: Store) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        won = list(pool.map(lambda i: store.put_bytes_if_absent("race", b"%d" % i), range(16)))
+    assert won.count(True) == 1
+    assert store.get_bytes("race") == b"%d" % won.index(True)
+
+
+def test_a_retry_that_finds_its_own_object_has_won(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Store(store.bucket, "", store.endpoint)._client
+    put = client.put_object
+
+    def put_twice(**arguments):  # what botocore does when the first answer is lost
+        put(**arguments)
+        return put(**arguments)
+
+    again = Store(store.bucket, "", store.endpoint)
+    monkeypatch.setattr(client, "put_object", put_twice)
+    again.__dict__["_client"] = client
+    assert again.put_bytes_if_absent("retried", b"mine") is True
+    assert store.put_bytes_if_absent("retried", b"other") is False
+
+
+@pytest.mark.parametrize(
+    ("variable", "code"),
+    [
+        ("AWS_SECRET_ACCESS_KEY", "SignatureDoesNotMatch"),
+        ("AWS_ACCESS_KEY_ID", "InvalidAccessKeyId"),
+    ],
+)
+def test_wrong_credentials(
+    store: Store, monkeypatch: pytest.MonkeyPatch, variable: str, code: str
+) -> None:
+    secret = os.environ["AWS_SECRET_ACCESS_KEY"]
+    monkeypatch.setenv(variable, "mistyped-thing")
+    with pytest.raises(UserError, match=f"refused the credentials .{code}.; set AWS_") as refusal:
+        Store(store.bucket, "", store.endpoint).check()
+    assert secret not in str(refusal.value) and "mistyped-thing" not in str(refusal.value)
+
+
+def test_no_such_bucket(store: Store) -> None:
+    with pytest.raises(UserError, match=r"s3://no-such-bucket at http://127.*does not exist"):
+        Store("no-such-bucket", "", store.endpoint).check()
+
+
+@pytest.mark.parametrize(
+    ("bucket", "denied", "said"),
+    [
+        ("read-only", "s3:PutObject", "is read-only for these credentials; allow s3:PutObject"),
+        ("write-only", "s3:GetObject", "forbids these credentials to read"),
+        ("no-list", "s3:ListBucket", "forbids these credentials to list"),
+    ],
+)
+def test_a_bucket_that_forbids(store: Store, bucket: str, denied: str, said: str) -> None:
+    other = Store(bucket, "p", store.endpoint)
+    other._client.create_bucket(Bucket=bucket)
+    where = [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"]
+    rule = {"Effect": "Deny", "Principal": "*", "Action": [denied], "Resource": where}
+    policy = {"Version": "2012-10-17", "Statement": [rule]}
+    other._client.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
+    with pytest.raises(UserError, match=f"s3://{bucket}/p at http://127.* {said}"):
+        other.check()
+
+
+def test_a_proxy_is_not_asked_for_loopback(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    Store(store.bucket, "", store.endpoint).check()
+    path, filesystem = train_storage(store, "proxied")
+    filesystem.create_dir(path)
+
+
+def test_another_process_uses_a_pickled_store(store: Store) -> None:
+    path, filesystem = train_storage(store, "pickled")
+    data = pickle.dumps((store, path, filesystem))
+    assert os.environ["AWS_SECRET_ACCESS_KEY"].encode() not in data
+    code = (
+        "import pickle, sys\n"
+        "import pyarrow.fs\n"  # as Ray Train does: it makes pyarrow end cleanly
+        "store, path, filesystem = pickle.load(sys.stdin.buffer)\n"
+        "filesystem.create_dir(path)\n"
+        "with filesystem.open_output_stream(path + '/x') as file: file.write(b'there')\n"
+        "print(store.get_bytes('runs/pickled/x').decode())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, check=True)
+    assert done.stdout.strip() == b"there"
+
+
+def _weed() -> psutil.Process:
+    """The newest server that this process started."""
+    children = [child for child in psutil.Process().children() if child.name() == "weed"]
+    return max(children, key=lambda child: child.create_time())
+
+
+def _ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE  # an orphan waits for init to collect it
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_a_killed_server_keeps_its_data_and_credentials(tmp_path: Path) -> None:
+    folder = tmp_path / "embedded"
+    before = dict(os.environ)
+    with embedded_store(folder) as first:
+        assert first.put_bytes_if_absent("kept", b"data")
+        keys = os.environ["AWS_SECRET_ACCESS_KEY"]
+        server = _weed()
+        server.send_signal(signal.SIGKILL)
+        server.wait()
+        with pytest.raises(UserError, match="cannot be reached"):
+            first.check()
+    assert dict(os.environ) == before
+    with embedded_store(folder) as second:
+        assert second.get_bytes("kept") == b"data"
+        assert os.environ["AWS_SECRET_ACCESS_KEY"] == keys
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        holders = [path.name for path in files if keys.encode() in path.read_bytes()]
+        assert holders == ["credentials.json"]
+        assert (folder / "credentials.json").stat().st_mode & 0o777 == 0o600
+        assert folder.stat().st_mode & 0o777 == 0o700
+        server = _weed()
+    assert _ended(server)
+
+
+def test_the_server_listens_on_loopback_only(store: Store) -> None:
+    listening = [c for c in _weed().net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+    assert len(listening) >= 5 and {c.laddr.ip for c in listening} == {"127.0.0.1"}
+
+
+def test_the_server_ends_with_a_killed_parent_and_starts_again(tmp_path: Path) -> None:
+    folder = tmp_path / "embedded"
+    code = (
+        "import pathlib, sys, time\n"
+        "from flash_ray.checkpoints.weed import embedded_store\n"
+        "with embedded_store(pathlib.Path(sys.argv[1])) as store:\n"
+        "    store.put_bytes_if_absent('kept', b'data')\n"
+        "    print('ready', flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE)
+    assert parent.stdout is not None and parent.stdout.readline() == b"ready\n"
+    (server,) = psutil.Process(parent.pid).children()
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    with embedded_store(folder) as again:  # waits for the orphan's end
+        assert again.get_bytes("kept") == b"data"
+        assert _ended(server)
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    with embedded_store(tmp_path) as used:
+        with pytest.raises(UserError, match="is in use by another run; wait for its end"):
+            with embedded_store(tmp_path, deadline_s=1):
+                pass
+        used.check()
+
+
+def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "filerldb2").write_text("not a folder")
+    with pytest.raises(UserError, match="did not start .log: .*weed.log.; its end: .*filerldb2"):
+        with embedded_store(tmp_path):
+            pass
+
+
+def test_damaged_credentials_are_named(tmp_path: Path) -> None:
+    (tmp_path / "credentials.json").write_text("{")
+    with pytest.raises(UserError, match="credentials.json: is corrupt; remove it"):
+        with embedded_store(tmp_path):
+            pass

@@ -1,0 +1,37 @@
+"""Shared by the unit tests: a very small untrained miniature with weights that matter."""
+
+import pytest
+import torch
+
+from flash_ray.backbones.qwen_image_21 import QwenImage21
+from flash_ray.miniature.pipeline import TRANSFORMER_CONFIG, VAE_CONFIG, build_pipeline
+
+CORPUS = [
+    f'A {colour} {thing} on a {ground} field with the word "{word}"'
+    for colour in ("red", "blue", "green")
+    for thing in ("circle", "house", "tree")
+    for ground in ("dark", "bright")
+    for word in ("CAT", "DOG", "SUN")
+]
+
+
+@pytest.fixture(scope="session")
+def miniature_folder(tmp_path_factory):
+    """A saved pipeline; its transformer's weights are scaled up so that prompts matter."""
+    pipeline = build_pipeline(
+        CORPUS,
+        {**VAE_CONFIG, "base_dim": 8, "decoder_base_dim": 8},
+        {**TRANSFORMER_CONFIG, "num_layers": 2, "num_attention_heads": 2},
+    )
+    generator = torch.Generator().manual_seed(1)
+    for weight in pipeline.transformer.parameters():
+        if weight.dim() == 2:
+            torch.nn.init.normal_(weight, std=weight.shape[1] ** -0.5, generator=generator)
+    folder = tmp_path_factory.mktemp("miniature")
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def backbone(miniature_folder):
+    return QwenImage21.from_pretrained(miniature_folder)

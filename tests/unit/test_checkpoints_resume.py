@@ -1,0 +1,90 @@
+"""Checkpoint manifests on local folders: what is whole passes, what is not is named."""
+
+from pathlib import Path
+
+import pytest
+
+from flash_ray.checkpoints.resume import verify_manifest, write_manifest
+from flash_ray.errors import UserError
+
+DIGEST = "0123456789abcdef"
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A checkpoint of two workers, merged in one folder as Ray Train does."""
+    merged = tmp_path / "merged"
+    (merged / "student").mkdir(parents=True)
+    for part in (0, 1):
+        own = tmp_path / str(part)
+        (own / "student").mkdir(parents=True)
+        (own / "student" / f"rank_{part}.pt").write_bytes(bytes(range(100)) + bytes([part]))
+        write_manifest(own, DIGEST, 12, {"seen": part * 10}, part=part, parts=2)
+        for path in own.rglob("*"):
+            if path.is_file():
+                path.rename(merged / path.relative_to(own))
+    return merged
+
+
+def test_a_whole_checkpoint_tells_its_step_and_extras(checkpoint: Path) -> None:
+    (checkpoint / ".metadata.json").write_text("{}")  # Ray's own
+    assert verify_manifest(checkpoint, DIGEST) == {
+        "step": 12,
+        "parts": 2,
+        "extra": [{"seen": 0}, {"seen": 10}],
+    }
+
+
+def test_a_flipped_byte_is_refused_by_name(checkpoint: Path) -> None:
+    path = checkpoint / "student" / "rank_1.pt"
+    data = bytearray(path.read_bytes())
+    data[50] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"student/rank_1\.pt is corrupt \(wrong SHA-256\)"):
+        verify_manifest(checkpoint, DIGEST)
+
+
+def test_a_short_file_is_refused_by_name(checkpoint: Path) -> None:
+    path = checkpoint / "student" / "rank_0.pt"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"student/rank_0\.pt is corrupt \(100 bytes, not 101\)"):
+        verify_manifest(checkpoint, DIGEST)
+
+
+@pytest.mark.parametrize("name", ["student/rank_0.pt", "manifest-00001.json"])
+def test_a_missing_file_is_refused_by_name(checkpoint: Path, name: str) -> None:
+    (checkpoint / name).unlink()
+    with pytest.raises(UserError, match=f"{name} is missing"):
+        verify_manifest(checkpoint, DIGEST)
+
+
+def test_a_file_nobody_wrote_is_refused_by_name(checkpoint: Path) -> None:
+    (checkpoint / "extra.pt").write_bytes(b"pickle")
+    with pytest.raises(UserError, match="extra.pt is in no manifest"):
+        verify_manifest(checkpoint, DIGEST)
+
+
+def test_another_recipe_is_refused_with_both_digests(checkpoint: Path) -> None:
+    with pytest.raises(UserError, match=f"(?s){DIGEST}.*fedcba9876543210.*another name"):
+        verify_manifest(checkpoint, "fedcba9876543210")
+
+
+def test_parts_of_different_steps_are_refused(checkpoint: Path) -> None:
+    path = checkpoint / "manifest-00001.json"
+    path.write_text(path.read_text().replace('"step": 12', '"step": 11'))
+    with pytest.raises(UserError, match="manifest-00001.json is of another step"):
+        verify_manifest(checkpoint, DIGEST)
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"step": 1}', "[1]"])
+def test_a_damaged_manifest_is_refused_by_name(checkpoint: Path, text: str) -> None:
+    (checkpoint / "manifest-00000.json").write_text(text)
+    with pytest.raises(UserError, match="manifest-00000.json is corrupt"):
+        verify_manifest(checkpoint, DIGEST)
+
+
+def test_a_manifest_cannot_lead_out_of_the_folder(checkpoint: Path) -> None:
+    path = checkpoint / "manifest-00000.json"
+    path.write_text(path.read_text().replace("student/rank_0.pt", "../0/student/x.pt"))
+    with pytest.raises(UserError, match="not a plain relative path"):
+        verify_manifest(checkpoint, DIGEST)

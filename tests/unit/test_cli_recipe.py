@@ -1,0 +1,71 @@
+"""`flash-ray recipe` and what the command line does with bad input."""
+
+import subprocess
+import sys
+
+import pytest
+
+from flash_ray import __version__
+from flash_ray.cli import main
+from flash_ray.recipe import load_recipe
+
+
+def run(capsys, *args: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as end:
+        main(list(args))
+    out, err = capsys.readouterr()
+    return end.value.code, out, err
+
+
+def test_show_prints_a_recipe_that_loads(capsys, tmp_path):
+    code, out, err = run(capsys, "recipe", "show", "miniature", "--set", "seed=7")
+    assert (code, err) == (0, "")
+    recipe = load_recipe("miniature", ["seed=7"])
+    assert out.startswith(f"# digest: {recipe.digest}\n")
+    file = tmp_path / "shown.yaml"
+    file.write_text(out)
+    assert load_recipe(file) == recipe
+
+
+def test_check_prints_one_line(capsys):
+    code, out, err = run(capsys, "recipe", "check", "qwen-image-2.1")
+    assert (code, err) == (0, "")
+    assert out == f"OK qwen-image-2.1 {load_recipe('qwen-image-2.1').digest}\n"
+
+
+def test_version(capsys):
+    assert run(capsys, "--version") == (0, f"flash-ray {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ("recipe check miniature --set student.step=4", "student.steps"),
+        ("recipe check miniature --set student.steps=0", "student.steps"),
+        ("recipe show no-such-recipe", "no-such-recipe"),
+        ("recipe show", "RECIPE"),
+        ("recipe check miniature --frobnicate", "--frobnicate"),
+        ("frobnicate", "frobnicate"),
+        ("recipe", "command"),
+        ("", "command"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(capsys, args, says):
+    code, out, err = run(capsys, *args.split())
+    assert (code, out) == (2, "")
+    assert err.startswith("flash-ray: ")
+    assert err.count("\n") == 1
+    assert err.endswith("\n")
+    assert says in err
+
+
+def test_installed_command_ends_with_code_2():
+    ended = subprocess.run(
+        [sys.executable, "-m", "flash_ray.cli", "recipe", "check", "miniature", "--set", "seed=-1"],
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert ended.stderr.startswith("flash-ray: seed: value -1 ")
+    assert ended.stderr.count("\n") == 1

@@ -1,0 +1,312 @@
+"""The recipe: what loads, what is refused and in which words, and the digest."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from flash_ray.errors import UserError
+from flash_ray.recipe import Recipe, dump_yaml, load_recipe, parse_recipe, presets
+
+TEACHER = "{name: other, model: base, weight: 0.5}"
+
+
+def refusal(*overrides: str) -> str:
+    with pytest.raises(UserError) as error:
+        load_recipe("miniature", list(overrides))
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def test_presets_load_and_survive_a_round_trip(tmp_path):
+    assert presets() == ["miniature", "qwen-image-2.1"]
+    for name in presets():
+        recipe = load_recipe(name)
+        assert recipe.name == name
+        file = tmp_path / "copy.yaml"
+        file.write_text(dump_yaml(recipe))
+        assert load_recipe(file) == recipe
+        assert load_recipe(file).digest == recipe.digest
+        assert Recipe.model_validate(json.loads(recipe.model_dump_json())) == recipe
+
+
+def test_recipe_is_frozen():
+    recipe = load_recipe("miniature")
+    with pytest.raises(ValidationError):
+        recipe.student.steps = 8
+
+
+def test_recipe_imports_neither_torch_nor_ray():
+    code = (
+        "import sys, flash_ray.recipe as r; r.load_recipe('miniature'); "
+        "sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_overrides_are_yaml_on_dotted_paths():
+    recipe = load_recipe(
+        "miniature",
+        [
+            "student.steps=2",
+            "student.sigmas=[1, 0.5]",
+            "teachers.0.guidance=3",
+            "optimisation.student.lr=1e-5",
+            "runtime.storage={url: s3://bucket/runs/a}",
+            "optimisation.clip=null",
+        ],
+    )
+    assert recipe.student.rungs == [1.0, 0.5]
+    assert recipe.teachers[0].guidance == 3.0
+    assert recipe.optimisation.student.lr == 1e-5
+    assert recipe.runtime.storage.url == "s3://bucket/runs/a"
+    assert recipe.optimisation.clip is None
+
+
+def test_rungs_are_shifted_towards_noise():
+    recipe = load_recipe("miniature", ["student.shift=3"])
+    assert recipe.student.rungs == pytest.approx([1, 0.9, 0.75, 0.5])
+    unshifted = load_recipe("miniature", ["student.shift=1"])
+    assert unshifted.student.rungs == pytest.approx([1, 0.75, 0.5, 0.25])
+
+
+def test_digest_follows_the_content():
+    digest = load_recipe("miniature").digest
+    assert re.fullmatch("[0-9a-f]{16}", digest)
+    assert load_recipe("miniature", ["student.steps=4"]).digest == digest
+    assert load_recipe("miniature", ["teachers.0.guidance=4"]).digest == digest
+    assert load_recipe("miniature", ["runtime.storage.url=s3://elsewhere"]).digest == digest
+    assert load_recipe("miniature", ["seed=1"]).digest != digest
+    # A key that moves in the file moves nothing in the digest.
+    fields = load_recipe("miniature").model_dump(mode="json")
+    assert parse_recipe(dict(reversed(fields.items()))).digest == digest
+
+
+def test_digest_is_the_same_in_every_process():
+    code = "from flash_ray.recipe import load_recipe as l; print(l('miniature').digest)"
+    seen = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for seed in "12"
+    }
+    assert seen == {load_recipe("miniature").digest}
+
+
+@pytest.mark.parametrize(
+    ("override", "field", "near"),
+    [
+        ("student.step=4", "student.step", "student.steps"),
+        ("studnt.steps=4", "studnt", "student"),
+        ("teachers.0.guidence=3", "teachers.0.guidence", "teachers.0.guidance"),
+        ("data.composition.t2i.landscap=1", "data.composition.t2i.landscap", "t2i.landscape"),
+        ("lr=1", "lr", "optimisation.student.lr"),
+        ("runtime.storage.uri=x", "runtime.storage.uri", "runtime.storage.url"),
+    ],
+)
+def test_unknown_key_is_named_with_the_nearest_known_one(override, field, near):
+    message = refusal(override)
+    assert message.startswith(f"{field}: unknown key; did you mean ")
+    assert f"{near}? " in message
+
+
+@pytest.mark.parametrize(
+    ("override", "field"),
+    [
+        ("name=Not A Name", "name"),
+        ("seed=-1", "seed"),
+        ("base=''", "base"),
+        ("backbone=other", "backbone"),
+        ("data.prompts=0", "data.prompts"),
+        ("data.size=[64, 65]", "data.size.1"),
+        ("data.composition.t2i.text=-1", "data.composition.t2i.text"),
+        ("tasks.edit=0.5", "tasks.edit"),
+        ("teachers.0.guidance=0.5", "teachers.0.guidance"),
+        ("teachers.0.guidance=.nan", "teachers.0.guidance"),
+        ("teachers.0.weight=-1", "teachers.0.weight"),
+        ("teaching.placement=elsewhere", "teaching.placement"),
+        ("teaching.max_in_flight=0", "teaching.max_in_flight"),
+        ("objective.t_max=1.5", "objective.t_max"),
+        ("student=3", "student"),
+        ("student.steps=0", "student.steps"),
+        ("student.steps=four", "student.steps"),
+        ("student.shift=0", "student.shift"),
+        ("student.sigmas=[1.2, 1, 0.5, 0.2]", "student.sigmas.0"),
+        ("student.sigmas=[1, 0.5, 0.2, 0]", "student.sigmas.3"),
+        ("optimisation.student.lr=0", "optimisation.student.lr"),
+        ("optimisation.fake.betas=[0, 1]", "optimisation.fake.betas.1"),
+        ("optimisation.ema=1", "optimisation.ema"),
+        ("optimisation.clip=0", "optimisation.clip"),
+        ("optimisation.precision=fp16", "optimisation.precision"),
+        ("runtime.workers=0", "runtime.workers"),
+        ("runtime.zero_stage=4", "runtime.zero_stage"),
+        ("runtime.micro_batch=true", "runtime.micro_batch"),
+        ("runtime.gpu=1", "runtime.gpu"),
+    ],
+)
+def test_value_out_of_range_names_field_value_and_what_is_allowed(override, field):
+    message = refusal(override)
+    assert message.startswith(f"{field}: value ")
+    assert "; allowed: " in message
+    assert f"set {field} to such a value" in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "start", "cure"),
+    [
+        (["tasks={t2i: 0, edit: 0}"], "tasks: t2i and edit sum to 0", "set tasks.t2i=1"),
+        (
+            ["data.composition.t2i={landscape: 0, portrait: 0, text: 0}"],
+            "data.composition.t2i: weights sum to 0",
+            "set tasks.t2i=0",
+        ),
+        (["teachers=[]"], "teachers: the list is empty", "add {name: base, model: base}"),
+        (["teachers.0.weight=0"], "teachers: weights sum to 0", "set teachers.0.weight=1"),
+        (
+            ["teaching={placement: in_process, replicas: 2}"],
+            "teaching.replicas: 2",
+            "set teaching.replicas=1",
+        ),
+        (
+            ["student.sigmas=[1, 0.5, 0.75, 0.25]"],
+            "student.sigmas: [1.0, 0.5, 0.75, 0.25] do not decrease",
+            "set student.sigmas=[1.0, 0.75, 0.5, 0.25]",
+        ),
+        (["student.sigmas=[1, 0.5, 0.5, 0.25]"], "student.sigmas: ", "[1.0, 0.5, 0.25]"),
+        (["student.sigmas=[1, 0.5]"], "student.steps: 4 with 2", "set student.steps=2"),
+        (["student.sigmas=[]"], "student.sigmas: the list is empty", "student.sigmas=null"),
+        (["objective.t_min=0.99"], "objective.t_min: 0.99", "set objective.t_min="),
+        (
+            ["runtime.zero_stage=3", "runtime.workers=1"],
+            "runtime.zero_stage: 3 with 1 worker",
+            "set runtime.zero_stage=2 or runtime.workers=2",
+        ),
+        (["runtime.global_batch=64"], "runtime.global_batch: 64", "set runtime.accumulation=2"),
+        (["runtime.global_batch=30"], "runtime.global_batch: 30", "set runtime.global_batch=32"),
+        (
+            ["runtime.workers={min: 3, max: 2}"],
+            "runtime.workers.min: 3",
+            "set runtime.workers.max=3",
+        ),
+        (
+            ["runtime.storage.endpoint=http://127.0.0.1:9000"],
+            "runtime.storage.endpoint: given with url embedded",
+            "set runtime.storage.url=s3://BUCKET",
+        ),
+    ],
+)
+def test_contradictions_are_refused_with_a_cure(overrides, start, cure):
+    message = refusal(*overrides)
+    assert message.startswith(start)
+    assert "; allowed: " in message
+    assert cure in message
+
+
+@pytest.mark.parametrize(
+    ("override", "field", "cure"),
+    [
+        ("data.source=./my-prompts", "data.source", "data.source=miniature"),
+        (
+            f"teachers=[{{name: base, weight: 0.5}}, {TEACHER}]",
+            "teachers",
+            "keep the first with weight 1",
+        ),
+        (
+            "teachers.0.weight=[{weight: 0.5, rungs: [1, 2], task: edit}, {weight: 1}]",
+            "teachers.0.weight",
+            "teachers.0.weight=1",
+        ),
+        ("objective.name=gan", "objective.name", "objective.name=dmd"),
+        ("student.weights=lora", "student.weights", "student.weights=full"),
+        ("runtime.workers={min: 1, max: 2}", "runtime.workers", "runtime.workers=2"),
+    ],
+)
+def test_what_is_not_supported_yet_is_refused_not_ignored(override, field, cure):
+    message = refusal(override)
+    assert message.startswith(f"{field}: ")
+    assert "not supported yet; allowed: " in message
+    assert cure in message
+
+
+@pytest.mark.parametrize("url", ["s3://key:hunter2@bucket/x", "https://hunter2.example", "s3://"])
+def test_storage_url_is_never_repeated(url):
+    message = refusal(f"runtime.storage.url={url}")
+    assert message.startswith("runtime.storage.url: ")
+    assert "hunter2" not in message
+    assert "AWS_ACCESS_KEY_ID" in message
+
+
+def test_storage_endpoint_is_never_repeated():
+    message = refusal(
+        "runtime.storage={url: s3://bucket, endpoint: 'http://key:hunter2@127.0.0.1:9000'}"
+    )
+    assert message.startswith("runtime.storage.endpoint: ")
+    assert "hunter2" not in message
+
+
+def test_several_problems_are_one_line_with_a_count():
+    assert refusal("seed=-1", "student.steps=0").endswith("(and 1 more problem)")
+    assert refusal("seed=-1", "student.steps=0", "tasks.t2i=-1").endswith("(and 2 more problems)")
+
+
+def test_missing_key_is_named():
+    raw = load_recipe("miniature").model_dump(mode="json")
+    del raw["optimisation"]["updates"]
+    with pytest.raises(UserError, match="^optimisation.updates: missing; allowed: student updates"):
+        parse_recipe(raw)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("student.steps", "not KEY=VALUE"),
+        ("=4", "not KEY=VALUE"),
+        ("student.steps.x=4", "student.steps is the value 4, not a section"),
+        ("teachers.1.guidance=3", "teachers has 1 items"),
+        ("teachers.first.guidance=3", "teachers has 1 items"),
+        ("name=[", "not valid YAML"),
+    ],
+)
+def test_overrides_that_cannot_be_applied(override, says):
+    message = refusal(override)
+    assert message.startswith("--set")
+    assert says in message
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("name: a\nname: b\n", "in line 1: key 'name' is given twice"),
+        ("name: [", "not valid YAML"),
+        ("- a\n", "not a mapping"),
+        ("", "not a mapping"),
+        ("name: !!python/object:os.system x\n", "not valid YAML"),
+    ],
+)
+def test_files_that_are_not_recipes(tmp_path, text, says):
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=r"^recipe: .*bad\.yaml") as error:
+        load_recipe(file)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file_names_the_presets(tmp_path):
+    with pytest.raises(UserError, match=r"No such file.*\(miniature, qwen-image-2.1\)"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+def test_dump_shows_every_field():
+    shown = yaml.safe_load(dump_yaml(load_recipe("miniature")))
+    assert shown == load_recipe("miniature").model_dump(mode="json")
+    assert shown["optimisation"]["student"]["eps"] == 1e-8

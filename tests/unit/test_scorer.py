@@ -1,0 +1,67 @@
+import pytest
+import torch
+from PIL import Image
+
+from flash_ray.backbones.guidance import guided_velocity
+from flash_ray.teachers.scorer import Scorer, fingerprint
+from flash_ray.teachers.wire import pack, pack_conditioned, unpack, unpack_conditioned
+
+
+@pytest.fixture(scope="module", params=["t2i", "edit"])
+def conditioned(request, backbone):
+    picture = Image.new("RGB", (64, 64), (200, 40, 40))
+    references = [[picture], [picture]] if request.param == "edit" else None
+    return backbone.encode(["a red house", "a blue tree on a field"], references, (64, 64))
+
+
+def question(backbone):
+    generator = torch.Generator().manual_seed(0)
+    x_BNC = torch.randn(2, 16, backbone.latent_channels, generator=generator)
+    return x_BNC, torch.tensor([0.3, 0.9])
+
+
+@pytest.mark.parametrize(("guidance", "rescale"), [(1.0, True), (3.0, True), (3.0, False)])
+def test_prefilled_answers_equal_plain_velocities(backbone, conditioned, guidance, rescale):
+    x_BNC, t_B = question(backbone)
+    scorer = Scorer(backbone, guidance, rescale)
+    scorer.prefill(0, conditioned)
+    with torch.no_grad():
+        plain = [
+            backbone.velocity(backbone.transformer, x_BNC, t_B, side)
+            for side in (conditioned.positive, conditioned.negative)
+        ]
+    expected = plain[0] if guidance == 1.0 else guided_velocity(*plain, guidance, rescale)
+    torch.testing.assert_close(scorer.score(0, x_BNC, t_B), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_ticket_serves_once(backbone, conditioned):
+    scorer = Scorer(backbone, 1.0, True)
+    scorer.prefill(0, conditioned)
+    scorer.score(0, *question(backbone))
+    with pytest.raises(KeyError):
+        scorer.score(0, *question(backbone))
+
+
+def test_a_changed_weight_changes_the_fingerprint(backbone):
+    transformer = backbone.copy_transformer()
+    before = fingerprint(transformer)
+    assert before == fingerprint(backbone.transformer)
+    with torch.no_grad():
+        next(transformer.parameters()).view(-1)[0] += 1e-3
+    assert fingerprint(transformer) != before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.bool])
+def test_tensors_cross_the_wire_unchanged(dtype):
+    tensor = torch.randn(3, 5).to(dtype)
+    back = unpack(pack(tensor))
+    assert back.dtype == dtype and torch.equal(back, tensor)
+
+
+def test_conditions_cross_the_wire_unchanged(conditioned):
+    back = unpack_conditioned(pack_conditioned(conditioned))
+    assert back.layout == conditioned.layout
+    for side in ("positive", "negative"):
+        sent, got = getattr(conditioned, side).tensors(), getattr(back, side).tensors()
+        assert sent.keys() == got.keys()
+        assert all(torch.equal(sent[name], got[name]) for name in sent)
