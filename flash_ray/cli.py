@@ -13,7 +13,9 @@ from flash_ray.errors import UserError
 from flash_ray.recipe import dump_yaml, load_recipe
 
 app = typer.Typer(
-    help="Distil many-step image models into few-step students.", add_completion=False
+    help="Distil many-step image models into few-step students.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
 )
 recipe_app = typer.Typer(help="Look at recipes and check them.")
 app.add_typer(recipe_app, name="recipe")

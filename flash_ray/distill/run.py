@@ -3,7 +3,9 @@
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +93,7 @@ def distill(
     try:
         shards = prepare(recipe, store)
         prepared = time.monotonic()
-        with _Listener(live, hooks.live):
+        with _listening(live, hooks.live):
             outcome = _fit(recipe, store, run_name, shards, teachers, live, hooks)
     finally:
         for actor in (*teachers, live.actor):
@@ -156,28 +158,27 @@ def _fetch(store: Store, run_name: str, outcome: Outcome, folder: Path) -> None:
         partial.replace(folder)
 
 
-class _Listener:
-    """Hands the workers' lines to the caller while `fit` blocks."""
+@contextmanager
+def _listening(queue: Queue, call: Callable[[dict[str, Any]], None] | None) -> Iterator[None]:
+    """Hands the workers' lines to `call` while the block runs; its errors rise at the end."""
+    if call is None:
+        yield
+        return
+    ended = threading.Event()
 
-    def __init__(self, queue: Queue, call: Callable[[dict[str, Any]], None] | None):
-        self._queue, self._call = queue, call
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._listen, daemon=True)
-
-    def __enter__(self) -> None:
-        if self._call:
-            self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        if self._call:
-            self._thread.join()
-
-    def _listen(self) -> None:
+    def listen() -> None:
         while True:
-            ended = self._ended.is_set()
+            last = ended.is_set()
             try:
-                self._call(self._queue.get(timeout=0.5))
+                call(queue.get(timeout=0.5))
             except Empty:
-                if ended:
+                if last:
                     return
+
+    with ThreadPoolExecutor(1) as pool:
+        listener = pool.submit(listen)
+        try:
+            yield
+        finally:
+            ended.set()
+        listener.result()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ray.train
+import ray.train.torch
 import torch
 import torch.distributed as dist
 from ray.actor import ActorHandle
@@ -78,7 +79,8 @@ def train_worker(config: dict[str, Any]) -> Outcome:
     job: Job = config["job"]
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    device = one_process(job.recipe)
+    one_process(job.recipe)
+    device = ray.train.torch.get_device()
     with ExitStack() as stack:
         parts, problem = None, None
         try:

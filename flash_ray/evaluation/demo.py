@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flash_ray.backbones.load import load_backbone
 from flash_ray.checkpoints.open import open_store
 from flash_ray.checkpoints.publish import load_student, read_student
 from flash_ray.checkpoints.storage import Store
@@ -78,8 +77,7 @@ def _compare(
     """The contests of the student, as published and downloaded again, and its teacher."""
     published = read_student(store, recipe.name)
     load_student(store, recipe.name, folder)
-    device = "cuda" if recipe.runtime.gpu else "cpu"
-    backbone = load_backbone(recipe.base, ways.weights_dtype(recipe), device, encoders=True)
+    backbone = ways.load_base(recipe)
     contenders = {
         "teacher": ways.teacher(backbone, recipe.teachers[0]),
         "teacher_at_4": ways.teacher_at_4(backbone, recipe.teachers[0]),

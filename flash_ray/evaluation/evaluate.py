@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from flash_ray.backbones.base import Backbone
-from flash_ray.backbones.load import load_backbone, resolve_base
+from flash_ray.backbones.load import resolve_base
 from flash_ray.checkpoints.files import verify
 from flash_ray.checkpoints.open import open_store
 from flash_ray.checkpoints.publish import MANIFEST, Student, load_student
@@ -42,9 +42,7 @@ def evaluate(
     with _found(model, recipe, place) as (its_recipe, student):
         resolve_base(its_recipe.base)
         with connected(its_recipe):
-            device = "cuda" if its_recipe.runtime.gpu else "cpu"
-            dtype = ways.weights_dtype(its_recipe)
-            backbone = load_backbone(its_recipe.base, dtype, device, encoders=True)
+            backbone = ways.load_base(its_recipe)
             contenders = {model: _ways(model, its_recipe, backbone, student)}
             contests = hold_contests(backbone, contenders, per_category, steps, [bench])
     return {

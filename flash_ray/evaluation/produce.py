@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flash_ray.backbones.base import Backbone
-from flash_ray.backbones.load import load_backbone, resolve_base
+from flash_ray.backbones.load import resolve_base
 from flash_ray.checkpoints.open import open_store
 from flash_ray.checkpoints.publish import MANIFEST, publish_student
 from flash_ray.checkpoints.resume import open_run
@@ -19,7 +19,7 @@ from flash_ray.distill.run import Hooks, distill
 from flash_ray.errors import UserError
 from flash_ray.evaluation.contest import Contest, hold_contest
 from flash_ray.evaluation.small_bench import small_bench
-from flash_ray.evaluation.ways import Way, student, weights_dtype
+from flash_ray.evaluation.ways import Way, load_base, student
 from flash_ray.miniature.bench import BENCHES, cases
 from flash_ray.recipe import Recipe
 
@@ -81,8 +81,7 @@ def distil_and_publish(
 
     Raises what `distill.run.distill` and `publish_student` raise.
     """
-    device = "cuda" if recipe.runtime.gpu else "cpu"
-    backbone = load_backbone(recipe.base, weights_dtype(recipe), device, encoders=True)
+    backbone = load_base(recipe)
     bench = small_bench(recipe, backbone) if recipe.runtime.bench_every else None
     last = recipe.optimisation.updates
 

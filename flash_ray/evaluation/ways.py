@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import diffusers
 import torch
+import transformers
 from torch import nn
 
 from flash_ray.backbones.base import Backbone
+from flash_ray.backbones.load import load_backbone
 from flash_ray.backbones.sampling import schedule
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Teacher
@@ -55,6 +58,19 @@ def student(transformer: nn.Module, sigmas: Sequence[float]) -> Way:
 def weights_dtype(recipe: Recipe) -> torch.dtype:
     """What the recipe's models are loaded as."""
     return torch.bfloat16 if recipe.optimisation.precision == "bf16" else torch.float32
+
+
+def load_base(recipe: Recipe) -> Backbone:
+    """The recipe's base with its encoders, on the GPU if the recipe's workers have one.
+
+    Raises:
+        UserError: there is no such base.
+    """
+    # Their bars would tear ours.
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    device = "cuda" if recipe.runtime.gpu else "cpu"
+    return load_backbone(recipe.base, weights_dtype(recipe), device, encoders=True)
 
 
 def _guided(backbone: Backbone, settings: Teacher, steps: int) -> Way:

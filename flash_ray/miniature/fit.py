@@ -14,12 +14,13 @@ from itertools import product
 
 import numpy as np
 
-from flash_ray.miniature.draw import draw_factors
+from flash_ray.miniature.draw import draw, draw_factors
 from flash_ray.miniature.scenes import FACTORS, SLOTS, STYLES, Scene, named_values, random_scene
 
 Array = np.ndarray
 
-_BANK = 3000  # random scenes per category and style that a search may start from
+_BANK = 3000  # random scenes per category that a search may start from
+_STYLED_BANK = 1000  # the same, for each style but "none"
 _NEAREST = 3  # starts taken from the bank
 _PROBE = 0.02  # step of the finite differences, a share of a factor's range
 _DAMPINGS = (0.0, 0.1, 1.0, 10.0, 100.0)
@@ -204,11 +205,11 @@ def _bank(category: str, style: str) -> tuple[list[Scene], Array]:
     rng = np.random.default_rng(20_260_101)
     scenes = [
         random_scene(category, rng).with_(style=STYLES.index(style), style_phase=rng.random())
-        for _ in range(_BANK)
+        for _ in range(_BANK if style == "none" else _STYLED_BANK)
     ]
-    names = [factor.name for factor in FACTORS[category]]
-    columns = {name: np.array([scene.factors[name] for scene in scenes]) for name in names}
-    return scenes, _shrunk(draw_factors(category, columns, 32), 16).reshape(_BANK, -1)
+    chunks = [scenes[start : start + 250] for start in range(0, len(scenes), 250)]
+    pictures = np.concatenate([_shrunk(draw(chunk, 32), 16) for chunk in chunks])
+    return scenes, pictures.reshape(len(scenes), -1)
 
 
 def _shrunk(pictures: Array, size: int) -> Array:

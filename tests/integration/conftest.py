@@ -7,6 +7,7 @@ import pytest
 
 from flash_ray.checkpoints.storage import Store
 from flash_ray.checkpoints.weed import embedded_store
+from flash_ray.distill.cluster import local_cluster
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +15,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """A real S3 server for the whole session; AWS_* point to it meanwhile."""
     with embedded_store(Path(tmp_path_factory.mktemp("store"))) as embedded:
         yield embedded
+
+
+@pytest.fixture(scope="session")
+def cluster(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A local Ray with places for two workers and two teachers; it can use `store`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLASH_RAY_CACHE", str(tmp_path_factory.mktemp("node")))
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # the tests' own classes
+        with local_cluster(cpus=4, trainers=2, teachers=2):
+            yield

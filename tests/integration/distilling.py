@@ -1,7 +1,8 @@
-"""Shared by the tests of a run: a small base, small recipes, and plain processes in place of Ray."""
+"""Shared by the tests of a run: a small base, small recipes, plain processes in place of Ray."""
 
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import shutil
 import socket
@@ -105,8 +106,15 @@ def in_processes(world: int, out: Path, job: Callable[..., None], *args: Any) ->
     ]
     for worker in workers:
         worker.start()
-    for worker in workers:
-        worker.join()
+    waiting = list(workers)
+    while waiting:
+        multiprocessing.connection.wait([worker.sentinel for worker in waiting])
+        waiting = [worker for worker in waiting if worker.exitcode is None]
+        if any(worker.exitcode for worker in workers):
+            for worker in waiting:  # it would wait for the failed one
+                worker.kill()
+                worker.join()
+            waiting = []
     logs = "".join(path.read_text() for path in out.glob("worker-*.log"))
     assert [worker.exitcode for worker in workers] == [0] * world, logs[-3000:]
 

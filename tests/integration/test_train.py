@@ -1,0 +1,174 @@
+"""Whole runs on Ray Train: they finish, survive a SIGKILL bit for bit, fail when they diverge."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import ray.train
+import torch
+from diffusers import QwenImage21Transformer2DModel
+from distilling import build_base, small_recipe
+from ray.util.state import list_actors
+
+from flash_ray.distill.monitor import Diverged
+from flash_ray.distill.run import Hooks, distill
+from flash_ray.errors import UserError
+
+TIMES = {"seconds", "teacher_wait_share", "memory_mib", "images_per_second"}
+TWO_WORKERS = (
+    "runtime.workers=2",
+    "runtime.micro_batch=2",
+    "teaching.placement=actors",
+    "runtime.checkpoint_every=2",
+    "runtime.bench_every=3",
+)
+
+
+class MeanWeight:
+    """A bench that looks at the student only."""
+
+    def __call__(self, transformer):
+        return {"mean": float(sum(p.mean() for p in transformer.parameters()))}
+
+
+class KillOnce(MeanWeight):
+    """A bench that ends its own process the first time, as a lost machine would."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __call__(self, transformer):
+        if not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(transformer)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return build_base(tmp_path_factory.mktemp("train") / "base")
+
+
+@pytest.fixture(scope="module")
+def recipe(base):
+    return small_recipe(base, *TWO_WORKERS)
+
+
+@pytest.fixture(scope="module")
+def whole(recipe, store, cluster, tmp_path_factory):
+    """(result, lines seen live) of an uninterrupted run."""
+    lines = []
+    folder = tmp_path_factory.mktemp("whole") / "student"
+    hooks = Hooks(MeanWeight(), lines.append)
+    return distill(recipe, store, "whole", folder, hooks=hooks), lines
+
+
+def exact(history):
+    """What has to be equal to the last bit."""
+    return [
+        (line["update"], line.get("bench"))
+        + tuple((name, value) for name, value in line["measures"].items() if name not in TIMES)
+        for line in history
+    ]
+
+
+def weights(result):
+    return QwenImage21Transformer2DModel.from_pretrained(result.folder).state_dict()
+
+
+def assert_same_student(one, other):
+    ours, theirs = weights(one), weights(other)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_run_leaves_a_changed_student_and_its_history(whole, base):
+    result, lines = whole
+    assert [line["update"] for line in result.history] == [1, 2, 3, 4]
+    assert lines == result.history
+    assert [line["update"] for line in result.history if "bench" in line] == [3]
+    before = QwenImage21Transformer2DModel.from_pretrained(base / "transformer").state_dict()
+    after = weights(result)
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_name_that_is_taken_is_refused(whole, recipe, store, tmp_path):
+    with pytest.raises(UserError, match="name: run 'whole' exists"):
+        distill(recipe, store, "whole", tmp_path / "student")
+
+
+def test_resume_with_another_recipe_is_refused(whole, base, store, tmp_path):
+    other = small_recipe(base, *TWO_WORKERS, "optimisation.updates=5")
+    with pytest.raises(UserError, match="--resume: run 'whole' has recipe digest"):
+        distill(other, store, "whole", tmp_path / "student", resume=True)
+
+
+def test_a_run_that_does_not_fit_the_cluster_is_refused(base, store, cluster, tmp_path):
+    large = small_recipe(base, "runtime.workers=64")
+    with pytest.raises(UserError, match="runtime.workers: the run needs 64 trainer"):
+        distill(large, store, "large", tmp_path / "student")
+
+
+def test_a_missing_base_is_refused(store, cluster, tmp_path):
+    recipe = small_recipe(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="base: no pipeline in .*nowhere"):
+        distill(recipe, store, "baseless", tmp_path / "student")
+
+
+@pytest.mark.slow
+def test_a_killed_run_continues_bit_by_bit(whole, recipe, store, tmp_path):
+    hooks = Hooks(KillOnce(tmp_path / "killed"))
+    with pytest.raises(ray.train.TrainingFailedError):
+        distill(recipe, store, "killed", tmp_path / "student", hooks=hooks)
+    assert (tmp_path / "killed").exists() and not (tmp_path / "student").exists()
+    result = distill(recipe, store, "killed", tmp_path / "student", resume=True, hooks=hooks)
+    assert exact(result.history) == exact(whole[0].history)
+    assert_same_student(result, whole[0])
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_when_its_teacher_is_killed(base, store, cluster, tmp_path):
+    recipe = small_recipe(base, *TWO_WORKERS, "runtime.max_failures=1", "optimisation.updates=8")
+    plain = distill(recipe, store, "teacher-lives", tmp_path / "plain")
+
+    killed = []
+
+    def kill_teacher(line):
+        if line["update"] == 1:
+            alive = [("class_name", "=", "TeacherActor"), ("state", "=", "ALIVE")]
+            (teacher,) = list_actors(filters=alive, detail=True)
+            os.kill(teacher.pid, signal.SIGKILL)
+            killed.append(teacher.pid)
+
+    hooks = Hooks(live=kill_teacher)
+    result = distill(recipe, store, "teacher-dies", tmp_path / "student", hooks=hooks)
+    assert len(killed) == 1
+    assert exact(result.history) == exact(plain.history)
+    assert_same_student(result, plain)
+
+
+@pytest.mark.slow
+def test_a_run_that_diverges_fails(base, store, cluster, tmp_path):
+    wild = ("optimisation.student.lr=1.0", "optimisation.clip=null", "optimisation.updates=40")
+    recipe = small_recipe(base, *wild)
+    with pytest.raises(Diverged, match="since update|at update"):
+        distill(recipe, store, "wild", tmp_path / "student")
+    assert not (tmp_path / "student").exists()
+    assert not list(store.list("runs/wild/student"))
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_refused_by_name(recipe, store, cluster, tmp_path):
+    hooks = Hooks(KillOnce(tmp_path / "killed"))
+    with pytest.raises(ray.train.TrainingFailedError):
+        distill(recipe, store, "damaged", tmp_path / "student", hooks=hooks)
+    (key,) = [key for key in store.list("runs/damaged/") if key.endswith("ema-00001.pt")]
+    store.get_file(key, tmp_path / "part")
+    data = bytearray((tmp_path / "part").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "part").write_bytes(data)
+    store.put_file(tmp_path / "part", key)
+    with pytest.raises(UserError, match="ema-00001.pt is corrupt"):
+        distill(recipe, store, "damaged", tmp_path / "student", resume=True, hooks=hooks)
