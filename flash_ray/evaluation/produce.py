@@ -52,7 +52,7 @@ def refuse_early(recipe: Recipe) -> None:
 
 def refuse_taken(recipe: Recipe, store: Store, name: str, resume: bool) -> None:
     """Raises UserError if the store has other plans for `name`, before Ray starts."""
-    if store.get_bytes(f"students/{check_name('--name', name)}/{MANIFEST}") is not None:
+    if store.get_bytes(f"students/{name}/{MANIFEST}") is not None:
         raise UserError(
             f"--name: student {name!r} exists in {store.url()}; allowed: a new name; "
             f"choose one, e.g. --name {name}-2"
@@ -66,6 +66,7 @@ def run_recipe(
 ) -> Published:
     """What `flash-ray distill` does; `place` is the embedded store's folder, if that is used."""
     refuse_early(recipe)
+    check_name("--name", name)
     storage = recipe.runtime.storage
     where = place if storage.url == "embedded" else storage.url
     with open_store(where, storage.endpoint, create=not resume) as store:

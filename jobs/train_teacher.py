@@ -1,0 +1,31 @@
+"""`python jobs/train_teacher.py DIR`: trains the miniature's teacher; again, to go on with it."""
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flash_ray.miniature.train import TeacherPlan
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="For everything it makes.")],
+    vae_steps: int = TeacherPlan.vae_steps,
+    transformer_steps: int = TeacherPlan.transformer_steps,
+    examples: Annotated[int, typer.Option(help="Pictures for each task.")] = TeacherPlan.examples,
+    cases: Annotated[int, typer.Option(help="Cases of each category to score it on.")] = 24,
+) -> None:
+    """Train the miniature's teacher, score it, and write its card."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    from flash_ray.evaluation.card import write_card
+    from flash_ray.miniature.train import train_teacher
+
+    plan = TeacherPlan(vae_steps, transformer_steps, examples)
+    pipeline = train_teacher(folder, plan)
+    write_card(pipeline, plan, cases)
+    typer.echo(pipeline)
+
+
+if __name__ == "__main__":
+    typer.run(main)

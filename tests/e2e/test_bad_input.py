@@ -1,0 +1,125 @@
+"""Bad input to the installed command: exit code 2, one line that names the field, no files."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flash_ray.checkpoints.open import open_store
+from flash_ray.checkpoints.publish import publish_student
+from flash_ray.checkpoints.resume import record_run
+from flash_ray.recipe import load_recipe
+
+NO_SERVER = "--set runtime.storage.url=s3://nowhere/x --set runtime.storage.endpoint="
+
+
+def refuses(ended, *says: str) -> None:
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stdout == ""
+    assert ended.stderr.startswith("flash-ray: ")
+    assert ended.stderr.count("\n") == 1 and ended.stderr.endswith("\n")
+    for words in says:
+        assert words in ended.stderr
+
+
+def files(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("distill miniature --set student.step=4", "student.steps"),
+        ("distill miniature --set tasks.t2i=0 --set tasks.edit=0", "tasks"),
+        ("distill miniature --set student.sigmas=[1,0.5,0.7,0.2]", "student.sigmas"),
+        ("distill miniature --set runtime.global_batch=31", "runtime.global_batch"),
+        (
+            "distill miniature --set runtime.zero_stage=3 --set runtime.workers=1",
+            "runtime.zero_stage",
+        ),
+        ("distill miniature --set runtime.workers={min:\t1,max:\t2}", "runtime.workers"),
+        ("distill miniature --set base=/no/such/model", "base"),
+        ("distill miniature --set data.prompts=2", "data.prompts"),
+        (f"distill miniature {NO_SERVER}http://127.0.0.1:9", "s3://nowhere/x"),
+        ("distill miniature --store s3://user:word@bucket", "runtime.storage.url"),
+        ("distill no-such-recipe", "no-such-recipe"),
+        ("distill miniature --name Bad/Name", "--name"),
+        ("demo --out demo --set base=/no/such/model", "base"),
+        ("demo --out demo --cases 0", "--cases"),
+        ("demo", "--out"),
+        ("evaluate teacher --bench faces", "--bench"),
+        ("evaluate mine --bench t2i", "--store"),
+        ("evaluate ./no/such/student --bench t2i", "model.json"),
+        ("evaluate teacher --bench t2i --out no/such/folder.json", "--out"),
+        ("models --store nowhere", "--store"),
+        ("models --store s3://", "runtime.storage.url"),
+    ],
+)
+def test_one_line_and_nothing_written(flash_ray, tmp_path, home, base, command, says):
+    words = [word.replace("\t", " ") for word in command.split(" ")]
+    if words[0] == "distill" and "base=/no/such/model" not in words:
+        words += ["--set", f"base={base}"]
+    before = files(home)
+    refuses(flash_ray(*words), says)
+    assert files(tmp_path) == set()
+    assert files(home) == before
+
+
+def test_embedded_store_is_refused_in_a_cluster(flash_ray, tmp_path, base):
+    ended = flash_ray("distill", "miniature", "--set", f"base={base}", RAY_ADDRESS="127.0.0.1:9")
+    refuses(ended, "runtime.storage.url", "s3://")
+    assert files(tmp_path) == set()
+
+
+def test_demo_leaves_a_foreign_folder_alone(flash_ray, tmp_path, base):
+    out = tmp_path / "thesis"
+    out.mkdir()
+    (out / "result.json").write_text("{}")
+    ended = flash_ray("demo", "--out", "thesis", "--set", f"base={base}")
+    refuses(ended, "thesis", "--out")
+    assert [path.name for path in files(tmp_path)].count("result.json") == 1
+    assert (out / "result.json").read_text() == "{}"
+
+
+@pytest.fixture(scope="module")
+def used_store(tmp_path_factory, base) -> Path:
+    """The folder of a store with a run `mine`, and a student `done` of which a byte is flipped."""
+    folder = tmp_path_factory.mktemp("used")
+    student = tmp_path_factory.mktemp("student")
+    (student / "model.safetensors").write_bytes(bytes(64))
+    recipe = load_recipe("miniature", [f"base={base}"])
+    meta = {
+        "recipe": recipe.model_dump(mode="json"),
+        "recipe_digest": recipe.digest,
+        "base": recipe.base,
+        "sigmas": recipe.student.rungs,
+        "scores": {},
+    }
+    with open_store(str(folder), create=True) as store:
+        record_run(store, "mine", meta["recipe"], recipe.digest)
+        publish_student(store, "done", student, meta)
+        (key,) = [key for key in store.list("students/") if key.endswith(".safetensors")]
+        (student / "model.safetensors").write_bytes(bytes(63) + b"\1")
+        store.put_file(student / "model.safetensors", key)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("distill miniature --name mine --resume --set seed=5", ("--resume", "digest")),
+        ("distill miniature --name other --resume", ("other", "without --resume")),
+        ("distill miniature --name done", ("--name", "done")),
+        ("evaluate done --bench t2i", ("model.safetensors", "corrupt")),
+        ("evaluate unknown --bench edit", ("unknown", "flash-ray models")),
+    ],
+)
+def test_what_the_store_holds_is_respected(flash_ray, tmp_path, used_store, base, command, says):
+    words = [*command.split(), "--store", str(used_store)]
+    if words[0] == "distill":
+        words += ["--set", f"base={base}"]
+    refuses(flash_ray(*words), *says)
+    assert files(tmp_path) == set()
+    with open_store(str(used_store)) as store:
+        assert set(store.list("runs/")) == {"runs/mine/run.json"}
+        assert json.loads(store.get_bytes("students/done/model.json"))["name"] == "done"

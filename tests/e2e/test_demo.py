@@ -1,0 +1,50 @@
+"""`flash-ray demo`, small: what it leaves, and that its student works without flash_ray."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from flash_ray.recipe import load_recipe
+
+PLAIN_DIFFUSERS = """
+import sys
+from diffusers import QwenImage21Transformer2DModel
+QwenImage21Transformer2DModel.from_pretrained(sys.argv[1])
+assert "flash_ray" not in sys.modules
+"""
+
+
+@pytest.mark.slow
+def test_demo_leaves_its_results_and_can_be_repeated(flash_ray, tmp_path, small):
+    out = tmp_path / "demo"
+    for _ in range(2):  # the second replaces the first
+        ended = flash_ray("demo", "--out", "demo", "--cases", "1", *small)
+        assert ended.returncode == 0, ended.stderr
+    assert "\x1b" not in ended.stderr and "distil: 4/4" in ended.stderr
+    assert "teacher at 4" in ended.stdout
+
+    result = json.loads((out / "result.json").read_text())
+    assert [result[name]["nfe"] for name in ("teacher", "teacher_at_4", "student")] == [80, 4, 4]
+    for name in ("teacher", "teacher_at_4", "student"):
+        for bench, categories in (("t2i", 3), ("edit", 6)):
+            assert 1 <= result[name][bench] <= 5
+            rows = result[name]["categories"][bench]
+            assert len(rows) == categories
+            assert all("diversity" in row and 1 <= row["score"] <= 5 for row in rows.values())
+    seconds = result["seconds"]
+    assert seconds["total"] == pytest.approx(seconds["train"] + seconds["evaluate"])
+    assert result["published"] == "s3://flash-ray/students/miniature"
+    assert result["recipe_digest"] == load_recipe("miniature", small[1::2]).digest
+
+    manifest = json.loads((out / "student" / "model.json").read_text())
+    assert manifest["recipe_digest"] == result["recipe_digest"]
+    assert set(manifest["scores"]) == {"t2i", "edit", "cases_per_category"}
+    assert "<h2>The run</h2>" in (out / "report.html").read_text()
+    assert Image.open(out / "grid.png").width > 7 * 128
+    subprocess.run([sys.executable, "-c", PLAIN_DIFFUSERS, str(out / "student")], check=True)
+
+    ended = flash_ray("models", "--store", "demo/store")
+    assert ended.returncode == 0 and "miniature" in ended.stdout, ended.stderr

@@ -1,0 +1,65 @@
+"""The jobs as `ray job submit` runs them, against the job server of a local cluster."""
+
+import json
+import os
+import shlex
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+import ray
+
+from flash_ray.checkpoints.publish import read_student
+from flash_ray.checkpoints.storage import Store
+from flash_ray.checkpoints.weed import embedded_store
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The job server's address; the nodes have the store's credentials in their environment."""
+    with embedded_store(tmp_path_factory.mktemp("store")), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLASH_RAY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        context = ray.init(
+            address="local",
+            num_cpus=2,
+            resources={"trainer": 1, "teacher": 1},
+            include_dashboard=True,
+            log_to_driver=False,
+        )
+        yield f"http://{context.dashboard_url}"
+        ray.shutdown()
+
+
+def submit(server: str, command: str, *more: str) -> subprocess.CompletedProcess[str]:
+    ray_command = Path(sysconfig.get_path("scripts")) / "ray"
+    words = [ray_command, "job", "submit", "--address", server, "--working-dir", ".", "--"]
+    return subprocess.run(
+        [*words, *shlex.split(command), *more],
+        cwd=REPOSITORY,
+        env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_distil_and_evaluate_as_jobs(server, small, tmp_path):
+    place = "s3://flash-ray/jobs"
+    distil = "python jobs/distill.py miniature --name job --set runtime.storage.url=" + place
+    ended = submit(server, distil, *small)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert f"{place}/students/job" in ended.stdout
+    assert read_student(Store.from_url(place), "job").nfe == 4
+
+    file = tmp_path / "score.json"
+    score = f"python jobs/evaluate.py job --bench edit --cases 1 --store {place} --out {file}"
+    ended = submit(server, score)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert json.loads(file.read_text())["nfe"] == 4
+
+    ended = submit(server, "python jobs/distill.py miniature", *small)
+    assert ended.returncode != 0
+    assert "runtime.storage.url: 'embedded' in a Ray cluster" in ended.stdout + ended.stderr
