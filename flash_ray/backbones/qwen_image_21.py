@@ -1,8 +1,8 @@
 """Qwen-Image-2.1 behind the backbone interface, on top of diffusers' own pipeline."""
 
 import copy
-from collections.abc import Iterator
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 

@@ -43,7 +43,9 @@ def careless(scene: Scene, rng: np.random.Generator, wrong: float = WRONG) -> Sc
             continue
         lowest = 1 if factor.name in SLOTS else 0  # an object is mistaken, not overlooked
         if scene.factors[factor.name] >= lowest:
-            others = [i for i in range(lowest, len(factor.values)) if i != scene.factors[factor.name]]
+            others = [
+                i for i in range(lowest, len(factor.values)) if i != scene.factors[factor.name]
+            ]
             changes[factor.name] = int(rng.choice(others))
     return scene.with_(**changes)
 

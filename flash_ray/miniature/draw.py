@@ -124,24 +124,33 @@ def _pattern(canvas: Canvas, kind: Array, phase: Array, colour: Array) -> None:
         canvas.paint(canvas.cover(distance), shade[rows], rows)
 
 
-def _landscape_object(canvas: Canvas, rows: Array, kind: int, x: Array, base: Array, s: Array,
-                      colour: Array) -> None:
+def _landscape_object(
+    canvas: Canvas, rows: Array, kind: int, x: Array, base: Array, s: Array, colour: Array
+) -> None:
     if kind == 1:  # tree
         canvas.paint(canvas.cover(_box(canvas, x, base - 5 * s, 1.7 * s, 5 * s)), WOOD, rows)
         canvas.paint(canvas.cover(_disc(canvas, x, base - 15 * s, 7.2 * s)), colour, rows)
         canvas.paint(
-            canvas.cover(_disc(canvas, x + 2 * s, base - 13 * s, 3.2 * s)) * 0.6, colour * 0.55, rows
+            canvas.cover(_disc(canvas, x + 2 * s, base - 13 * s, 3.2 * s)) * 0.6,
+            colour * 0.55,
+            rows,
         )
     elif kind == 2:  # house
         canvas.paint(canvas.cover(_box(canvas, x, base - 5.5 * s, 7 * s, 5.5 * s)), colour, rows)
         canvas.paint(canvas.cover(_triangle(canvas, x, base - 19 * s, 9 * s, 8 * s)), WOOD, rows)
-        canvas.paint(canvas.cover(_box(canvas, x - 2.5 * s, base - 3 * s, 1.8 * s, 3 * s)), DARK, rows)
-        canvas.paint(canvas.cover(_box(canvas, x + 3 * s, base - 6.5 * s, 1.7 * s, 1.7 * s)), SUN, rows)
+        canvas.paint(
+            canvas.cover(_box(canvas, x - 2.5 * s, base - 3 * s, 1.8 * s, 3 * s)), DARK, rows
+        )
+        canvas.paint(
+            canvas.cover(_box(canvas, x + 3 * s, base - 6.5 * s, 1.7 * s, 1.7 * s)), SUN, rows
+        )
     elif kind == 3:  # tent
         canvas.paint(canvas.cover(_triangle(canvas, x, base - 15 * s, 9 * s, 15 * s)), colour, rows)
         canvas.paint(canvas.cover(_triangle(canvas, x, base - 9 * s, 3.2 * s, 9 * s)), DARK, rows)
     else:  # flag
-        canvas.paint(canvas.cover(_box(canvas, x - 5 * s, base - 11 * s, 1.3 * s, 11 * s)), DARK, rows)
+        canvas.paint(
+            canvas.cover(_box(canvas, x - 5 * s, base - 11 * s, 1.3 * s, 11 * s)), DARK, rows
+        )
         canvas.paint(
             canvas.cover(_box(canvas, x + 1.5 * s, base - 17.5 * s, 6 * s, 4.5 * s)), colour, rows
         )
@@ -162,7 +171,9 @@ def _draw_landscape(canvas: Canvas, f: dict[str, Array]) -> None:
         if kind == 0:
             canvas.paint(canvas.cover(_disc(canvas, x, 10, 5.5)), SUN, rows)
         elif kind == 1:
-            canvas.paint(canvas.cover(_disc(canvas, x, line - 4, 9)), np.array([1, 0.86, 0.5]), rows)
+            canvas.paint(
+                canvas.cover(_disc(canvas, x, line - 4, 9)), np.array([1, 0.86, 0.5]), rows
+            )
         elif kind == 2:
             crescent = np.maximum(_disc(canvas, x, 10, 5.5), -_disc(canvas, x + 3.5, 8.5, 4.5))
             canvas.paint(canvas.cover(crescent), MOON, rows)
@@ -229,7 +240,9 @@ def _draw_portrait(canvas: Canvas, f: dict[str, Array]) -> None:
     long = np.flatnonzero(style == 1)
     if long.size:
         lx, ly, ls = x[long], y[long], s[long]
-        curtain = np.maximum(np.abs(canvas.x - lx) - 13.5 * ls, np.abs(canvas.y - ly - 6 * ls) - 13 * ls)
+        curtain = np.maximum(
+            np.abs(canvas.x - lx) - 13.5 * ls, np.abs(canvas.y - ly - 6 * ls) - 13 * ls
+        )
         paint_hair(np.minimum(curtain, _ellipse(canvas, lx, ly - 4 * ls, 13.5 * ls, 14 * ls)), long)
     canvas.paint(canvas.cover(_box(canvas, x, y + 14 * s, 4 * s, 6 * s)), skin * 0.86)
     canvas.paint(canvas.cover(_ellipse(canvas, x, y + 35 * s, 22 * s, 17 * s)), shirt)
@@ -243,9 +256,7 @@ def _draw_portrait(canvas: Canvas, f: dict[str, Array]) -> None:
         ]
         paint_hair(np.minimum.reduce(balls), curly)
     canvas.paint(canvas.cover(_ellipse(canvas, x, y, 10.5 * s, 13 * s)), skin)
-    crown = np.maximum(
-        _ellipse(canvas, x, y - 2 * s, 11.8 * s, 13.2 * s), canvas.y - (y - 5.5 * s)
-    )
+    crown = np.maximum(_ellipse(canvas, x, y - 2 * s, 11.8 * s, 13.2 * s), canvas.y - (y - 5.5 * s))
     short = np.flatnonzero(style != 2)
     if short.size:
         paint_hair(crown[short], short)
@@ -264,8 +275,12 @@ def _draw_portrait(canvas: Canvas, f: dict[str, Array]) -> None:
     hat = np.flatnonzero(wears == 2)
     if hat.size:
         hx, hy, hs = x[hat], y[hat], s[hat]
-        canvas.paint(canvas.cover(_box(canvas, hx, hy - 14 * hs, 9 * hs, 6 * hs)), shirt[hat] * 0.85, hat)
-        canvas.paint(canvas.cover(_box(canvas, hx, hy - 8.5 * hs, 14 * hs, 1.8 * hs)), shirt[hat] * 0.5, hat)
+        canvas.paint(
+            canvas.cover(_box(canvas, hx, hy - 14 * hs, 9 * hs, 6 * hs)), shirt[hat] * 0.85, hat
+        )
+        canvas.paint(
+            canvas.cover(_box(canvas, hx, hy - 8.5 * hs, 14 * hs, 1.8 * hs)), shirt[hat] * 0.5, hat
+        )
     for kind in range(3):
         rows = np.flatnonzero(mouth == kind)
         if not rows.size:

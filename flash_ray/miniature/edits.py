@@ -68,7 +68,9 @@ def degrade(picture_3HW: np.ndarray, kind: str, seed: int) -> np.ndarray:
 
         return gaussian_filter(picture_3HW, (0, 1.8, 1.8), mode="nearest")
     if kind == "noisy":
-        return np.clip(picture_3HW + rng.normal(0, 0.16, picture_3HW.shape), 0, 1).astype(np.float32)
+        return np.clip(picture_3HW + rng.normal(0, 0.16, picture_3HW.shape), 0, 1).astype(
+            np.float32
+        )
     if kind == "faded":
         return (0.62 + 0.26 * (picture_3HW - 0.5)).astype(np.float32)
     if kind != "scratched":
@@ -129,8 +131,11 @@ def _object_edit(rng: np.random.Generator) -> Edit:
     source = random_scene("landscape", rng)
     filled = [slot for slot in SLOTS if source.factors[slot]]
     empty = [slot for slot in SLOTS if not source.factors[slot]]
-    operation = ("add", "remove", "recolour")[rng.integers(3)] if empty else (
-        "remove", "recolour")[rng.integers(2)]
+    operation = (
+        ("add", "remove", "recolour")[rng.integers(3)]
+        if empty
+        else ("remove", "recolour")[rng.integers(2)]
+    )
     slot = str(rng.choice(empty if operation == "add" else filled))
     own = (slot, f"{slot}_colour", f"{slot}_x", f"{slot}_size")
     if operation == "add":

@@ -20,8 +20,10 @@ def to_uint8(pictures_B3HW: np.ndarray) -> np.ndarray:
     return np.round(pictures_B3HW.transpose(0, 2, 3, 1) * 255).astype(np.uint8)
 
 
-def draw_examples(task: str, count: int, seed: int) -> tuple[list[str], np.ndarray, np.ndarray | None]:
-    """Careless captions, target pictures and (edits) source pictures, uint8 `(count, 64, 64, 3)`."""
+def draw_examples(
+    task: str, count: int, seed: int
+) -> tuple[list[str], np.ndarray, np.ndarray | None]:
+    """Careless captions, targets and (of edits) sources, uint8 `(count, 64, 64, 3)`."""
     rng = np.random.default_rng([seed, len(task)])
     prompts, targets, sources = [], [], []
     for index in range(count):
@@ -38,7 +40,9 @@ def draw_examples(task: str, count: int, seed: int) -> tuple[list[str], np.ndarr
     return prompts, pictures, to_uint8(np.stack(sources)) if sources else None
 
 
-def encode_examples(backbone, task: str, count: int, seed: int, batch: int = 64) -> dict[str, Tensor]:
+def encode_examples(
+    backbone, task: str, count: int, seed: int, batch: int = 64
+) -> dict[str, Tensor]:
     """Draws and encodes examples with a `Backbone` of the miniature.
 
     Returns:

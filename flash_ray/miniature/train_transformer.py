@@ -73,9 +73,7 @@ def train_transformer(
         x_BNC, condition = batch_of(examples[task], task, batch)
         eps_BNC, t_B = torch.randn_like(x_BNC), torch.rand(batch)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            v_BNC = backbone.velocity(
-                transformer, interpolate(x_BNC, eps_BNC, t_B), t_B, condition
-            )
+            v_BNC = backbone.velocity(transformer, interpolate(x_BNC, eps_BNC, t_B), t_B, condition)
         loss = flow_matching_loss(v_BNC, x_BNC, eps_BNC)
         optimiser.zero_grad()
         loss.backward()

@@ -65,7 +65,9 @@ def train_vae(
 ) -> None:
     """Trains in place, resumably in `folder`, then sets the latents' mean and spread."""
     data = pictures(pool, seed=1)
-    optimiser = torch.optim.AdamW(vae.parameters(), lr=peak_lr, betas=(0.9, 0.99), weight_decay=1e-3)
+    optimiser = torch.optim.AdamW(
+        vae.parameters(), lr=peak_lr, betas=(0.9, 0.99), weight_decay=1e-3
+    )
     journal = Journal(folder / "vae.jsonl")
     for step in resumable(steps, {"vae": vae, "optimiser": optimiser}, folder / "vae"):
         for group in optimiser.param_groups:

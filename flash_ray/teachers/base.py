@@ -11,6 +11,10 @@ class TeacherLost(RuntimeError):
     """A teacher does not answer any more, or answers with other weights than the run began with."""
 
 
+class UnknownTicket(LookupError):
+    """A question about a micro-batch that was not announced to this teacher since it started."""
+
+
 class Answer(Protocol):
     """A velocity that may still be on its way."""
 

@@ -12,7 +12,7 @@ from ray.exceptions import RayActorError
 from torch import Tensor
 
 from flash_ray.backbones.base import Conditioned
-from flash_ray.teachers.base import TeacherLost
+from flash_ray.teachers.base import TeacherLost, UnknownTicket
 from flash_ray.teachers.wire import pack, pack_conditioned, unpack
 
 ATTEMPTS = 5
@@ -71,20 +71,16 @@ class TeacherPool:
         return _Answer(self, ticket, self._ask(ticket, request), x_BNC.device)
 
     def await_answer(self, ticket: int, answer: Any) -> Tensor:
-        """The velocity; asks again if the actor died, up to `ATTEMPTS` times in all."""
+        """The velocity; tells the whole story again, up to `ATTEMPTS` times, if the actor died."""
         request = self._open[ticket]
-        for attempt in range(ATTEMPTS):
+        for _ in range(ATTEMPTS):
             try:
                 fingerprint, packed = ray.get(answer)
-            except RayActorError as error:
-                if attempt == ATTEMPTS - 1:
-                    raise TeacherLost(
-                        f"the teacher died {ATTEMPTS} times on one question"
-                    ) from error
+            except (RayActorError, UnknownTicket) as error:
+                # UnknownTicket: the actor died, and was restarted, before the question.
                 self._await_restart(request.actor, error)
-                request.prefilled = request.actor.prefill.remote(
-                    (self._client, ticket), request.conditioned
-                )
+                name = (self._client, ticket)
+                request.prefilled = request.actor.prefill.remote(name, request.conditioned)
                 answer = self._ask(ticket, request)
                 continue
             if fingerprint != self._expected:
@@ -94,13 +90,13 @@ class TeacherPool:
                 )
             del self._open[ticket]
             return unpack(packed)
-        raise AssertionError("unreachable")
+        raise TeacherLost(f"a teacher died {ATTEMPTS} times on one question")
 
     def _ask(self, ticket: int, request: _Request) -> Any:
         name = (self._client, ticket)
         return request.actor.score.remote(name, *request.question, request.prefilled)
 
-    def _await_restart(self, actor: ActorHandle, cause: RayActorError) -> None:
+    def _await_restart(self, actor: ActorHandle, cause: Exception) -> None:
         """Waits until Ray has restarted the actor; TeacherLost if it will not."""
         self.restarts += 1
         until = time.monotonic() + self._patience_s

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from flash_ray.backbones.base import Backbone, Condition, Conditioned, Layout, Prefix
 from flash_ray.backbones.guidance import guided_velocity
+from flash_ray.teachers.base import UnknownTicket
 
 
 class Scorer:
@@ -34,7 +35,9 @@ class Scorer:
 
     @torch.no_grad()
     def score(self, ticket: object, x_BNC: Tensor, t_B: Tensor) -> Tensor:
-        """v_BNC at x_t = x_BNC, fp32; the ticket is used up. KeyError if it was not announced."""
+        """v_BNC at x_t = x_BNC, fp32; the ticket is used up. UnknownTicket if it was not announced."""
+        if ticket not in self._open:
+            raise UnknownTicket(f"ticket {ticket} was not announced, or is used up")
         sides = self._open.pop(ticket)
         x_BNC, t_B = x_BNC.to(self._device), t_B.to(self._device)
         transformer = self._backbone.transformer

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from diffusers import QwenImage21Transformer2DModel
 from distilling import build_base, small_recipe
 from ray.util.state import list_actors
 
+from flash_ray.checkpoints.storage import Store
 from flash_ray.distill.monitor import Diverged
 from flash_ray.distill.run import Hooks, distill
 from flash_ray.errors import UserError
@@ -33,13 +35,16 @@ class MeanWeight:
 
 
 class KillOnce(MeanWeight):
-    """A bench that ends its own process the first time, as a lost machine would."""
+    """A bench that ends its own process the first time, once the run has a checkpoint."""
 
-    def __init__(self, marker: Path):
-        self.marker = marker
+    def __init__(self, marker: Path, store: Store, run_name: str):
+        self.marker, self.store = marker, store
+        self.checkpoints = f"runs/{run_name}/train/checkpoint_manager_snapshot.json"
 
     def __call__(self, transformer):
         if not self.marker.exists():
+            while b"update-000002" not in (self.store.get_bytes(self.checkpoints) or b""):
+                time.sleep(0.2)
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__call__(transformer)
@@ -119,11 +124,15 @@ def test_a_missing_base_is_refused(store, cluster, tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_run_continues_bit_by_bit(whole, recipe, store, tmp_path):
-    hooks = Hooks(KillOnce(tmp_path / "killed"))
+    lines = []
+    hooks = Hooks(KillOnce(tmp_path / "marker", store, "killed"), lines.append)
     with pytest.raises(ray.train.TrainingFailedError):
         distill(recipe, store, "killed", tmp_path / "student", hooks=hooks)
-    assert (tmp_path / "killed").exists() and not (tmp_path / "student").exists()
+    assert not (tmp_path / "student").exists()
+    assert [line["update"] for line in lines] == [1, 2]
+    lines.clear()
     result = distill(recipe, store, "killed", tmp_path / "student", resume=True, hooks=hooks)
+    assert [line["update"] for line in lines] == [3, 4]
     assert exact(result.history) == exact(whole[0].history)
     assert_same_student(result, whole[0])
 
@@ -161,7 +170,7 @@ def test_a_run_that_diverges_fails(base, store, cluster, tmp_path):
 
 @pytest.mark.slow
 def test_a_damaged_checkpoint_is_refused_by_name(recipe, store, cluster, tmp_path):
-    hooks = Hooks(KillOnce(tmp_path / "killed"))
+    hooks = Hooks(KillOnce(tmp_path / "marker", store, "damaged"))
     with pytest.raises(ray.train.TrainingFailedError):
         distill(recipe, store, "damaged", tmp_path / "student", hooks=hooks)
     (key,) = [key for key in store.list("runs/damaged/") if key.endswith("ema-00001.pt")]

@@ -3,6 +3,7 @@ import torch
 from PIL import Image
 
 from flash_ray.backbones.guidance import guided_velocity
+from flash_ray.teachers.base import UnknownTicket
 from flash_ray.teachers.scorer import Scorer, fingerprint
 from flash_ray.teachers.wire import pack, pack_conditioned, unpack, unpack_conditioned
 
@@ -38,7 +39,7 @@ def test_a_ticket_serves_once(backbone, conditioned):
     scorer = Scorer(backbone, 1.0, True)
     scorer.prefill(0, conditioned)
     scorer.score(0, *question(backbone))
-    with pytest.raises(KeyError):
+    with pytest.raises(UnknownTicket):
         scorer.score(0, *question(backbone))
 
 
