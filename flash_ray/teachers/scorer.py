@@ -35,7 +35,7 @@ class Scorer:
 
     @torch.no_grad()
     def score(self, ticket: object, x_BNC: Tensor, t_B: Tensor) -> Tensor:
-        """v_BNC at x_t = x_BNC, fp32; the ticket is used up. UnknownTicket if it was not announced."""
+        """v_BNC at x_t = x_BNC, fp32; the ticket is used up. UnknownTicket if not announced."""
         if ticket not in self._open:
             raise UnknownTicket(f"ticket {ticket} was not announced, or is used up")
         sides = self._open.pop(ticket)

@@ -34,7 +34,7 @@ def edit(backbone):
 
 
 def noise(batch, seed=0, tokens=16):
-    return torch.randn(batch, tokens, 48, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(batch, tokens, 64, generator=torch.Generator().manual_seed(seed))
 
 
 def test_upper_case_letters_are_single_tokens(backbone):
@@ -91,9 +91,9 @@ def test_edit_condition_equals_encode_prompt_case_by_case(backbone, edit):
 def test_references_keep_their_aspect_ratio_at_the_area_of_the_output(backbone):
     conditioned = backbone.encode(["Make it red"], [[picture(0), picture(1, 32, 128)]], SIZE)
     assert conditioned.layout.references == ((64, 64), (32, 128))
-    assert conditioned.positive.references_BNC.shape == (1, 32, 48)
+    assert conditioned.positive.references_BNC.shape == (1, 32, backbone.latent_channels)
     v = backbone.velocity(backbone.transformer, noise(1), torch.ones(1), conditioned.positive)
-    assert v.shape == (1, 16, 48)
+    assert v.shape == (1, 16, backbone.latent_channels)
 
 
 @pytest.mark.parametrize("task", ["t2i", "edit"])
@@ -209,7 +209,7 @@ def test_images_and_latents_have_the_stated_shapes(backbone):
 
 def test_latents_are_normalised_with_the_statistics_of_the_vae(miniature_folder, backbone):
     pipeline = load_pipeline(miniature_folder)
-    pipeline.vae.register_to_config(latents_mean=[0.5] * 48, latents_std=[2.0] * 48)
+    pipeline.vae.register_to_config(latents_mean=[0.5] * 64, latents_std=[2.0] * 64)
     other = QwenImage21(pipeline)
     x = backbone.to_latents([picture(0)])
     torch.testing.assert_close(other.to_latents([picture(0)]), (x - 0.5) / 2.0)

@@ -32,7 +32,7 @@ def test_the_rest_of_the_way_gives_the_samplers_output(rung):
 
 def test_student_x_at_the_last_rung_is_the_sample(backbone):
     conditioned = backbone.encode(["A red house", "A green tree on a dark field"], None, (64, 64))
-    noise = randn(2, 16, 48)
+    noise = randn(2, 16, 64)
 
     def student(z, t_B):
         return backbone.velocity(backbone.transformer, z, t_B, conditioned.positive)

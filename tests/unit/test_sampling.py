@@ -12,7 +12,7 @@ PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3),
 
 
 def noise(batch):
-    return torch.randn(batch, 16, 48, generator=torch.Generator().manual_seed(0))
+    return torch.randn(batch, 16, 64, generator=torch.Generator().manual_seed(0))
 
 
 def pipeline_images(backbone, sigmas, **arguments):
