@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TeacherPlan:
-    """How long each part is trained, and on how much; the defaults are the plan for the teacher to ship.
+    """How long each part is trained, and on how much; the defaults are for the shipped teacher.
 
     Attributes:
         vae_steps, transformer_steps: optimiser steps.
