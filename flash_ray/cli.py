@@ -77,7 +77,7 @@ def recipe_check(recipe: RecipeName, overrides: Overrides = None) -> None:
     typer.echo(f"OK {loaded.name} {loaded.digest}")
 
 
-# The commands import what they run when they run it: torch and ray take seconds.
+# The commands import what they run when they run it: that takes seconds.
 
 
 @app.command()
@@ -89,11 +89,11 @@ def demo(
     """Distil the miniature on this machine and compare student and teacher."""
     recipe = load_recipe("miniature", overrides)
     from flash_ray.console import Steps
-    from flash_ray.evaluation.demo import run_demo
+    from flash_ray.evaluation import commands
     from flash_ray.evaluation.tables import result_table
 
     with Steps() as steps:
-        result = run_demo(recipe, out, cases, steps)
+        result = commands.demo(recipe, out, cases, steps)
     result_table(result)
     typer.echo(f"report: {out / 'report.html'}\nstudent: {result['published']}, {out / 'student'}")
 
@@ -111,10 +111,10 @@ def distill(
     """Distil a student as a recipe says, and publish it."""
     loaded = load_recipe(recipe, [*(overrides or []), *_storage(store)])
     from flash_ray.console import Steps
-    from flash_ray.evaluation.produce import run_recipe
+    from flash_ray.evaluation import commands
 
     with Steps() as steps:
-        published = run_recipe(loaded, name or loaded.name, resume, store, steps)
+        published = commands.distill(loaded, name or loaded.name, resume, store, steps)
     typer.echo(published.url)
 
 
@@ -144,11 +144,11 @@ def evaluate(
     if out and not out.parent.is_dir():
         raise UserError(f"--out: there is no folder {out.parent}; create it, or correct --out")
     from flash_ray.console import Steps
-    from flash_ray.evaluation.evaluate import evaluate as score
+    from flash_ray.evaluation import commands
     from flash_ray.evaluation.tables import bench_table
 
     with Steps() as steps:
-        result = score(model, loaded, store, bench.value, cases, steps)
+        result = commands.evaluate(model, loaded, store, bench.value, cases, steps)
     bench_table(result, bench.value)
     if out:
         out.write_text(json.dumps(result, indent=1, allow_nan=False))

@@ -14,6 +14,9 @@ def main(
     vae_steps: int = TeacherPlan.vae_steps,
     transformer_steps: int = TeacherPlan.transformer_steps,
     examples: Annotated[int, typer.Option(help="Pictures for each task.")] = TeacherPlan.examples,
+    vae: Annotated[
+        Path | None, typer.Option(help="Folder of a trained VAE, to take instead of training one.")
+    ] = None,
     cases: Annotated[int, typer.Option(help="Cases of each category to score it on.")] = 24,
 ) -> None:
     """Train the miniature's teacher, score it, and write its card."""
@@ -22,7 +25,7 @@ def main(
     from flash_ray.miniature.train import train_teacher
 
     plan = TeacherPlan(vae_steps, transformer_steps, examples)
-    pipeline = train_teacher(folder, plan)
+    pipeline = train_teacher(folder, plan, vae)
     write_card(pipeline, plan, cases)
     typer.echo(pipeline)
 

@@ -4,10 +4,12 @@ import hashlib
 import json
 from importlib import resources
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from flash_ray.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 ENCODER_PARTS = ("text_encoder", "processor", "vae", "scheduler")
 MINIATURE = resources.files("flash_ray.miniature") / "base"
@@ -30,7 +32,7 @@ def resolve_base(base: str) -> str:
     return source
 
 
-def load_backbone(base: str, dtype: torch.dtype, device: torch.device | str, encoders: bool):
+def load_backbone(base: str, dtype: "torch.dtype", device: "torch.device | str", encoders: bool):
     """Loads the backbone; see `QwenImage21.from_pretrained` for arguments and errors."""
     from flash_ray.backbones.qwen_image_21 import QwenImage21
 

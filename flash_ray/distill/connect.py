@@ -5,9 +5,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import ray
-
-from flash_ray.distill.cluster import cluster_needs, local_cluster
 from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe
 
@@ -30,6 +27,10 @@ def refuse_embedded_in_job(recipe: Recipe) -> None:
 @contextmanager
 def connected(recipe: Recipe) -> Iterator[None]:
     """Ray for the block. A local one has room for the recipe, however few cores there are."""
+    import ray  # here, so that the checks above cost nothing
+
+    from flash_ray.distill.cluster import cluster_needs, local_cluster
+
     if not is_job():
         needs = cluster_needs(recipe)
         cpus = max(os.cpu_count() or 1, math.ceil(needs["CPU"]))

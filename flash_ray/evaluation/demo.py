@@ -1,56 +1,40 @@
 """The demo: distils the miniature on this machine and shows the student beside its teacher."""
 
 import json
-import shutil
 import time
 from pathlib import Path
 from typing import Any
 
-from flash_ray.checkpoints.open import open_store
 from flash_ray.checkpoints.publish import load_student, read_student
 from flash_ray.checkpoints.storage import Store
 from flash_ray.console import Steps
 from flash_ray.distill.connect import connected
-from flash_ray.errors import UserError
 from flash_ray.evaluation import ways
 from flash_ray.evaluation.contest import Contest, comparison, model_result
 from flash_ray.evaluation.grid import save_grid
 from flash_ray.evaluation.produce import (
     distil_and_publish,
     hold_contests,
-    refuse_early,
-    refuse_taken,
 )
 from flash_ray.evaluation.report import write_report
 from flash_ray.recipe import Recipe
 
-OURS = ("store", "student", "result.json", "report.html", "grid.png")
 
+def run_demo(
+    recipe: Recipe, store: Store, out: Path, per_category: int, steps: Steps, started: float
+) -> dict[str, Any]:
+    """Distils, publishes, compares; leaves result.json, report.html, grid.png and the student.
 
-def run_demo(recipe: Recipe, out: Path, per_category: int, steps: Steps) -> dict[str, Any]:
-    """Leaves result.json, report.html, grid.png, the student and its store in `out`.
-
-    An earlier demo there is replaced.
+    Args:
+        started: when the command was, by `time.monotonic`.
 
     Returns:
         what result.json holds.
-
-    Raises:
-        UserError: bad input; `out` holds something else.
     """
-    _refuse_foreign(out)
-    embedded = recipe.runtime.storage.url == "embedded"
-    place = str(out / "store") if embedded else recipe.runtime.storage.url
-    started = time.monotonic()
-    refuse_early(recipe)
-    for name in OURS:
-        _remove(out / name)
-    with open_store(place, recipe.runtime.storage.endpoint, create=True) as store:
-        refuse_taken(recipe, store, recipe.name, resume=False)
-        with connected(recipe):
-            made = distil_and_publish(recipe, store, recipe.name, False, steps)
-            trained = time.monotonic()
-            contests = _compare(recipe, store, out / "student", per_category, steps)
+    with connected(recipe):
+        made = distil_and_publish(recipe, store, recipe.name, False, steps)
+        trained = time.monotonic()
+        contests = _compare(recipe, store, out / "student", per_category, steps)
     ended = time.monotonic()
     result = {
         **{name: model_result(contests, name) for name in contests["t2i"].answers},
@@ -84,22 +68,3 @@ def _compare(
         "student": [ways.student(backbone.load_transformer(folder), published.sigmas)],
     }
     return hold_contests(backbone, contenders, per_category, steps)
-
-
-def _refuse_foreign(out: Path) -> None:
-    if not out.exists():
-        return
-    allowed = "allowed: a new or empty folder, or that of an earlier demo; choose another --out"
-    if not out.is_dir():
-        raise UserError(f"--out: {out} is not a folder; {allowed}")
-    names = {path.name for path in out.iterdir()}
-    if names and not (names <= set(OURS) and (out / "store" / "credentials.json").is_file()):
-        foreign = sorted(names - set(OURS)) or sorted(names)
-        raise UserError(f"--out: {out} holds {foreign[0]}, which no demo wrote; {allowed}")
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -7,16 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from flash_ray.backbones.base import Backbone
-from flash_ray.backbones.load import resolve_base
-from flash_ray.checkpoints.open import open_store
-from flash_ray.checkpoints.publish import MANIFEST, publish_student
-from flash_ray.checkpoints.resume import open_run
-from flash_ray.checkpoints.storage import Store, check_name
+from flash_ray.checkpoints.publish import publish_student
+from flash_ray.checkpoints.storage import Store
 from flash_ray.console import Steps
-from flash_ray.data.composition import category_counts
-from flash_ray.distill.connect import connected, refuse_embedded_in_job
 from flash_ray.distill.run import Hooks, distill
-from flash_ray.errors import UserError
 from flash_ray.evaluation.contest import Contest, hold_contest
 from flash_ray.evaluation.small_bench import small_bench
 from flash_ray.evaluation.ways import Way, load_base, student
@@ -38,41 +32,6 @@ class Published:
     name: str
     url: str
     history: list[dict[str, Any]]
-
-
-def refuse_early(recipe: Recipe) -> None:
-    """Raises UserError for what is wrong with the recipe here, before anything is started."""
-    refuse_embedded_in_job(recipe)
-    resolve_base(recipe.base)
-    for task, share in recipe.tasks.model_dump().items():
-        if share:
-            weights = getattr(recipe.data.composition, task).model_dump()
-            category_counts(weights, recipe.data.prompts, f"data.composition.{task}")
-
-
-def refuse_taken(recipe: Recipe, store: Store, name: str, resume: bool) -> None:
-    """Raises UserError if the store has other plans for `name`, before Ray starts."""
-    if store.get_bytes(f"students/{name}/{MANIFEST}") is not None:
-        raise UserError(
-            f"--name: student {name!r} exists in {store.url()}; allowed: a new name; "
-            f"choose one, e.g. --name {name}-2"
-        )
-    if resume:
-        open_run(store, name, recipe.digest)
-
-
-def run_recipe(
-    recipe: Recipe, name: str, resume: bool, place: str | None, steps: Steps
-) -> Published:
-    """What `flash-ray distill` does; `place` is the embedded store's folder, if that is used."""
-    refuse_early(recipe)
-    check_name("--name", name)
-    storage = recipe.runtime.storage
-    where = place if storage.url == "embedded" else storage.url
-    with open_store(where, storage.endpoint, create=not resume) as store:
-        refuse_taken(recipe, store, name, resume)
-        with connected(recipe):
-            return distil_and_publish(recipe, store, name, resume, steps)
 
 
 def distil_and_publish(

@@ -42,10 +42,10 @@ TRANSFORMER_CONFIG: dict[str, Any] = {
     "in_channels": 64,
     "out_channels": 64,
     "num_layers": 6,
-    "attention_head_dim": 64,
-    "num_attention_heads": 4,
+    "attention_head_dim": 48,
+    "num_attention_heads": 5,
     "context_in_dim": TEXT_WIDTH,
-    "axes_dims_rope": (16, 24, 24),
+    "axes_dims_rope": (12, 18, 18),
 }
 
 _SPECIAL_TOKENS = [

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKLQwenImage21
 from safetensors.torch import load_file, save_file
 
 from flash_ray.backbones.qwen_image_21 import QwenImage21
@@ -48,15 +49,23 @@ def _encoded(backbone: QwenImage21, task: str, plan: TeacherPlan, folder: Path) 
     return load_file(file)
 
 
-def train_teacher(folder: Path, plan: TeacherPlan = TeacherPlan()) -> Path:
+def train_teacher(
+    folder: Path, plan: TeacherPlan = TeacherPlan(), vae: Path | None = None
+) -> Path:
     """Trains everything, resumably: a second call in the same folder goes on where one stopped.
+
+    Args:
+        vae: the folder of a trained VAE, to take instead of training one.
 
     Returns:
         The folder of the saved pipeline, weights in bf16.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pipeline = build_pipeline(corpus(3000), seed=plan.seed)
-    train_vae(pipeline.vae.requires_grad_(True).train(), folder, plan.vae_steps, bf16=plan.bf16)
+    if vae:
+        pipeline.vae = AutoencoderKLQwenImage21.from_pretrained(vae, torch_dtype=torch.float32)
+    else:
+        train_vae(pipeline.vae.requires_grad_(True).train(), folder, plan.vae_steps, bf16=plan.bf16)
     backbone = QwenImage21(pipeline)  # freezes all parts
     examples = {task: _encoded(backbone, task, plan, folder) for task in ("t2i", "edit")}
     train_transformer(backbone, examples, folder, plan.transformer_steps, bf16=plan.bf16)

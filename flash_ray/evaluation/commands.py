@@ -1,0 +1,154 @@
+"""The commands' checks: what can be refused is refused before torch and ray take their seconds.
+
+So the modules that need torch or ray are imported where they are used.
+"""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from flash_ray.backbones.load import resolve_base
+from flash_ray.checkpoints.files import verify
+from flash_ray.checkpoints.open import open_store
+from flash_ray.checkpoints.publish import MANIFEST, Student, load_student
+from flash_ray.checkpoints.resume import open_run
+from flash_ray.checkpoints.storage import Store, check_name
+from flash_ray.console import Steps
+from flash_ray.data.composition import category_counts
+from flash_ray.distill.connect import refuse_embedded_in_job
+from flash_ray.errors import UserError
+from flash_ray.recipe import Recipe, parse_recipe
+
+if TYPE_CHECKING:
+    from flash_ray.evaluation.produce import Published
+
+DEMO_FILES = ("store", "student", "result.json", "report.html", "grid.png")
+TEACHERS = ("teacher", "teacher-at-4")
+
+
+def distill(
+    recipe: Recipe, name: str, resume: bool, place: str | None, steps: Steps
+) -> "Published":
+    """Distils and publishes `name`; `place` is the embedded store's folder, if that is used."""
+    _refuse_recipe(recipe)
+    check_name("--name", name)
+    storage = recipe.runtime.storage
+    where = place if storage.url == "embedded" else storage.url
+    with open_store(where, storage.endpoint, create=not resume) as store:
+        _refuse_taken(recipe, store, name, resume)
+        from flash_ray.distill.connect import connected
+        from flash_ray.evaluation.produce import distil_and_publish
+
+        with connected(recipe):
+            return distil_and_publish(recipe, store, name, resume, steps)
+
+
+def demo(recipe: Recipe, out: Path, per_category: int, steps: Steps) -> dict[str, Any]:
+    """Leaves `DEMO_FILES` in `out`, in place of an earlier demo's; returns result.json."""
+    started = time.monotonic()
+    _refuse_recipe(recipe)
+    _refuse_foreign(out)
+    storage = recipe.runtime.storage
+    where = storage.url
+    if storage.url == "embedded":
+        where = str(out / "store")
+        _remove(out / "store")
+    with open_store(where, storage.endpoint, create=True) as store:
+        _refuse_taken(recipe, store, recipe.name, resume=False)
+        for name in DEMO_FILES[1:]:
+            _remove(out / name)
+        from flash_ray.evaluation.demo import run_demo
+
+        out.mkdir(parents=True, exist_ok=True)
+        return run_demo(recipe, store, out, per_category, steps, started)
+
+
+def evaluate(
+    model: str, recipe: Recipe, place: str | None, bench: str, per_category: int, steps: Steps
+) -> dict[str, Any]:
+    """Scores a model on a bench.
+
+    Args:
+        model: `teacher` or `teacher-at-4` (the recipe's), a student's name in the store, or, with
+            a / in it, the folder of a student (model.json).
+        recipe: of the teachers; a student brings its own.
+        place: the store, as `open_store` takes it.
+    """
+    with _found(model, place) as folder:
+        own = parse_recipe(read_manifest(folder).recipe) if folder else recipe
+        resolve_base(own.base)
+        from flash_ray.evaluation.evaluate import evaluate_model
+
+        return evaluate_model(model, folder, own, bench, per_category, steps)
+
+
+def read_manifest(folder: Path) -> Student:
+    """The manifest of a downloaded student, whose files are then verified."""
+    try:
+        student = Student.model_validate_json((folder / MANIFEST).read_text())
+    except (OSError, ValidationError, UnicodeDecodeError) as error:
+        reason = "cannot be read" if isinstance(error, OSError) else "is corrupt"
+        raise UserError(
+            f"MODEL: {folder}/{MANIFEST} {reason}; allowed: the folder of a downloaded student, "
+            f"a published student's name, {' or '.join(TEACHERS)}; see `flash-ray models`"
+        ) from error
+    verify(folder, student.files, str(folder))
+    return student
+
+
+@contextmanager
+def _found(model: str, place: str | None) -> Iterator[Path | None]:
+    """The student's folder, downloaded for the block if need be; None for a teacher."""
+    if model in TEACHERS:
+        yield None
+    elif "/" in model:
+        yield Path(model)
+    else:
+        with tempfile.TemporaryDirectory(prefix="flash-ray-") as name:
+            with open_store(place) as store:
+                folder = load_student(store, model, Path(name) / "student")
+            yield folder
+
+
+def _refuse_recipe(recipe: Recipe) -> None:
+    refuse_embedded_in_job(recipe)
+    resolve_base(recipe.base)
+    for task, share in recipe.tasks.model_dump().items():
+        if share:
+            weights = getattr(recipe.data.composition, task).model_dump()
+            category_counts(weights, recipe.data.prompts, f"data.composition.{task}")
+
+
+def _refuse_taken(recipe: Recipe, store: Store, name: str, resume: bool) -> None:
+    if store.get_bytes(f"students/{name}/{MANIFEST}") is not None:
+        raise UserError(
+            f"--name: student {name!r} exists in {store.url()}; allowed: a new name; "
+            f"choose one, e.g. --name {name}-2"
+        )
+    if resume:
+        open_run(store, name, recipe.digest)
+
+
+def _refuse_foreign(out: Path) -> None:
+    if not out.exists():
+        return
+    allowed = "allowed: a new or empty folder, or that of an earlier demo; choose another --out"
+    if not out.is_dir():
+        raise UserError(f"--out: {out} is not a folder; {allowed}")
+    names = {path.name for path in out.iterdir()}
+    if names and not (names <= set(DEMO_FILES) and (out / "store/credentials.json").is_file()):
+        foreign = sorted(names - set(DEMO_FILES)) or sorted(names)
+        raise UserError(f"--out: {out} holds {foreign[0]}, which no demo wrote; {allowed}")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
