@@ -49,9 +49,7 @@ def _encoded(backbone: QwenImage21, task: str, plan: TeacherPlan, folder: Path) 
     return load_file(file)
 
 
-def train_teacher(
-    folder: Path, plan: TeacherPlan = TeacherPlan(), vae: Path | None = None
-) -> Path:
+def train_teacher(folder: Path, plan: TeacherPlan = TeacherPlan(), vae: Path | None = None) -> Path:
     """Trains everything, resumably: a second call in the same folder goes on where one stopped.
 
     Args:
