@@ -1,4 +1,4 @@
-"""How well pictures cover what their prompts leave free: a distance to uniform per factor."""
+"""How well pictures cover what their prompts leave free: a distance to the truth per factor."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from scipy.stats import wasserstein_distance
 
 from flash_ray.miniature.edits import Edit
 from flash_ray.miniature.fit import observable_numbers
-from flash_ray.miniature.scenes import Scene, unstated
+from flash_ray.miniature.scenes import Scene, levels, unstated
 
 _SIMULATIONS = 400
-_QUANTILES = 1000  # points that stand for the uniform distribution
 
 
 def diversity(
     category: str, fitted: Sequence[Scene], edits: Sequence[Edit] | None = None
 ) -> dict[str, dict[str, float]]:
-    """Distance of each unstated factor's values from its true, uniform distribution.
+    """Distance of each unstated factor's values from its true distribution: equally likely levels.
 
     Args:
         category: of scenes; those of other categories are left out.
@@ -27,7 +26,7 @@ def diversity(
         edits: the edit each picture answers, if any; then only the factors it leaves free count.
 
     Returns:
-        By factor: `distance`, the 1-Wasserstein distance to uniform on [0, 1], and `floor`, the
+        By factor: `distance`, the 1-Wasserstein distance to the factor's levels, and `floor`, the
         mean distance of as many true samples. A factor seen in fewer than two pictures is absent.
     """
     table = {}
@@ -40,7 +39,11 @@ def diversity(
             and (edits is None or _free(edits[index], name))
         ]
         if len(values) > 1:
-            table[name] = {"distance": _to_uniform(values), "floor": floor(len(values))}
+            true = tuple(levels(category, name))
+            table[name] = {
+                "distance": float(wasserstein_distance(values, true)),
+                "floor": floor(len(values), true),
+            }
     return table
 
 
@@ -57,14 +60,11 @@ def diversity_gap(table: dict[str, dict[str, float]]) -> float | None:
 
 
 @cache
-def floor(count: int) -> float:
-    """Mean 1-Wasserstein distance to uniform of `count` uniform samples, by simulation."""
+def floor(count: int, true: tuple[float, ...]) -> float:
+    """Mean 1-Wasserstein distance of `count` samples of equally likely values, by simulation."""
     rng = np.random.default_rng(count)
-    return float(np.mean([_to_uniform(rng.random(count)) for _ in range(_SIMULATIONS)]))
-
-
-def _to_uniform(values: Sequence[float]) -> float:
-    return float(wasserstein_distance(values, (np.arange(_QUANTILES) + 0.5) / _QUANTILES))
+    samples = rng.choice(true, size=(_SIMULATIONS, count))
+    return float(np.mean([wasserstein_distance(sample, true) for sample in samples]))
 
 
 def _free(edit: Edit, name: str) -> bool:

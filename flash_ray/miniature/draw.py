@@ -1,7 +1,9 @@
 """Draws scenes of the miniature world: a batch of specifications in, pictures out.
 
 Every shape is a signed distance (pixels of a 64x64 picture, negative inside) turned into coverage,
-so a picture changes smoothly with its numbers and can be drawn at any size.
+so a picture changes smoothly with its numbers and can be drawn at any size. Patterns repeat every
+16 pixels, the side of a latent token, and most places step by parts of that: a small model then has
+few different tokens to learn, but still how they belong together.
 """
 
 from __future__ import annotations
@@ -107,17 +109,17 @@ def _wave(value: Array, period: float) -> Array:
 def _pattern(canvas: Canvas, kind: Array, phase: Array, colour: Array) -> None:
     """The boards' patterns: 1 stripes, 2 dots, 3 checks, in a shade of the board's colour."""
     shade = colour * 0.72
-    shift = phase * 12
+    shift = phase * 16
     for index in (1, 2, 3):
         rows = np.flatnonzero(kind == index)
         if not rows.size:
             continue
         s = _column(shift[rows])
         if index == 1:
-            distance = _wave(canvas.x + canvas.y + s, 12) * 0.7
+            distance = _wave(canvas.x + canvas.y + s, 16) * 0.7
         elif index == 2:
-            dx, dy = (canvas.x + s) % 12 - 6, (canvas.y + s) % 12 - 6
-            distance = np.hypot(dx, dy) - 3.2
+            dx, dy = (canvas.x + s) % 16 - 8, (canvas.y + s) % 16 - 8
+            distance = np.hypot(dx, dy) - 4.4
         else:
             a, b = _wave(canvas.x + s, 16), _wave(canvas.y + 0 * s, 16)
             distance = np.where(np.minimum(a, b) > 0, -np.minimum(a, b), np.maximum(a, b))
@@ -158,8 +160,8 @@ def _landscape_object(
 
 def _draw_landscape(canvas: Canvas, f: dict[str, Array]) -> None:
     sky, ground = f["sky"].astype(int), f["ground"].astype(int)
-    horizon = _column(28 + 14 * f["horizon"])
-    light = _column(8 + 48 * f["light"])
+    horizon = _column(28 + 16 * f["horizon"])
+    light = _column(64 * f["light"])
     depth = np.clip(canvas.y / horizon, 0, 1)[:, None]
     top, low = SKY_TOP[sky][:, :, None, None], SKY_LOW[sky][:, :, None, None]
     canvas.rgb_B3HW[:] = top + (low - top) * depth
@@ -185,7 +187,7 @@ def _draw_landscape(canvas: Canvas, f: dict[str, Array]) -> None:
     hill = horizon - 3.5 * np.sin(2 * np.pi * (canvas.x / 64 + _column(f["hills"])))
     land = canvas.cover(hill - canvas.y)
     canvas.paint(land, GROUND[ground])
-    shift = _column(f["texture"] * 12)
+    shift = _column(f["texture"] * 16)
     below = canvas.y - hill
     for kind in range(4):
         rows = np.flatnonzero(ground == kind)
@@ -194,17 +196,17 @@ def _draw_landscape(canvas: Canvas, f: dict[str, Array]) -> None:
         s, d = shift[rows], below[rows]
         if kind == 0:
             marks = np.maximum(
-                np.abs((canvas.x + s + 6 * (canvas.y // 8 % 2)) % 12 - 6) - 1.2,
+                np.abs((canvas.x + s + 8 * (canvas.y // 8 % 2)) % 16 - 8) - 1.4,
                 np.abs(canvas.y % 8 - 4) - 2.5,
             )
         elif kind == 1:
-            marks = np.abs((d + 1.8 * np.sin((canvas.x + s) * np.pi / 6)) % 8 - 4) - 0.9
+            marks = np.abs((d + 1.8 * np.sin((canvas.x + s) * np.pi / 8)) % 8 - 4) - 0.9
         elif kind == 2:
-            marks = np.hypot((canvas.x + s) % 12 - 6, (canvas.y % 10 - 5) * 1.6) - 2.2
+            marks = np.hypot((canvas.x + s) % 16 - 8, (canvas.y % 8 - 4) * 1.6) - 2.6
         else:
             marks = np.maximum(
-                np.abs((canvas.x + s + 6 * (canvas.y // 7 % 2)) % 12 - 6) - 3.4,
-                np.abs(canvas.y % 7 - 3.5) - 0.9,
+                np.abs((canvas.x + s + 8 * (canvas.y // 8 % 2)) % 16 - 8) - 4.2,
+                np.abs(canvas.y % 8 - 4) - 1.0,
             )
         canvas.paint(canvas.cover(np.maximum(marks, 3 - d)), GROUND_MARK[ground[rows]], rows)
     for index, slot in enumerate(SLOTS):
@@ -213,7 +215,7 @@ def _draw_landscape(canvas: Canvas, f: dict[str, Array]) -> None:
             if not rows.size:
                 continue
             s = _column(0.8 + 0.4 * f[f"{slot}_size"][rows])
-            x = _column(11.5 + 20.5 * index + 8 * (f[f"{slot}_x"][rows] - 0.5))
+            x = _column(12 + 20 * index + 8 * (f[f"{slot}_x"][rows] - 0.5))
             base = horizon[rows] + 5 + 7 * s
             colour = NAMED[f[f"{slot}_colour"][rows].astype(int)]
             _landscape_object(canvas, rows, kind, x, base, s, colour)
@@ -224,13 +226,13 @@ def _draw_portrait(canvas: Canvas, f: dict[str, Array]) -> None:
     canvas.rgb_B3HW[:] = backdrop[:, :, None, None] * 0.9
     canvas.rgb_B3HW *= (1.1 - 0.25 * np.hypot(canvas.x - 32, canvas.y - 32) / 45)[:, None]
     s = _column(0.85 + 0.35 * f["size"])
-    x = _column(32 + 16 * (f["x"] - 0.5))
-    y = _column(29 + 8 * (f["y"] - 0.5))
+    x = _column(32 + 32 * (f["x"] - 0.5))
+    y = _column(29 + 16 * (f["y"] - 0.5))
     hair = HAIR[f["hair_colour"].astype(int)]
     shirt = NAMED[f["shirt"].astype(int)]
     skin = SKIN_LIGHT + f["skin"][:, None] * (SKIN_DARK - SKIN_LIGHT)
     style, wears, mouth = (f[name].astype(int) for name in ("hair", "wears", "mouth"))
-    strands = np.abs((canvas.x - x + _column(f["strands"] * 5)) % 5 - 2.5) - 0.8
+    strands = np.abs((canvas.x - x + _column(f["strands"] * 16 / 3)) % (16 / 3) - 8 / 3) - 0.85
 
     def paint_hair(distance: Array, rows: Array) -> None:
         cover = canvas.cover(distance)
@@ -260,7 +262,7 @@ def _draw_portrait(canvas: Canvas, f: dict[str, Array]) -> None:
     short = np.flatnonzero(style != 2)
     if short.size:
         paint_hair(crown[short], short)
-    gaze = _column(2.4 * (f["gaze"] - 0.5))
+    gaze = _column(4.8 * (f["gaze"] - 0.5))
     for side in (-1, 1):
         ex, ey = x + side * 4.4 * s, y - 0.5 * s
         canvas.paint(canvas.cover(_ellipse(canvas, ex, ey, 2.7 * s, 2.1 * s)), np.ones(3))
@@ -300,10 +302,10 @@ def _draw_text(canvas: Canvas, f: dict[str, Array]) -> None:
     board = NAMED[f["board"].astype(int)]
     canvas.rgb_B3HW[:] = board[:, :, None, None]
     _pattern(canvas, f["pattern"].astype(int), f["pattern_phase"], board)
-    cell = _column(2.5 + 0.55 * f["size"])
-    left = 32 - 8.5 * cell + _column(2 * (f["x"] - 0.5)) * (31 - 8.5 * cell)
-    top = _column(32 + 30 * (f["y"] - 0.5)) - 3.5 * cell
-    v = (canvas.y - top - _column(0.3 * (f["tilt"] - 0.5)) * (canvas.x - 32)) / cell + 0.5
+    cell = 16 / 6  # a letter and its gap are six cells
+    left = _column(9.3 + 32 * (f["x"] - 0.5))
+    top = _column(21 + 48 * (f["y"] - 0.5))
+    v = (canvas.y - top) / cell + 0.5
     ink = NAMED[f["ink"].astype(int)]
     for position in range(3):
         u = (canvas.x - left) / cell - 6 * position + 0.5
@@ -336,17 +338,17 @@ def _restyle(canvas: Canvas, style: Array, phase: Array) -> None:
         if kind == 1:  # sepia, with a band of leaked light somewhere
             grey = rgb[rows].mean(1, keepdims=True)
             tone = np.array([1.0, 0.8, 0.55], np.float32)[None, :, None, None]
-            band = np.exp(-(((canvas.x - 8 - 48 * p) / 7) ** 2))[:, None]
+            band = np.exp(-(((canvas.x - 64 * p) / 8) ** 2))[:, None]
             rgb[rows] = np.clip((0.12 + 0.85 * grey) * tone + 0.3 * band, 0, 1)
         elif kind == 2:
             rgb[rows] = 1 - rgb[rows]
         elif kind == 3:
             lines = np.minimum(
-                np.abs((canvas.x + 12 * p) % 12 - 6), np.abs((canvas.y + 12 * p) % 12 - 6)
+                np.abs((canvas.x + 16 * p) % 16 - 8), np.abs((canvas.y + 16 * p) % 16 - 8)
             )
             canvas.paint(canvas.cover(lines - 1.1) * 0.85, np.full(3, 0.12), rows)
         else:
-            lines = np.abs((canvas.x - canvas.y + 12 * p) % 12 - 6) * 0.7071 - 1.2
+            lines = np.abs((canvas.x - canvas.y + 16 * p) % 16 - 8) * 0.7071 - 1.4
             canvas.paint(canvas.cover(lines) * 0.75, np.ones(3), rows)
 
 

@@ -20,6 +20,7 @@ from flash_ray.miniature.scenes import (
     T2I_CATEGORIES,
     Scene,
     named_values,
+    random_numbers,
     random_scene,
 )
 
@@ -94,7 +95,7 @@ def _other(rng: np.random.Generator, count: int, *taken: float) -> int:
 
 
 def _redrawn(scene: Scene, names: tuple[str, ...], rng: np.random.Generator) -> Scene:
-    return scene.with_(**{name: float(rng.random()) for name in names})
+    return scene.with_(**random_numbers(scene.category, names, rng))
 
 
 def _set(category: str, source: Scene, factor: str, free: tuple[str, ...], rng) -> Edit:
@@ -159,7 +160,7 @@ def _text_edit(rng: np.random.Generator) -> Edit:
     if rng.integers(2):
         return _set("text", source, "ink", (), rng)
     letters = tuple(f"letter_{i}" for i in (1, 2, 3))
-    place = ("x", "y", "size", "tilt")
+    place = ("x", "y")
     target = _redrawn(source, place, rng)
     while target.word == source.word:
         target = target.with_(**{name: int(rng.integers(len(LETTERS))) for name in letters})
@@ -176,7 +177,7 @@ def _identity_edit(rng: np.random.Generator) -> Edit:
 
 def _style_edit(rng: np.random.Generator) -> Edit:
     source = random_scene(T2I_CATEGORIES[rng.integers(3)], rng)
-    target = source.with_(style=int(rng.integers(1, len(STYLES))), style_phase=float(rng.random()))
+    target = _redrawn(source, ("style_phase",), rng).with_(style=int(rng.integers(1, len(STYLES))))
     kept = _all_but(source.category, "style", "style_phase")
     return Edit("style", ("set", "style"), source, target, ("style",), kept)
 

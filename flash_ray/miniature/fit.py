@@ -1,7 +1,7 @@
 """Analysis by synthesis: finds the scene whose rendering is closest to a picture.
 
 A search starts from the nearest of many random scenes (and from given ones), tries every named
-value and grids of numbers at 16, then 32, then 64 pixels, and in between moves all numbers at once
+value and level at 16, then 32, then 64 pixels, and in between moves all numbers at once
 by damped least squares on finite differences of the renderer.
 """
 
@@ -15,7 +15,16 @@ from itertools import product
 import numpy as np
 
 from flash_ray.miniature.draw import draw, draw_factors
-from flash_ray.miniature.scenes import FACTORS, SLOTS, STYLES, Scene, named_values, random_scene
+from flash_ray.miniature.scenes import (
+    FACTORS,
+    SLOTS,
+    STYLES,
+    Scene,
+    levels,
+    named_values,
+    random_scene,
+    unstated,
+)
 
 Array = np.ndarray
 
@@ -43,21 +52,7 @@ class Fitted:
     rendering: Array
 
 
-@dataclass(frozen=True)
-class Grid:
-    """Values to try for a number: `count` over its range, or within `radius` of where it is."""
-
-    count: int
-    radius: float | None = None
-
-    def values(self, now: float) -> Array:
-        if self.radius is None:
-            return (np.arange(self.count) + 0.5) / self.count
-        return np.clip(now + np.linspace(-self.radius, self.radius, self.count), 0, 1)
-
-
-_EACH = None  # in a plan: try every named value
-_Step = dict[str, Grid | None]
+_Step = tuple[str, ...]  # the factors whose values are tried together
 
 
 @dataclass(frozen=True)
@@ -70,76 +65,54 @@ class _Stage:
 
 
 _LANDSCAPE: list[_Step] = [
-    {"horizon": Grid(5), "hills": Grid(8)},
-    {"sky": _EACH, "light": Grid(8)},
-    {"ground": _EACH, "texture": Grid(8)},
-    *({slot: _EACH, f"{slot}_colour": _EACH, f"{slot}_x": Grid(3)} for slot in SLOTS),
-    *({f"{slot}_x": Grid(3), f"{slot}_size": Grid(3)} for slot in SLOTS),
-    {"tint": Grid(5)},
+    ("horizon", "hills"),
+    ("sky", "light"),
+    ("ground", "texture"),
+    *((slot, f"{slot}_colour", f"{slot}_x") for slot in SLOTS),
+    *((f"{slot}_x", f"{slot}_size") for slot in SLOTS),
+    ("tint",),
 ]
 _PORTRAIT: list[_Step] = [
-    {"x": Grid(5), "y": Grid(3), "size": Grid(3)},
-    {"backdrop": _EACH, "shirt": _EACH},
-    {"hair": _EACH, "hair_colour": _EACH, "wears": _EACH},
-    {"skin": Grid(5), "tint": Grid(3)},
-    {"mouth": _EACH, "gaze": Grid(3)},
-    {"strands": Grid(8)},
+    ("x", "y", "size"),
+    ("backdrop", "shirt"),
+    ("hair", "hair_colour", "wears"),
+    ("skin", "tint"),
+    ("mouth", "gaze"),
+    ("strands",),
 ]
-_LETTERS: list[_Step] = [{f"letter_{i}": _EACH} for i in (1, 2, 3)]
-_PATTERN: _Step = {"pattern": _EACH, "pattern_phase": Grid(8)}
+_LETTERS: list[_Step] = [("letter_1",), ("letter_2",), ("letter_3",)]
+_TEXT: list[_Step] = [
+    ("board", "ink"),
+    ("pattern", "pattern_phase"),
+    ("x", "y"),
+    ("ink",),
+    ("board", "tint"),
+    *_LETTERS,
+    ("x", "y"),
+    *_LETTERS,
+    ("pattern", "pattern_phase"),
+]
+
+
+def _singly(*names: str) -> list[_Step]:
+    return [(name,) for name in names]
+
 
 # Every combination of the values of one step's factors is tried at once, step after step.
 _STAGES: dict[str, list[_Stage]] = {
     "landscape": [
         _Stage(16, 5, _LANDSCAPE),
         _Stage(32, 3, _LANDSCAPE),
-        _Stage(
-            64,
-            1,
-            [{name: _EACH} for name in ("sky", "ground", *SLOTS)]
-            + [{f"{slot}_colour": _EACH} for slot in SLOTS],
-        ),
+        _Stage(64, 1, _singly("sky", "ground", *SLOTS, *(f"{slot}_colour" for slot in SLOTS))),
     ],
     "portrait": [
         _Stage(16, 5, _PORTRAIT),
         _Stage(32, 3, _PORTRAIT),
-        _Stage(
-            64,
-            1,
-            [{n: _EACH} for n in ("backdrop", "hair_colour", "hair", "wears", "shirt", "mouth")],
-        ),
+        _Stage(64, 1, _singly("backdrop", "hair_colour", "hair", "wears", "shirt", "mouth")),
     ],
     "text": [  # letters are too thin for 16 pixels
-        _Stage(
-            32,
-            3,
-            [
-                {"board": _EACH, "ink": _EACH},
-                _PATTERN,
-                {"x": Grid(5), "y": Grid(7)},
-                {"ink": _EACH},
-                {"board": _EACH, "tint": Grid(3)},
-                *_LETTERS,
-                {"y": Grid(5, 0.15), "tilt": Grid(5)},
-                {"x": Grid(7, 0.4), "size": Grid(3)},
-                *_LETTERS,
-                _PATTERN,
-            ],
-        ),
-        _Stage(
-            32,
-            1,
-            [
-                {"x": Grid(5, 0.3), "y": Grid(5, 0.1)},
-                _PATTERN,
-                {"board": _EACH},
-                {"ink": _EACH},
-                *_LETTERS,
-                {"tilt": Grid(5), "size": Grid(3)},
-                *_LETTERS,
-            ],
-        ),
-        _Stage(64, 1, [{"pattern": _EACH}, {"board": _EACH}, {"ink": _EACH}, *_LETTERS]),
+        _Stage(32, 3, _TEXT),
+        _Stage(64, 1, [("pattern",), ("board",), ("ink",), *_LETTERS]),
     ],
 }
 
@@ -160,11 +133,9 @@ def observable_numbers(scene: Scene) -> list[str]:
 
 def is_periodic(scene: Scene, name: str) -> bool:
     """Whether 0 and 1 of a number give the same picture."""
-    if name == "pattern_phase":
-        return scene.value("pattern") != "checks"
     if name == "style_phase":
         return scene.value("style") != "sepia"
-    return name in ("texture", "hills", "strands")
+    return name in ("texture", "hills", "strands", "pattern_phase")
 
 
 def fit(
@@ -204,7 +175,7 @@ def _bank(category: str, style: str) -> tuple[list[Scene], Array]:
     """Random scenes of a style and their pictures at 16 pixels, `(n, 768)`."""
     rng = np.random.default_rng(20_260_101)
     scenes = [
-        random_scene(category, rng).with_(style=STYLES.index(style), style_phase=rng.random())
+        random_scene(category, rng).with_(style=STYLES.index(style))
         for _ in range(_BANK if style == "none" else _STYLED_BANK)
     ]
     chunks = [scenes[start : start + 250] for start in range(0, len(scenes), 250)]
@@ -267,7 +238,7 @@ class _Search:
     def _style_steps(self) -> list[_Step]:
         if tuple(self.styles) == ("none",):
             return []
-        return [{"style": _EACH, "style_phase": Grid(8)}]
+        return [("style", "style_phase")]
 
     def polished(
         self, scene: Scene, size: int, rounds: int, names: list[str] | None = None
@@ -310,16 +281,16 @@ class _Search:
 
     def _tried(self, scene: Scene, step: _Step, size: int) -> Scene:
         """The best of the scene itself and every combination of a step's values."""
-        choices = [self._values(scene, name, grid) for name, grid in step.items()]
+        choices = [self._values(name) for name in step]
         table_KN = np.array(list(product(*choices)))
         changes = dict(zip(step, table_KN.T, strict=True))
         changes = {name: np.append(values, scene.factors[name]) for name, values in changes.items()}
         best = int(self._errors(scene, changes, size).argmin())
         return scene.with_(**{name: float(values[best]) for name, values in changes.items()})
 
-    def _values(self, scene: Scene, name: str, grid: Grid | None) -> Iterable[float]:
-        if grid is not None:
-            return grid.values(scene.factors[name])
+    def _values(self, name: str) -> Iterable[float]:
+        if name in unstated(self.category):
+            return levels(self.category, name)
         named = named_values(self.category, name)
         return [named.index(v) for v in (self.styles if name == "style" else named)]
 

@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 from flash_ray.miniature.bench import Case
 from flash_ray.miniature.edits import Edit
 from flash_ray.miniature.fit import Fitted, distance_with, fit, is_periodic, observable_numbers
-from flash_ray.miniature.scenes import FACTORS, SLOTS, STYLES, Scene
+from flash_ray.miniature.scenes import FACTORS, SLOTS, STYLES, Scene, levels, unstated
 
 Array = np.ndarray
 
@@ -24,22 +24,9 @@ Array = np.ndarray
 # smallest part of a picture (a mouth) costs when wrong, and more than grey shades cost in sepia.
 SAME_SHARE, SAME_ERROR = 0.01, 2e-5
 
-# How far an unstated number may move and still count as kept: a change of about 2.5 pixels for
-# places, of 1 to 2.5 pixels for fine patterns, of 0.05 in a channel for colours.
-KEPT_WITHIN = {
-    "landscape": {
-        **{f"{slot}_x": 0.31 for slot in SLOTS},
-        **{f"{slot}_size": 0.4 for slot in SLOTS},
-        **{"horizon": 0.18, "hills": 0.1, "light": 0.06, "texture": 0.2, "tint": 0.25},
-    },
-    "portrait": {
-        **{"x": 0.16, "y": 0.31, "size": 0.3, "skin": 0.2},
-        **{"strands": 0.25, "gaze": 0.5, "tint": 0.25},
-    },
-    "text": {
-        **{"x": 0.17, "y": 0.09, "size": 0.3, "tilt": 0.3, "pattern_phase": 0.2, "tint": 0.25},
-    },
-}
+# How far hues may move and still count as kept, a change of 0.05 in a channel; any other number may
+# move by half the step between its levels.
+KEPT_HUES = {"tint": 0.25, "skin": 0.2}
 
 UNRELATED = 0.4  # weighted SSIM at and below which a picture has no quality left
 _FLAT = 0.05  # weight of flat regions, as a standard deviation
@@ -145,12 +132,11 @@ class _Reading:
     def stayed(self, source: Scene, name: str) -> bool:
         """Whether a stated or unstated factor is as it was, to the eye."""
         before, now = source.factors[name], self.scene.factors[name]
-        tolerance = KEPT_WITHIN[source.category].get(name)
-        if tolerance is not None:
+        if name in unstated(source.category):
             moved = abs(now - before)
             if is_periodic(source, name):
                 moved = min(moved, 1 - moved)
-            if moved <= tolerance:
+            if moved <= KEPT_HUES.get(name, 0.5 / len(levels(source.category, name))):
                 return True
         return self.holds(**{name: before})
 

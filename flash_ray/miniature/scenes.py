@@ -2,11 +2,13 @@
 
 A scene is a category and one value per factor. A *stated* factor can appear in a caption and is an
 index into named values; an *unstated* one is a number in [0, 1] that no caption mentions, so that
-one caption has many right pictures.
+one caption has many right pictures. The world draws such a number from a few evenly spaced levels,
+which a model of a few million parameters can learn to keep apart.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,21 +24,22 @@ STYLES = ("none", "sepia", "negative", "tiled", "hatched")
 
 @dataclass(frozen=True)
 class Factor:
-    """One degree of freedom; `values` is None for a number in [0, 1]."""
+    """One degree of freedom: named `values`, or None for a number, which has `levels`."""
 
     name: str
     values: tuple[str, ...] | None = None
+    levels: int | None = None
 
     @property
     def stated(self) -> bool:
         return self.values is not None
 
 
-def _numbers(*names: str) -> tuple[Factor, ...]:
-    return tuple(Factor(name) for name in names)
+def _numbers(**levels: int) -> tuple[Factor, ...]:
+    return tuple(Factor(name, levels=count) for name, count in levels.items())
 
 
-_STYLE = (Factor("style", STYLES), Factor("style_phase"))
+_STYLE = (Factor("style", STYLES), *_numbers(style_phase=2))
 
 FACTORS: dict[str, tuple[Factor, ...]] = {
     "landscape": (
@@ -48,10 +51,10 @@ FACTORS: dict[str, tuple[Factor, ...]] = {
             for factor in (
                 Factor(slot, ("none", "tree", "house", "tent", "flag")),
                 Factor(f"{slot}_colour", COLOURS),
-                *_numbers(f"{slot}_x", f"{slot}_size"),
+                *_numbers(**{f"{slot}_x": 2, f"{slot}_size": 2}),
             )
         ),
-        *_numbers("horizon", "hills", "light", "texture", "tint"),
+        *_numbers(horizon=2, hills=4, light=4, texture=2, tint=5),
         *_STYLE,
     ),
     "portrait": (
@@ -61,7 +64,7 @@ FACTORS: dict[str, tuple[Factor, ...]] = {
         Factor("wears", ("nothing", "glasses", "hat")),
         Factor("shirt", COLOURS),
         Factor("mouth", ("smile", "frown", "open")),
-        *_numbers("x", "y", "size", "skin", "strands", "gaze", "tint"),
+        *_numbers(x=2, y=2, size=2, skin=5, strands=2, gaze=2, tint=5),
         *_STYLE,
     ),
     "text": (
@@ -71,7 +74,7 @@ FACTORS: dict[str, tuple[Factor, ...]] = {
         Factor("ink", COLOURS),
         Factor("board", COLOURS),
         Factor("pattern", ("plain", "stripes", "dots", "checks")),
-        *_numbers("x", "y", "size", "tilt", "pattern_phase", "tint"),
+        *_numbers(x=2, y=3, pattern_phase=2, tint=5),
         *_STYLE,
     ),
 }
@@ -117,15 +120,32 @@ def unstated(category: str) -> list[str]:
     return [factor.name for factor in FACTORS[category] if not factor.stated]
 
 
+def levels(category: str, name: str) -> np.ndarray:
+    """The values in (0, 1) that the world gives an unstated factor, ascending, equally likely."""
+    count = next(factor.levels for factor in FACTORS[category] if factor.name == name)
+    if count is None:
+        raise ValueError(f"{category}.{name} has named values, not levels")
+    return (np.arange(count) + 0.5) / count
+
+
+def random_numbers(
+    category: str, names: Iterable[str], rng: np.random.Generator
+) -> dict[str, float]:
+    """A random level for each of some unstated factors."""
+    return {name: float(rng.choice(levels(category, name))) for name in names}
+
+
 def random_scene(category: str, rng: np.random.Generator) -> Scene:
     """A scene of a category: independent uniform factors, but for the few rules of the world.
 
     One to three objects stand in a landscape; ink and board of a sign differ; no style.
     """
     factors: dict[str, float] = {
-        factor.name: int(rng.integers(len(factor.values))) if factor.stated else float(rng.random())
+        factor.name: int(rng.integers(len(factor.values)))
         for factor in FACTORS[category]
+        if factor.stated
     }
+    factors |= random_numbers(category, unstated(category), rng)
     factors["style"] = 0
     if category == "landscape":
         filled = rng.permutation(3)[: rng.integers(1, 4)]

@@ -19,15 +19,16 @@ def test_true_samples_are_at_the_floor(category):
     assert abs(diversity_gap(table)) < 0.01
 
 
-def test_collapsed_samples_are_far_from_uniform():
+def test_collapsed_samples_are_far_from_the_truth():
     scenes = [scene.with_(x=0.5) for scene in _scenes("portrait", 50)]
     table = diversity("portrait", scenes)
-    assert table["x"]["distance"] == pytest.approx(0.25, abs=0.001)  # mean of |u - 1/2|
+    assert table["x"]["distance"] == pytest.approx(2 / 9, abs=0.001)  # mean of |level - 1/2|
     assert table["y"]["distance"] < 0.12
 
 
 def test_the_floor_falls_with_the_root_of_the_count():
-    assert floor(100) / floor(400) == pytest.approx(2, rel=0.1)
+    true = (0.25, 0.75)
+    assert floor(100, true) / floor(400, true) == pytest.approx(2, rel=0.1)
 
 
 def test_what_does_not_show_is_left_out():
