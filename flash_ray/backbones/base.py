@@ -163,9 +163,14 @@ class Prefix:
     They do not depend on t: the first `Backbone.velocity` call that gets the prefix fills it,
     later calls reuse it. Make a new one for each batch, each of positive and negative condition,
     and after every change of the weights.
+
+    Args:
+        graph: keep the way back to the weights, for several calls before one backward pass. A
+            prefix without it is not used while gradients are on.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, graph: bool = False) -> None:
+        self.graph = graph
         self.store: Any = None
 
 

@@ -134,8 +134,8 @@ class QwenImage21:
 
         Args:
             transformer: a `QwenImage21Transformer2DModel` or a DeepSpeed engine around one.
-            prefix: filled by the first call and reused by later ones. Not used while gradients are
-                on: a stored prefix would cut them off from the keys and values of the text.
+            prefix: filled by the first call and reused by later ones. While gradients are on, only
+                one with `graph` is: another would cut them off from the text's keys and values.
         """
         module = getattr(transformer, "module", transformer)
         condition = condition.to(x_BNC.device, module.dtype)
@@ -145,7 +145,9 @@ class QwenImage21:
         batch, tokens, _ = x_BNC.shape
         # One slot for 2x2 latent tokens; the target's slots follow the text.
         target_slots = condition.slots_BL.new_ones(batch, tokens // 4)
-        cache, mode = (None, None) if torch.is_grad_enabled() else _cache(module, prefix)
+        if prefix and torch.is_grad_enabled() and not prefix.graph:
+            prefix = None
+        cache, mode = _cache(module, prefix)
         out_BNC = transformer(
             hidden_states=hidden_BNC,
             timestep=t_B,

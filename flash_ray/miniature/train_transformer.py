@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from flash_ray.backbones.base import Condition, Layout
+from flash_ray.backbones.base import Condition, Layout, Prefix
 from flash_ray.backbones.qwen_image_21 import QwenImage21
 from flash_ray.distill.flow import interpolate
 from flash_ray.distill.losses import flow_matching_loss
@@ -18,6 +18,7 @@ from flash_ray.miniature.training import Journal, cosine_lr, resumable
 log = logging.getLogger(__name__)
 LAYOUTS = {"t2i": Layout("t2i", 64, 64), "edit": Layout("edit", 64, 64, ((64, 64),))}
 EMA = 0.998
+NOISINGS = 2  # of each picture in a step: its text, the longer part, is then paid once
 
 
 class Average(torch.nn.Module):
@@ -71,12 +72,8 @@ def train_transformer(
         for group in optimiser.param_groups:
             group["lr"] = cosine_lr(step, steps, peak_lr)
         task = ("t2i", "edit")[step % 2]
-        x_BNC, condition = batch_of(examples[task], task, batch)
-        eps_BNC, t_B = torch.randn_like(x_BNC), torch.rand(batch)
-        # So few tokens take the fused attention kernel of CPUs longer than plain products.
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16), sdpa_kernel(SDPBackend.MATH):
-            v_BNC = backbone.velocity(transformer, interpolate(x_BNC, eps_BNC, t_B), t_B, condition)
-        loss = flow_matching_loss(v_BNC, x_BNC, eps_BNC)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = _loss(backbone, *batch_of(examples[task], task, batch))
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
@@ -85,3 +82,17 @@ def train_transformer(
         journal.add(step, **{f"loss_{task}": 2 * loss.item()})
     transformer.load_state_dict(average.state_dict())
     transformer.requires_grad_(False).eval()
+
+
+def _loss(backbone: QwenImage21, x_BNC: Tensor, condition: Condition) -> Tensor:
+    """The flow-matching loss, over several noisings of each picture behind one pass of the text."""
+    prefix = Prefix(graph=True)
+    losses = []
+    # So few tokens take the fused attention kernel of CPUs longer than plain products.
+    with sdpa_kernel(SDPBackend.MATH):
+        for _ in range(NOISINGS):
+            eps_BNC, t_B = torch.randn_like(x_BNC), torch.rand(len(x_BNC))
+            z_BNC = interpolate(x_BNC, eps_BNC, t_B)
+            v_BNC = backbone.velocity(backbone.transformer, z_BNC, t_B, condition, prefix)
+            losses.append(flow_matching_loss(v_BNC, x_BNC, eps_BNC))
+    return torch.stack(losses).mean()

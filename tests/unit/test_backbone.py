@@ -137,6 +137,23 @@ def test_prefix_is_not_used_while_gradients_are_on(backbone, t2i):
     torch.testing.assert_close(grads[0], grads[1])
 
 
+def test_a_prefix_with_its_graph_gives_the_same_gradients(backbone, t2i):
+    grads = []
+    for prefix in (None, Prefix(graph=True)):
+        transformer = backbone.copy_transformer()
+        loss = 0.0
+        for seed, t in enumerate((0.2, 0.7)):
+            t_B = torch.full((3,), t)
+            v = backbone.velocity(transformer, noise(3, seed), t_B, t2i.positive, prefix)
+            loss = loss + v.square().mean()
+        loss.backward()
+        grads.append([value.grad for value in transformer.parameters()])
+    assert prefix.store is not None
+    for plain, cached in zip(*grads, strict=True):
+        assert plain.abs().max() > 0
+        torch.testing.assert_close(cached, plain, atol=1e-6, rtol=1e-3)
+
+
 @torch.no_grad()
 def test_velocity_works_through_an_engine_and_in_bf16(backbone, t2i):
     class Engine(torch.nn.Module):  # as DeepSpeedEngine: `module` inside, `config` of its own
