@@ -22,7 +22,7 @@ def test_true_samples_are_at_the_floor(category):
 def test_collapsed_samples_are_far_from_the_truth():
     scenes = [scene.with_(x=0.5) for scene in _scenes("portrait", 50)]
     table = diversity("portrait", scenes)
-    assert table["x"]["distance"] == pytest.approx(2 / 9, abs=0.001)  # mean of |level - 1/2|
+    assert table["x"]["distance"] == pytest.approx(0.25, abs=0.001)  # mean of |level - 1/2|
     assert table["y"]["distance"] < 0.12
 
 
@@ -33,7 +33,7 @@ def test_the_floor_falls_with_the_root_of_the_count():
 
 def test_what_does_not_show_is_left_out():
     plain = [scene.with_(pattern=0) for scene in _scenes("text", 20)]
-    assert set(diversity("text", plain)) == {"x", "y", "size", "tilt", "tint"}
+    assert set(diversity("text", plain)) == {"x", "y", "tint"}
     empty = [scene.with_(left=0) for scene in _scenes("landscape", 20)]
     assert not {"left_x", "left_size", "style_phase"} & set(diversity("landscape", empty))
     assert diversity("portrait", empty) == {} and diversity_gap({}) is None
