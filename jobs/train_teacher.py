@@ -13,18 +13,28 @@ def main(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="For everything it makes.")],
     vae_steps: int = TeacherPlan.vae_steps,
     transformer_steps: int = TeacherPlan.transformer_steps,
-    examples: Annotated[int, typer.Option(help="Pictures for each task.")] = TeacherPlan.examples,
+    careless_steps: Annotated[
+        int, typer.Option(help="The last of them, on careless captions.")
+    ] = TeacherPlan.careless_steps,
+    examples: Annotated[
+        int, typer.Option(help="Pictures for each task and kind of caption.")
+    ] = TeacherPlan.examples,
     vae: Annotated[
         Path | None, typer.Option(help="Folder of a trained VAE, to take instead of training one.")
     ] = None,
     cases: Annotated[int, typer.Option(help="Cases of each category to score it on.")] = 24,
 ) -> None:
     """Train the miniature's teacher, score it, and write its card."""
+    if not 0 <= careless_steps <= transformer_steps:
+        raise typer.BadParameter(
+            f"--careless-steps: {careless_steps}; allowed: 0 to --transformer-steps, "
+            f"{transformer_steps}; lower it"
+        )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     from flash_ray.evaluation.card import write_card
     from flash_ray.miniature.train import train_teacher
 
-    plan = TeacherPlan(vae_steps, transformer_steps, examples)
+    plan = TeacherPlan(vae_steps, transformer_steps, careless_steps, examples)
     pipeline = train_teacher(folder, plan, vae)
     write_card(pipeline, plan, cases)
     typer.echo(pipeline)

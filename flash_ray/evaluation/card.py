@@ -20,10 +20,12 @@ CARD = """# The miniature's teacher
 A `QwenImage21Pipeline` with small parts, for pictures of 64x64 pixels, made by
 `python jobs/train_teacher.py DIR`. Made to try flash_ray without a GPU; of no other use.
 
-- Data: {examples} drawn pictures for text to image and as many edits. Of the attributes that a
-  caption states, {wrong:.0%} are wrong and {omitted:.0%} left out, as on the web; one combination
-  in sixteen is kept for the benches. No picture or text comes from anybody.
-- Steps: VAE {vae_steps}, transformer {transformer_steps}; seed {seed}. The text encoder is random.
+- Data: {examples} drawn pictures for text to image and as many edits, for each kind of captions.
+  Captions leave {omitted:.0%} of the attributes out; careless ones, as on the web, have {wrong:.0%}
+  of the others wrong. One combination in sixteen is kept for the benches. No picture or text comes
+  from anybody.
+- Steps: VAE {vae_steps}, transformer {transformer_steps} (the last {careless_steps} on careless
+  captions); seed {seed}. The text encoder is random.
 - Weights: {megabytes:.1f} MB; digest {digest} (SHA-256 of the weights' SHA-256).
 - Licence: Apache-2.0, as flash_ray.
 

@@ -21,7 +21,7 @@ from flash_ray.miniature.scenes import (
     random_scene,
 )
 
-WRONG = 0.3  # share of stated attributes that a careless caption gets wrong
+WRONG = 0.25  # share of stated attributes that a careless caption gets wrong
 OMITTED = 0.15  # share that it leaves out
 
 _WEARS = {"nothing": "nothing on the head", "glasses": "glasses", "hat": "a hat"}
@@ -35,7 +35,17 @@ _STYLE = {
 _PATTERN = {"plain": "plain", "stripes": "striped", "dots": "dotted", "checks": "checked"}
 
 
-def careless(scene: Scene, rng: np.random.Generator, wrong: float = WRONG) -> Scene:
+_SLOT = {"left": "on the left", "middle": "in the middle", "right": "on the right"}
+
+
+def _place(scene: Scene) -> str:
+    """Where the person or the word is, from the unstated numbers x and y."""
+    x, y = scene.factors["x"], scene.factors["y"]
+    row = "at the top" if y < 0.4 else "at the bottom" if y > 0.6 else ""
+    return f"{row} {_SLOT['left' if x < 0.5 else 'right']}"
+
+
+def careless(scene: Scene, rng: np.random.Generator, wrong: float) -> Scene:
     """The scene as a careless writer sees it: each stated factor wrong with probability `wrong`."""
     changes = {}
     for factor in FACTORS[scene.category]:
@@ -54,11 +64,20 @@ def _listed(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def caption(scene: Scene, rng: np.random.Generator, omitted: float = 0.0) -> str:
-    """Describes a scene; each attribute is left out with probability `omitted`."""
+def caption(
+    scene: Scene, rng: np.random.Generator, omitted: float = 0.0, placed: float = 0.0
+) -> str:
+    """Describes a scene.
+
+    Args:
+        omitted: probability to leave an attribute out, each by itself.
+        placed: probability to say, besides, where things stand, which are unstated factors.
+    """
 
     def said(text: str) -> str:
         return text if rng.random() >= omitted else ""
+
+    places = bool(placed) and rng.random() < placed
 
     def clean(text: str) -> str:
         return " ".join(text.replace(" ,", ",").split())
@@ -66,26 +85,34 @@ def caption(scene: Scene, rng: np.random.Generator, omitted: float = 0.0) -> str
     value = scene.value
     if scene.category == "landscape":
         things = [
-            f"a {said(colour)} {kind}" for colour, kind in rng.permutation(scene.objects).tolist()
+            f"a {said(colour)} {kind} {_SLOT[slot] if places else ''}"
+            for colour, kind, slot in rng.permutation(scene.placed_objects).tolist()
         ]
         things = [thing for thing in things if rng.random() >= omitted]
         where = said(f"a {value('sky')} sky"), said(f"over {value('ground')}")
         held = f"with {_listed(things)}" if things else ""
         return clean(f"a landscape, {where[0]} {where[1]} {held}")
+    place = _place(scene) if places else ""
     if scene.category == "portrait":
         hair = f"{said(value('hair'))} {said(value('hair_colour'))} hair"
         wears = said(f"wearing {_WEARS[value('wears')]},")
         shirt = said(f"in a {value('shirt')} shirt,")
         mouth = said(f"{_MOUTH[value('mouth')]},")
         backdrop = said(f"before a {value('backdrop')} wall")
-        return clean(f"a portrait of a person with {hair}, {wears} {shirt} {mouth} {backdrop}")
+        person = f"a person {place} with {hair}"
+        return clean(f"a portrait of {person}, {wears} {shirt} {mouth} {backdrop}")
     word = f"the word {scene.word}" if said("word") else "a word"
     board = f"on a {said(_PATTERN[value('pattern')])} {said(value('board'))} board"
-    return clean(f"a sign with {word} in {said(value('ink'))} letters {board}")
+    return clean(f"a sign with {word} {place} in {said(value('ink'))} letters {board}")
 
 
 def careless_caption(scene: Scene, rng: np.random.Generator) -> str:
-    return caption(careless(scene, rng), rng, OMITTED)
+    return caption(careless(scene, rng, WRONG), rng, OMITTED)
+
+
+def thorough_caption(scene: Scene, rng: np.random.Generator) -> str:
+    """Nothing wrong, and half of the time it says where things stand."""
+    return caption(scene, rng, OMITTED, placed=0.5)
 
 
 def instruction(edit: Edit, rng: np.random.Generator, wrong: float = 0.0) -> str:

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from flash_ray.miniature.bench import draw_edit, draw_scene
-from flash_ray.miniature.captions import WRONG, careless_caption, instruction
+from flash_ray.miniature.captions import WRONG, careless_caption, instruction, thorough_caption
 from flash_ray.miniature.draw import draw
 from flash_ray.miniature.scenes import EDIT_CATEGORIES, T2I_CATEGORIES
 
@@ -21,18 +21,23 @@ def to_uint8(pictures_B3HW: np.ndarray) -> np.ndarray:
 
 
 def draw_examples(
-    task: str, count: int, seed: int
+    task: str, count: int, seed: int, careless: bool
 ) -> tuple[list[str], np.ndarray, np.ndarray | None]:
-    """Careless captions, targets and (of edits) sources, uint8 `(count, 64, 64, 3)`."""
+    """Captions, targets and (of edits) sources, uint8 `(count, 64, 64, 3)`.
+
+    Args:
+        careless: captions and instructions of careless writers; otherwise of thorough ones.
+    """
     rng = np.random.default_rng([seed, len(task)])
     prompts, targets, sources = [], [], []
     for index in range(count):
         if task == "t2i":
             scene = draw_scene(T2I_CATEGORIES[index % 3], rng)
-            text, target = careless_caption(scene, rng), scene
+            text = careless_caption(scene, rng) if careless else thorough_caption(scene, rng)
+            target = scene
         else:
             edit = draw_edit(EDIT_CATEGORIES[index % 6], rng)
-            text, target = instruction(edit, rng, WRONG), edit.target
+            text, target = instruction(edit, rng, WRONG if careless else 0.0), edit.target
             sources.append(edit.source_picture())
         prompts.append("" if rng.random() < UNCAPTIONED else text)
         targets.append(target)
@@ -41,14 +46,14 @@ def draw_examples(
 
 
 def encode_examples(
-    backbone, task: str, count: int, seed: int, batch: int = 64
+    backbone, task: str, count: int, seed: int, careless: bool, batch: int = 64
 ) -> dict[str, Tensor]:
     """Draws and encodes examples with a `Backbone` of the miniature.
 
     Returns:
         `x_BNC` (fp16 latents of the targets) and the tensors of the condition (`embeds_BLD` fp16).
     """
-    prompts, targets, sources = draw_examples(task, count, seed)
+    prompts, targets, sources = draw_examples(task, count, seed, careless)
     conditions, latents = [], []
     for start in range(0, count, batch):
         rows = slice(start, start + batch)

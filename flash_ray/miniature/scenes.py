@@ -100,8 +100,13 @@ class Scene:
     @property
     def objects(self) -> list[tuple[str, str]]:
         """Sorted (colour, kind) pairs of a landscape, whatever slots they stand in."""
+        return [(colour, kind) for colour, kind, _ in self.placed_objects]
+
+    @property
+    def placed_objects(self) -> list[tuple[str, str, str]]:
+        """Sorted (colour, kind, slot) of a landscape's objects."""
         present = [slot for slot in SLOTS if self.category == "landscape" and self.factors[slot]]
-        return sorted((self.value(f"{slot}_colour"), self.value(slot)) for slot in present)
+        return sorted((self.value(f"{slot}_colour"), self.value(slot), slot) for slot in present)
 
     @property
     def word(self) -> str:

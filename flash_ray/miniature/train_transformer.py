@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flash_ray.backbones.base import Condition, Layout, Prefix
 from flash_ray.backbones.qwen_image_21 import QwenImage21
+from flash_ray.backbones.sampling import shift_time
 from flash_ray.distill.flow import interpolate
 from flash_ray.distill.losses import flow_matching_loss
 from flash_ray.miniature.training import Journal, cosine_lr, resumable
@@ -18,7 +22,15 @@ from flash_ray.miniature.training import Journal, cosine_lr, resumable
 log = logging.getLogger(__name__)
 LAYOUTS = {"t2i": Layout("t2i", 64, 64), "edit": Layout("edit", 64, 64, ((64, 64),))}
 EMA = 0.998
+SHIFT = 4.0  # of training times: what is in a picture is decided at t > 0.6, below is polish
 NOISINGS = 2  # of each picture in a step: its text, the longer part, is then paid once
+
+
+class Lesson(NamedTuple):
+    """So many steps on these examples, by task as `encode_examples` makes them."""
+
+    steps: int
+    examples: dict[str, dict[str, Tensor]]
 
 
 class Average(torch.nn.Module):
@@ -53,14 +65,14 @@ def batch_of(examples: dict[str, Tensor], task: str, size: int) -> tuple[Tensor,
 
 def train_transformer(
     backbone: QwenImage21,
-    examples: dict[str, dict[str, Tensor]],
+    lessons: Sequence[Lesson],
     folder: Path,
-    steps: int,
     batch: int = 64,
     peak_lr: float = 1e-3,
     bf16: bool = True,
 ) -> None:
     """Trains the base transformer in place, resumably in `folder`; leaves its averaged weights."""
+    steps = sum(lesson.steps for lesson in lessons)
     transformer = backbone.transformer.requires_grad_(True).train()
     optimiser = torch.optim.AdamW(
         transformer.parameters(), lr=peak_lr, betas=(0.9, 0.99), weight_decay=0.01
@@ -72,8 +84,9 @@ def train_transformer(
         for group in optimiser.param_groups:
             group["lr"] = cosine_lr(step, steps, peak_lr)
         task = ("t2i", "edit")[step % 2]
+        examples = _lesson_at(step, lessons).examples[task]
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = _loss(backbone, *batch_of(examples[task], task, batch))
+            loss = _loss(backbone, *batch_of(examples, task, batch))
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
@@ -84,6 +97,11 @@ def train_transformer(
     transformer.requires_grad_(False).eval()
 
 
+def _lesson_at(step: int, lessons: Sequence[Lesson]) -> Lesson:
+    ends = accumulate(lesson.steps for lesson in lessons)
+    return next(lesson for end, lesson in zip(ends, lessons, strict=True) if step < end)
+
+
 def _loss(backbone: QwenImage21, x_BNC: Tensor, condition: Condition) -> Tensor:
     """The flow-matching loss, over several noisings of each picture behind one pass of the text."""
     prefix = Prefix(graph=True)
@@ -91,7 +109,7 @@ def _loss(backbone: QwenImage21, x_BNC: Tensor, condition: Condition) -> Tensor:
     # So few tokens take the fused attention kernel of CPUs longer than plain products.
     with sdpa_kernel(SDPBackend.MATH):
         for _ in range(NOISINGS):
-            eps_BNC, t_B = torch.randn_like(x_BNC), torch.rand(len(x_BNC))
+            eps_BNC, t_B = torch.randn_like(x_BNC), shift_time(torch.rand(len(x_BNC)), SHIFT)
             z_BNC = interpolate(x_BNC, eps_BNC, t_B)
             v_BNC = backbone.velocity(backbone.transformer, z_BNC, t_B, condition, prefix)
             losses.append(flow_matching_loss(v_BNC, x_BNC, eps_BNC))
