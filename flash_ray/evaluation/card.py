@@ -21,9 +21,9 @@ A `QwenImage21Pipeline` with small parts, for pictures of 64x64 pixels, made by
 `python jobs/train_teacher.py DIR`. Made to try flash_ray without a GPU; of no other use.
 
 - Data: {examples} drawn pictures for text to image and as many edits, for each kind of captions.
-  Captions leave {omitted:.0%} of the attributes out; careless ones, as on the web, have {wrong:.0%}
-  of the others wrong. One combination in sixteen is kept for the benches. No picture or text comes
-  from anybody.
+  Captions leave {omitted:.0%} of the attributes out. Careless ones, as on the web, state
+  {wrong_t2i:.0%} of the others wrongly, careless instructions {wrong_edit:.0%}. One combination in
+  sixteen is kept for the benches. No picture or text comes from anybody.
 - Steps: VAE {vae_steps}, transformer {transformer_steps} (the last {careless_steps} on careless
   captions); seed {seed}. The text encoder is random.
 - Weights: {megabytes:.1f} MB; digest {digest} (SHA-256 of the weights' SHA-256).
@@ -60,7 +60,8 @@ def write_card(pipeline: Path, plan: TeacherPlan, per_category: int) -> None:
     digests = json.dumps({name: file.sha256 for name, file in weights.items()}, sort_keys=True)
     text = CARD.format(
         **asdict(plan),
-        wrong=WRONG,
+        wrong_t2i=WRONG["t2i"],
+        wrong_edit=WRONG["edit"],
         omitted=OMITTED,
         megabytes=sum(file.bytes for file in weights.values()) / 1e6,
         digest=hashlib.sha256(digests.encode()).hexdigest()[:16],

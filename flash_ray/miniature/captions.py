@@ -21,8 +21,8 @@ from flash_ray.miniature.scenes import (
     random_scene,
 )
 
-WRONG = 0.25  # share of stated attributes that a careless caption gets wrong
-OMITTED = 0.15  # share that it leaves out
+WRONG = {"t2i": 0.2, "edit": 0.35}  # share of what careless captions, instructions state wrongly
+OMITTED = 0.15  # share of attributes that captions leave out
 
 _WEARS = {"nothing": "nothing on the head", "glasses": "glasses", "hat": "a hat"}
 _MOUTH = {"smile": "smiling", "frown": "frowning", "open": "with an open mouth"}
@@ -107,7 +107,7 @@ def caption(
 
 
 def careless_caption(scene: Scene, rng: np.random.Generator) -> str:
-    return caption(careless(scene, rng, WRONG), rng, OMITTED)
+    return caption(careless(scene, rng, WRONG["t2i"]), rng, OMITTED)
 
 
 def thorough_caption(scene: Scene, rng: np.random.Generator) -> str:

@@ -37,7 +37,7 @@ def draw_examples(
             target = scene
         else:
             edit = draw_edit(EDIT_CATEGORIES[index % 6], rng)
-            text, target = instruction(edit, rng, WRONG if careless else 0.0), edit.target
+            text, target = instruction(edit, rng, WRONG[task] if careless else 0.0), edit.target
             sources.append(edit.source_picture())
         prompts.append("" if rng.random() < UNCAPTIONED else text)
         targets.append(target)

@@ -36,8 +36,8 @@ class TeacherPlan:
     """
 
     vae_steps: int = 15_000
-    transformer_steps: int = 16_000
-    careless_steps: int = 2500
+    transformer_steps: int = 17_500
+    careless_steps: int = 2000
     examples: int = 32_000
     seed: int = 0
     bf16: bool = True
