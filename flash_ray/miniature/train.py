@@ -36,9 +36,9 @@ class TeacherPlan:
     """
 
     vae_steps: int = 15_000
-    transformer_steps: int = 17_500
-    careless_steps: int = 2000
-    examples: int = 32_000
+    transformer_steps: int = 24_000
+    careless_steps: int = 3000
+    examples: int = 36_000
     seed: int = 0
     bf16: bool = True
 

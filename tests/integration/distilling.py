@@ -64,6 +64,7 @@ def small_recipe(base: Path, *overrides: str) -> Recipe:
         "runtime.workers=1",
         "runtime.micro_batch=4",
         "optimisation.updates=4",
+        "optimisation.precision=fp32",
         "teaching.placement=in_process",
         "teachers.0.guidance=2.0",
         "runtime.checkpoint_every=0",
