@@ -1,7 +1,9 @@
 """Edits of the miniature world: a source picture, an instruction, the scene it asks for.
 
-An edit says which stated factors it changes, which factors have to stay, and leaves the rest free:
-as with real pictures, one instruction has many right answers.
+An edit says which stated factors it changes, which factors have to stay, and leaves the rest free.
+Restoring a picture and giving it a style keep its layout. All other edits ask for another
+photograph, as the pairs that are found on the web: what captions state stays, who the person is
+too, and the rest is drawn anew, so that one instruction has many right answers.
 """
 
 from __future__ import annotations
@@ -22,10 +24,10 @@ from flash_ray.miniature.scenes import (
     named_values,
     random_numbers,
     random_scene,
+    unstated,
 )
 
 DEGRADATIONS = ("blurred", "noisy", "faded", "scratched")
-_POSE = ("x", "y", "size", "gaze", "tint")
 
 
 @dataclass(frozen=True)
@@ -67,21 +69,19 @@ def degrade(picture_3HW: np.ndarray, kind: str, seed: int) -> np.ndarray:
     if kind == "blurred":
         from scipy.ndimage import gaussian_filter
 
-        return gaussian_filter(picture_3HW, (0, 1.8, 1.8), mode="nearest")
+        return gaussian_filter(picture_3HW, (0, 2.6, 2.6), mode="nearest")
     if kind == "noisy":
-        return np.clip(picture_3HW + rng.normal(0, 0.16, picture_3HW.shape), 0, 1).astype(
-            np.float32
-        )
+        return np.clip(picture_3HW + rng.normal(0, 0.3, picture_3HW.shape), 0, 1).astype(np.float32)
     if kind == "faded":
-        return (0.62 + 0.26 * (picture_3HW - 0.5)).astype(np.float32)
+        return (0.62 + 0.12 * (picture_3HW - 0.5)).astype(np.float32)
     if kind != "scratched":
         raise ValueError(f"degradation {kind!r}: allowed are {', '.join(DEGRADATIONS)}")
     spoilt = picture_3HW.copy()
     rows = np.arange(size)
-    for _ in range(5):
-        columns = np.clip(rng.uniform(0, size) + np.cumsum(rng.normal(0, 0.5, size)), 0, size - 2)
-        spoilt[:, rows, columns.astype(int)] = 0.95
-        spoilt[:, rows, columns.astype(int) + 1] = 0.95
+    for _ in range(7):
+        columns = np.clip(rng.uniform(0, size) + np.cumsum(rng.normal(0, 0.5, size)), 0, size - 3)
+        for offset in range(3):
+            spoilt[:, rows, columns.astype(int) + offset] = 0.95
     return spoilt
 
 
@@ -94,30 +94,35 @@ def _other(rng: np.random.Generator, count: int, *taken: float) -> int:
     return int(rng.choice([i for i in range(count) if i not in taken]))
 
 
-def _redrawn(scene: Scene, names: tuple[str, ...], rng: np.random.Generator) -> Scene:
-    return scene.with_(**random_numbers(scene.category, names, rng))
+def _free(category: str) -> tuple[str, ...]:
+    """Factors that may differ between two photographs of the same thing."""
+    return tuple(name for name in unstated(category) if name not in ("skin", "style_phase"))
 
 
-def _set(category: str, source: Scene, factor: str, free: tuple[str, ...], rng) -> Edit:
-    """Changes one stated factor and draws the `free` ones anew."""
+def _another(scene: Scene, rng: np.random.Generator) -> Scene:
+    """Another photograph of the same thing."""
+    return scene.with_(**random_numbers(scene.category, _free(scene.category), rng))
+
+
+def _set(category: str, source: Scene, factor: str, rng: np.random.Generator) -> Edit:
+    """Another photograph, with one stated factor changed."""
     count = len(named_values(source.category, factor))
     taken = [source.factors[factor]]
     if source.category == "text" and factor in ("ink", "board"):  # must stay apart
         taken = [source.factors["ink"], source.factors["board"]]
-    target = _redrawn(source, free, rng).with_(**{factor: _other(rng, count, *taken)})
-    kept = _all_but(source.category, factor, *free)
+    target = _another(source, rng).with_(**{factor: _other(rng, count, *taken)})
+    kept = _all_but(source.category, factor, *_free(source.category))
     return Edit(category, ("set", factor), source, target, (factor,), kept)
 
 
 def _scene_edit(rng: np.random.Generator) -> Edit:
     source = random_scene(T2I_CATEGORIES[rng.integers(3)], rng)
-    if source.category == "landscape":
-        factor = ("sky", "ground")[rng.integers(2)]
-        return _set("scene", source, factor, ("horizon", "hills", "light", "texture", "tint"), rng)
-    if source.category == "portrait":
-        return _set("scene", source, "backdrop", ("tint",), rng)
-    factor = ("board", "pattern")[rng.integers(2)]
-    return _set("scene", source, factor, ("pattern_phase", "tint"), rng)
+    surroundings = {
+        "landscape": ("sky", "ground"),
+        "portrait": ("backdrop",),
+        "text": ("board", "pattern"),
+    }[source.category]
+    return _set("scene", source, str(rng.choice(surroundings)), rng)
 
 
 def _enhancement_edit(rng: np.random.Generator) -> Edit:
@@ -138,46 +143,44 @@ def _object_edit(rng: np.random.Generator) -> Edit:
         else ("remove", "recolour")[rng.integers(2)]
     )
     slot = str(rng.choice(empty if operation == "add" else filled))
-    own = (slot, f"{slot}_colour", f"{slot}_x", f"{slot}_size")
+    colour, free = f"{slot}_colour", _free("landscape")
+    target = _another(source, rng)
     if operation == "add":
-        new = {slot: int(rng.integers(1, 5)), f"{slot}_colour": int(rng.integers(len(COLOURS)))}
-        target = _redrawn(source, own[2:], rng).with_(**new)
+        new = {slot: int(rng.integers(1, 5)), colour: int(rng.integers(len(COLOURS)))}
         # The new object may stand in any free slot, so no empty slot has to stay as it is.
-        loose = [n for s in empty for n in (s, f"{s}_colour", f"{s}_x", f"{s}_size")]
-        kept, changed = _all_but("landscape", *loose), (slot, f"{slot}_colour")
+        loose = [name for empty_slot in empty for name in (empty_slot, f"{empty_slot}_colour")]
+        changed, kept = (slot, colour), _all_but("landscape", *loose, *free)
     elif operation == "remove":
-        target, changed = source.with_(**{slot: 0}), (slot,)
-        kept = _all_but("landscape", *own)
+        new, changed = {slot: 0}, (slot,)
+        kept = _all_but("landscape", slot, colour, *free)
     else:
-        colour = f"{slot}_colour"
-        target = source.with_(**{colour: _other(rng, len(COLOURS), source.factors[colour])})
-        changed, kept = (colour,), _all_but("landscape", colour)
-    return Edit("object", (operation, slot), source, target, changed, kept)
+        new, changed = {colour: _other(rng, len(COLOURS), source.factors[colour])}, (colour,)
+        kept = _all_but("landscape", colour, *free)
+    return Edit("object", (operation, slot), source, target.with_(**new), changed, kept)
 
 
 def _text_edit(rng: np.random.Generator) -> Edit:
     source = random_scene("text", rng)
     if rng.integers(2):
-        return _set("text", source, "ink", (), rng)
+        return _set("text", source, "ink", rng)
     letters = tuple(f"letter_{i}" for i in (1, 2, 3))
-    place = ("x", "y")
-    target = _redrawn(source, place, rng)
+    target = _another(source, rng)
     while target.word == source.word:
         target = target.with_(**{name: int(rng.integers(len(LETTERS))) for name in letters})
-    kept = _all_but("text", *letters, *place)
+    kept = _all_but("text", *letters, *_free("text"))
     return Edit("text", ("write", "word"), source, target, letters, kept)
 
 
 def _identity_edit(rng: np.random.Generator) -> Edit:
-    """The same person in another photograph: one thing changed, the pose free."""
     source = random_scene("portrait", rng)
     factor = ("hair_colour", "hair", "wears", "shirt", "mouth")[rng.integers(5)]
-    return _set("identity", source, factor, (*_POSE, "strands"), rng)
+    return _set("identity", source, factor, rng)
 
 
 def _style_edit(rng: np.random.Generator) -> Edit:
     source = random_scene(T2I_CATEGORIES[rng.integers(3)], rng)
-    target = _redrawn(source, ("style_phase",), rng).with_(style=int(rng.integers(1, len(STYLES))))
+    phase = random_numbers(source.category, ("style_phase",), rng)
+    target = source.with_(**phase, style=int(rng.integers(1, len(STYLES))))
     kept = _all_but(source.category, "style", "style_phase")
     return Edit("style", ("set", "style"), source, target, ("style",), kept)
 
