@@ -21,7 +21,7 @@ from flash_ray.miniature.scenes import (
     random_scene,
 )
 
-WRONG = {"t2i": 0.1, "edit": 0.2}  # share of what careless captions, instructions state wrongly
+WRONG = {"t2i": 0.1, "edit": 0.35}  # share of what careless captions, instructions state wrongly
 OMITTED = 0.15  # share of attributes that captions leave out
 
 _WEARS = {"nothing": "nothing on the head", "glasses": "glasses", "hat": "a hat"}

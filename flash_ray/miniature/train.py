@@ -25,7 +25,9 @@ TASKS = ("t2i", "edit")
 
 @dataclass(frozen=True)
 class TeacherPlan:
-    """How long each part is trained, and on how much; the defaults are for the shipped teacher.
+    """How long each part is trained, and on how much.
+
+    The shipped teacher's steps are the default; its card tells how it came to them in stages.
 
     Attributes:
         vae_steps, transformer_steps: optimiser steps.
@@ -36,8 +38,8 @@ class TeacherPlan:
     """
 
     vae_steps: int = 15_000
-    transformer_steps: int = 24_000
-    careless_steps: int = 3000
+    transformer_steps: int = 33_500
+    careless_steps: int = 5000
     examples: int = 36_000
     seed: int = 0
     bf16: bool = True
