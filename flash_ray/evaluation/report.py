@@ -103,18 +103,24 @@ def _wrong(verdict: Verdict) -> list[str]:
 
 
 def _diversity(result: Mapping[str, Any], bench: str, models: list[str]) -> list[dict[str, Any]]:
-    """One row for each factor of each category: the floor, then each model's distance."""
-    of = {name: result[name]["categories"][bench] for name in models}
-    return [
-        {
-            "category": category,
-            "factor": factor,
-            "floor": measured["floor"],
-            "distances": [of[name][category]["diversity"][factor]["distance"] for name in models],
-        }
-        for category, scores in of[models[0]].items()
-        for factor, measured in scores["diversity"].items()
-    ]
+    """One row for each factor of each category: the floor, then each model's distance.
+
+    A model whose pictures hardly show a factor has no distance of it.
+    """
+    rows = []
+    for category in result[models[0]]["categories"][bench]:
+        tables = [result[name]["categories"][bench][category]["diversity"] for name in models]
+        measured = {factor: row["floor"] for table in tables for factor, row in table.items()}
+        rows += [
+            {
+                "category": category,
+                "factor": factor,
+                "floor": floor,
+                "distances": [table.get(factor, {}).get("distance") for table in tables],
+            }
+            for factor, floor in measured.items()
+        ]
+    return rows
 
 
 def _png(image: Image.Image) -> str:

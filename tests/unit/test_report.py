@@ -38,9 +38,10 @@ def _contest(asked, rng):
             case.id: Verdict(0.5, 0.5, 3.0 + number, {"sky": 0.0, "ground": 1.0}, None, None)
             for case in asked
         }
-        category = CategoryScore(
-            2, 3.0 + number, 0.5, 0.5, {"tint": {"distance": 0.2, "floor": 0.1}}, 0.1
-        )
+        shown = {"tint": {"distance": 0.2, "floor": 0.1}}
+        if name != "student":  # its pictures do not show every factor
+            shown["horizon"] = {"distance": 0.3, "floor": 0.1}
+        category = CategoryScore(2, 3.0 + number, 0.5, 0.5, shown, 0.1)
         score = BenchScore(
             3.0 + number,
             (2.9, 3.1),
@@ -159,3 +160,8 @@ def _contains(sheet, picture) -> bool:
 def test_nobody_picks_the_cases(contests):
     shown = [contests["edit"].cases[i].id for i in spread(contests["edit"], 1)]
     assert shown == [f"{category}-000" for category in BENCHES["edit"]]
+
+
+def test_a_factor_that_a_models_pictures_do_not_show_has_no_distance(page):
+    row = re.search(r'<td>horizon<td class="n soft">\S+\s*((?:<td class="n">[^<\s]+)+)', page)
+    assert re.findall(r">([^<>]+)", row.group(1)) == ["0.30", "0.30", "–"]
