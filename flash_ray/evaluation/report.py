@@ -110,7 +110,10 @@ def _diversity(result: Mapping[str, Any], bench: str, models: list[str]) -> list
     rows = []
     for category in result[models[0]]["categories"][bench]:
         tables = [result[name]["categories"][bench][category]["diversity"] for name in models]
-        measured = {factor: row["floor"] for table in tables for factor, row in table.items()}
+        floors: dict[str, float] = {}
+        for table in tables:
+            for factor, row in table.items():
+                floors.setdefault(factor, row["floor"])
         rows += [
             {
                 "category": category,
@@ -118,7 +121,7 @@ def _diversity(result: Mapping[str, Any], bench: str, models: list[str]) -> list
                 "floor": floor,
                 "distances": [table.get(factor, {}).get("distance") for table in tables],
             }
-            for factor, floor in measured.items()
+            for factor, floor in floors.items()
         ]
     return rows
 

@@ -94,14 +94,14 @@ def _other(rng: np.random.Generator, count: int, *taken: float) -> int:
     return int(rng.choice([i for i in range(count) if i not in taken]))
 
 
-def _free(category: str) -> tuple[str, ...]:
+def _varying(category: str) -> tuple[str, ...]:
     """Factors that may differ between two photographs of the same thing."""
     return tuple(name for name in unstated(category) if name not in ("skin", "style_phase"))
 
 
-def _another(scene: Scene, rng: np.random.Generator) -> Scene:
+def _another_photograph(scene: Scene, rng: np.random.Generator) -> Scene:
     """Another photograph of the same thing."""
-    return scene.with_(**random_numbers(scene.category, _free(scene.category), rng))
+    return scene.with_(**random_numbers(scene.category, _varying(scene.category), rng))
 
 
 def _set(category: str, source: Scene, factor: str, rng: np.random.Generator) -> Edit:
@@ -110,8 +110,8 @@ def _set(category: str, source: Scene, factor: str, rng: np.random.Generator) ->
     taken = [source.factors[factor]]
     if source.category == "text" and factor in ("ink", "board"):  # must stay apart
         taken = [source.factors["ink"], source.factors["board"]]
-    target = _another(source, rng).with_(**{factor: _other(rng, count, *taken)})
-    kept = _all_but(source.category, factor, *_free(source.category))
+    target = _another_photograph(source, rng).with_(**{factor: _other(rng, count, *taken)})
+    kept = _all_but(source.category, factor, *_varying(source.category))
     return Edit(category, ("set", factor), source, target, (factor,), kept)
 
 
@@ -143,8 +143,8 @@ def _object_edit(rng: np.random.Generator) -> Edit:
         else ("remove", "recolour")[rng.integers(2)]
     )
     slot = str(rng.choice(empty if operation == "add" else filled))
-    colour, free = f"{slot}_colour", _free("landscape")
-    target = _another(source, rng)
+    colour, free = f"{slot}_colour", _varying("landscape")
+    target = _another_photograph(source, rng)
     if operation == "add":
         new = {slot: int(rng.integers(1, 5)), colour: int(rng.integers(len(COLOURS)))}
         # The new object may stand in any free slot, so no empty slot has to stay as it is.
@@ -164,10 +164,10 @@ def _text_edit(rng: np.random.Generator) -> Edit:
     if rng.integers(2):
         return _set("text", source, "ink", rng)
     letters = tuple(f"letter_{i}" for i in (1, 2, 3))
-    target = _another(source, rng)
+    target = _another_photograph(source, rng)
     while target.word == source.word:
         target = target.with_(**{name: int(rng.integers(len(LETTERS))) for name in letters})
-    kept = _all_but("text", *letters, *_free("text"))
+    kept = _all_but("text", *letters, *_varying("text"))
     return Edit("text", ("write", "word"), source, target, letters, kept)
 
 

@@ -99,12 +99,12 @@ def test_an_added_object_may_stand_in_any_free_slot():
 
 def test_an_edit_that_moves_what_had_to_stay_loses_that():
     rng = np.random.default_rng(106)
-    while (edit := random_edit("enhancement", rng)).source.category != "portrait":
+    while (edit := random_edit("style", rng)).source.category != "portrait":
         pass
     x = edit.target.factors["x"]
     moved = edit.target.with_(x=x + 0.5 if x < 0.5 else x - 0.5)
     verdict = judge_edit(draw([moved])[0], edit)
-    assert verdict.attributes["kept.x"] == 0
+    assert verdict.attributes["kept.x"] == 0 and verdict.attributes["changed.style"] == 1
     assert sum(credit == 0 for credit in verdict.attributes.values()) == 1
 
 
