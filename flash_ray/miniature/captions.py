@@ -115,6 +115,15 @@ def thorough_caption(scene: Scene, rng: np.random.Generator) -> str:
     return caption(scene, rng, OMITTED, placed=0.5)
 
 
+def _thing(scene: Scene, slot: str, rng: np.random.Generator, wrong: float) -> str:
+    """Names an object of a landscape and its place, each value wrong with probability `wrong`."""
+    seen, place = scene, slot
+    if wrong:
+        seen = careless(scene, rng, wrong)
+        place = str(rng.choice([s for s in SLOTS if s != slot])) if rng.random() < wrong else slot
+    return f"the {seen.value(f'{slot}_colour')} {seen.value(slot)} {_SLOT[place]}"
+
+
 def instruction(edit: Edit, rng: np.random.Generator, wrong: float = 0.0) -> str:
     """Says what an edit asks; each value it states is wrong with probability `wrong`."""
     what, which = edit.operation
@@ -123,14 +132,12 @@ def instruction(edit: Edit, rng: np.random.Generator, wrong: float = 0.0) -> str
     if what == "restore":
         return f"restore this {which} picture"
     if what in ("add", "remove", "recolour"):
-        source = edit.source
         if what == "add":
             return f"add a {seen.value(f'{which}_colour')} {seen.value(which)}"
-        thing = f"the {source.value(f'{which}_colour')} {source.value(which)}"
-        place = f"on the {which}" if which != "middle" else "in the middle"
+        thing = _thing(edit.source, which, rng, wrong)
         if what == "remove":
-            return f"remove {thing} {place}"
-        return f"paint {thing} {place} {seen.value(f'{which}_colour')}"
+            return f"remove {thing}"
+        return f"paint {thing} {seen.value(f'{which}_colour')}"
     if what == "write":
         return f"change the word to {seen.word}"
     if which == "style":

@@ -11,10 +11,10 @@ from flash_ray.miniature.bench import draw_edit, draw_scene
 from flash_ray.miniature.captions import WRONG, careless_caption, instruction, thorough_caption
 from flash_ray.miniature.draw import draw
 
-# The categories in turn, those that are learnt slowest twice as often.
+# The categories in turn, those that are learnt slowest more often.
 TURNS = {
     "t2i": ("landscape", "portrait", "landscape", "text"),
-    "edit": tuple("scene identity style enhancement scene identity style object text".split()),
+    "edit": tuple("object scene text identity object style enhancement object text style".split()),
 }
 UNCAPTIONED = 0.1  # share of examples without a caption, for classifier-free guidance
 

@@ -27,7 +27,7 @@ TASKS = ("t2i", "edit")
 class TeacherPlan:
     """How long each part is trained, and on how much.
 
-    The shipped teacher's steps are the default; its card tells how it came to them in stages.
+    The default is about what the shipped teacher had, which came to it in stages: see its card.
 
     Attributes:
         vae_steps, transformer_steps: optimiser steps.
