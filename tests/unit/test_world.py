@@ -161,6 +161,17 @@ def test_a_careless_instruction_is_sometimes_wrong():
     assert wrong / len(edits) == pytest.approx(0.3, abs=0.1)
 
 
+def test_a_careless_writer_names_wrong_objects_and_places_to_remove():
+    rng = np.random.default_rng(11)
+    edits = [e for e in (random_edit("object", rng) for _ in range(600)) if "remove" in e.operation]
+    said = [(instruction(edit, rng), instruction(edit, rng, 0.3)) for edit in edits]
+    colour, kind, place = (
+        np.mean([exact.split()[part] != loose.split()[part] for exact, loose in said])
+        for part in (2, 3, -1)
+    )
+    assert 0.2 < min(colour, kind, place) and max(colour, kind, place) < 0.4
+
+
 @pytest.mark.parametrize("kind", DEGRADATIONS)
 def test_degradations_spoil_and_their_seed_fixes_them(kind):
     picture = draw([random_scene("portrait", np.random.default_rng(10))])[0]
