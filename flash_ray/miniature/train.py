@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +28,6 @@ TASKS = ("t2i", "edit")
 class TeacherPlan:
     """How long each part is trained, and on how much.
 
-    The default is about what the shipped teacher had, which came to it in stages: see its card.
-
     Attributes:
         vae_steps, transformer_steps: optimiser steps.
         careless_steps: the last of the transformer's, on careless captions. Those before are on
@@ -38,8 +37,8 @@ class TeacherPlan:
     """
 
     vae_steps: int = 15_000
-    transformer_steps: int = 33_500
-    careless_steps: int = 5000
+    transformer_steps: int = 14_000
+    careless_steps: int = 3500
     examples: int = 36_000
     seed: int = 0
     bf16: bool = True
@@ -68,7 +67,7 @@ def train_teacher(folder: Path, plan: TeacherPlan = TeacherPlan(), vae: Path | N
         vae: the folder of a trained VAE, to take instead of training one.
 
     Returns:
-        The folder of the saved pipeline, weights in bf16.
+        The folder of the saved pipeline, weights in bf16, with the logs of both trainings.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pipeline = build_pipeline(corpus(3000), seed=plan.seed)
@@ -85,4 +84,6 @@ def train_teacher(folder: Path, plan: TeacherPlan = TeacherPlan(), vae: Path | N
     train_transformer(backbone, lessons, folder, bf16=plan.bf16)
     done = folder / "pipeline"
     pipeline.to(torch.bfloat16).save_pretrained(done)
+    for journal in folder.glob("*.jsonl"):
+        shutil.copy(journal, done)
     return done

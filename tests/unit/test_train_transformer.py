@@ -1,0 +1,57 @@
+"""The training of the miniature's transformer: what learns by which optimiser, and resuming."""
+
+import pytest
+import torch
+
+from flash_ray.backbones.qwen_image_21 import QwenImage21
+from flash_ray.miniature import train_transformer as module
+from flash_ray.miniature.examples import encode_examples
+from flash_ray.miniature.train_transformer import Lesson, optimisers_of, train_transformer
+
+
+@pytest.fixture(scope="module")
+def lesson(miniature_folder):
+    backbone = QwenImage21.from_pretrained(miniature_folder)
+    return Lesson(
+        4, {task: encode_examples(backbone, task, 4, 1, careless=False) for task in ("t2i", "edit")}
+    )
+
+
+def test_every_weight_is_learnt_once(miniature_folder):
+    """By Muon the matrices of the blocks, by AdamW the rest."""
+    transformer = QwenImage21.from_pretrained(miniature_folder, encoders=False).transformer
+    learnt = {
+        name: [weight for group in optimiser.param_groups for weight in group["params"]]
+        for name, optimiser in optimisers_of(transformer).items()
+    }
+    ids = [id(weight) for weights in learnt.values() for weight in weights]
+    assert sorted(ids) == sorted(id(weight) for weight in transformer.parameters())
+    block = transformer.transformer_blocks[0]
+    assert any(weight is block.attn.to_q.weight for weight in learnt["muon"])
+    assert any(weight is block.attn.norm_q.weight for weight in learnt["adamw"])
+    assert any(weight is transformer.img_in.weight for weight in learnt["adamw"])
+
+
+def test_a_run_that_was_stopped_ends_as_the_whole_one(miniature_folder, lesson, tmp_path):
+    class Stopped(Exception):
+        pass
+
+    def stop_after_two(steps, parts, folder):
+        for step in resumable(steps, parts, folder, every=1):
+            if step == 2:
+                raise Stopped
+            yield step
+
+    def train(folder):
+        backbone = QwenImage21.from_pretrained(miniature_folder, encoders=False)
+        before = [weight.clone() for weight in backbone.transformer.parameters()]
+        train_transformer(backbone, [lesson], tmp_path / folder, batch=2, bf16=False)
+        after = list(backbone.transformer.parameters())
+        assert not any(map(torch.equal, before, after))
+        return after
+
+    resumable = module.resumable
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(module, "resumable", stop_after_two)
+        train("stopped")
+    assert all(map(torch.equal, train("stopped"), train("whole")))
