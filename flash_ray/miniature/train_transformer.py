@@ -56,7 +56,7 @@ class Average(torch.nn.Module):
 def optimisers_of(transformer: torch.nn.Module) -> dict[str, torch.optim.Optimizer]:
     """Muon (Jordan et al. 2024) for the matrices of the blocks, AdamW for all else.
 
-    After 400 steps from nothing the loss was 0.64 so, and 0.81 with AdamW alone at its 1e-3.
+    After 400 steps from nothing the loss was 0.64 at about these rates, 0.81 with AdamW alone.
     """
     matrices, others = [], []
     for name, weight in transformer.named_parameters():
