@@ -29,7 +29,8 @@ A `QwenImage21Pipeline` with small parts, for pictures of 64x64 pixels, made by
 - Weights: {megabytes:.1f} MB; digest {digest} (SHA-256 of the weights' SHA-256).
 - Licence: Apache-2.0, as flash_ray.
 
-Scores from 1 to 5 with their 95 % intervals, {cases} cases a category, guidance {guidance:g}:
+Scores from 1 to 5 with their 95 % intervals, {cases} cases a category. Guidance {guidance:g}, the
+preset's, which was chosen on cases of the same benches:
 
 | | evaluations | text to image | editing |
 |---|--:|--:|--:|
