@@ -82,14 +82,15 @@ def train_worker(config: dict[str, Any]) -> Outcome:
     one_process(job.recipe)
     device = ray.train.torch.get_device()
     with ExitStack() as stack:
+        folder = fetched(ray.train.get_checkpoint(), stack)
         parts, problem = None, None
         try:
-            parts = _load(job, rank, world, device, stack)
+            parts = _load(job, rank, world, device, folder)
         except UserError as error:
             problem = str(error)
         if refused := _first_problem(problem):
             return Outcome([], {}, refused=refused)
-        run = _Run(job, rank, world, device, *parts)
+        run = _Run(job, rank, world, device, folder, *parts)
     try:
         run.train()
     except Diverged as error:  # on every worker: the measures are shared
@@ -106,9 +107,9 @@ class _Run:
         rank: int,
         world: int,
         device: torch.device,
+        checkpoint: Path | None,
         backbone: Backbone,
         stream: Stream,
-        checkpoint: Path | None,
         teacher_weights: str,
     ):
         self.job, self.rank, self.world = job, rank, world
@@ -177,20 +178,31 @@ class _Run:
             )
 
 
+def fetched(checkpoint: ray.train.Checkpoint | None, stack: ExitStack) -> Path | None:
+    """A collective: the checkpoint's folder on this node, until `stack` is closed.
+
+    The workers of a node share it. Ray lets one that comes late fetch it again over the files that
+    the others have, so nobody reads before all have fetched.
+    """
+    if checkpoint is None:
+        return None
+    folder = Path(stack.enter_context(checkpoint.as_directory()))
+    dist.barrier()
+    return folder
+
+
 def _load(
-    job: Job, rank: int, world: int, device: torch.device, stack: ExitStack
-) -> tuple[Backbone, Stream, Path | None, str]:
+    job: Job, rank: int, world: int, device: torch.device, checkpoint: Path | None
+) -> tuple[Backbone, Stream, str]:
     """What may be refused, before anything is shared with the other workers."""
     recipe = job.recipe
     dtype = torch.bfloat16 if recipe.optimisation.precision == "bf16" else torch.float32
     backbone = load_backbone(recipe.base, dtype, device, encoders=False)
     weights = fingerprint(backbone.transformer)
     stream = Stream(recipe, ConditionCache.at(job.store), job.shards, rank, world)
-    folder = None
-    if checkpoint := ray.train.get_checkpoint():
-        folder = Path(stack.enter_context(checkpoint.as_directory()))
-        state.check(folder, recipe.digest, weights, world)
-    return backbone, stream, folder, weights
+    if checkpoint:
+        state.check(checkpoint, recipe.digest, weights, world)
+    return backbone, stream, weights
 
 
 def _teacher(job: Job, backbone: Backbone, rank: int, weights: str) -> Teacher:
