@@ -62,7 +62,7 @@ def plan_shards(recipe: Recipe) -> list[Shard]:
     for task, share in recipe.tasks.model_dump().items():
         if not share:
             continue
-        weights = getattr(recipe.data.composition, task).model_dump()
+        weights = getattr(recipe.data.composition, task)
         counts = category_counts(weights, recipe.data.prompts, f"data.composition.{task}")
         for category, count in counts.items():
             for number in range(-(-count // SHARD)):

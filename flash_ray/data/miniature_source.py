@@ -7,7 +7,7 @@ from PIL import Image
 
 from flash_ray.miniature.bench import draw_edit, draw_scene
 from flash_ray.miniature.captions import caption, instruction
-from flash_ray.miniature.scenes import EDIT_CATEGORIES, T2I_CATEGORIES
+from flash_ray.recipe.categories import EDIT_CATEGORIES, T2I_CATEGORIES
 
 _SEED = 20_261_123  # of the cases themselves; a recipe's seed sets only their order
 

@@ -208,8 +208,8 @@ def _load(
 def _teacher(job: Job, backbone: Backbone, rank: int, weights: str) -> Teacher:
     if job.teachers:
         return TeacherPool(job.teachers, weights, job.recipe.teaching.max_in_flight, rank)
-    settings = job.recipe.teachers[0]
-    return InProcessTeacher(Scorer(backbone, settings.guidance, settings.rescale))
+    guidance = job.recipe.guidance_of(job.recipe.teachers[0])
+    return InProcessTeacher(Scorer(backbone, *guidance))
 
 
 def _first_problem(mine: str | None) -> str | None:

@@ -45,7 +45,7 @@ preset's, which was chosen on cases of the same benches:
 def write_card(pipeline: Path, plan: TeacherPlan, per_category: int) -> None:
     """Scores the pipeline saved in a folder; writes README.md and scores.json there."""
     recipe = load_recipe("miniature", [f"base={pipeline}"])
-    settings = recipe.teachers[0]
+    settings = recipe.teaching
     with Steps() as steps, connected(recipe):
         backbone = ways.load_base(recipe)
         contenders = {

@@ -121,7 +121,7 @@ def _refuse_recipe(recipe: Recipe) -> None:
     resolve_base(recipe.base)
     for task, share in recipe.tasks.model_dump().items():
         if share:
-            weights = getattr(recipe.data.composition, task).model_dump()
+            weights = getattr(recipe.data.composition, task)
             category_counts(weights, recipe.data.prompts, f"data.composition.{task}")
 
 

@@ -63,8 +63,8 @@ def _compare(
     load_student(store, recipe.name, folder)
     backbone = ways.load_base(recipe)
     contenders = {
-        "teacher": ways.teacher(backbone, recipe.teachers[0]),
-        "teacher_at_4": ways.teacher_at_4(backbone, recipe.teachers[0]),
+        "teacher": ways.teacher(backbone, recipe.teaching),
+        "teacher_at_4": ways.teacher_at_4(backbone, recipe.teaching),
         "student": [ways.student(backbone.load_transformer(folder), published.sigmas)],
     }
     return hold_contests(backbone, contenders, per_category, steps)

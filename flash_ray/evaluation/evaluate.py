@@ -28,7 +28,7 @@ def evaluate_model(
             contenders = [ways.student(transformer, read_manifest(folder).sigmas)]
         else:
             of_teacher = {"teacher": ways.teacher, "teacher-at-4": ways.teacher_at_4}
-            contenders = of_teacher[model](backbone, recipe.teachers[0])
+            contenders = of_teacher[model](backbone, recipe.teaching)
         contests = hold_contests(backbone, {model: contenders}, per_category, steps, [bench])
     return {
         "model": model,

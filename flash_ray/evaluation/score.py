@@ -13,7 +13,7 @@ from flash_ray.miniature.bench import Case
 from flash_ray.miniature.diversity import diversity, diversity_gap
 from flash_ray.miniature.edits import Edit
 from flash_ray.miniature.judge import Verdict, judge
-from flash_ray.miniature.scenes import T2I_CATEGORIES
+from flash_ray.recipe.categories import T2I_CATEGORIES
 
 CHUNK = 8  # pictures of one Ray task
 

@@ -12,7 +12,7 @@ from flash_ray.backbones.base import Backbone
 from flash_ray.backbones.load import load_backbone
 from flash_ray.backbones.sampling import schedule
 from flash_ray.recipe import Recipe
-from flash_ray.recipe.schema import Teacher
+from flash_ray.recipe.schema import Teaching
 
 TEACHER_STEPS = 40
 
@@ -39,12 +39,12 @@ class Way:
         return len(self.sigmas) * (1 if self.guidance == 1.0 else 2)
 
 
-def teacher(backbone: Backbone, settings: Teacher) -> list[Way]:
-    """The base model in 40 evenly spaced steps, guided as the recipe's teacher is: 80 NFE."""
+def teacher(backbone: Backbone, settings: Teaching) -> list[Way]:
+    """The base model in 40 evenly spaced steps, guided as the recipe's teachers are: 80 NFE."""
     return [_guided(backbone, settings, TEACHER_STEPS)]
 
 
-def teacher_at_4(backbone: Backbone, settings: Teacher) -> list[Way]:
+def teacher_at_4(backbone: Backbone, settings: Teaching) -> list[Way]:
     """The base model's ways to spend 4 evaluations: 4 unguided steps or 2 guided ones."""
     unguided = Way("4 unguided steps", backbone.transformer, schedule(4))
     return [unguided] if settings.guidance == 1.0 else [unguided, _guided(backbone, settings, 2)]
@@ -73,7 +73,7 @@ def load_base(recipe: Recipe) -> Backbone:
     return load_backbone(recipe.base, weights_dtype(recipe), device, encoders=True)
 
 
-def _guided(backbone: Backbone, settings: Teacher, steps: int) -> Way:
+def _guided(backbone: Backbone, settings: Teaching, steps: int) -> Way:
     return Way(
         f"{steps} {'unguided' if settings.guidance == 1.0 else 'guided'} steps",
         backbone.transformer,

@@ -14,14 +14,8 @@ import numpy as np
 
 from flash_ray.miniature.captions import caption, instruction
 from flash_ray.miniature.edits import Edit, random_edit
-from flash_ray.miniature.scenes import (
-    EDIT_CATEGORIES,
-    FACTORS,
-    SLOTS,
-    T2I_CATEGORIES,
-    Scene,
-    random_scene,
-)
+from flash_ray.miniature.scenes import FACTORS, SLOTS, Scene, random_scene
+from flash_ray.recipe.categories import EDIT_CATEGORIES, T2I_CATEGORIES
 
 BENCHES = {"t2i": T2I_CATEGORIES, "edit": EDIT_CATEGORIES}
 _SEED = 20_260_603

@@ -19,13 +19,13 @@ from flash_ray.miniature.scenes import (
     LETTERS,
     SLOTS,
     STYLES,
-    T2I_CATEGORIES,
     Scene,
     named_values,
     random_numbers,
     random_scene,
     unstated,
 )
+from flash_ray.recipe.categories import T2I_CATEGORIES
 
 DEGRADATIONS = ("blurred", "noisy", "faded", "scratched")
 

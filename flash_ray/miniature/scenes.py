@@ -13,9 +13,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-T2I_CATEGORIES = ("landscape", "portrait", "text")
-EDIT_CATEGORIES = ("scene", "enhancement", "object", "text", "identity", "style")
-
 COLOURS = ("red", "yellow", "green", "blue", "pink", "white")
 LETTERS = tuple("ACEHKLMOSTUX")
 SLOTS = ("left", "middle", "right")

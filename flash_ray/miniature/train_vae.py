@@ -11,8 +11,9 @@ from diffusers import AutoencoderKLQwenImage21
 
 from flash_ray.miniature.draw import draw
 from flash_ray.miniature.edits import random_edit
-from flash_ray.miniature.scenes import EDIT_CATEGORIES, T2I_CATEGORIES, random_scene
+from flash_ray.miniature.scenes import random_scene
 from flash_ray.miniature.training import Journal, cosine_lr, resumable
+from flash_ray.recipe.categories import EDIT_CATEGORIES, T2I_CATEGORIES
 
 log = logging.getLogger(__name__)
 KL_WEIGHT = 1e-4

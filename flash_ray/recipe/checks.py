@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from flash_ray.errors import UserError
+from flash_ray.recipe.categories import CATEGORIES
+from flash_ray.recipe.weights import moments, weight_at
 
 if TYPE_CHECKING:
     from flash_ray.recipe.schema import Recipe
@@ -23,7 +26,7 @@ def one_line(problems: list[str]) -> str:
 
 def refuse_contradictions(recipe: Recipe) -> None:
     """Raises UserError if fields, each in its range, cannot hold together."""
-    rules = (_data, _teachers, _rungs, _workers, _storage)
+    rules = (_data, _teachers, _lambdas, _rungs, _workers, _storage)
     if problems := [problem for rule in rules for problem in rule(recipe)]:
         raise UserError(one_line(problems))
 
@@ -34,33 +37,130 @@ def refuse_unsupported(recipe: Recipe) -> None:
         raise UserError(one_line(problems))
 
 
+def unknown(field: str, name: str, known: Collection[str], kind: str) -> str:
+    """The problem with a name that is not among the known ones, and the nearest of those."""
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return (
+        f"{field}: unknown {kind} {name!r}; {hint}allowed: {', '.join(known)}; rename or remove it"
+    )
+
+
 def _data(recipe: Recipe) -> Iterator[str]:
-    shares = recipe.tasks.model_dump()
+    data, shares = recipe.data, recipe.tasks.model_dump()
     if not any(shares.values()):
         yield "tasks: t2i and edit sum to 0; allowed: at least one above 0; set tasks.t2i=1"
     for task, share in shares.items():
-        weights = getattr(recipe.data.composition, task).model_dump()
+        field, weights = f"data.composition.{task}", getattr(data.composition, task)
+        if data.source == "miniature":
+            for name in weights:
+                if name not in CATEGORIES[task]:
+                    yield unknown(f"{field}.{name}", name, CATEGORIES[task], "category")
+        elif share and getattr(data.source, task) is None:
+            yield (
+                f"data.source.{task}: missing with tasks.{task} {share}; allowed: the address of "
+                f"files; add it, or set tasks.{task}=0"
+            )
         if share and not any(weights.values()):
             yield (
-                f"data.composition.{task}: weights sum to 0; allowed: at least one of "
-                f"{', '.join(weights)} above 0; raise one, or set tasks.{task}=0"
+                f"{field}: weights sum to 0; allowed: at least one category above 0; raise one, or "
+                f"set tasks.{task}=0"
+            )
+    yield from _filter(recipe)
+
+
+def _filter(recipe: Recipe) -> Iterator[str]:
+    wanted, source = recipe.data.filter, recipe.data.source
+    if wanted.length and wanted.length[0] > wanted.length[1]:
+        yield (
+            f"data.filter.length: {list(wanted.length)} has no room; allowed: [fewest, most] with "
+            f"fewest <= most; set data.filter.length={sorted(wanted.length)}"
+        )
+    if wanted.subsets == ():
+        yield "data.filter.subsets: the list is empty; allowed: a name or more, or null"
+    columns = {"subsets": "subset", "min_score": "score"}
+    for field, column in columns.items():
+        if getattr(wanted, field) is None:
+            continue
+        if source == "miniature" and column == "score":
+            yield (
+                f"data.filter.{field}: {getattr(wanted, field)!r} with data.source miniature, "
+                f"which has no {column}; allowed: null; set data.filter.{field}=null"
+            )
+        elif source != "miniature" and getattr(source.columns, column) is None:
+            yield (
+                f"data.filter.{field}: {getattr(wanted, field)!r} without a {column} column; "
+                f"allowed: null, or with data.source.columns.{column}; name that column"
             )
 
 
 def _teachers(recipe: Recipe) -> Iterator[str]:
-    weights = [teacher.weight for teacher in recipe.teachers]
-    if not weights:
+    names = [teacher.name for teacher in recipe.teachers]
+    if not names:
         yield "teachers: the list is empty; allowed: one teacher; add {name: base, model: base}"
-    elif all(isinstance(weight, float) for weight in weights) and abs(sum(weights) - 1) > 1e-6:
-        yield (
-            f"teachers: weights sum to {sum(weights):g}; allowed: 1 over all teachers; "
-            "set teachers.0.weight=1"
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield (
+                f"teachers.{index}.name: {name!r} is teachers.{names.index(name)}'s too; allowed: "
+                f"a name of its own; rename it"
+            )
+    if recipe.teaching.placement != "in_process":
+        return
+    counts = {"teaching": recipe.teaching.replicas}
+    counts |= {f"teachers.{i}": teacher.replicas for i, teacher in enumerate(recipe.teachers)}
+    for where, replicas in counts.items():
+        if (replicas or 1) > 1:
+            yield (
+                f"{where}.replicas: {replicas} with teaching.placement in_process; allowed: 1, "
+                f"every worker has its own copy; set {where}.replicas=1"
+            )
+
+
+def _lambdas(recipe: Recipe) -> Iterator[str]:
+    """The tables of λ: rules that can apply, no gap, and 1 in all, in every cell."""
+    steps, composition = len(recipe.student.rungs), recipe.data.composition
+    problems = []
+    for index, teacher in enumerate(recipe.teachers):
+        for number, rule in enumerate(() if isinstance(teacher.weight, float) else teacher.weight):
+            field = f"teachers.{index}.weight.{number}"
+            if beyond := [rung for rung in rule.rungs or () if rung > steps]:
+                problems.append(
+                    f"{field}.rungs: {beyond[0]} with {steps} rungs; allowed: 1 to {steps}; "
+                    "correct it"
+                )
+            start, end = rule.progress
+            if not 0 <= start < end <= 1:
+                problems.append(
+                    f"{field}.progress: [{start:g}, {end:g}]; allowed: [from, to) with "
+                    "0 <= from < to <= 1; correct it"
+                )
+            known = [*composition.t2i, *composition.edit]
+            if rule.category is not None and rule.category not in known:
+                known = list(dict.fromkeys(known))
+                problems.append(unknown(f"{field}.category", rule.category, known, "category"))
+    yield from problems
+    if recipe.teachers and not problems:
+        yield from list(_sums(recipe))[:1]
+
+
+def _sums(recipe: Recipe) -> Iterator[str]:
+    for moment, end in moments(recipe):
+        where = (
+            f"at rung {moment.rung}, progress {moment.progress:g} to {end:g}, "
+            f"{moment.task} {moment.category}"
         )
-    if recipe.teaching.placement == "in_process" and recipe.teaching.replicas > 1:
-        yield (
-            f"teaching.replicas: {recipe.teaching.replicas} with teaching.placement in_process; "
-            "allowed: 1, every worker has its own copy; set teaching.replicas=1"
-        )
+        found = [weight_at(teacher, moment) for teacher in recipe.teachers]
+        if None in found:
+            index = found.index(None)
+            yield (
+                f"teachers.{index}.weight: no rule applies {where}; allowed: a λ everywhere; end "
+                "the list with {weight: 0.0} or another rule for all"
+            )
+        elif abs(sum(found) - 1) > 1e-6:
+            yield (
+                f"teachers: λ sums to {sum(found):g} {where}; allowed: 1 over all teachers; "
+                f"correct teachers.{len(found) - 1}.weight"
+            )
 
 
 def _rungs(recipe: Recipe) -> Iterator[str]:
@@ -140,17 +240,13 @@ def _storage(recipe: Recipe) -> Iterator[str]:
 def _unsupported(recipe: Recipe) -> Iterator[str]:
     if recipe.data.source != "miniature":
         yield (
-            f"data.source: {recipe.data.source!r} is not supported yet; allowed: 'miniature'; "
+            "data.source: files are not supported yet; allowed: 'miniature'; "
             "set data.source=miniature"
         )
     if len(recipe.teachers) > 1:
         yield (
             f"teachers: {len(recipe.teachers)} teachers are not supported yet; allowed: one; "
             "keep the first with weight 1"
-        )
-    elif recipe.teachers[0].weight != 1.0:
-        yield (
-            "teachers.0.weight: a λ table is not supported yet; allowed: 1; set teachers.0.weight=1"
         )
     if recipe.objective.name != "dmd":
         yield (

@@ -1,8 +1,10 @@
 """From a preset or a YAML file, with dotted overrides, to a checked Recipe, and back to YAML."""
 
+import copy
 import json
 import re
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,12 @@ _Loader.add_implicit_resolver(
 
 def presets() -> list[str]:
     """Names of the recipes that ship with the package."""
-    return sorted(entry.name[:-5] for entry in PRESETS.iterdir() if entry.name.endswith(".yaml"))
+    return _names(PRESETS)
+
+
+def teacher_presets() -> list[str]:
+    """Names that may stand for a recipe's list of teachers."""
+    return _names(PRESETS / "teachers")
 
 
 def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None) -> Recipe:
@@ -44,14 +51,20 @@ def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None) ->
 
     Raises UserError, one line that names the field and the cure, for anything that is wrong.
     """
-    raw = _read(str(name_or_path))
-    for override in overrides or []:
-        _override(raw, override)
-    return parse_recipe(raw)
+    return parse_recipe(load_raw(name_or_path, overrides))
+
+
+def load_raw(name_or_path: str | Path, overrides: list[str] | None = None) -> dict[str, Any]:
+    """As load_recipe, but not yet checked: plain data, for parse_recipe or more overrides."""
+    raw = _expanded(_read(str(name_or_path)))
+    for text in overrides or []:
+        raw = override(raw, text)
+    return raw
 
 
 def parse_recipe(raw: dict[str, Any]) -> Recipe:
     """Checks a recipe given as plain data. Raises UserError as load_recipe does."""
+    raw = _expanded(raw)
     try:
         # Strict JSON: lists become tuples, but neither true nor "4" becomes a number.
         recipe = Recipe.model_validate_json(json.dumps(raw, default=str), strict=True)
@@ -98,12 +111,31 @@ def _yaml(text: str, what: str) -> Any:
         raise UserError(f"{what}: not valid YAML{where}: {reason}; correct it") from None
 
 
-def _override(raw: dict[str, Any], override: str) -> None:
-    """Sets one dotted path of raw in place; a list's items are named by number, from 0."""
-    path, equals, text = override.partition("=")
+def _names(folder: Traversable) -> list[str]:
+    return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def _expanded(raw: dict[str, Any]) -> dict[str, Any]:
+    """With the list of teachers in place of a preset's name."""
+    name = raw.get("teachers")
+    if not isinstance(name, str):
+        return raw
+    if name not in teacher_presets():
+        raise UserError(checks.unknown("teachers", name, teacher_presets(), "preset"))
+    text = (PRESETS / "teachers" / f"{name}.yaml").read_text(encoding="utf-8")
+    return {**raw, "teachers": yaml.load(text, _Loader)}
+
+
+def override(raw: dict[str, Any], text: str) -> dict[str, Any]:
+    """A copy with one dotted path set, "student.steps=4"; list items are named by number, from 0.
+
+    Raises UserError if the path leads nowhere or the text is not PATH=YAML.
+    """
+    path, equals, value = text.partition("=")
     keys = path.split(".")
     if not equals or not all(keys):
-        raise UserError(f"--set: {override!r} is not KEY=VALUE; write e.g. student.steps=4")
+        raise UserError(f"--set: {text!r} is not KEY=VALUE; write e.g. student.steps=4")
+    raw = copy.deepcopy(raw)
     node: Any = raw
     for depth, key in enumerate(keys):
         if isinstance(node, list):
@@ -119,8 +151,9 @@ def _override(raw: dict[str, Any], override: str) -> None:
                 "see `flash-ray recipe show` for the keys"
             )
         if depth == len(keys) - 1:
-            node[key] = _yaml(text, f"--set {path}")
+            node[key] = _yaml(value, f"--set {path}")
         elif isinstance(node, dict):
             node = node.setdefault(key, {})
         else:
             node = node[key]
+    return _expanded(raw)

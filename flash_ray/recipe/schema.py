@@ -9,12 +9,11 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 from flash_ray.recipe import checks
 
 Task = Literal["t2i", "edit"]
-Category = Literal[
-    "landscape", "portrait", "text", "scene", "enhancement", "object", "identity", "style"
-]
 Pixels = Annotated[int, Field(ge=16, le=4096, multiple_of=16)]
 Sigma = Annotated[float, Field(gt=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
+GuidanceScale = Annotated[float, Field(ge=1, le=100)]
+Replicas = Annotated[int, Field(ge=1, le=1024)]
 CategoryWeight = Annotated[
     float, Field(ge=0, description="relative weight of the category, a number >= 0")
 ]
@@ -27,39 +26,89 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class T2IComposition(Section):
-    """Relative weights of the text-to-image categories; they need not sum to 1."""
-
-    landscape: CategoryWeight
-    portrait: CategoryWeight
-    text: CategoryWeight
-
-
-class EditComposition(Section):
-    """Relative weights of the editing categories; they need not sum to 1."""
-
-    scene: CategoryWeight
-    enhancement: CategoryWeight
-    object: CategoryWeight
-    text: CategoryWeight
-    identity: CategoryWeight
-    style: CategoryWeight
-
-
 class Composition(Section):
-    """How the cases of each task divide over its categories."""
+    """How each task's samples divide over its categories; weights need not sum to 1."""
 
-    t2i: T2IComposition
-    edit: EditComposition
+    t2i: dict[str, CategoryWeight] = Field(
+        description="relative weights of text-to-image categories, e.g. {landscape: 1, text: 0.5}"
+    )
+    edit: dict[str, CategoryWeight] = Field(
+        description="relative weights of editing categories, e.g. {scene: 1, style: 0.5}"
+    )
+
+
+class Columns(Section):
+    """Which fields of a file's rows say what; a null field is not read."""
+
+    prompt: str = Field("prompt", description="the prompt or the instruction, a string")
+    category: str = Field("category", description="the category, a string")
+    image: str = Field(
+        "image",
+        description="the pictures to edit: a path, encoded bytes, or a list of them; in WebDataset "
+        "files the members png, jpg, jpeg and webp are taken instead",
+    )
+    subset: str | None = Field(None, description="the named subset that a row belongs to, a string")
+    score: str | None = Field(None, description="a number to filter by, e.g. an aesthetic score")
+    rendered_text: str | None = Field(
+        None,
+        description="whether the picture contains text, true or false; null: whether the prompt "
+        "has words in quotation marks",
+    )
+
+
+class Files(Section):
+    """Prompts and edit pairs in files: JSONL, Parquet or WebDataset, on disk or in S3."""
+
+    t2i: str | None = Field(
+        None, description="a .jsonl, .parquet or .tar file, a folder of them, or s3://bucket/path"
+    )
+    edit: str | None = Field(
+        None, description="a .jsonl, .parquet or .tar file, a folder of them, or s3://bucket/path"
+    )
+    columns: Columns = Columns()
+    max_bad: float = Field(
+        0.01, ge=0, le=1, description="share of unusable rows above which the job fails, 0 to 1"
+    )
+
+
+class Filter(Section):
+    """Which cases may be used; all conditions must hold."""
+
+    subsets: tuple[str, ...] | None = Field(
+        None, description="names of the subsets to take, or null for all"
+    )
+    length: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] | None = Field(
+        None, description="[fewest, most] characters of a prompt, or null for any"
+    )
+    rendered_text: bool | None = Field(
+        None, description="true: only pictures that contain text; false: only others; null: all"
+    )
+    min_score: float | None = Field(
+        None, description="lowest value of the score column, a number, or null for any"
+    )
+
+
+def _source_kind(value: Any) -> str:
+    return "<files>" if isinstance(value, dict | Files) else "<name>"
 
 
 class Data(Section):
     """The cases that the student is trained on."""
 
-    source: str = Field("miniature", description="where the cases come from: 'miniature'")
+    source: Annotated[
+        Annotated[Literal["miniature"], Tag("<name>")] | Annotated[Files, Tag("<files>")],
+        Discriminator(_source_kind),
+    ] = Field("miniature", description="'miniature' (drawn, no files), or {t2i: FILE, edit: FILE}")
     composition: Composition
+    filter: Filter = Filter()
     prompts: int = Field(
         512, ge=1, le=10_000_000, description="unique cases per task, 1 to 10,000,000"
+    )
+    cap: int | None = Field(
+        None,
+        ge=1,
+        description="most unique cases of one category, 1 or more, or null; the category keeps its "
+        "share of the samples, its cases come round more often",
     )
     size: tuple[Pixels, Pixels] = Field(
         (64, 64), description="[height, width] in pixels, multiples of 16 from 16 to 4096"
@@ -84,7 +133,7 @@ class WeightRule(Section):
         (0.0, 1.0), description="[from, to) as parts of the run's updates, 0 to 1"
     )
     task: Task | None = Field(None, description="'t2i', 'edit', or null for both")
-    category: Category | None = Field(None, description="a category's name, or null for all")
+    category: str | None = Field(None, description="a category's name, or null for all")
 
 
 def _weight_kind(value: Any) -> str:
@@ -95,12 +144,22 @@ class Teacher(Section):
     """A frozen model whose score guides the student."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="letters a-z, digits, . _ -")
-    model: str = Field("base", description="'base', or a diffusers pipeline's folder or hub id")
-    guidance: float = Field(
-        1.0, ge=1, le=100, description="classifier-free guidance scale, 1 (unguided) to 100"
+    model: str = Field(
+        "base",
+        description="'base'; a LoRA of the base: its folder, or 'miniature-specialised'; or a "
+        "diffusers pipeline's folder or hub id",
     )
-    rescale: bool = Field(
-        True, description="true or false: rescale guided scores to the conditional norm"
+    guidance: GuidanceScale | None = Field(
+        None,
+        description="classifier-free guidance scale, 1 (unguided) to 100; null: teaching.guidance",
+    )
+    rescale: bool | None = Field(
+        None,
+        description="true or false: rescale guided scores to the conditional norm; null: "
+        "teaching.rescale",
+    )
+    replicas: Replicas | None = Field(
+        None, description="actors of this teacher, 1 to 1024; null: teaching.replicas"
     )
     weight: Annotated[
         Annotated[float, Field(ge=0, le=1), Tag("<number>")]
@@ -114,14 +173,29 @@ class Teacher(Section):
 
 
 class Teaching(Section):
-    """Where the teachers run."""
+    """Where the teachers run, and what holds for each that does not say otherwise."""
+
+    guidance: GuidanceScale = Field(
+        4.0, description="classifier-free guidance scale, 1 (unguided) to 100"
+    )
+    rescale: bool = Field(
+        True, description="true or false: rescale guided scores to the conditional norm"
+    )
 
     placement: Literal["actors", "in_process"] = Field(
         "actors", description="'actors' (Ray actors) or 'in_process' (a copy in every worker)"
     )
-    replicas: int = Field(1, ge=1, le=1024, description="actors per teacher, 1 to 1024")
+    replicas: Replicas = Field(
+        1, description="actors per teacher, 1 to 1024; LoRAs and the base share theirs"
+    )
     max_in_flight: int = Field(
         2, ge=1, le=64, description="unanswered requests a worker may have, 1 to 64"
+    )
+    diagnose_every: int = Field(
+        0,
+        ge=0,
+        description="updates between those in which every teacher is asked, whatever its λ, to "
+        "compare the scores; 0: never",
     )
 
 
@@ -248,7 +322,9 @@ class Recipe(Section):
     seed: int = Field(0, ge=0, lt=2**32, description="seed of all randomness, 0 to 4294967295")
     data: Data
     tasks: Tasks
-    teachers: tuple[Teacher, ...] = Field(description="a list of one teacher or more")
+    teachers: tuple[Teacher, ...] = Field(
+        description="a list of one teacher or more, or a preset's name such as base-only"
+    )
     teaching: Teaching = Teaching()
     objective: Objective = Objective()
     student: Student = Student()
@@ -259,6 +335,14 @@ class Recipe(Section):
     def _consistent(self) -> Self:
         checks.refuse_contradictions(self)
         return self
+
+    def guidance_of(self, teacher: Teacher) -> tuple[float, bool]:
+        """(scale, rescale) of a teacher: its own, or `teaching`'s where it states none."""
+        scale, rescale = teacher.guidance, teacher.rescale
+        return (
+            self.teaching.guidance if scale is None else scale,
+            self.teaching.rescale if rescale is None else rescale,
+        )
 
     @property
     def digest(self) -> str:

@@ -20,8 +20,7 @@ class TeacherActor:
         device = one_process(recipe)
         dtype = torch.bfloat16 if recipe.optimisation.precision == "bf16" else torch.float32
         backbone = load_backbone(recipe.base, dtype, device, encoders=False)
-        teacher = recipe.teachers[0]
-        self._scorer = Scorer(backbone, teacher.guidance, teacher.rescale)
+        self._scorer = Scorer(backbone, *recipe.guidance_of(recipe.teachers[0]))
         self._fingerprint = fingerprint(backbone.transformer)
 
     def fingerprint(self) -> str:

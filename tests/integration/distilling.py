@@ -66,7 +66,7 @@ def small_recipe(base: Path, *overrides: str) -> Recipe:
         "optimisation.updates=4",
         "optimisation.precision=fp32",
         "teaching.placement=in_process",
-        "teachers.0.guidance=2.0",
+        "teaching.guidance=2.0",
         "runtime.checkpoint_every=0",
         "runtime.bench_every=0",
         "runtime.max_failures=0",
@@ -138,13 +138,13 @@ def _joined(
 def make_distiller(recipe: Recipe, cache: ConditionCache, rank: int, world: int) -> Distiller:
     backbone = load_backbone(recipe.base, torch.float32, "cpu", encoders=False)
     ready_deepspeed(gpu=False)
-    optimisation, teacher = recipe.optimisation, recipe.teachers[0]
+    optimisation, teacher = recipe.optimisation, recipe.guidance_of(recipe.teachers[0])
     return Distiller(
         recipe,
         backbone,
         build_engine(backbone.copy_transformer(), optimisation.student, recipe),
         build_engine(backbone.copy_transformer(), optimisation.fake, recipe),
-        InProcessTeacher(Scorer(backbone, teacher.guidance, teacher.rescale)),
+        InProcessTeacher(Scorer(backbone, *teacher)),
         Stream(recipe, cache, plan_shards(recipe), rank, world),
     )
 

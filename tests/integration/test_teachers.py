@@ -46,8 +46,7 @@ def pool(actor, backbone):
 
 @pytest.fixture(scope="module")
 def twin(recipe, backbone):
-    settings = recipe.teachers[0]
-    return InProcessTeacher(Scorer(backbone, settings.guidance, settings.rescale))
+    return InProcessTeacher(Scorer(backbone, *recipe.guidance_of(recipe.teachers[0])))
 
 
 def question(backbone, seed=0):

@@ -15,7 +15,7 @@ from flash_ray.miniature.draw import draw
 from flash_ray.miniature.judge import Verdict
 from flash_ray.recipe import load_recipe
 
-SETTINGS = load_recipe("miniature").teachers[0]
+SETTINGS = load_recipe("miniature").teaching
 
 
 def score_of(*scores: float) -> BenchScore:

@@ -15,7 +15,8 @@ from flash_ray.miniature.judge_errors import (
     softened,
     with_wrong,
 )
-from flash_ray.miniature.scenes import EDIT_CATEGORIES, SLOTS, T2I_CATEGORIES, random_scene
+from flash_ray.miniature.scenes import SLOTS, random_scene
+from flash_ray.recipe.categories import EDIT_CATEGORIES, T2I_CATEGORIES
 
 
 def _scenes(category, count, seed):

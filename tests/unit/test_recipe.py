@@ -108,7 +108,6 @@ def test_digest_is_the_same_in_every_process():
         ("student.step=4", "student.step", "student.steps"),
         ("studnt.steps=4", "studnt", "student"),
         ("teachers.0.guidence=3", "teachers.0.guidence", "teachers.0.guidance"),
-        ("data.composition.t2i.landscap=1", "data.composition.t2i.landscap", "t2i.landscape"),
         ("lr=1", "lr", "optimisation.student.lr"),
         ("runtime.storage.uri=x", "runtime.storage.uri", "runtime.storage.url"),
     ],
@@ -128,6 +127,8 @@ def test_unknown_key_is_named_with_the_nearest_known_one(override, field, near):
         ("backbone=other", "backbone"),
         ("data.prompts=0", "data.prompts"),
         ("data.size=[64, 65]", "data.size.1"),
+        ("data.source=./my-prompts", "data.source"),
+        ("data.cap=0", "data.cap"),
         ("data.composition.t2i.text=-1", "data.composition.t2i.text"),
         ("tasks.edit=0.5", "tasks.edit"),
         ("teachers.0.guidance=0.5", "teachers.0.guidance"),
@@ -156,7 +157,7 @@ def test_unknown_key_is_named_with_the_nearest_known_one(override, field, near):
 def test_value_out_of_range_names_field_value_and_what_is_allowed(override, field):
     message = refusal(override)
     assert message.startswith(f"{field}: value ")
-    assert "; allowed: " in message
+    assert " allowed: " in message
     assert f"set {field} to such a value" in message
 
 
@@ -170,7 +171,74 @@ def test_value_out_of_range_names_field_value_and_what_is_allowed(override, fiel
             "set tasks.t2i=0",
         ),
         (["teachers=[]"], "teachers: the list is empty", "add {name: base, model: base}"),
-        (["teachers.0.weight=0"], "teachers: weights sum to 0", "set teachers.0.weight=1"),
+        (["teachers.0.weight=0"], "teachers: λ sums to 0 at rung 1", "correct teachers.0.weight"),
+        (
+            [f"teachers=[{{name: base, weight: 0.6}}, {TEACHER}]"],
+            "teachers: λ sums to 1.1 at rung 1, progress 0 to 1, t2i landscape",
+            "correct teachers.1.weight",
+        ),
+        (
+            ["teachers=step-wise-by-rung", "teachers.1.weight.1.weight=0.4"],
+            "teachers: λ sums to 0.9 at rung 3, progress 0 to 1, t2i text",
+            "correct teachers.1.weight",
+        ),
+        (
+            ["teachers.0.weight=[{weight: 1, task: t2i}]"],
+            "teachers.0.weight: no rule applies at rung 1, progress 0 to 1, edit scene",
+            "end the list with {weight: 0.0}",
+        ),
+        (
+            ["teachers.0.weight=[{weight: 1, progress: [0.2, 1]}]"],
+            "teachers.0.weight: no rule applies at rung 1, progress 0 to 0.2",
+            "another rule for all",
+        ),
+        (
+            ["teachers.0.weight=[{weight: 1, rungs: [5]}, {weight: 1}]"],
+            "teachers.0.weight.0.rungs: 5 with 4 rungs",
+            "correct it",
+        ),
+        (
+            ["teachers.0.weight=[{weight: 1, progress: [0.5, 0.5]}, {weight: 1}]"],
+            "teachers.0.weight.0.progress: [0.5, 0.5]",
+            "correct it",
+        ),
+        (
+            ["teachers.0.weight=[{weight: 1, category: styl}, {weight: 1}]"],
+            "teachers.0.weight.0.category: unknown category 'styl'; did you mean style?",
+            "rename",
+        ),
+        (
+            ["teachers=[{name: base, weight: 0.5}, {name: base, weight: 0.5}]"],
+            "teachers.1.name: 'base' is teachers.0's too",
+            "rename it",
+        ),
+        (["teachers=base"], "teachers: unknown preset 'base'; did you mean base-only?", "rename"),
+        (
+            ["data.filter.length=[9, 3]"],
+            "data.filter.length: [9, 3] has no room",
+            "set data.filter.length=[3, 9]",
+        ),
+        (["data.filter.subsets=[]"], "data.filter.subsets: the list is empty", "or null"),
+        (
+            ["data.filter.min_score=3.0"],
+            "data.filter.min_score: 3.0 with data.source miniature",
+            "set data.filter.min_score=null",
+        ),
+        (
+            ["data.source={t2i: a.jsonl, edit: b.jsonl}", "data.filter.min_score=3.0"],
+            "data.filter.min_score: 3.0 without a score column",
+            "name that column",
+        ),
+        (
+            ["data.source={t2i: a.jsonl}"],
+            "data.source.edit: missing with tasks.edit 1",
+            "set tasks.edit=0",
+        ),
+        (
+            ["teaching.placement=in_process", "teachers.0.replicas=2"],
+            "teachers.0.replicas: 2 with teaching.placement in_process",
+            "set teachers.0.replicas=1",
+        ),
         (
             ["teaching={placement: in_process, replicas: 2}"],
             "teaching.replicas: 2",
@@ -207,23 +275,18 @@ def test_value_out_of_range_names_field_value_and_what_is_allowed(override, fiel
 def test_contradictions_are_refused_with_a_cure(overrides, start, cure):
     message = refusal(*overrides)
     assert message.startswith(start)
-    assert "; allowed: " in message
+    assert " allowed: " in message
     assert cure in message
 
 
 @pytest.mark.parametrize(
     ("override", "field", "cure"),
     [
-        ("data.source=./my-prompts", "data.source", "data.source=miniature"),
+        ("data.source={t2i: a.jsonl, edit: b.jsonl}", "data.source", "data.source=miniature"),
         (
             f"teachers=[{{name: base, weight: 0.5}}, {TEACHER}]",
             "teachers",
             "keep the first with weight 1",
-        ),
-        (
-            "teachers.0.weight=[{weight: 0.5, rungs: [1, 2], task: edit}, {weight: 1}]",
-            "teachers.0.weight",
-            "teachers.0.weight=1",
         ),
         ("objective.name=gan", "objective.name", "objective.name=dmd"),
         ("student.weights=lora", "student.weights", "student.weights=full"),
@@ -251,6 +314,20 @@ def test_storage_endpoint_is_never_repeated():
     )
     assert message.startswith("runtime.storage.endpoint: ")
     assert "hunter2" not in message
+
+
+def test_an_unknown_category_is_named_with_the_nearest_known_one():
+    message = refusal("data.composition.t2i.landscap=1")
+    assert message.startswith("data.composition.t2i.landscap: unknown category 'landscap'; ")
+    assert "did you mean landscape? allowed: landscape, portrait, text" in message
+
+
+def test_a_preset_of_teachers_becomes_its_list():
+    recipe = load_recipe("miniature", ["teachers=specialised-only", "teachers.0.model=./lora"])
+    assert [(t.name, t.model) for t in recipe.teachers] == [("specialised", "./lora")]
+    assert recipe.guidance_of(recipe.teachers[0]) == (2.5, True)
+    own = load_recipe("miniature", ["teachers.0.guidance=3", "teachers.0.rescale=false"])
+    assert own.guidance_of(own.teachers[0]) == (3.0, False)
 
 
 def test_several_problems_are_one_line_with_a_count():

@@ -7,14 +7,8 @@ from flash_ray.miniature import bench
 from flash_ray.miniature.captions import caption, careless, corpus, instruction
 from flash_ray.miniature.draw import draw
 from flash_ray.miniature.edits import DEGRADATIONS, degrade, random_edit
-from flash_ray.miniature.scenes import (
-    EDIT_CATEGORIES,
-    FACTORS,
-    SLOTS,
-    STYLES,
-    T2I_CATEGORIES,
-    random_scene,
-)
+from flash_ray.miniature.scenes import FACTORS, SLOTS, STYLES, random_scene
+from flash_ray.recipe.categories import EDIT_CATEGORIES, T2I_CATEGORIES
 
 
 def _edits(category, count=40, seed=7):
