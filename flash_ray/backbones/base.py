@@ -5,7 +5,9 @@ Latents x_BNC are packed (one token for 16x16 pixels, row by row) and normalised
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -188,10 +190,16 @@ class Backbone(Protocol):
         """The base transformer, frozen, in eval mode."""
 
     def copy_transformer(self) -> nn.Module:
-        """A trainable deep copy of the base transformer."""
+        """A trainable deep copy of the base transformer, made before any LoRA is added."""
 
     def load_transformer(self, folder: str) -> nn.Module:
         """A frozen transformer with the weights in `folder` (diffusers format)."""
+
+    def add_lora(self, folder: Path, name: str) -> None:
+        """Adds a LoRA to the base transformer, frozen and not in use."""
+
+    def lora(self, name: str | None) -> AbstractContextManager[None]:
+        """The base transformer with an added LoRA for the block; None: without any."""
 
     def encode(
         self,

@@ -1,4 +1,4 @@
-"""From a recipe's base to a loaded backbone, and the digest of what encodes its conditions."""
+"""From names in a recipe to a loaded backbone, and the digest of what encodes its conditions."""
 
 import hashlib
 import json
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 ENCODER_PARTS = ("text_encoder", "processor", "vae", "scheduler")
 MINIATURE = resources.files("flash_ray.miniature") / "base"
+SPECIALISED = resources.files("flash_ray.miniature") / "specialised"
+LORA = "pytorch_lora_weights.safetensors"
 _MIB = 2**20
 
 
@@ -30,6 +32,22 @@ def resolve_base(base: str) -> str:
             "by save_pretrained, a hub id, or 'miniature'"
         )
     return source
+
+
+def is_lora(model: str) -> bool:
+    """Whether a teacher's model is a LoRA: the shipped one, or a folder with one's weights."""
+    return model == "miniature-specialised" or (Path(model) / LORA).is_file()
+
+
+def resolve_lora(model: str) -> Path:
+    """'miniature-specialised' -> the folder that ships with the package; else unchanged."""
+    return Path(str(SPECIALISED)) if model == "miniature-specialised" else Path(model)
+
+
+def lora_digest(model: str) -> str:
+    """16 hex digits of the SHA-256 of a LoRA's weights."""
+    with (resolve_lora(model) / LORA).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def load_backbone(base: str, dtype: "torch.dtype", device: "torch.device | str", encoders: bool):

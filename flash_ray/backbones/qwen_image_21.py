@@ -3,6 +3,7 @@
 import copy
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 # Imported for diffusers, which loads the miniature's processor from it by name.
 import flash_ray.miniature.processor  # noqa: F401
 from flash_ray.backbones.base import PIXELS_PER_TOKEN, Condition, Conditioned, Layout, Prefix
+from flash_ray.backbones.load import LORA
 from flash_ray.errors import UserError
 
 
@@ -27,6 +29,7 @@ class QwenImage21:
 
     def __init__(self, pipeline: QwenImage21Pipeline):
         self.pipeline = pipeline
+        self._loras: set[str] = set()
         for part in (pipeline.transformer, pipeline.vae, pipeline.text_encoder):
             if part is not None:
                 part.requires_grad_(False).eval()
@@ -72,6 +75,8 @@ class QwenImage21:
         return self.pipeline.transformer
 
     def copy_transformer(self) -> QwenImage21Transformer2DModel:
+        if self._loras:
+            raise ValueError("copy the transformer before a LoRA is added")
         return copy.deepcopy(self.transformer).requires_grad_(True).train()
 
     def load_transformer(self, folder: str | Path) -> QwenImage21Transformer2DModel:
@@ -90,6 +95,37 @@ class QwenImage21:
                 "and safetensors in diffusers format"
             ) from error
         return transformer.to(self.transformer.device).requires_grad_(False).eval()
+
+    def add_lora(self, folder: Path, name: str) -> None:
+        """Adds the LoRA in `folder` (diffusers' format), frozen and not in use.
+
+        Raises:
+            UserError: it does not fit the transformer.
+        """
+        try:
+            self.pipeline.load_lora_weights(folder, weight_name=LORA, adapter_name=name)
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"teachers: the LoRA in {folder} does not fit the base ({reason}); give one that "
+                "was trained on this base"
+            ) from error
+        self._loras.add(name)
+        self.transformer.requires_grad_(False).eval()
+        self.transformer.disable_adapters()
+
+    @contextmanager
+    def lora(self, name: str | None) -> Iterator[None]:
+        """Has the transformer use one of the added LoRAs for the block; None: the plain base."""
+        if name is None:
+            yield
+            return
+        self.transformer.enable_adapters()
+        self.transformer.set_adapter(name)
+        try:
+            yield
+        finally:
+            self.transformer.disable_adapters()
 
     @torch.no_grad()
     def encode(

@@ -142,6 +142,7 @@ class ConditionSet:
 
     def __init__(self, cache: ConditionCache, shards: Sequence[Shard]):
         self._index = [(number, row) for number, s in enumerate(shards) for row in range(s.rows)]
+        self._categories = [shard.category for shard in shards]
         self._files = [_ShardFile(cache.fetch(shard.digest)) for shard in shards]
         layouts = {file.layout for file in self._files}
         if len(layouts) != 1:
@@ -150,6 +151,10 @@ class ConditionSet:
 
     def __len__(self) -> int:
         return len(self._index)
+
+    def categories(self, cases: Sequence[int]) -> tuple[str, ...]:
+        """The category of each case."""
+        return tuple(self._categories[self._index[case][0]] for case in cases)
 
     def take(self, cases: Sequence[int], mine: slice = slice(None)) -> Conditioned:
         """The conditions of `cases[mine]`, padded to the longest of all `cases`.

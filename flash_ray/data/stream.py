@@ -15,6 +15,7 @@ class MicroBatch:
     """One worker's rows of micro-batch `number`; the other workers hold the rest, disjoint.
 
     Args:
+        categories: of this worker's rows.
         size: rows of all workers together.
         mine: this worker's among them.
     """
@@ -22,6 +23,7 @@ class MicroBatch:
     number: int
     task: str
     conditioned: Conditioned
+    categories: tuple[str, ...]
     size: int
     mine: slice
 
@@ -52,4 +54,5 @@ class Stream:
         position = self._mixture.ordinal(number) * self._size
         chosen = take(position, self._size, len(cases), self._seed, task)
         conditioned = cases.take(chosen, self._mine)
-        return MicroBatch(number, task, conditioned, self._size, self._mine)
+        categories = cases.categories(chosen[self._mine])
+        return MicroBatch(number, task, conditioned, categories, self._size, self._mine)

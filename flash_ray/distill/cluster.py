@@ -7,6 +7,7 @@ import ray
 
 from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe
+from flash_ray.teachers.groups import groups
 
 
 @contextmanager
@@ -32,8 +33,9 @@ def local_cluster(cpus: int, trainers: int, teachers: int) -> Iterator[None]:
 
 def cluster_needs(recipe: Recipe) -> dict[str, float]:
     """Resources that a run holds at the same time."""
-    runtime, teaching = recipe.runtime, recipe.teaching
-    teachers = teaching.replicas * len(recipe.teachers) if teaching.placement == "actors" else 0
+    runtime, teachers = recipe.runtime, 0
+    if recipe.teaching.placement == "actors":
+        teachers = sum(group.replicas for group in groups(recipe))
     processes = runtime.workers + teachers
     return {
         "trainer": runtime.workers,

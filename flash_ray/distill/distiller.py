@@ -1,7 +1,8 @@
 """One update of the run: `student_step` is the DMD step; `dmd.py` holds its mathematics."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -15,13 +16,32 @@ from flash_ray.data.stream import MicroBatch, Stream
 from flash_ray.distill import draws
 from flash_ray.distill.dmd import DMD
 from flash_ray.distill.ema import EMA
+from flash_ray.distill.guidance import combine_scores, teacher_weights
+from flash_ray.distill.teacher_log import TeacherLog
 from flash_ray.recipe import Recipe
-from flash_ray.teachers.base import Answer, Teacher
+from flash_ray.teachers.base import Answer, Teachers
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
 Samples = list[tuple[MicroBatch, Tensor]]
+LOSSES = ("student_loss", "fake_loss")
+
+
+@dataclass(frozen=True)
+class _Announced:
+    """A micro-batch that the teachers know of.
+
+    Args:
+        rung: of the student's rollout, from 0; the same on all workers.
+        weights_BM: λ of the teachers for this worker's samples.
+        asked: the teachers, by their positions in the recipe, that will be.
+    """
+
+    batch: MicroBatch
+    rung: int
+    weights_BM: Tensor
+    asked: tuple[int, ...]
 
 
 class Distiller:
@@ -33,64 +53,85 @@ class Distiller:
         backbone: Backbone,
         student: "DeepSpeedEngine",
         fake: "DeepSpeedEngine",
-        teacher: Teacher,
+        teachers: Teachers,
         stream: Stream,
     ):
         objective = recipe.objective
         self.recipe, self.backbone, self.stream = recipe, backbone, stream
-        self.student, self.fake, self.teacher = student, fake, teacher
+        self.student, self.fake, self.teachers = student, fake, teachers
         self.dmd = DMD(
             tuple(recipe.student.rungs), objective.t_min, objective.t_max, objective.shift
         )
         self.ema = EMA(student, recipe.optimisation.ema)
         self.scale_KC = self._base_scale()
-        self._announced: dict[int, MicroBatch] = {}
+        self._announced: dict[int, _Announced] = {}
         self._waited = 0.0
 
-    def update(self, number: int) -> dict[str, float]:
-        """Update `number` (from 0): one student step, then the fake score's. Returns measures."""
-        start, self._waited = time.monotonic(), 0.0
-        samples, measures = self.student_step(number)
-        self.ema.update()
-        losses = [self.fake_step(samples, r) for r in range(self.recipe.optimisation.fake_updates)]
-        measures["fake_loss"] = sum(losses) / len(losses)
-        seconds = time.monotonic() - start
-        measures["seconds"] = seconds
-        measures["teacher_wait_share"] = self._waited / seconds
-        measures["memory_mib"] = _memory_mib(self.student.device)
-        measures = self._averaged(measures)
-        images = sum(batch.size for batch, _ in samples)
-        return {**measures, "images_per_second": images / measures["seconds"]}
+    def update(self, number: int) -> dict[str, dict[str, Any]]:
+        """Update `number` (from 0): one student step, then the fake score's.
 
-    def student_step(self, number: int) -> tuple[Samples, dict[str, Any]]:
-        """One optimiser step on the DMD gradient; returns the student's samples and measures."""
+        Returns:
+            `measures` of the whole update; `tasks`, losses of each task that it held; `teachers`,
+            what `TeacherLog.result` says.
+        """
+        start, self._waited = time.monotonic(), 0.0
+        log = TeacherLog(self.recipe)
+        samples, parts = self.student_step(number, log)
+        self.ema.update()
+        repeats = [self.fake_step(samples, r) for r in range(self.recipe.optimisation.fake_updates)]
+        for part, losses in zip(parts, zip(*repeats, strict=True), strict=True):
+            part["fake_loss"] = sum(losses) / len(losses)
+        seconds = time.monotonic() - start
+        mine = {
+            **_means(parts),
+            "student_norm": float(self.student.get_global_grad_norm() or 0.0),
+            "seconds": seconds,
+            "teacher_wait_share": self._waited / seconds,
+            "memory_mib": _memory_mib(self.student.device),
+        }
+        measures = self._averaged(mine)
+        images = sum(batch.size for batch, _ in samples)
+        calls = _sum_over_workers(torch.tensor(log.calls, device=self.student.device))
+        measures |= {"images": images, "teacher_calls": int(calls)}
+        measures["images_per_second"] = images / measures["seconds"]
+        return {
+            "measures": measures,
+            "tasks": self._by_task([batch.task for batch, _ in samples], parts),
+            "teachers": log.result(self.student.device),
+        }
+
+    def student_step(self, number: int, log: TeacherLog) -> tuple[Samples, list[dict[str, float]]]:
+        """One optimiser step on the DMD gradient; the samples and measures of each micro-batch."""
         samples, parts = [], []
         for n in self._micro_batches(number):
-            batch = self._announce(n)
-            rung, noise, t, xi = self._draw_student(batch)
+            announced = self._announce(n)
+            batch, rung, weights_BM = announced.batch, announced.rung, announced.weights_BM
+            noise, t, xi = self._draw_student(batch)
             student = guided(self.backbone, self.student, batch.conditioned)
             fake = guided(self.backbone, self.fake, batch.conditioned)
 
             x = self.dmd.student_x(student, noise, rung)
             x_t = self.dmd.renoise(x, t, xi)
-            answer = self.teacher.score(n, x_t, t)
+            answer = self.teachers.score(n, x_t, t)
             self._announce_next(n)
             with torch.no_grad():
                 v_fake = fake(x_t, t)
-            v_real = self._await(answer)
+            velocities = self._await(answer)
+            v_real = combine_scores(weights_BM, velocities)
             loss, diagnostics = self.dmd.student_loss(x, t, xi, v_real, v_fake)
             self.student.backward(loss)
             self.student.step()
 
+            log.add(rung, weights_BM, velocities, v_real, v_fake, t)
             samples.append((batch, x.detach()))
-            parts.append({"student_loss": loss.detach(), **diagnostics, **self._scale(x, rung)})
+            part = {"student_loss": loss.detach(), **diagnostics, **self._scale(x, rung)}
+            parts.append({name: float(value) for name, value in part.items()})
             del self._announced[n]
-        measures = {name: sum(float(p[name]) for p in parts) / len(parts) for name in parts[0]}
-        measures["student_norm"] = float(self.student.get_global_grad_norm() or 0.0)
-        return samples, measures
+        return samples, parts
 
-    def fake_step(self, samples: Samples, repeat: int) -> float:
-        """One step of the fake score on the student's samples, freshly noised each time."""
+    def fake_step(self, samples: Samples, repeat: int) -> list[float]:
+        """One step of the fake score on the student's samples, freshly noised each time; the loss
+        of each micro-batch."""
         losses = []
         for batch, x in samples:
             labels = (self.recipe.seed, batch.number, "fake", repeat)
@@ -101,39 +142,46 @@ class Distiller:
             self.fake.backward(loss)
             self.fake.step()
             losses.append(float(loss.detach()))
-        return sum(losses) / len(losses)
+        return losses
 
     def _micro_batches(self, update: int) -> Iterator[int]:
         passes = self.recipe.runtime.accumulation
         return iter(range(update * passes, (update + 1) * passes))
 
-    def _draw_student(self, batch: MicroBatch) -> tuple[int, Tensor, Tensor, Tensor]:
-        """(rung, initial noise, re-noising time, re-noising noise) of a micro-batch."""
+    def _draw_student(self, batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """(initial noise, re-noising time, re-noising noise) of a micro-batch."""
         labels, device = (self.recipe.seed, batch.number), self.student.device
         channels = self.backbone.latent_channels
-        rung = self.dmd.sample_rung(draws.generator(*labels, "rung"))
         noise = draws.noise(batch, channels, *labels, "noise").to(device)
         t = self.dmd.sample_t(batch.size, draws.generator(*labels, "t"))[batch.mine].to(device)
         xi = draws.noise(batch, channels, *labels, "xi").to(device)
-        return rung, noise, t, xi
+        return noise, t, xi
 
-    def _announce(self, n: int) -> MicroBatch:
-        """Takes micro-batch n and tells the teacher, unless that was done a step ahead."""
+    def _announce(self, n: int) -> _Announced:
+        """Takes micro-batch n and tells its teachers, unless that was done a step ahead."""
         if n not in self._announced:
-            self._announced[n] = self.stream[n]
-            self.teacher.prefill(n, self._announced[n].conditioned)
+            recipe, batch = self.recipe, self.stream[n]
+            rung = self.dmd.sample_rung(draws.generator(recipe.seed, n, "rung"))
+            update = n // recipe.runtime.accumulation
+            progress = update / recipe.optimisation.updates
+            weights_BM = teacher_weights(recipe, rung, progress, batch.task, batch.categories)
+            every = recipe.teaching.diagnose_every
+            wanted_M = (weights_BM > 0).any(0) | bool(every and update % every == 0)
+            asked = tuple(wanted_M.nonzero().flatten().tolist())
+            self._announced[n] = _Announced(batch, rung, weights_BM, asked)
+            self.teachers.prefill(n, batch.conditioned, asked)
         return self._announced[n]
 
     def _announce_next(self, n: int) -> None:
         last = self.recipe.optimisation.updates * self.recipe.runtime.accumulation - 1
-        if n < last and self.teacher.room:
+        if n < last and self.teachers.room:
             self._announce(n + 1)
 
-    def _await(self, answer: Answer) -> Tensor:
+    def _await(self, answer: Answer) -> dict[int, Tensor]:
         start = time.monotonic()
-        v_real = answer.result()
+        velocities = answer.result()
         self._waited += time.monotonic() - start
-        return v_real
+        return velocities
 
     @torch.no_grad()
     def _base_scale(self) -> Tensor:
@@ -160,14 +208,32 @@ class Distiller:
         mean = _mean_over_workers(values.to(self.student.device)).tolist()
         return dict(zip(measures, mean, strict=True))
 
+    def _by_task(
+        self, tasks: Sequence[str], parts: Sequence[dict[str, float]]
+    ) -> dict[str, dict[str, float]]:
+        """The losses of each task that the update held, over its micro-batches and the workers."""
+        table = {}
+        for task in sorted(set(tasks)):
+            means = _means([part for of, part in zip(tasks, parts, strict=True) if of == task])
+            table[task] = self._averaged({name: means[name] for name in LOSSES})
+        return table
+
+
+def _means(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
+
 
 def _std(x_BNC: Tensor) -> Tensor:
     return x_BNC.float().std(dim=(0, 1)).clamp_min(1e-6)
 
 
-def _mean_over_workers(values: Tensor) -> Tensor:
+def _sum_over_workers(values: Tensor) -> Tensor:
     dist.all_reduce(values)
-    return values / dist.get_world_size()
+    return values
+
+
+def _mean_over_workers(values: Tensor) -> Tensor:
+    return _sum_over_workers(values) / dist.get_world_size()
 
 
 def _memory_mib(device: torch.device) -> float:

@@ -3,14 +3,16 @@
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.actor import ActorHandle
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Empty, Queue
@@ -28,6 +30,7 @@ from flash_ray.distill.worker import Bench, Job, Outcome, student_key, train_wor
 from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe
 from flash_ray.teachers.actor import start_teachers
+from flash_ray.teachers.fit import refuse_unfit_teachers
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Hooks:
         bench: scores the averaged student, every `runtime.bench_every` updates, on worker 0;
             it is pickled.
         live: called in the driver, in a thread of its own, with every update's line:
-            {"update", "measures", and where it was scored "bench"}.
+            {"update", "measures", "tasks", "teachers", and where it was scored "bench"}.
     """
 
     bench: Bench | None = None
@@ -81,6 +84,7 @@ def distill(
         ray.train.TrainingFailedError: the workers failed more than `runtime.max_failures` times.
     """
     resolve_base(recipe.base)
+    refuse_unfit_teachers(recipe)
     check_cluster(recipe)
     store.check()
     if resume:
@@ -96,7 +100,7 @@ def distill(
         with _listening(live, hooks.live):
             outcome = _fit(recipe, store, run_name, shards, teachers, live, hooks)
     finally:
-        for actor in (*teachers, live.actor):
+        for actor in (*chain.from_iterable(teachers), live.actor):
             ray.kill(actor)
     _fetch(store, run_name, outcome, folder)
     seconds = {"prepare": prepared - started, "train": time.monotonic() - prepared}
@@ -108,7 +112,7 @@ def _fit(
     store: Store,
     run_name: str,
     shards: list[Shard],
-    teachers: list[Any],
+    teachers: Sequence[Sequence[ActorHandle]],
     live: Queue,
     hooks: Hooks,
 ) -> Outcome:

@@ -69,6 +69,6 @@ def check(folder: Path, digest: str, teacher: str, world: int) -> None:
         )
     if (before := found["extra"][0]["teacher"]) != teacher:
         raise UserError(
-            f"base: the run began with weights {before}, these are {teacher}; "
-            "restore the base, or start a run with another name"
+            f"base, teachers: the run began with weights {before}, these are {teacher}; "
+            "restore them, or start a run with another name"
         )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
 import ray.train.torch
 import torch
@@ -32,10 +33,12 @@ from flash_ray.distill.engines import build_engine, ready_deepspeed
 from flash_ray.distill.monitor import Diverged, Monitor
 from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe
-from flash_ray.teachers.base import Teacher
-from flash_ray.teachers.in_process import InProcessTeacher
+from flash_ray.teachers.base import Teachers
+from flash_ray.teachers.faculty import Faculty
+from flash_ray.teachers.groups import Group, groups
+from flash_ray.teachers.in_process import InProcessTeachers
 from flash_ray.teachers.pool import TeacherPool
-from flash_ray.teachers.scorer import Scorer, fingerprint
+from flash_ray.teachers.scorer import fingerprint, group_fingerprint, group_scorer
 
 # The averaged student, frozen -> scores; runs on worker 0 between updates.
 Bench = Callable[[nn.Module], dict[str, Any]]
@@ -46,7 +49,7 @@ class Job:
     """What the driver gives to every worker.
 
     Args:
-        teachers: the teacher actors; empty for teachers in the workers.
+        teachers: the actors of each group; empty for teachers in the workers.
         live: takes a line for every update, for the driver to show.
     """
 
@@ -54,9 +57,26 @@ class Job:
     store: Store
     run_name: str
     shards: Sequence[Shard]
-    teachers: Sequence[ActorHandle]
+    teachers: Sequence[Sequence[ActorHandle]]
     live: Queue
     bench: Bench | None = None
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a worker has loaded.
+
+    Args:
+        student, fake: trainable copies of the base's transformer.
+        weights: tells the base's and the teachers' weights from others.
+    """
+
+    backbone: Backbone
+    student: nn.Module
+    fake: nn.Module
+    stream: Stream
+    teachers: Faculty
+    weights: str
 
 
 @dataclass(frozen=True)
@@ -90,7 +110,7 @@ def train_worker(config: dict[str, Any]) -> Outcome:
             problem = str(error)
         if refused := _first_problem(problem):
             return Outcome([], {}, refused=refused)
-        run = _Run(job, rank, world, device, folder, *parts)
+        run = _Run(job, rank, world, folder, parts)
     try:
         run.train()
     except Diverged as error:  # on every worker: the measures are shared
@@ -101,25 +121,16 @@ def train_worker(config: dict[str, Any]) -> Outcome:
 class _Run:
     """A set-up worker."""
 
-    def __init__(
-        self,
-        job: Job,
-        rank: int,
-        world: int,
-        device: torch.device,
-        checkpoint: Path | None,
-        backbone: Backbone,
-        stream: Stream,
-        teacher_weights: str,
-    ):
+    def __init__(self, job: Job, rank: int, world: int, checkpoint: Path | None, parts: _Parts):
         self.job, self.rank, self.world = job, rank, world
-        self.recipe, self.teacher_weights = job.recipe, teacher_weights
+        self.recipe, self.weights = job.recipe, parts.weights
         optimisation = self.recipe.optimisation
         ready_deepspeed(self.recipe.runtime.gpu)
-        student = build_engine(backbone.copy_transformer(), optimisation.student, self.recipe)
-        fake = build_engine(backbone.copy_transformer(), optimisation.fake, self.recipe)
-        teacher = _teacher(job, backbone, rank, teacher_weights)
-        self.distiller = Distiller(self.recipe, backbone, student, fake, teacher, stream)
+        student = build_engine(parts.student, optimisation.student, self.recipe)
+        fake = build_engine(parts.fake, optimisation.fake, self.recipe)
+        self.distiller = Distiller(
+            self.recipe, parts.backbone, student, fake, parts.teachers, parts.stream
+        )
         self.state = state.ResumeState(student, fake, self.distiller.ema, state.Progress())
         self.monitor = Monitor()
         if checkpoint:
@@ -130,10 +141,10 @@ class _Run:
     def train(self) -> None:
         progress, last = self.state.progress, self.recipe.optimisation.updates
         while progress.updates < last:
-            measures = self.distiller.update(progress.updates)
-            self.monitor.observe(progress.updates + 1, measures)
+            line = {"update": progress.updates + 1, **self.distiller.update(progress.updates)}
+            measures = line["measures"]
+            self.monitor.observe(line["update"], measures)
             progress.updates += 1
-            line = {"update": progress.updates, "measures": measures}
             if self._due(self.recipe.runtime.bench_every) and self.job.bench:
                 line["bench"] = self._bench()
             progress.history.append(line)
@@ -168,9 +179,7 @@ class _Run:
     def _checkpoint(self, measures: dict[str, float]) -> None:
         updates = self.state.progress.updates
         with tempfile.TemporaryDirectory() as name:
-            self.state.save(
-                Path(name), self.recipe.digest, self.teacher_weights, self.rank, self.world
-            )
+            self.state.save(Path(name), self.recipe.digest, self.weights, self.rank, self.world)
             ray.train.report(
                 {"update": updates, **measures},
                 checkpoint=ray.train.Checkpoint.from_directory(name),
@@ -191,25 +200,46 @@ def fetched(checkpoint: ray.train.Checkpoint | None, stack: ExitStack) -> Path |
     return folder
 
 
-def _load(
-    job: Job, rank: int, world: int, device: torch.device, checkpoint: Path | None
-) -> tuple[Backbone, Stream, str]:
+def _load(job: Job, rank: int, world: int, device: torch.device, checkpoint: Path | None) -> _Parts:
     """What may be refused, before anything is shared with the other workers."""
     recipe = job.recipe
-    dtype = torch.bfloat16 if recipe.optimisation.precision == "bf16" else torch.float32
-    backbone = load_backbone(recipe.base, dtype, device, encoders=False)
-    weights = fingerprint(backbone.transformer)
+    backbone = _load_pipeline(recipe, recipe.base, device)
+    student, fake = backbone.copy_transformer(), backbone.copy_transformer()  # before any LoRA
+    found = {fingerprint(backbone.transformer): None}
+    members: list[tuple[Group, Teachers]] = []
+    for number, group in enumerate(groups(recipe)):
+        if job.teachers:
+            weights, teachers = _pool(job, number, group, backbone, rank)
+        else:
+            pipeline = backbone
+            if group.pipeline != recipe.base:
+                pipeline = _load_pipeline(recipe, group.pipeline, device)
+            weights = group_fingerprint(recipe, group, pipeline.transformer)
+            teachers = InProcessTeachers(group_scorer(recipe, group, pipeline))
+        found[weights] = None
+        members.append((group, teachers))
     stream = Stream(recipe, ConditionCache.at(job.store), job.shards, rank, world)
+    weights = " ".join(found)
     if checkpoint:
         state.check(checkpoint, recipe.digest, weights, world)
-    return backbone, stream, weights
+    return _Parts(backbone, student, fake, stream, Faculty(members), weights)
 
 
-def _teacher(job: Job, backbone: Backbone, rank: int, weights: str) -> Teacher:
-    if job.teachers:
-        return TeacherPool(job.teachers, weights, job.recipe.teaching.max_in_flight, rank)
-    guidance = job.recipe.guidance_of(job.recipe.teachers[0])
-    return InProcessTeacher(Scorer(backbone, *guidance))
+def _load_pipeline(recipe: Recipe, pipeline: str, device: torch.device) -> Backbone:
+    dtype = torch.bfloat16 if recipe.optimisation.precision == "bf16" else torch.float32
+    return load_backbone(pipeline, dtype, device, encoders=False)
+
+
+def _pool(
+    job: Job, number: int, group: Group, base: Backbone, rank: int
+) -> tuple[str, TeacherPool]:
+    """The group's weights, of its own pipeline those that its first actor has, and its actors."""
+    recipe, actors = job.recipe, job.teachers[number]
+    if group.pipeline == recipe.base:
+        weights = group_fingerprint(recipe, group, base.transformer)
+    else:
+        weights = ray.get(actors[0].fingerprint.remote())
+    return weights, TeacherPool(actors, weights, recipe.teaching.max_in_flight, rank)
 
 
 def _first_problem(mine: str | None) -> str | None:

@@ -123,6 +123,10 @@ def _refuse_recipe(recipe: Recipe) -> None:
         if share:
             weights = getattr(recipe.data.composition, task)
             category_counts(weights, recipe.data.prompts, f"data.composition.{task}")
+    if any(teacher.model not in ("base", recipe.base) for teacher in recipe.teachers):
+        from flash_ray.teachers.fit import refuse_unfit_teachers
+
+        refuse_unfit_teachers(recipe)
 
 
 def _refuse_taken(recipe: Recipe, store: Store, name: str, resume: bool) -> None:

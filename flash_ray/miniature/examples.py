@@ -7,9 +7,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from flash_ray.backbones.base import Backbone
 from flash_ray.miniature.bench import draw_edit, draw_scene
 from flash_ray.miniature.captions import WRONG, careless_caption, instruction, thorough_caption
 from flash_ray.miniature.draw import draw
+from flash_ray.miniature.scenes import Scene
 
 # The categories in turn, those that are learnt slowest more often.
 TURNS = {
@@ -18,16 +20,17 @@ TURNS = {
 }
 UNCAPTIONED = 0.1  # share of examples without a caption, for classifier-free guidance
 
+# Captions, targets and (of edits) sources, uint8 (count, 64, 64, 3).
+Drawn = tuple[list[str], np.ndarray, np.ndarray | None]
+
 
 def to_uint8(pictures_B3HW: np.ndarray) -> np.ndarray:
     """Pictures in [0, 1] to `(B, H, W, 3)` uint8."""
     return np.round(pictures_B3HW.transpose(0, 2, 3, 1) * 255).astype(np.uint8)
 
 
-def draw_examples(
-    task: str, count: int, seed: int, careless: bool
-) -> tuple[list[str], np.ndarray, np.ndarray | None]:
-    """Captions, targets and (of edits) sources, uint8 `(count, 64, 64, 3)`.
+def draw_examples(task: str, count: int, seed: int, careless: bool) -> Drawn:
+    """Random examples of all categories.
 
     Args:
         careless: captions and instructions of careless writers; otherwise of thorough ones.
@@ -46,21 +49,24 @@ def draw_examples(
             sources.append(edit.source_picture())
         prompts.append("" if rng.random() < UNCAPTIONED else text)
         targets.append(target)
-    pictures = np.concatenate([to_uint8(draw(targets[i : i + 64])) for i in range(0, count, 64)])
-    return prompts, pictures, to_uint8(np.stack(sources)) if sources else None
+    return prompts, draw_in_parts(targets), to_uint8(np.stack(sources)) if sources else None
 
 
-def encode_examples(
-    backbone, task: str, count: int, seed: int, careless: bool, batch: int = 64
-) -> dict[str, Tensor]:
-    """Draws and encodes examples with a `Backbone` of the miniature.
+def draw_in_parts(scenes: list[Scene]) -> np.ndarray:
+    """Pictures of many scenes, uint8 `(count, 64, 64, 3)`."""
+    parts = [to_uint8(draw(scenes[i : i + 64])) for i in range(0, len(scenes), 64)]
+    return np.concatenate(parts)
+
+
+def encode_examples(backbone: Backbone, drawn: Drawn, batch: int = 64) -> dict[str, Tensor]:
+    """Encodes examples with a backbone of the miniature.
 
     Returns:
         `x_BNC` (fp16 latents of the targets) and the tensors of the condition (`embeds_BLD` fp16).
     """
-    prompts, targets, sources = draw_examples(task, count, seed, careless)
+    prompts, targets, sources = drawn
     conditions, latents = [], []
-    for start in range(0, count, batch):
+    for start in range(0, len(prompts), batch):
         rows = slice(start, start + batch)
         references = None
         if sources is not None:

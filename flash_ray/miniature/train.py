@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flash_ray.backbones.qwen_image_21 import QwenImage21
 from flash_ray.miniature.captions import corpus
-from flash_ray.miniature.examples import encode_examples
+from flash_ray.miniature.examples import draw_examples, encode_examples
 from flash_ray.miniature.pipeline import build_pipeline
 from flash_ray.miniature.train_transformer import Lesson, train_transformer
 from flash_ray.miniature.train_vae import train_vae
@@ -54,10 +54,15 @@ def _encoded(
         if not file.exists():
             log.info("drawing and encoding %d %s examples, %s captions", plan.examples, task, kind)
             seed = plan.seed + 1 + careless
-            examples = encode_examples(backbone, task, plan.examples, seed, careless)
-            save_file(examples, file.with_suffix(".partial"))
-            os.replace(file.with_suffix(".partial"), file)
+            drawn = draw_examples(task, plan.examples, seed, careless)
+            keep_examples(encode_examples(backbone, drawn), file)
     return {task: load_file(folder / f"{kind}-{task}.safetensors") for task in TASKS}
+
+
+def keep_examples(examples: dict[str, Tensor], file: Path) -> None:
+    """Writes encoded examples so that the file is whole or not there."""
+    save_file(examples, file.with_suffix(".partial"))
+    os.replace(file.with_suffix(".partial"), file)
 
 
 def train_teacher(folder: Path, plan: TeacherPlan = TeacherPlan(), vae: Path | None = None) -> Path:

@@ -35,22 +35,27 @@ class Lesson(NamedTuple):
 
 
 class Average(torch.nn.Module):
-    """An exponential moving average of a model's weights."""
+    """An exponential moving average of what a model learns."""
 
     def __init__(self, model: torch.nn.Module):
         super().__init__()
-        self.names = [name for name, _ in model.named_parameters()]
-        self.values = [value.detach().clone() for value in model.parameters()]
+        learnt = _learnt(model)
+        self.names = list(learnt)
+        self.values = [value.detach().clone() for value in learnt.values()]
 
     @torch.no_grad()
     def update(self, model: torch.nn.Module, decay: float) -> None:
-        torch._foreach_lerp_(self.values, list(model.parameters()), 1 - decay)
+        torch._foreach_lerp_(self.values, list(_learnt(model).values()), 1 - decay)
 
     def state_dict(self) -> dict[str, Tensor]:
         return dict(zip(self.names, self.values, strict=True))
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.values = [state[name] for name in self.names]
+
+
+def _learnt(model: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in model.named_parameters() if value.requires_grad}
 
 
 def optimisers_of(transformer: torch.nn.Module) -> dict[str, torch.optim.Optimizer]:
@@ -87,16 +92,33 @@ def train_transformer(
     bf16: bool = True,
 ) -> None:
     """Trains the base transformer in place, resumably in `folder`; leaves its averaged weights."""
+    optimisers = optimisers_of(backbone.transformer.requires_grad_(True))
+    fit(backbone, lessons, optimisers, PEAK_LR, folder, batch, bf16)
+
+
+def fit(
+    backbone: QwenImage21,
+    lessons: Sequence[Lesson],
+    optimisers: dict[str, torch.optim.Optimizer],
+    peak_lr: dict[str, float],
+    folder: Path,
+    batch: int,
+    bf16: bool,
+) -> None:
+    """Trains what requires gradients; see `train_transformer`.
+
+    Args:
+        optimisers, peak_lr: by name; together they hold every parameter that is learnt.
+    """
     steps = sum(lesson.steps for lesson in lessons)
-    transformer = backbone.transformer.requires_grad_(True).train()
-    optimisers = optimisers_of(transformer)
+    transformer = backbone.transformer.train()
     average = Average(transformer)
     journal = Journal(folder / "transformer.jsonl")
     parts = {"transformer": transformer, "average": average, **optimisers}
     for step in resumable(steps, parts, folder / "transformer"):
         for name, optimiser in optimisers.items():
             for group in optimiser.param_groups:
-                group["lr"] = cosine_lr(step, steps, PEAK_LR[name])
+                group["lr"] = cosine_lr(step, steps, peak_lr[name])
         task = ("t2i", "edit")[step % 2]
         examples = _lesson_at(step, lessons).examples[task]
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
@@ -108,7 +130,7 @@ def train_transformer(
             optimiser.step()
         average.update(transformer, min(EMA, (step + 1) / (step + 10)))
         journal.add(step, **{f"loss_{task}": 2 * loss.item()})
-    transformer.load_state_dict(average.state_dict())
+    transformer.load_state_dict(average.state_dict(), strict=False)
     transformer.requires_grad_(False).eval()
 
 

@@ -243,11 +243,6 @@ def _unsupported(recipe: Recipe) -> Iterator[str]:
             "data.source: files are not supported yet; allowed: 'miniature'; "
             "set data.source=miniature"
         )
-    if len(recipe.teachers) > 1:
-        yield (
-            f"teachers: {len(recipe.teachers)} teachers are not supported yet; allowed: one; "
-            "keep the first with weight 1"
-        )
     if recipe.objective.name != "dmd":
         yield (
             f"objective.name: {recipe.objective.name!r} is not supported yet; allowed: 'dmd'; "

@@ -1,1 +1,1 @@
-"""Teachers: they answer, for a noised latent, the velocity of the (guided) frozen model."""
+"""Teachers: they answer, for a noised latent, the velocity of the (guided) frozen models."""

@@ -1,5 +1,6 @@
-"""What a teacher offers to the training loop, wherever it runs."""
+"""What teachers offer to the training loop, wherever they run."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -16,20 +17,23 @@ class UnknownTicket(LookupError):
 
 
 class Answer(Protocol):
-    """A velocity that may still be on its way."""
+    """Velocities that may still be on their way."""
 
-    def result(self) -> Tensor:
-        """v_real_BNC, fp32, on the question's device. Raises TeacherLost."""
+    def result(self) -> dict[int, Tensor]:
+        """v_BNC, fp32, on the question's device, by teacher. Raises TeacherLost."""
 
 
-class Teacher(Protocol):
-    """One ticket for each micro-batch: announced once by `prefill`, then asked once by `score`."""
+class Teachers(Protocol):
+    """One ticket for each micro-batch: announced once by `prefill`, then asked once by `score`.
 
-    def prefill(self, ticket: int, conditioned: Conditioned) -> None:
-        """Announces a micro-batch, so that its keys and values can be computed ahead."""
+    Teachers are known by their positions in the recipe.
+    """
+
+    def prefill(self, ticket: int, conditioned: Conditioned, asked: Sequence[int]) -> None:
+        """Announces a micro-batch to some teachers, so that they can compute ahead."""
 
     def score(self, ticket: int, x_BNC: Tensor, t_B: Tensor) -> Answer:
-        """Asks for the guided velocity at x_t = x_BNC, t in [0, 1]; returns at once."""
+        """Asks those teachers for their guided velocities at x_t = x_BNC, t in [0, 1]."""
 
     @property
     def room(self) -> bool:

@@ -1,5 +1,6 @@
-"""The twin of the actors: a copy of the teacher in the worker itself."""
+"""The twin of the actors: a copy of the teachers in the worker itself."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -12,22 +13,23 @@ from flash_ray.teachers.scorer import Scorer
 class _Answer:
     """Known already."""
 
-    v_BNC: Tensor
+    velocities: dict[int, Tensor]
 
-    def result(self) -> Tensor:
-        return self.v_BNC
+    def result(self) -> dict[int, Tensor]:
+        return self.velocities
 
 
-class InProcessTeacher:
-    """Answers at once, on the worker's own device."""
+class InProcessTeachers:
+    """A group that answers at once, on the worker's own device."""
 
     room = False  # nothing is gained by announcing ahead
 
     def __init__(self, scorer: Scorer):
         self._scorer = scorer
 
-    def prefill(self, ticket: int, conditioned: Conditioned) -> None:
-        self._scorer.prefill(ticket, conditioned)
+    def prefill(self, ticket: int, conditioned: Conditioned, asked: Sequence[int]) -> None:
+        self._scorer.prefill(ticket, conditioned, asked)
 
     def score(self, ticket: int, x_BNC: Tensor, t_B: Tensor) -> _Answer:
-        return _Answer(self._scorer.score(ticket, x_BNC, t_B).to(x_BNC.device))
+        velocities = self._scorer.score(ticket, x_BNC, t_B)
+        return _Answer({index: v_BNC.to(x_BNC.device) for index, v_BNC in velocities.items()})

@@ -1,4 +1,4 @@
-"""A worker's view of the teacher actors: round robin, bounded, with retry after a restart."""
+"""A worker's view of a group's actors: round robin, bounded, with retry after a restart."""
 
 import time
 from collections.abc import Sequence
@@ -24,12 +24,13 @@ class _Request:
 
     actor: ActorHandle
     conditioned: Any
+    asked: Sequence[int]
     prefilled: Any
     question: tuple[Any, Any] | None = None
 
 
 class TeacherPool:
-    """Replicas of one teacher.
+    """Replicas of one group of teachers.
 
     Args:
         actors: the replicas.
@@ -58,20 +59,20 @@ class TeacherPool:
     def room(self) -> bool:
         return len(self._open) < self._max_in_flight
 
-    def prefill(self, ticket: int, conditioned: Conditioned) -> None:
+    def prefill(self, ticket: int, conditioned: Conditioned, asked: Sequence[int]) -> None:
         if not self.room:
             raise ValueError(f"{len(self._open)} tickets are open, {self._max_in_flight} may be")
         actor, shipped = next(self._round), ray.put(pack_conditioned(conditioned))
-        prefilled = actor.prefill.remote((self._client, ticket), shipped)
-        self._open[ticket] = _Request(actor, shipped, prefilled)
+        prefilled = actor.prefill.remote((self._client, ticket), shipped, asked)
+        self._open[ticket] = _Request(actor, shipped, asked, prefilled)
 
     def score(self, ticket: int, x_BNC: Tensor, t_B: Tensor) -> "_Answer":
         request = self._open[ticket]
         request.question = (ray.put(pack(x_BNC)), ray.put(pack(t_B)))
         return _Answer(self, ticket, self._ask(ticket, request), x_BNC.device)
 
-    def await_answer(self, ticket: int, answer: Any) -> Tensor:
-        """The velocity; tells the whole story again, up to `ATTEMPTS` times, if the actor died."""
+    def await_answer(self, ticket: int, answer: Any) -> dict[int, Tensor]:
+        """The velocities; tells the whole story again, to `ATTEMPTS` times, if the actor died."""
         request = self._open[ticket]
         for _ in range(ATTEMPTS):
             try:
@@ -80,16 +81,18 @@ class TeacherPool:
                 # UnknownTicket: the actor died, and was restarted, before the question.
                 self._await_restart(request.actor, error)
                 name = (self._client, ticket)
-                request.prefilled = request.actor.prefill.remote(name, request.conditioned)
+                request.prefilled = request.actor.prefill.remote(
+                    name, request.conditioned, request.asked
+                )
                 answer = self._ask(ticket, request)
                 continue
             if fingerprint != self._expected:
                 raise TeacherLost(
                     f"a teacher answers with weights {fingerprint}, the run began with "
-                    f"{self._expected}; its base was replaced"
+                    f"{self._expected}; its model was replaced"
                 )
             del self._open[ticket]
-            return unpack(packed)
+            return {index: unpack(v) for index, v in packed.items()}
         raise TeacherLost(f"a teacher died {ATTEMPTS} times on one question")
 
     def _ask(self, ticket: int, request: _Request) -> Any:
@@ -119,5 +122,6 @@ class _Answer:
     reference: Any
     device: Any
 
-    def result(self) -> Tensor:
-        return self.pool.await_answer(self.ticket, self.reference).to(self.device)
+    def result(self) -> dict[int, Tensor]:
+        velocities = self.pool.await_answer(self.ticket, self.reference)
+        return {index: v_BNC.to(self.device) for index, v_BNC in velocities.items()}

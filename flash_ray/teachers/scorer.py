@@ -1,7 +1,8 @@
-"""The teacher's work itself, shared by actors and in-process teachers: hence the same numbers."""
+"""The teachers' work itself, shared by actors and in-process teachers: hence the same numbers."""
 
 import hashlib
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -9,45 +10,84 @@ from torch import Tensor, nn
 
 from flash_ray.backbones.base import Backbone, Condition, Conditioned, Layout, Prefix
 from flash_ray.backbones.guidance import guided_velocity
+from flash_ray.backbones.load import is_lora, lora_digest, resolve_lora
+from flash_ray.recipe import Recipe
 from flash_ray.teachers.base import UnknownTicket
+from flash_ray.teachers.groups import Group
 
 
-class Scorer:
-    """Guided velocities of a backbone's base model, keyed by tickets.
+@dataclass(frozen=True)
+class Voice:
+    """How one teacher asks the pipeline that its group shares.
 
     Args:
+        lora: name of its LoRA in the backbone; None is the plain base.
         guidance: classifier-free guidance scale; 1 asks the model once a question, else twice.
         rescale: whether guided velocities keep the conditional one's norm per token.
     """
 
-    def __init__(self, backbone: Backbone, guidance: float, rescale: bool):
-        self._backbone, self._guidance, self._rescale = backbone, guidance, rescale
+    lora: str | None
+    guidance: float
+    rescale: bool
+
+    @property
+    def calls(self) -> int:
+        """Evaluations of the transformer for one question."""
+        return 1 if self.guidance == 1.0 else 2
+
+
+class Scorer:
+    """Guided velocities of a group's teachers, keyed by tickets.
+
+    Args:
+        voices: by the teachers' positions in the recipe.
+    """
+
+    def __init__(self, backbone: Backbone, voices: Mapping[int, Voice]):
+        self._backbone, self._voices = backbone, voices
         self._device = next(backbone.transformer.parameters()).device
-        self._open: dict[object, list[tuple[Condition, Prefix]]] = {}
+        self._open: dict[object, dict[int, list[tuple[Condition, Prefix]]]] = {}
 
     @torch.no_grad()
-    def prefill(self, ticket: object, conditioned: Conditioned) -> None:
+    def prefill(self, ticket: object, conditioned: Conditioned, asked: Sequence[int]) -> None:
         """Computes the keys and values of text and references, ahead of the question."""
-        sides = [conditioned.positive]
-        if self._guidance != 1.0:
-            sides.append(conditioned.negative)
-        self._open[ticket] = [self._prefilled(side.to(self._device)) for side in sides]
+        positive = conditioned.positive.to(self._device)
+        negative = conditioned.negative.to(self._device)
+        self._open[ticket] = {}
+        for index in asked:
+            voice = self._voices[index]
+            sides = [positive, negative][: voice.calls]
+            with self._backbone.lora(voice.lora):
+                self._open[ticket][index] = [self._prefilled(side) for side in sides]
 
     @torch.no_grad()
-    def score(self, ticket: object, x_BNC: Tensor, t_B: Tensor) -> Tensor:
-        """v_BNC at x_t = x_BNC, fp32; the ticket is used up. UnknownTicket if not announced."""
+    def score(self, ticket: object, x_BNC: Tensor, t_B: Tensor) -> dict[int, Tensor]:
+        """v_BNC at x_t = x_BNC, fp32, of every teacher that was announced; uses the ticket up.
+
+        Raises:
+            UnknownTicket: it was not announced.
+        """
         if ticket not in self._open:
             raise UnknownTicket(f"ticket {ticket} was not announced, or is used up")
-        sides = self._open.pop(ticket)
         x_BNC, t_B = x_BNC.to(self._device), t_B.to(self._device)
+        announced = self._open.pop(ticket)
+        return {
+            index: self._velocity(self._voices[index], sides, x_BNC, t_B)
+            for index, sides in announced.items()
+        }
+
+    def _velocity(
+        self, voice: Voice, sides: list[tuple[Condition, Prefix]], x_BNC: Tensor, t_B: Tensor
+    ) -> Tensor:
         transformer = self._backbone.transformer
-        velocities = [
-            self._backbone.velocity(transformer, x_BNC, t_B, condition, prefix).float()
-            for condition, prefix in sides
-        ]
-        if self._guidance == 1.0:
+        with self._backbone.lora(voice.lora):
+            velocities = [
+                self._backbone.velocity(transformer, x_BNC, t_B, condition, prefix).float()
+                for condition, prefix in sides
+            ]
+        if len(velocities) == 1:
             return velocities[0]
-        return guided_velocity(*velocities, self._guidance, self._rescale)
+        return guided_velocity(*velocities, voice.guidance, voice.rescale)
 
     def _prefilled(self, condition: Condition) -> tuple[Condition, Prefix]:
         # The prefix does not depend on the target: the smallest one there is costs least.
@@ -60,6 +100,34 @@ class Scorer:
             self._backbone.transformer, x_BNC, t_B, replace(condition, layout=small), prefix
         )
         return condition, prefix
+
+
+def voice_of(recipe: Recipe, index: int) -> Voice:
+    """How the recipe's teacher number `index` speaks; its LoRA goes by its own name."""
+    teacher = recipe.teachers[index]
+    lora = teacher.name if is_lora(teacher.model) else None
+    return Voice(lora, *recipe.guidance_of(teacher))
+
+
+def group_scorer(recipe: Recipe, group: Group, backbone: Backbone) -> Scorer:
+    """The scorer of a group over its loaded pipeline, to which the LoRAs are added.
+
+    Raises:
+        UserError: a LoRA does not fit.
+    """
+    for index in group.members:
+        teacher = recipe.teachers[index]
+        if is_lora(teacher.model):
+            backbone.add_lora(resolve_lora(teacher.model), teacher.name)
+    return Scorer(backbone, {index: voice_of(recipe, index) for index in group.members})
+
+
+def group_fingerprint(recipe: Recipe, group: Group, transformer: nn.Module) -> str:
+    """Tells a group's weights from others: those of the pipeline, before LoRAs are added, and of
+    its LoRAs."""
+    models = [recipe.teachers[index].model for index in group.members]
+    loras = [lora_digest(model) for model in models if is_lora(model)]
+    return "+".join([fingerprint(transformer), *loras])
 
 
 def fingerprint(transformer: nn.Module) -> str:

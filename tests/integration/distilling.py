@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig, get_peft_model_state_dict
 
 from flash_ray.backbones.load import load_backbone
 from flash_ray.data.cache import ConditionCache, encode_shard, plan_shards
@@ -19,9 +20,12 @@ from flash_ray.distill.distiller import Distiller
 from flash_ray.distill.engines import build_engine, ready_deepspeed
 from flash_ray.miniature.captions import corpus
 from flash_ray.miniature.pipeline import TRANSFORMER_CONFIG, VAE_CONFIG, build_pipeline
+from flash_ray.miniature.specialise import LAYERS, save_lora
 from flash_ray.recipe import Recipe, load_recipe
-from flash_ray.teachers.in_process import InProcessTeacher
-from flash_ray.teachers.scorer import Scorer
+from flash_ray.teachers.faculty import Faculty
+from flash_ray.teachers.groups import groups
+from flash_ray.teachers.in_process import InProcessTeachers
+from flash_ray.teachers.scorer import group_scorer
 
 
 class FolderStore:
@@ -56,6 +60,19 @@ def build_base(folder: Path) -> Path:
     return folder
 
 
+def build_lora(base: Path, folder: Path, seed: int = 1) -> Path:
+    """A saved LoRA of rank 2 for that base, with random weights that matter."""
+    transformer = load_backbone(str(base), torch.float32, "cpu", encoders=False).transformer
+    transformer.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=list(LAYERS)))
+    generator = torch.Generator().manual_seed(seed)
+    weights = {
+        name: 0.2 * torch.randn(value.shape, generator=generator)
+        for name, value in get_peft_model_state_dict(transformer).items()
+    }
+    save_lora(weights, 2, folder)
+    return folder
+
+
 def small_recipe(base: Path, *overrides: str) -> Recipe:
     """The miniature's recipe over a few cases, four updates, without benches."""
     defaults = [
@@ -84,13 +101,13 @@ def encode_locally(recipe: Recipe, folder: Path) -> ConditionCache:
     return cache
 
 
-def run_updates(recipe: Recipe, cache: ConditionCache, out: Path) -> list[dict[str, float]]:
-    """The recipe's updates on as many processes as it has workers; returns the measures.
+def run_updates(recipe: Recipe, cache: ConditionCache, out: Path) -> list[dict[str, Any]]:
+    """The recipe's updates on as many processes as it has workers; what each returned.
 
     Leaves worker 0's averaged student in `out`/student.
     """
     in_processes(recipe.runtime.workers, out, _updates, recipe, cache)
-    return json.loads((out / "measures.json").read_text())
+    return json.loads((out / "lines.json").read_text())
 
 
 def in_processes(world: int, out: Path, job: Callable[..., None], *args: Any) -> None:
@@ -138,21 +155,24 @@ def _joined(
 def make_distiller(recipe: Recipe, cache: ConditionCache, rank: int, world: int) -> Distiller:
     backbone = load_backbone(recipe.base, torch.float32, "cpu", encoders=False)
     ready_deepspeed(gpu=False)
-    optimisation, teacher = recipe.optimisation, recipe.guidance_of(recipe.teachers[0])
+    optimisation = recipe.optimisation
+    student = build_engine(backbone.copy_transformer(), optimisation.student, recipe)
+    fake = build_engine(backbone.copy_transformer(), optimisation.fake, recipe)
+    (group,) = groups(recipe)
     return Distiller(
         recipe,
         backbone,
-        build_engine(backbone.copy_transformer(), optimisation.student, recipe),
-        build_engine(backbone.copy_transformer(), optimisation.fake, recipe),
-        InProcessTeacher(Scorer(backbone, *teacher)),
+        student,
+        fake,
+        Faculty([(group, InProcessTeachers(group_scorer(recipe, group, backbone)))]),
         Stream(recipe, cache, plan_shards(recipe), rank, world),
     )
 
 
 def _updates(rank: int, world: int, out: Path, recipe: Recipe, cache: ConditionCache) -> None:
     distiller = make_distiller(recipe, cache, rank, world)
-    measures = [distiller.update(number) for number in range(recipe.optimisation.updates)]
+    lines = [distiller.update(number) for number in range(recipe.optimisation.updates)]
     student = distiller.ema.gather()
     if rank == 0:
         student.save_pretrained(out / "student")
-        (out / "measures.json").write_text(json.dumps(measures))
+        (out / "lines.json").write_text(json.dumps(lines))

@@ -1,10 +1,21 @@
 """The engines give the same run whatever the number of workers and the ZeRO stage are."""
 
+import json
+
 import pytest
 import torch
-from distilling import build_base, encode_locally, in_processes, make_distiller, run_updates
+from distilling import (
+    build_base,
+    build_lora,
+    encode_locally,
+    in_processes,
+    make_distiller,
+    run_updates,
+)
 from distilling import small_recipe as recipe_of
 from safetensors.torch import load_file
+
+from flash_ray.distill.teacher_log import TeacherLog
 
 # Largest relative difference of a loss over 4 updates at learning rate 1e-3: sums over workers
 # round in another order.
@@ -24,16 +35,16 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(world):
-    """run(name, overrides) -> (measures, student's weights), each once."""
+    """run(name, overrides) -> (lines of the updates, student's weights), each once."""
     base, folder = world
     done = {}
 
     def run_once(name, *overrides):
         if name not in done:
             recipe = recipe_of(base, *LEARN_FAST, *overrides)
-            measures = run_updates(recipe, encode_locally(recipe, folder), folder / name)
+            lines = run_updates(recipe, encode_locally(recipe, folder), folder / name)
             weights = load_file(folder / name / "student/diffusion_pytorch_model.safetensors")
-            done[name] = measures, weights
+            done[name] = lines, weights
         return done[name]
 
     return run_once
@@ -45,7 +56,11 @@ def test_two_workers_at_each_zero_stage_agree_with_one_worker(run, stage):
     two, two_weights = run(f"two-zero-{stage}", *TWO, f"runtime.zero_stage={stage}")
     for update, (expected, got) in enumerate(zip(one, two, strict=True)):
         for name in COMPARED:
-            assert got[name] == pytest.approx(expected[name], rel=TOLERANCE), (update, name)
+            ours, theirs = got["measures"][name], expected["measures"][name]
+            assert ours == pytest.approx(theirs, rel=TOLERANCE), (update, name)
+        assert got["tasks"].keys() == expected["tasks"].keys()
+        for task, losses in expected["tasks"].items():
+            assert got["tasks"][task] == pytest.approx(losses, rel=TOLERANCE), (update, task)
     for name, weight in one_weights.items():
         torch.testing.assert_close(two_weights[name], weight, rtol=0, atol=1e-4)
 
@@ -55,7 +70,10 @@ def test_bf16_follows_fp32(run):
     got, got_weights = run("bf16", *TWO, "optimisation.precision=bf16")
     for update, (a, b) in enumerate(zip(expected, got, strict=True)):
         for name in ("real_gap", "fake_loss"):
-            assert b[name] == pytest.approx(a[name], rel=0.02), (update, name)
+            assert b["measures"][name] == pytest.approx(a["measures"][name], rel=0.02), (
+                update,
+                name,
+            )
     assert {weight.dtype for weight in got_weights.values()} == {torch.bfloat16}
     for name, weight in weights.items():
         torch.testing.assert_close(got_weights[name].float(), weight, rtol=0.02, atol=0.02)
@@ -69,12 +87,54 @@ def test_accumulated_passes_make_one_update(world):
 
 def _accumulates(rank, world, out, recipe, cache):
     distiller = make_distiller(recipe, cache, rank, world)
-    samples, _ = distiller.student_step(0)
+    samples, parts = distiller.student_step(0, TeacherLog(recipe))
+    assert len(parts) == 2
     assert [batch.number for batch, _ in samples] == [0, 1]
     assert {batch.task for batch, _ in samples} == {"t2i", "edit"}
     assert distiller.student.global_steps == 1 and distiller.fake.global_steps == 0
     distiller.fake_step(samples, 0)
     assert distiller.fake.global_steps == 1
+
+
+def test_two_teachers_are_asked_where_they_count_on_any_number_of_workers(run, world):
+    base, folder = world
+    lora = build_lora(base, folder / "lora")
+    late = [{"weight": 0.5, "rungs": [3, 4], "category": "text"}, {"weight": 0.0}]
+    rest = [{"weight": 0.5, "rungs": [3, 4], "category": "text"}, {"weight": 1.0}]
+    teachers = [
+        {"name": "base", "model": "base", "weight": rest},
+        {"name": "lora", "model": str(lora), "weight": late},
+    ]
+    two_teachers = (
+        f"teachers={json.dumps(teachers)}",
+        "data.composition={t2i: {text: 1}, edit: {style: 1, text: 1}}",
+        "teaching.diagnose_every=3",
+        "optimisation.updates=8",
+    )
+    one, _ = run("teachers-one", *ONE, *two_teachers)
+    two, _ = run("teachers-two", *TWO, *two_teachers)
+    rungs = set()
+    for update, (expected, got) in enumerate(zip(one, two, strict=True)):
+        for name in COMPARED:
+            ours, theirs = got["measures"][name], expected["measures"][name]
+            assert ours == pytest.approx(theirs, rel=TOLERANCE), (update, name)
+        ((rung, row),) = expected["teachers"]["lora"].items()
+        assert got["teachers"]["base"][rung] == expected["teachers"]["base"][rung]
+        (task,) = expected["tasks"]
+        assert (row["weight"] > 0) == (int(rung) > 2)
+        if task == "t2i" and int(rung) > 2:
+            assert row["weight"] == 0.5
+            assert expected["teachers"]["base"][rung]["weight"] == 0.5
+        asked = row["weight"] > 0 or update % 3 == 0
+        assert ("norm" in row) == asked
+        assert expected["measures"]["teacher_calls"] == 4 * 2 * (1 + asked)
+        if asked:
+            assert row["norm"] > 0.01 and -1 <= row["cosine"] <= 1
+            # Two workers may not have asked it on the same samples: the whole group's are compared.
+            if task == "t2i" or update % 3 == 0:
+                assert got["teachers"]["lora"][rung] == pytest.approx(row, rel=1e-3)
+        rungs.add(int(rung))
+    assert rungs & {1, 2} and rungs & {3, 4}
 
 
 @pytest.mark.parametrize("stage", [2, 3])

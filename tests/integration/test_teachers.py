@@ -1,25 +1,48 @@
 """Teacher actors give the in-process teacher's numbers and survive being killed."""
 
+import json
 import os
 import signal
 
 import pytest
 import ray
 import torch
-from distilling import build_base, small_recipe
+from distilling import build_base, build_lora, small_recipe
 
 from flash_ray.backbones.load import load_backbone
 from flash_ray.teachers.actor import start_teachers
 from flash_ray.teachers.base import TeacherLost
-from flash_ray.teachers.in_process import InProcessTeacher
+from flash_ray.teachers.groups import groups
+from flash_ray.teachers.in_process import InProcessTeachers
 from flash_ray.teachers.pool import TeacherPool
-from flash_ray.teachers.scorer import Scorer, fingerprint
+from flash_ray.teachers.scorer import group_fingerprint, group_scorer
+
+BOTH = (0, 1)
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
-    base = build_base(tmp_path_factory.mktemp("teachers") / "base")
-    return small_recipe(base, "teaching.placement=actors", "runtime.max_failures=2")
+    """The base and a LoRA of it: one group."""
+    folder = tmp_path_factory.mktemp("teachers")
+    base = build_base(folder / "base")
+    lora = build_lora(base, folder / "lora")
+    teachers = [
+        {"name": "base", "model": "base", "weight": 0.5},
+        {"name": "lora", "model": str(lora), "weight": 0.5, "guidance": 1.0},
+    ]
+    return small_recipe(
+        base,
+        "teaching.placement=actors",
+        "runtime.max_failures=2",
+        f"teachers={json.dumps(teachers)}",
+    )
+
+
+@pytest.fixture(scope="module")
+def group(recipe):
+    (group,) = groups(recipe)
+    assert group.members == BOTH
+    return group
 
 
 @pytest.fixture(scope="module")
@@ -34,19 +57,25 @@ def conditioned(backbone):
 
 @pytest.fixture(scope="module")
 def actor(recipe, cluster):
-    (started,) = start_teachers(recipe)
+    ((started,),) = start_teachers(recipe)
     yield started
     ray.kill(started)
 
 
+@pytest.fixture(scope="module")
+def weights(recipe, group):
+    plain = load_backbone(recipe.base, torch.float32, "cpu", encoders=False)
+    return group_fingerprint(recipe, group, plain.transformer)
+
+
 @pytest.fixture
-def pool(actor, backbone):
-    return TeacherPool([actor], fingerprint(backbone.transformer), max_in_flight=2)
+def pool(actor, weights):
+    return TeacherPool([actor], weights, max_in_flight=2)
 
 
 @pytest.fixture(scope="module")
-def twin(recipe, backbone):
-    return InProcessTeacher(Scorer(backbone, *recipe.guidance_of(recipe.teachers[0])))
+def twin(recipe, group, backbone, conditioned):
+    return InProcessTeachers(group_scorer(recipe, group, backbone))
 
 
 def question(backbone, seed=0):
@@ -55,9 +84,15 @@ def question(backbone, seed=0):
     return x_BNC, torch.rand(2, generator=generator)
 
 
-def ask(teacher, ticket, conditioned, asked):
-    teacher.prefill(ticket, conditioned)
-    return teacher.score(ticket, *asked)
+def ask(teachers, ticket, conditioned, asked, whom=BOTH):
+    teachers.prefill(ticket, conditioned, whom)
+    return teachers.score(ticket, *asked)
+
+
+def assert_equal_answers(got, expected):
+    assert got.keys() == expected.keys()
+    for index, v_BNC in expected.items():
+        torch.testing.assert_close(got[index], v_BNC, rtol=1e-6, atol=1e-6)
 
 
 def test_an_actor_gives_the_in_process_numbers(pool, twin, backbone, conditioned):
@@ -66,43 +101,54 @@ def test_an_actor_gives_the_in_process_numbers(pool, twin, backbone, conditioned
         answers = [ask(pool, ticket + i, conditioned, asked[ticket + i]) for i in (0, 1)]
         for i, answer in enumerate(answers):
             expected = ask(twin, ticket + i, conditioned, asked[ticket + i]).result()
-            torch.testing.assert_close(answer.result(), expected, rtol=1e-6, atol=1e-6)
+            assert_equal_answers(answer.result(), expected)
+
+
+def test_only_those_asked_answer(pool, twin, backbone, conditioned):
+    asked = question(backbone)
+    whole = ask(twin, 0, conditioned, asked).result()
+    assert not torch.allclose(whole[0], whole[1], rtol=0.1, atol=0.1)
+    for index in BOTH:
+        answer = ask(pool, index, conditioned, asked, [index]).result()
+        assert_equal_answers(answer, {index: whole[index]})
 
 
 def test_a_third_ticket_is_refused_where_two_may_be_open(pool, conditioned):
-    pool.prefill(0, conditioned)
-    pool.prefill(1, conditioned)
+    pool.prefill(0, conditioned, BOTH)
+    pool.prefill(1, conditioned, BOTH)
     assert not pool.room
     with pytest.raises(ValueError, match="2 tickets are open, 2 may be"):
-        pool.prefill(2, conditioned)
+        pool.prefill(2, conditioned, BOTH)
 
 
 def test_a_killed_teacher_is_restarted_and_asked_again(pool, twin, actor, backbone, conditioned):
     asked = question(backbone)
     expected = ask(twin, 0, conditioned, asked).result()
-    pool.prefill(0, conditioned)
-    pool.prefill(1, conditioned)
+    pool.prefill(0, conditioned, BOTH)
+    pool.prefill(1, conditioned, BOTH)
     os.kill(ray.get(actor.__ray_call__.remote(lambda self: os.getpid())), signal.SIGKILL)
     for ticket in (0, 1):
         answer = pool.score(ticket, *asked).result()
-        torch.testing.assert_close(answer, expected, rtol=1e-6, atol=1e-6)
+        assert_equal_answers(answer, expected)
     assert pool.restarts >= 1 and pool.room
 
 
 def test_an_answer_with_other_weights_is_an_error(actor, backbone, conditioned):
     pool = TeacherPool([actor], "0" * 16)
-    with pytest.raises(TeacherLost, match="its base was replaced"):
+    with pytest.raises(TeacherLost, match="its model was replaced"):
         ask(pool, 0, conditioned, question(backbone)).result()
 
 
-def test_a_teacher_that_may_not_be_restarted_is_lost(recipe, cluster, backbone, conditioned):
+def test_a_teacher_that_may_not_be_restarted_is_lost(
+    recipe, cluster, weights, backbone, conditioned
+):
     frail = recipe.model_copy(
         update={"runtime": recipe.runtime.model_copy(update={"max_failures": 0})}
     )
-    (actor,) = start_teachers(frail)
+    ((actor,),) = start_teachers(frail)
     ray.get(actor.fingerprint.remote())
-    pool = TeacherPool([actor], fingerprint(backbone.transformer))
-    pool.prefill(0, conditioned)
+    pool = TeacherPool([actor], weights)
+    pool.prefill(0, conditioned, BOTH)
     ray.kill(actor)
     with pytest.raises(TeacherLost, match="died more often than it may be restarted"):
         pool.score(0, *question(backbone)).result()

@@ -1,5 +1,6 @@
 """Whole runs on Ray Train: they finish, survive a SIGKILL bit for bit, fail when they diverge."""
 
+import json
 import os
 import signal
 import time
@@ -9,7 +10,7 @@ import pytest
 import ray.train
 import torch
 from diffusers import QwenImage21Transformer2DModel
-from distilling import build_base, small_recipe
+from distilling import build_base, build_lora, small_recipe
 from ray.util.state import list_actors
 
 from flash_ray.checkpoints.storage import Store
@@ -72,7 +73,7 @@ def whole(recipe, store, cluster, tmp_path_factory):
 def exact(history):
     """What has to be equal to the last bit."""
     return [
-        (line["update"], line.get("bench"))
+        (line["update"], line.get("bench"), line["tasks"], line["teachers"])
         + tuple((name, value) for name, value in line["measures"].items() if name not in TIMES)
         for line in history
     ]
@@ -120,6 +121,37 @@ def test_a_missing_base_is_refused(store, cluster, tmp_path):
     recipe = small_recipe(tmp_path / "nowhere")
     with pytest.raises(UserError, match="base: no pipeline in .*nowhere"):
         distill(recipe, store, "baseless", tmp_path / "student")
+
+
+def test_teachers_of_two_groups_guide_a_run_and_may_not_be_exchanged(
+    base, store, cluster, tmp_path
+):
+    lora = build_lora(base, tmp_path / "lora")
+    other = build_base(tmp_path / "other")
+    teachers = [
+        {"name": "base", "model": "base", "weight": 0.5},
+        {"name": "lora", "model": str(lora), "weight": 0.25},
+        {"name": "other", "model": str(other), "weight": 0.25},
+    ]
+    recipe = small_recipe(
+        base,
+        "teaching.placement=actors",
+        "optimisation.updates=2",
+        f"teachers={json.dumps(teachers)}",
+    )
+    by_actors = distill(recipe, store, "three", tmp_path / "student")
+    rows = [row for rungs in by_actors.history[-1]["teachers"].values() for row in rungs.values()]
+    assert [row["weight"] for row in rows] == [0.5, 0.25, 0.25]
+    assert rows[2]["norm"] == 0  # the other pipeline has the base's weights
+    local = recipe.model_copy(
+        update={"teaching": recipe.teaching.model_copy(update={"placement": "in_process"})}
+    )
+    in_workers = distill(local, store, "three-local", tmp_path / "student-local")
+    assert exact(in_workers.history) == exact(by_actors.history)
+
+    build_lora(base, tmp_path / "lora", seed=2)
+    with pytest.raises(UserError, match="base, teachers: the run began with weights"):
+        distill(recipe, store, "three", tmp_path / "again", resume=True)
 
 
 @pytest.mark.slow

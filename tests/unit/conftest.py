@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model_state_dict
 
 from flash_ray.backbones.qwen_image_21 import QwenImage21
 from flash_ray.miniature.pipeline import TRANSFORMER_CONFIG, VAE_CONFIG, build_pipeline
+from flash_ray.miniature.specialise import LAYERS, save_lora
 
 CORPUS = [
     f'A {colour} {thing} on a {ground} field with the word "{word}"'
@@ -29,6 +31,21 @@ def miniature_folder(tmp_path_factory):
             torch.nn.init.normal_(weight, std=weight.shape[1] ** -0.5, generator=generator)
     folder = tmp_path_factory.mktemp("miniature")
     pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lora_folder(miniature_folder, tmp_path_factory):
+    """A LoRA of the miniature, of rank 2, with random weights that matter."""
+    transformer = QwenImage21.from_pretrained(miniature_folder, encoders=False).transformer
+    transformer.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=list(LAYERS)))
+    generator = torch.Generator().manual_seed(2)
+    weights = {
+        name: 0.2 * torch.randn(value.shape, generator=generator)
+        for name, value in get_peft_model_state_dict(transformer).items()
+    }
+    folder = tmp_path_factory.mktemp("lora")
+    save_lora(weights, 2, folder)
     return folder
 
 

@@ -4,7 +4,7 @@ from PIL import Image
 
 from flash_ray.backbones.guidance import guided_velocity
 from flash_ray.teachers.base import UnknownTicket
-from flash_ray.teachers.scorer import Scorer, fingerprint
+from flash_ray.teachers.scorer import Scorer, Voice, fingerprint
 from flash_ray.teachers.wire import pack, pack_conditioned, unpack, unpack_conditioned
 
 
@@ -24,20 +24,22 @@ def question(backbone):
 @pytest.mark.parametrize(("guidance", "rescale"), [(1.0, True), (3.0, True), (3.0, False)])
 def test_prefilled_answers_equal_plain_velocities(backbone, conditioned, guidance, rescale):
     x_BNC, t_B = question(backbone)
-    scorer = Scorer(backbone, guidance, rescale)
-    scorer.prefill(0, conditioned)
+    scorer = Scorer(backbone, {1: Voice(None, guidance, rescale)})
+    scorer.prefill(0, conditioned, [1])
     with torch.no_grad():
         plain = [
             backbone.velocity(backbone.transformer, x_BNC, t_B, side)
             for side in (conditioned.positive, conditioned.negative)
         ]
     expected = plain[0] if guidance == 1.0 else guided_velocity(*plain, guidance, rescale)
-    torch.testing.assert_close(scorer.score(0, x_BNC, t_B), expected, rtol=1e-4, atol=1e-5)
+    answers = scorer.score(0, x_BNC, t_B)
+    assert list(answers) == [1]
+    torch.testing.assert_close(answers[1], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_ticket_serves_once(backbone, conditioned):
-    scorer = Scorer(backbone, 1.0, True)
-    scorer.prefill(0, conditioned)
+    scorer = Scorer(backbone, {0: Voice(None, 1.0, True)})
+    scorer.prefill(0, conditioned, [0])
     scorer.score(0, *question(backbone))
     with pytest.raises(UnknownTicket):
         scorer.score(0, *question(backbone))

@@ -5,7 +5,7 @@ import torch
 
 from flash_ray.backbones.qwen_image_21 import QwenImage21
 from flash_ray.miniature import train_transformer as module
-from flash_ray.miniature.examples import encode_examples
+from flash_ray.miniature.examples import draw_examples, encode_examples
 from flash_ray.miniature.train_transformer import Lesson, optimisers_of, train_transformer
 
 
@@ -13,7 +13,11 @@ from flash_ray.miniature.train_transformer import Lesson, optimisers_of, train_t
 def lesson(miniature_folder):
     backbone = QwenImage21.from_pretrained(miniature_folder)
     return Lesson(
-        4, {task: encode_examples(backbone, task, 4, 1, careless=False) for task in ("t2i", "edit")}
+        4,
+        {
+            task: encode_examples(backbone, draw_examples(task, 4, 1, careless=False))
+            for task in ("t2i", "edit")
+        },
     )
 
 
