@@ -11,6 +11,7 @@ import typer
 from flash_ray import __version__
 from flash_ray.errors import UserError
 from flash_ray.recipe import dump_yaml, load_recipe
+from flash_ray.studies.cli import study_app
 
 app = typer.Typer(
     help="Distil many-step image models into few-step students.",
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 recipe_app = typer.Typer(help="Look at recipes and check them.")
 app.add_typer(recipe_app, name="recipe")
+app.add_typer(study_app, name="study")
 
 
 class Bench(StrEnum):

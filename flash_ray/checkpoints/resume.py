@@ -95,6 +95,11 @@ def record_run(store: Store, name: str, recipe: dict[str, Any], digest: str) -> 
         )
 
 
+def run_exists(store: Store, name: str) -> bool:
+    """Whether `runs/<name>` was claimed."""
+    return store.get_bytes(_run_key(name)) is not None
+
+
 def open_run(store: Store, name: str, digest: str) -> dict[str, Any]:
     """The record of an earlier run, {"name", "recipe_digest", "recipe"}, to be continued.
 

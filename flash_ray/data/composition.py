@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from flash_ray.errors import UserError
+from flash_ray.recipe import Recipe
 
 
 def category_counts(weights: Mapping[str, float], total: int, field: str) -> dict[str, int]:
@@ -26,6 +27,30 @@ def category_counts(weights: Mapping[str, float], total: int, field: str) -> dic
             f"every category of positive weight; raise data.prompts or set {field}.{empty[0]}=0"
         )
     return counts
+
+
+def epoch_counts(recipe: Recipe, task: str) -> dict[str, int]:
+    """How often each category of a task comes in one epoch of `data.prompts` cases.
+
+    Raises:
+        UserError: `data.prompts` is too small.
+    """
+    weights = getattr(recipe.data.composition, task)
+    return category_counts(weights, recipe.data.prompts, f"data.composition.{task}")
+
+
+def unique_counts(recipe: Recipe, task: str) -> dict[str, int]:
+    """How many different cases of each category the recipe asks for: `data.cap` at most."""
+    counts = epoch_counts(recipe, task)
+    return {name: min(count, recipe.data.cap or count) for name, count in counts.items()}
+
+
+def unique_cases(recipe: Recipe) -> dict[str, int]:
+    """How many different cases the recipe asks for, by task."""
+    shares = recipe.tasks.model_dump()
+    return {
+        task: sum(unique_counts(recipe, task).values()) for task, share in shares.items() if share
+    }
 
 
 def take(position: int, count: int, total: int, seed: int, task: str) -> list[int]:

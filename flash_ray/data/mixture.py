@@ -25,5 +25,10 @@ class Mixture:
         edits = self._edits_before(n)
         return edits if self.task(n) == "edit" else n - edits
 
+    def count(self, task: Task, n: int) -> int:
+        """How many of the first n micro-batches are of a task."""
+        edits = self._edits_before(n)
+        return edits if task == "edit" else n - edits
+
     def _edits_before(self, n: int) -> int:
         return n * self.edit // (self.t2i + self.edit)

@@ -28,16 +28,20 @@ class Encoder:
         return len(shards)
 
 
-def prepare(recipe: Recipe, store: Store) -> list[Shard]:
+def prepare(recipe: Recipe, store: Store, also: Sequence[Recipe] = ()) -> list[Shard]:
     """Has every missing shard encoded and stored; returns all shards of the recipe.
 
     As many actors as the recipe has workers, in the workers' places, which are still free.
+
+    Args:
+        also: recipes of the same base and precision whose shards are encoded too.
 
     Raises:
         UserError: the base is missing, or `data.prompts` is too small for the composition.
     """
     shards = plan_shards(recipe)
-    missing = ConditionCache.at(store).missing(shards)
+    wanted = {s.digest: s for one in (recipe, *also) for s in plan_shards(one)}
+    missing = ConditionCache.at(store).missing(list(wanted.values()))
     if not missing:
         return shards
     encoders = _start(recipe, store, min(recipe.runtime.workers, -(-len(missing) // 8)))

@@ -31,10 +31,10 @@ def local_cluster(cpus: int, trainers: int, teachers: int) -> Iterator[None]:
         ray.shutdown()
 
 
-def cluster_needs(recipe: Recipe) -> dict[str, float]:
-    """Resources that a run holds at the same time."""
+def cluster_needs(recipe: Recipe, hiring: bool = True) -> dict[str, float]:
+    """Resources that a run holds at the same time; without `hiring` its teachers run already."""
     runtime, teachers = recipe.runtime, 0
-    if recipe.teaching.placement == "actors":
+    if recipe.teaching.placement == "actors" and hiring:
         teachers = sum(group.replicas for group in groups(recipe))
     processes = runtime.workers + teachers
     return {
@@ -45,7 +45,7 @@ def cluster_needs(recipe: Recipe) -> dict[str, float]:
     }
 
 
-def check_cluster(recipe: Recipe) -> None:
+def check_cluster(recipe: Recipe, hiring: bool = True) -> None:
     """Raises UserError if the cluster that Ray is connected to cannot hold the run."""
     offered = ray.cluster_resources()
     fields = {
@@ -54,7 +54,7 @@ def check_cluster(recipe: Recipe) -> None:
         "CPU": "runtime.cpus_per_worker",
         "GPU": "runtime.gpu",
     }
-    for resource, needed in cluster_needs(recipe).items():
+    for resource, needed in cluster_needs(recipe, hiring).items():
         if needed > offered.get(resource, 0) + 1e-6:
             raise UserError(
                 f"{fields[resource]}: the run needs {needed:g} {resource}, the cluster has "

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from flash_ray.errors import UserError
@@ -27,12 +27,20 @@ def refuse_embedded_in_job(recipe: Recipe) -> None:
 @contextmanager
 def connected(recipe: Recipe) -> Iterator[None]:
     """Ray for the block. A local one has room for the recipe, however few cores there are."""
+    from flash_ray.distill.cluster import cluster_needs
+
+    with connected_with(cluster_needs(recipe)):
+        yield
+
+
+@contextmanager
+def connected_with(needs: Mapping[str, float]) -> Iterator[None]:
+    """Ray for the block; a local one has at least these resources."""
     import ray  # here, so that the checks above cost nothing
 
-    from flash_ray.distill.cluster import cluster_needs, local_cluster
+    from flash_ray.distill.cluster import local_cluster
 
     if not is_job():
-        needs = cluster_needs(recipe)
         cpus = max(os.cpu_count() or 1, math.ceil(needs["CPU"]))
         with local_cluster(cpus, int(needs["trainer"]), int(needs["teacher"])):
             yield

@@ -74,7 +74,7 @@ class Distiller:
             `measures` of the whole update; `tasks`, losses of each task that it held; `teachers`,
             what `TeacherLog.result` says.
         """
-        start, self._waited = time.monotonic(), 0.0
+        start, cpu_start, self._waited = time.monotonic(), time.process_time(), 0.0
         log = TeacherLog(self.recipe)
         samples, parts = self.student_step(number, log)
         self.ema.update()
@@ -91,8 +91,9 @@ class Distiller:
         }
         measures = self._averaged(mine)
         images = sum(batch.size for batch, _ in samples)
-        calls = _sum_over_workers(torch.tensor(log.calls, device=self.student.device))
-        measures |= {"images": images, "teacher_calls": int(calls)}
+        mine = torch.tensor([log.calls, time.process_time() - cpu_start], dtype=torch.float64)
+        calls, cpu_seconds = _sum_over_workers(mine.to(self.student.device)).tolist()
+        measures |= {"images": images, "teacher_calls": int(calls), "cpu_seconds": cpu_seconds}
         measures["images_per_second"] = images / measures["seconds"]
         return {
             "measures": measures,

@@ -3,16 +3,14 @@
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.actor import ActorHandle
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Empty, Queue
@@ -22,15 +20,14 @@ from flash_ray.backbones.process import thread_limits
 from flash_ray.checkpoints.files import verify
 from flash_ray.checkpoints.resume import open_run, record_run
 from flash_ray.checkpoints.storage import Store, train_storage
-from flash_ray.data.cache import Shard
 from flash_ray.data.prepare import prepare
 from flash_ray.distill.cluster import check_cluster
 from flash_ray.distill.monitor import Diverged
-from flash_ray.distill.worker import Bench, Job, Outcome, student_key, train_worker
+from flash_ray.distill.worker import Bench, Final, Job, Outcome, student_key, train_worker
 from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe
-from flash_ray.teachers.actor import start_teachers
 from flash_ray.teachers.fit import refuse_unfit_teachers
+from flash_ray.teachers.roster import Roster, hire
 
 
 @dataclass(frozen=True)
@@ -42,10 +39,12 @@ class Hooks:
             it is pickled.
         live: called in the driver, in a thread of its own, with every update's line:
             {"update", "measures", "tasks", "teachers", and where it was scored "bench"}.
+        final: looks at the averaged student at the end, on worker 0; it is pickled.
     """
 
     bench: Bench | None = None
     live: Callable[[dict[str, Any]], None] | None = None
+    final: Final | None = None
 
 
 @dataclass(frozen=True)
@@ -56,11 +55,13 @@ class DistillResult:
         folder: the averaged student, a transformer in diffusers format, not yet published.
         history: a line for every update, from the first, also of earlier sessions of the run.
         seconds: of this session: `prepare`, `train`.
+        final: what `Hooks.final` returned.
     """
 
     folder: Path
     history: list[dict[str, Any]]
     seconds: dict[str, float]
+    final: Any = None
 
 
 def distill(
@@ -70,6 +71,7 @@ def distill(
     folder: Path,
     resume: bool = False,
     hooks: Hooks = Hooks(),  # noqa: B008 (frozen)
+    roster: Roster | None = None,
 ) -> DistillResult:
     """Runs the recipe on the cluster that Ray is connected to and puts the student into `folder`.
 
@@ -77,6 +79,7 @@ def distill(
         store: where resume state, cached conditions and the student go; a Ray that runs already
             must have been started with its AWS_* variables.
         run_name: names the run in the store; with `resume` an earlier one, to be continued.
+        roster: teachers that run already, for several runs; None: the recipe's are started here.
 
     Raises:
         UserError: bad input; where it can be known, before any process starts.
@@ -85,44 +88,38 @@ def distill(
     """
     resolve_base(recipe.base)
     refuse_unfit_teachers(recipe)
-    check_cluster(recipe)
+    check_cluster(recipe, hiring=roster is None)
     store.check()
     if resume:
         open_run(store, run_name, recipe.digest)
     else:
         record_run(store, run_name, recipe.model_dump(mode="json"), recipe.digest)
     started = time.monotonic()
-    teachers = start_teachers(recipe) if recipe.teaching.placement == "actors" else []
+    own = None
+    if roster is None and recipe.teaching.placement == "actors":
+        roster = own = hire(recipe)
     live = Queue(actor_options={"num_cpus": 0})
     try:
         shards = prepare(recipe, store)
         prepared = time.monotonic()
-        with _listening(live, hooks.live):
-            outcome = _fit(recipe, store, run_name, shards, teachers, live, hooks)
+        with listening(live, hooks.live):
+            job = Job(recipe, store, run_name, shards, roster, live, hooks.bench, hooks.final)
+            outcome = _fit(job)
     finally:
-        for actor in (*chain.from_iterable(teachers), live.actor):
-            ray.kill(actor)
+        ray.kill(live.actor)
+        if own:
+            own.stop()
     _fetch(store, run_name, outcome, folder)
     seconds = {"prepare": prepared - started, "train": time.monotonic() - prepared}
-    return DistillResult(folder, outcome.history, seconds)
+    return DistillResult(folder, outcome.history, seconds, outcome.final)
 
 
-def _fit(
-    recipe: Recipe,
-    store: Store,
-    run_name: str,
-    shards: list[Shard],
-    teachers: Sequence[Sequence[ActorHandle]],
-    live: Queue,
-    hooks: Hooks,
-) -> Outcome:
-    runtime = recipe.runtime
-    path, filesystem = train_storage(store, run_name)
+def _fit(job: Job) -> Outcome:
+    recipe, runtime = job.recipe, job.recipe.runtime
+    path, filesystem = train_storage(job.store, job.run_name)
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={
-            "job": Job(recipe, store, run_name, shards, teachers, live, hooks.bench)
-        },
+        train_loop_config={"job": job},
         torch_config=TorchConfig(backend="nccl" if runtime.gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=runtime.workers,
@@ -163,7 +160,7 @@ def _fetch(store: Store, run_name: str, outcome: Outcome, folder: Path) -> None:
 
 
 @contextmanager
-def _listening(queue: Queue, call: Callable[[dict[str, Any]], None] | None) -> Iterator[None]:
+def listening(queue: Queue, call: Callable[[dict[str, Any]], None] | None) -> Iterator[None]:
     """Hands the workers' lines to `call` while the block runs; its errors rise at the end."""
     if call is None:
         yield

@@ -16,12 +16,11 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
-from ray.actor import ActorHandle
 from ray.util.queue import Queue
 from torch import nn
 
 from flash_ray.backbones.base import Backbone
-from flash_ray.backbones.load import load_backbone
+from flash_ray.backbones.load import is_lora, load_backbone, lora_digest
 from flash_ray.backbones.process import one_process
 from flash_ray.checkpoints.files import record
 from flash_ray.checkpoints.storage import Store
@@ -38,10 +37,13 @@ from flash_ray.teachers.faculty import Faculty
 from flash_ray.teachers.groups import Group, groups
 from flash_ray.teachers.in_process import InProcessTeachers
 from flash_ray.teachers.pool import TeacherPool
+from flash_ray.teachers.roster import Roster
 from flash_ray.teachers.scorer import fingerprint, group_fingerprint, group_scorer
 
 # The averaged student, frozen -> scores; runs on worker 0 between updates.
 Bench = Callable[[nn.Module], dict[str, Any]]
+# The same, once, at the end; what it returns goes to the driver.
+Final = Callable[[nn.Module], Any]
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Job:
     """What the driver gives to every worker.
 
     Args:
-        teachers: the actors of each group; empty for teachers in the workers.
+        roster: the teachers that are running; None for teachers in the workers.
         live: takes a line for every update, for the driver to show.
     """
 
@@ -57,9 +59,10 @@ class Job:
     store: Store
     run_name: str
     shards: Sequence[Shard]
-    teachers: Sequence[Sequence[ActorHandle]]
+    roster: Roster | None
     live: Queue
     bench: Bench | None = None
+    final: Final | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class Outcome:
 
     history: list[dict[str, Any]]
     files: dict[str, Any]
+    final: Any = None
     refused: str | None = None
     diverged: str | None = None
 
@@ -115,7 +119,8 @@ def train_worker(config: dict[str, Any]) -> Outcome:
         run.train()
     except Diverged as error:  # on every worker: the measures are shared
         return Outcome(run.state.progress.history, {}, diverged=str(error))
-    return Outcome(run.state.progress.history, run.export())
+    files, final = run.export()
+    return Outcome(run.state.progress.history, files, final)
 
 
 class _Run:
@@ -153,11 +158,12 @@ class _Run:
             if self._due(self.recipe.runtime.checkpoint_every) or progress.updates == last:
                 self._checkpoint(measures)
 
-    def export(self) -> dict[str, Any]:
-        """A collective: worker 0 puts the averaged student into the store; its files' records."""
+    def export(self) -> tuple[dict[str, Any], Any]:
+        """A collective: worker 0 puts the averaged student into the store; its files' records, and
+        what `final` says of it."""
         transformer = self.distiller.ema.gather()
         if transformer is None:
-            return {}
+            return {}, None
         with tempfile.TemporaryDirectory() as name:
             transformer.save_pretrained(name)
             files = record(Path(name))
@@ -165,7 +171,7 @@ class _Run:
                 self.job.store.put_file(
                     Path(name) / path, f"{student_key(self.job.run_name)}/{path}"
                 )
-        return files
+        return files, self.job.final(transformer) if self.job.final else None
 
     def _due(self, every: int) -> bool:
         return bool(every) and self.state.progress.updates % every == 0
@@ -205,24 +211,26 @@ def _load(job: Job, rank: int, world: int, device: torch.device, checkpoint: Pat
     recipe = job.recipe
     backbone = _load_pipeline(recipe, recipe.base, device)
     student, fake = backbone.copy_transformer(), backbone.copy_transformer()  # before any LoRA
-    found = {fingerprint(backbone.transformer): None}
-    members: list[tuple[Group, Teachers]] = []
-    for number, group in enumerate(groups(recipe)):
-        if job.teachers:
-            weights, teachers = _pool(job, number, group, backbone, rank)
-        else:
-            pipeline = backbone
-            if group.pipeline != recipe.base:
-                pipeline = _load_pipeline(recipe, group.pipeline, device)
-            weights = group_fingerprint(recipe, group, pipeline.transformer)
-            teachers = InProcessTeachers(group_scorer(recipe, group, pipeline))
-        found[weights] = None
-        members.append((group, teachers))
     stream = Stream(recipe, ConditionCache.at(job.store), job.shards, rank, world)
-    weights = " ".join(found)
+    weights = [fingerprint(backbone.transformer)]
+    weights += [lora_digest(t.model) for t in recipe.teachers if is_lora(t.model)]
+    running = job.roster.recipe if job.roster else recipe
+    places = job.roster.places(recipe) if job.roster else list(range(len(recipe.teachers)))
+    members: list[tuple[Group, Teachers]] = []
+    for number, group in enumerate(groups(running)):
+        if not set(group.members) & set(places):
+            continue
+        if job.roster:
+            found, teachers = _pool(job.roster, number, group, backbone, rank)
+        else:
+            found, teachers = _in_process(recipe, group, backbone, device)
+        if group.pipeline != recipe.base:
+            weights.append(found)
+        members.append((group, teachers))
     if checkpoint:
-        state.check(checkpoint, recipe.digest, weights, world)
-    return _Parts(backbone, student, fake, stream, Faculty(members), weights)
+        state.check(checkpoint, recipe.digest, " ".join(weights), world)
+    faculty = Faculty(members, places)
+    return _Parts(backbone, student, fake, stream, faculty, " ".join(weights))
 
 
 def _load_pipeline(recipe: Recipe, pipeline: str, device: torch.device) -> Backbone:
@@ -230,11 +238,21 @@ def _load_pipeline(recipe: Recipe, pipeline: str, device: torch.device) -> Backb
     return load_backbone(pipeline, dtype, device, encoders=False)
 
 
+def _in_process(
+    recipe: Recipe, group: Group, base: Backbone, device: torch.device
+) -> tuple[str, InProcessTeachers]:
+    """The group's weights, and the group itself in this process; LoRAs are added to the base."""
+    own = group.pipeline != recipe.base
+    backbone = _load_pipeline(recipe, group.pipeline, device) if own else base
+    weights = group_fingerprint(recipe, group, backbone.transformer)
+    return weights, InProcessTeachers(group_scorer(recipe, group, backbone))
+
+
 def _pool(
-    job: Job, number: int, group: Group, base: Backbone, rank: int
+    roster: Roster, number: int, group: Group, base: Backbone, rank: int
 ) -> tuple[str, TeacherPool]:
     """The group's weights, of its own pipeline those that its first actor has, and its actors."""
-    recipe, actors = job.recipe, job.teachers[number]
+    recipe, actors = roster.recipe, roster.actors[number]
     if group.pipeline == recipe.base:
         weights = group_fingerprint(recipe, group, base.transformer)
     else:

@@ -36,7 +36,7 @@ def distill(
     recipe: Recipe, name: str, resume: bool, place: str | None, steps: Steps
 ) -> "Published":
     """Distils and publishes `name`; `place` is the embedded store's folder, if that is used."""
-    _refuse_recipe(recipe)
+    refuse_recipe(recipe)
     check_name("--name", name)
     storage = recipe.runtime.storage
     where = place if storage.url == "embedded" else storage.url
@@ -52,7 +52,7 @@ def distill(
 def demo(recipe: Recipe, out: Path, per_category: int, steps: Steps) -> dict[str, Any]:
     """Leaves `DEMO_FILES` in `out`, in place of an earlier demo's; returns result.json."""
     started = time.monotonic()
-    _refuse_recipe(recipe)
+    refuse_recipe(recipe)
     _refuse_foreign(out)
     storage = recipe.runtime.storage
     where = storage.url
@@ -116,7 +116,7 @@ def _found(model: str, place: str | None) -> Iterator[Path | None]:
             yield folder
 
 
-def _refuse_recipe(recipe: Recipe) -> None:
+def refuse_recipe(recipe: Recipe) -> None:
     refuse_embedded_in_job(recipe)
     resolve_base(recipe.base)
     for task, share in recipe.tasks.model_dump().items():

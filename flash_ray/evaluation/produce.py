@@ -12,7 +12,8 @@ from flash_ray.checkpoints.storage import Store
 from flash_ray.console import Steps
 from flash_ray.distill.run import Hooks, distill
 from flash_ray.evaluation.contest import Contest, hold_contest
-from flash_ray.evaluation.small_bench import small_bench
+from flash_ray.evaluation.questions import encode_questions
+from flash_ray.evaluation.small_bench import CASES, SmallBench
 from flash_ray.evaluation.ways import Way, load_base, student
 from flash_ray.miniature.bench import BENCHES, cases
 from flash_ray.recipe import Recipe
@@ -42,7 +43,9 @@ def distil_and_publish(
     Raises what `distill.run.distill` and `publish_student` raise.
     """
     backbone = load_base(recipe)
-    bench = small_bench(recipe, backbone) if recipe.runtime.bench_every else None
+    bench = None
+    if recipe.runtime.bench_every:
+        bench = SmallBench(encode_questions(recipe, backbone, CASES), recipe.student.rungs)
     last = recipe.optimisation.updates
 
     def watch(line: dict[str, Any]) -> None:

@@ -120,7 +120,8 @@ def _diversity(name: str, judged: list[tuple[Case, Verdict]]) -> dict[str, dict[
 
 
 def _judge_on_ray(cases: Sequence[Case], pictures_BHW3: np.ndarray) -> list[Verdict]:
-    task = ray.remote(num_cpus=1)(_judge_some)
+    # Anywhere in the cluster, also where the caller is a trial with a small place of its own.
+    task = ray.remote(num_cpus=1, scheduling_strategy="DEFAULT")(_judge_some)
     answers = [
         task.remote(cases[i : i + CHUNK], pictures_BHW3[i : i + CHUNK])
         for i in range(0, len(cases), CHUNK)

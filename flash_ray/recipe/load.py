@@ -18,7 +18,7 @@ from flash_ray.recipe.schema import Recipe
 PRESETS = resources.files("flash_ray.recipe") / "presets"
 
 
-class _Loader(yaml.SafeLoader):
+class RecipeLoader(yaml.SafeLoader):
     """YAML that reads 1e-4 as a number and refuses a key given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
@@ -31,7 +31,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
+RecipeLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
 
@@ -103,7 +103,7 @@ def _read(name_or_path: str) -> dict[str, Any]:
 
 def _yaml(text: str, what: str) -> Any:
     try:
-        return yaml.load(text, _Loader)
+        return yaml.load(text, RecipeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
@@ -123,7 +123,7 @@ def _expanded(raw: dict[str, Any]) -> dict[str, Any]:
     if name not in teacher_presets():
         raise UserError(checks.unknown("teachers", name, teacher_presets(), "preset"))
     text = (PRESETS / "teachers" / f"{name}.yaml").read_text(encoding="utf-8")
-    return {**raw, "teachers": yaml.load(text, _Loader)}
+    return {**raw, "teachers": yaml.load(text, RecipeLoader)}
 
 
 def override(raw: dict[str, Any], text: str) -> dict[str, Any]:

@@ -159,12 +159,13 @@ def make_distiller(recipe: Recipe, cache: ConditionCache, rank: int, world: int)
     student = build_engine(backbone.copy_transformer(), optimisation.student, recipe)
     fake = build_engine(backbone.copy_transformer(), optimisation.fake, recipe)
     (group,) = groups(recipe)
+    members = [(group, InProcessTeachers(group_scorer(recipe, group, backbone)))]
     return Distiller(
         recipe,
         backbone,
         student,
         fake,
-        Faculty([(group, InProcessTeachers(group_scorer(recipe, group, backbone)))]),
+        Faculty(members, group.members),
         Stream(recipe, cache, plan_shards(recipe), rank, world),
     )
 

@@ -18,7 +18,7 @@ from flash_ray.distill.monitor import Diverged
 from flash_ray.distill.run import Hooks, distill
 from flash_ray.errors import UserError
 
-TIMES = {"seconds", "teacher_wait_share", "memory_mib", "images_per_second"}
+TIMES = {"seconds", "cpu_seconds", "teacher_wait_share", "memory_mib", "images_per_second"}
 TWO_WORKERS = (
     "runtime.workers=2",
     "runtime.micro_batch=2",

@@ -1,0 +1,1 @@
+"""Studies: arms of a recipe under several seeds, scored on the same cases and compared."""

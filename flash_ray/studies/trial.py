@@ -1,0 +1,112 @@
+"""One trial: distil, judge, publish, record. It can be cut off anywhere and begun again."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flash_ray.checkpoints.publish import publish_student, read_student
+from flash_ray.checkpoints.resume import run_exists
+from flash_ray.checkpoints.storage import Store
+from flash_ray.data.describe import category_uses
+from flash_ray.distill.monitor import Diverged
+from flash_ray.distill.run import DistillResult, Hooks, distill
+from flash_ray.evaluation.questions import Questions
+from flash_ray.evaluation.score import BenchScore, judge_bench
+from flash_ray.evaluation.small_bench import SmallBench
+from flash_ray.studies.plan import Trial
+from flash_ray.studies.records import Record, strip, summary
+from flash_ray.teachers.roster import Roster
+
+
+def run_trial(
+    trial: Trial,
+    store: Store,
+    questions: Questions,
+    small: Questions | None,
+    roster: Roster | None,
+    live: Callable[[dict[str, Any]], None],
+) -> tuple[Record, bytes | None]:
+    """The trial's record and strip of pictures; a diverged student has a record, but no pictures.
+
+    Args:
+        small: cases for the curve, if the study wants one.
+        roster: the teachers that the trials share.
+        live: called with every update's line.
+
+    Raises:
+        what `distill` raises, but for Diverged.
+    """
+    rungs = trial.recipe.student.rungs
+    hooks = Hooks(
+        SmallBench(small, rungs) if small else None,
+        live,
+        lambda student: questions.answers(student, rungs),
+    )
+    fields = {
+        "trial": trial.name,
+        "arm": trial.arm,
+        "seed": trial.seed,
+        "digest": trial.digest,
+        "updates": trial.recipe.optimisation.updates,
+        "data": {
+            task: {name: {"unique": use.unique, "passes": use.passes} for name, use in own.items()}
+            for task, own in category_uses(trial.recipe).items()
+        },
+    }
+    with tempfile.TemporaryDirectory(prefix="flash-ray-") as name:
+        resume = run_exists(store, trial.name)
+        folder = Path(name) / "student"
+        try:
+            made = distill(trial.recipe, store, trial.name, folder, resume, hooks, roster)
+        except Diverged as error:
+            return Record(**fields, diverged=str(error)), None
+        cases = {bench: questions.cases(bench) for bench in made.final}
+        scores = {bench: judge_bench(cases[bench], own) for bench, own in made.final.items()}
+        url = _publish(trial, store, made, scores)
+    runtime = trial.recipe.runtime
+    unit = "GPU-seconds" if runtime.gpu else "CPU-seconds"
+    record = Record(
+        **fields,
+        **summary(made.history, unit, runtime.workers),
+        scores={bench: _by_case(score) for bench, score in scores.items()},
+        diversity={
+            bench: {name: own.diversity_gap for name, own in score.categories.items()}
+            for bench, score in scores.items()
+        },
+        published=url,
+    )
+    return record, strip(made.final, cases)
+
+
+def forget_run(store: Store, name: str) -> None:
+    """Removes a finished run's checkpoints, the largest part of it, and what was published."""
+    for part in ("train", "student"):
+        for key in list(store.list(f"runs/{name}/{part}/")):
+            store.delete(key)
+
+
+def _publish(trial: Trial, store: Store, made: DistillResult, scores: dict[str, BenchScore]) -> str:
+    """Publishes the student, unless an earlier attempt of this trial did."""
+    if store.get_bytes(f"students/{trial.name}/model.json") is not None:
+        if read_student(store, trial.name).recipe_digest == trial.recipe.digest:
+            return store.url(f"students/{trial.name}")
+    recipe = trial.recipe
+    meta = {
+        "recipe": recipe.model_dump(mode="json"),
+        "recipe_digest": recipe.digest,
+        "base": recipe.base,
+        "sigmas": recipe.student.rungs,
+        "scores": {
+            "cases_per_category": min(trial.benches.values()),
+            **{bench: score.score for bench, score in scores.items()},
+        },
+    }
+    return publish_student(store, trial.name, made.folder, meta)
+
+
+def _by_case(score: BenchScore) -> dict[str, tuple[float, float, float]]:
+    return {
+        case: (round(v.score, 4), round(v.compliance, 4), round(v.quality, 4))
+        for case, v in score.verdicts.items()
+    }
