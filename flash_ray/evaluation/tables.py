@@ -49,5 +49,15 @@ def student_table(students: Sequence[Student]) -> None:
     Console().print(table)
 
 
+def status_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints a study's trials, as `studies.commands.status` has them."""
+    table = Table("trial", "state", "updates", "text to image", "editing")
+    for row in rows:
+        scores = [f"{row['scores'][b]:.2f}" if b in row["scores"] else "" for b in BENCHES]
+        table.add_row(row["trial"], row["state"], f"{row['updates']}/{row['of']}", *scores)
+    finished = sum(row["state"] == "finished" for row in rows)
+    Console().print(table, f"{finished} of {len(rows)} trials finished", highlight=False)
+
+
 def _with_interval(score: float, interval: Sequence[float]) -> str:
     return f"{score:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"

@@ -34,3 +34,26 @@ def study_run(
     with Steps() as steps:
         trials = commands.run(study, out, at_once, store, steps)
     typer.echo(f"{len(trials)} trials finished: {out}; now: flash-ray study report {study}")
+
+
+@study_app.command("status")
+def study_status(study: StudyName, out: Out) -> None:
+    """Print how far each trial is."""
+    from flash_ray.evaluation.tables import status_table
+    from flash_ray.studies import commands
+
+    status_table(commands.status(study, out))
+
+
+@study_app.command("report")
+def study_report(
+    study: StudyName,
+    out: Out,
+    to: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="For the report; default: DIR/report.")
+    ] = None,
+) -> None:
+    """Write tables, verdicts, curves and pictures of what is finished, without running anything."""
+    from flash_ray.studies import commands
+
+    typer.echo(f"report: {commands.report(study, out, to) / 'report.html'}")

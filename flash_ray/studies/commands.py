@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from flash_ray.checkpoints.open import open_store
 from flash_ray.console import Steps
@@ -64,6 +65,57 @@ def opened(name: str, out: Path) -> tuple[Study, Sequence[Trial]]:
         )
     _claim(out, study)
     return study, plan_trials(study)
+
+
+def status(name: str, out: Path) -> list[dict[str, Any]]:
+    """A row for each trial: its state (`finished`, `diverged`, `running`, `waiting`), the updates
+    of a running one, and the scores of a finished one."""
+    from flash_ray.studies.findings import average
+    from flash_ray.studies.records import PROGRESS, read_records
+
+    study, trials = opened(name, out)
+    records = read_records(out, trials)
+    file = out / PROGRESS
+    running = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    rows = []
+    for trial in trials:
+        record, updates = records.get(trial.name), running.get(trial.name)
+        state = "waiting" if updates is None else "running"
+        if record:
+            state = "diverged" if record.diverged else "finished"
+            updates = record.updates
+        scores = {b: average(record, b) for b in study.benches} if record and record.scores else {}
+        rows.append(
+            {
+                "trial": trial.name,
+                "state": state,
+                "updates": updates or 0,
+                "of": trial.recipe.optimisation.updates,
+                "scores": scores,
+            }
+        )
+    return rows
+
+
+def report(name: str, out: Path, to: Path | None) -> Path:
+    """Writes the report of the trials that are finished; returns its folder.
+
+    Raises:
+        UserError: none is.
+    """
+    from flash_ray.studies.findings import find
+    from flash_ray.studies.records import read_records
+    from flash_ray.studies.report import write_report
+
+    study, trials = opened(name, out)
+    records = read_records(out, trials)
+    if not records:
+        raise UserError(
+            f"--out: no trial in {out} is finished; see `flash-ray study status {name} --out {out}`"
+        )
+    to = to or out / "report"
+    write_report(name, find(study, trials, records), out, to)
+    return to
 
 
 def _claim(out: Path, study: Study) -> None:

@@ -13,7 +13,7 @@ from flash_ray.errors import UserError
 from flash_ray.recipe.schema import Section
 from flash_ray.studies.plan import Trial
 
-TRIALS, PICTURES = "trials", "pictures"
+TRIALS, PICTURES, PROGRESS = "trials", "pictures", "progress.json"
 SHOWN = 2  # pictures of each category in a strip
 
 

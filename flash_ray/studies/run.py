@@ -27,12 +27,11 @@ from flash_ray.evaluation.small_bench import CASES
 from flash_ray.evaluation.ways import load_base
 from flash_ray.recipe import Recipe
 from flash_ray.studies.plan import Trial
-from flash_ray.studies.records import PICTURES, read_records, write_record
+from flash_ray.studies.records import PICTURES, PROGRESS, read_records, write_record
 from flash_ray.studies.trial import forget_run, run_trial
 from flash_ray.teachers.roster import Roster, all_teachers, hire
 
 RETRIES = 2  # of a trial that failed, each from its last checkpoint
-PROGRESS = "progress.json"
 
 
 @dataclass(frozen=True)

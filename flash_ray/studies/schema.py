@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -83,7 +81,9 @@ class Study(Section):
     margin: float = Field(
         0.1, gt=0, le=4, description="difference of scores that counts for 'not lower', above 0"
     )
-    factors: dict[str, Factor] = Field({}, description="the report's tables, by name")
+    factors: dict[str, Factor] = Field(
+        {}, description="the report's tables, by name; none: one table of all arms"
+    )
     claims: tuple[Claim, ...] = Field((), description="what the report gives a verdict on")
     space: dict[str, tuple[Any, ...]] = Field(
         {}, description="for `search`: by dotted path the values to choose from"
@@ -95,7 +95,8 @@ class Study(Section):
         return self
 
     @property
-    def digest(self) -> str:
-        """16 hex digits of the SHA-256 of the canonical JSON."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    def tables(self) -> dict[str, Factor]:
+        """The factors; of a study that names none, one of all arms."""
+        if self.factors:
+            return self.factors
+        return {"arms": Factor(title="Arms", arms=tuple(self.arms), benches=tuple(self.benches))}

@@ -1,0 +1,150 @@
+"""Study files: what they refuse, which trials they make, and for how long these train."""
+
+import pytest
+import yaml
+
+from flash_ray.errors import UserError
+from flash_ray.studies.load import load_study, shipped
+from flash_ray.studies.plan import plan_trials
+
+STUDY = {
+    "name": "try",
+    "recipe": "miniature",
+    "budget": {"updates": 10},
+    "seeds": [0, 1],
+    "arms": {
+        "half": {"tasks": {"t2i": 1, "edit": 1}},
+        "images": {"tasks": {"t2i": 1, "edit": 0}},
+    },
+}
+
+
+@pytest.fixture
+def load(tmp_path):
+    def loaded(**changes):
+        file = tmp_path / "study.yaml"
+        file.write_text(yaml.safe_dump({**STUDY, **changes}))
+        return load_study(str(file))
+
+    return loaded
+
+
+def refusal(load, **changes):
+    with pytest.raises(UserError) as caught:
+        load(**changes)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_every_arm_runs_under_every_seed_whole_seeds_first_noise_last(load):
+    trials = plan_trials(load(noise={"arms": ["half"], "seeds": [7]}))
+    assert [(t.arm, t.seed) for t in trials] == [
+        ("half", 0),
+        ("images", 0),
+        ("half", 1),
+        ("images", 1),
+        ("half", 7),
+    ]
+    assert [t.recipe.seed for t in trials] == [0, 0, 1, 1, 7]
+    assert trials[0].recipe.name == trials[0].name == "try-half-0"
+    assert len({t.digest for t in trials}) == 5
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_the_shipped_studies_can_be_planned(name):
+    assert len(plan_trials(load_study(name))) > 4
+
+
+def test_what_decides_a_trial_changes_its_digest(load):
+    before = plan_trials(load())[0].digest
+    assert plan_trials(load(budget={"updates": 11}))[0].digest != before
+    assert plan_trials(load(benches={"t2i": 3}))[0].digest != before
+    assert plan_trials(load(claims=[], margin=0.2))[0].digest == before
+
+
+def updates(study, arm):
+    return next(t.recipe.optimisation.updates for t in plan_trials(study) if t.arm == arm)
+
+
+def test_a_budget_of_images_counts_all_workers_samples(load):
+    assert updates(load(budget={"images": 321}), "half") == 11  # of 2 workers x 16
+
+
+def test_a_budget_of_passes_trains_longer_on_more_cases(load):
+    arms = {"few": {"data.prompts": 64}, "many": {"data.prompts": 128}}
+    study = load(budget={"passes": 1.5}, arms=arms)
+    assert updates(study, "few") == 6 and updates(study, "many") == 12  # of 2 tasks, 32 a batch
+    capped = load(budget={"passes": 1.5}, arms={**arms, "many": {"data.cap": 16}})
+    unique = 3 * 16 + 6 * 16
+    assert updates(capped, "many") == -(-unique * 1.5 // 32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"budget": {}}, "budget: nothing given; allowed: exactly one of updates, images, passes"),
+        ({"budget": {"updates": 1, "images": 2}}, "budget: updates and images given"),
+        ({"arms": {"a": {}, "b": {}}}, "arms.b: the same recipe as arm a"),
+        (
+            {"arms": {"a": {}, "b": {"student.steps": 2}}},
+            "arms.b: changes student, which is fixed; allowed: what arm a has",
+        ),
+        (
+            {"arms": {"a": {}, "b": {"optimisation.ema": 0.5}}},
+            "arms.b: changes optimisation, which is fixed",
+        ),
+        ({"fixed": ["students"]}, "fixed: 'students' is no field of a recipe"),
+        (
+            {"arms": {"a": {}, "b": {"data.composition.t2i": {"landscap": 1}}}},
+            "arms.b: data.composition.t2i.landscap: unknown category 'landscap'; did you mean "
+            "landscape?",
+        ),
+        (
+            {"arms": {"a": {}, "b": {"teachers": "step-wise"}}},
+            "arms.b: teachers: unknown preset 'step-wise'; did you mean step-wise-by",
+        ),
+        (
+            {"arms": {"a": {}, "b": {"teachers": [{"name": "base", "weight": 0.9}]}}},
+            "arms.b: teachers: λ sums to 0.9",
+        ),
+        (
+            {"factors": {"f": {"title": "F", "arms": ["half", "imagess"]}}},
+            "factors.f.arms: unknown arm 'imagess'; did you mean images?",
+        ),
+        (
+            {"noise": {"arms": ["half"], "seeds": [1]}},
+            "noise.seeds: 1 is one of seeds",
+        ),
+        ({"noise": {"arms": ["half"]}}, "noise: arms without seeds"),
+        ({"seeds": [3, 3]}, "seeds: 3 is given 2 times"),
+        ({"arm": {}}, "study: arm: unknown key 'arm'; did you mean arms?"),
+        (
+            {"factors": {"f": {"title": "F", "arm": ["half", "images"]}}},
+            "study: factors.f.arm: unknown key 'arm'; did you mean arms?",
+        ),
+        ({"seeds": "three"}, "study: seeds: value 'three'"),
+        ({"recipe": "minature"}, "arms.half: recipe: minature: No such file"),
+        (
+            {
+                "claims": [
+                    {
+                        "text": "t",
+                        "source": "s",
+                        "left": ["half"],
+                        "right": ["images"],
+                        "measure": "t2i.texts",
+                        "expect": "higher",
+                    }
+                ]
+            },
+            "claims.0.measure: unknown bench or category 't2i.texts'; did you mean t2i.text?",
+        ),
+    ],
+)
+def test_bad_studies_are_refused_in_one_line(load, changes, expected):
+    assert expected in refusal(load, **changes)
+
+
+def test_a_missing_file_names_the_shipped_studies():
+    with pytest.raises(UserError, match="allowed: a YAML file, or a shipped study .*three-factors"):
+        load_study("four-factors")
