@@ -22,9 +22,8 @@ def main(
 ) -> None:
     """Train the miniature's specialised teacher, score it, and write its card."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    from flash_ray.evaluation.specialised_card import write_specialised_card
-
     from flash_ray.backbones.load import resolve_base
+    from flash_ray.evaluation.specialised_card import write_specialised_card
     from flash_ray.miniature.specialise import train_specialised
 
     plan = SpecialisedPlan(steps, examples)

@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
@@ -66,8 +66,7 @@ def plan_shards(recipe: Recipe) -> list[Shard]:
         counts = category_counts(weights, recipe.data.prompts, f"data.composition.{task}")
         for category, count in counts.items():
             for number in range(-(-count // SHARD)):
-                content = [_address(case) for case in _cases(task, category, number)]
-                text = json.dumps([*common, task, content]).encode()
+                text = json.dumps([*common, task, _content(task, category, number)]).encode()
                 digest = hashlib.sha256(text).hexdigest()[:32]
                 rows = min(SHARD, count - number * SHARD)
                 shards.append(Shard(digest, task, category, number, rows))
@@ -222,6 +221,12 @@ class _Partial:
 
 def _cases(task: str, category: str, number: int) -> list[TrainingCase]:
     return [training_case(task, category, number * SHARD + i) for i in range(SHARD)]
+
+
+@cache
+def _content(task: str, category: str, number: int) -> list[list[str]]:
+    """What tells a shard's cases from others; the arms of a study ask for the same ones."""
+    return [_address(case) for case in _cases(task, category, number)]
 
 
 def _address(case: TrainingCase) -> list[str]:
