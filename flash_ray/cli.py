@@ -19,7 +19,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 recipe_app = typer.Typer(help="Look at recipes and check them.")
+data_app = typer.Typer(help="Look at a recipe's training data, and encode it ahead.")
 app.add_typer(recipe_app, name="recipe")
+app.add_typer(data_app, name="data")
 app.add_typer(study_app, name="study")
 
 
@@ -165,6 +167,31 @@ def models(store: Place = None) -> None:
 
     with open_store(store) as opened:
         student_table(list_students(opened))
+
+
+@data_app.command("describe")
+def data_describe(recipe: RecipeName, overrides: Overrides = None, store: Place = None) -> None:
+    """Print what a run will see: counts, shares, passes, layouts, bytes of cached conditions."""
+    loaded = load_recipe(recipe, [*(overrides or []), *_storage(store)])
+    from flash_ray.evaluation import commands
+
+    found = commands.describe_data(loaded, store)
+    from flash_ray.evaluation.tables import data_table
+
+    data_table(loaded, found)
+
+
+@data_app.command("encode")
+def data_encode(recipe: RecipeName, overrides: Overrides = None, store: Place = None) -> None:
+    """Encode the cases' conditions ahead; what is encoded already is left as it is."""
+    loaded = load_recipe(recipe, [*(overrides or []), *_storage(store)])
+    from flash_ray.console import Steps
+    from flash_ray.evaluation import commands
+
+    with Steps() as steps:
+        prepared = commands.encode_data(loaded, store, steps)
+    cases = sum(shard.rows for shard in prepared.shards)
+    typer.echo(f"{cases} cases; {prepared.encoded} of {len(prepared.shards)} shards encoded now")
 
 
 def _storage(place: str | None) -> list[str]:

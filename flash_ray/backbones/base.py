@@ -118,6 +118,16 @@ class Condition:
     def from_tensors(layout: Layout, tensors: Mapping[str, Tensor]) -> "Condition":
         return Condition(layout, **tensors)
 
+    def trimmed(self) -> "Condition":
+        """Without the padding that all rows share."""
+        length = int(self.mask_BL.sum(1).max())
+        return replace(
+            self,
+            embeds_BLD=self.embeds_BLD[:, :length],
+            mask_BL=self.mask_BL[:, :length],
+            slots_BL=self.slots_BL[:, :length],
+        )
+
     def _padded(self, length: int) -> "Condition":
         extra = length - self.embeds_BLD.shape[1]
         return replace(
@@ -149,6 +159,9 @@ class Conditioned:
 
     def rows(self, indices: Sequence[int] | Tensor) -> "Conditioned":
         return Conditioned(self.positive.rows(indices), self.negative.rows(indices))
+
+    def trimmed(self) -> "Conditioned":
+        return Conditioned(self.positive.trimmed(), self.negative.trimmed())
 
     @staticmethod
     def cat(items: Sequence["Conditioned"]) -> "Conditioned":

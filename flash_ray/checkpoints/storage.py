@@ -118,6 +118,9 @@ class Store:
 
     def list(self, prefix: str = "") -> Iterator[str]:
         """The keys that start with `prefix`, in order."""
+        return (key for key, _ in self._listed(prefix))
+
+    def _listed(self, prefix: str) -> Iterator[tuple[str, int]]:
         start = len(self._key(""))
         with self._plainly(f"list {prefix}"):
             pages = self._client.get_paginator("list_objects_v2").paginate(
@@ -126,7 +129,11 @@ class Store:
             for page in pages:
                 for item in page.get("Contents", []):
                     if not item["Key"].endswith("/"):
-                        yield item["Key"][start:]
+                        yield item["Key"][start:], item["Size"]
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """Bytes of each object whose key starts with `prefix`."""
+        return dict(self._listed(prefix))
 
     def delete(self, key: str) -> None:
         """Remove an object; no error if there is none."""
@@ -223,20 +230,24 @@ class Store:
 
 
 def train_storage(store: Store, run_name: str) -> "tuple[str, S3FileSystem]":
-    """(storage_path, storage_filesystem) of a run, for Ray Train's RunConfig.
+    """(storage_path, storage_filesystem) of a run, for Ray Train's RunConfig."""
+    check_name("name", run_name)
+    return f"{store.bucket}/{store._key(f'runs/{run_name}')}", s3_filesystem(store)
 
-    The filesystem reads AWS_* in each process, so its pickle holds no secret. A process that
-    unpickles it imports pyarrow.fs, as Ray Train does, or pyarrow crashes at its exit.
+
+def s3_filesystem(store: Store) -> "S3FileSystem":
+    """pyarrow's view of the store's server; paths begin with the bucket.
+
+    It reads AWS_* in each process, so its pickle holds no secret. A process that unpickles it
+    imports pyarrow.fs, as Ray does, or pyarrow crashes at its exit.
     """
     from pyarrow.fs import S3FileSystem
 
-    check_name("name", run_name)
     region = store._client.meta.region_name
-    filesystem = S3FileSystem(
+    return S3FileSystem(
         endpoint_override=store._server(),
         region=None if region == "aws-global" else region,
     )
-    return f"{store.bucket}/{store._key(f'runs/{run_name}')}", filesystem
 
 
 def _without_login(url: str) -> str:

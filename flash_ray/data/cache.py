@@ -1,16 +1,17 @@
 """The cache of encoded conditions: shards of cases, addressed by digest, in S3 and on each node.
 
-A shard is one safetensors file with up to 32 cases of one category. Its digest covers everything
-that decides its content, so that recipes, seeds and runs share shards and nothing is encoded twice.
+A shard is one safetensors file with cases of one category. Its digest covers everything that
+decides its content, so that recipes, seeds and runs share shards and nothing is encoded twice.
 """
 
-import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cache, cached_property
+from functools import cached_property, lru_cache
+from itertools import cycle, islice
 from pathlib import Path
 
 import torch
@@ -18,66 +19,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.nn.functional import pad
 
-from flash_ray.backbones.base import Backbone, Condition, Conditioned, Layout
-from flash_ray.backbones.load import encoder_digest
+from flash_ray.backbones.base import Condition, Conditioned, Layout
 from flash_ray.checkpoints.storage import Store
-from flash_ray.data.composition import category_counts
-from flash_ray.data.miniature_source import TrainingCase, training_case
+from flash_ray.data.plan import Shard
 from flash_ray.errors import UserError
-from flash_ray.recipe import Recipe
 
-SHARD = 32
+FETCHES = 16  # downloads at the same time
 _SIDES = ("positive", "negative")
 _REFERENCES = "references_BNC"
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Cases `SHARD * number` onwards of a category, of which the recipe uses the first `rows`."""
-
-    digest: str
-    task: str
-    category: str
-    number: int
-    rows: int
-
-    def cases(self) -> list[TrainingCase]:
-        """All cases of the shard, also those that the recipe does not use."""
-        return _cases(self.task, self.category, self.number)
-
-
-def plan_shards(recipe: Recipe) -> list[Shard]:
-    """The shards that hold a recipe's cases, by task and category.
-
-    Raises:
-        UserError: the base is missing, or `data.prompts` is too small for the composition.
-    """
-    common = [
-        "shard-1",
-        encoder_digest(recipe.base),
-        recipe.data.size,
-        recipe.optimisation.precision,
-    ]
-    shards = []
-    for task, share in recipe.tasks.model_dump().items():
-        if not share:
-            continue
-        weights = getattr(recipe.data.composition, task)
-        counts = category_counts(weights, recipe.data.prompts, f"data.composition.{task}")
-        for category, count in counts.items():
-            for number in range(-(-count // SHARD)):
-                text = json.dumps([*common, task, _content(task, category, number)]).encode()
-                digest = hashlib.sha256(text).hexdigest()[:32]
-                rows = min(SHARD, count - number * SHARD)
-                shards.append(Shard(digest, task, category, number, rows))
-    return shards
-
-
-def encode_shard(backbone: Backbone, shard: Shard, size: tuple[int, int]) -> Conditioned:
-    """Encodes the cases of a shard; `size` is the output's (height, width)."""
-    cases = shard.cases()
-    references = None if shard.task == "t2i" else [list(case.references) for case in cases]
-    return backbone.encode([case.prompt for case in cases], references, size)
 
 
 @dataclass(frozen=True)
@@ -137,30 +86,28 @@ class ConditionCache:
 
 
 class ConditionSet:
-    """A task's cases, numbered over its shards; rows are read from disk as they are asked for."""
+    """A task's cases of one layout, numbered over its shards; rows are read as they are asked for.
 
-    def __init__(self, cache: ConditionCache, shards: Sequence[Shard]):
-        self._index = [(number, row) for number, s in enumerate(shards) for row in range(s.rows)]
-        self._categories = [shard.category for shard in shards]
-        self._files = [_ShardFile(cache.fetch(shard.digest)) for shard in shards]
-        layouts = {file.layout for file in self._files}
-        if len(layouts) != 1:
-            raise ValueError(f"one layout per task, got {layouts}")
-        self.layout = layouts.pop()
+    A case may be numbered several times: it comes round so often in an epoch.
+    """
+
+    def __init__(self, files: Sequence["_ShardFile"], places: Sequence[tuple[int, int]]):
+        self._files, self._places = files, places
+        self.layout = files[places[0][0]].layout
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self._places)
 
     def categories(self, cases: Sequence[int]) -> tuple[str, ...]:
         """The category of each case."""
-        return tuple(self._categories[self._index[case][0]] for case in cases)
+        return tuple(self._files[self._places[case][0]].category for case in cases)
 
     def take(self, cases: Sequence[int], mine: slice = slice(None)) -> Conditioned:
         """The conditions of `cases[mine]`, padded to the longest of all `cases`.
 
         A row's result depends a little on its padding: workers that share a micro-batch pad alike.
         """
-        places = [self._index[case] for case in cases]
+        places = [self._places[case] for case in cases]
         sides = []
         for side in _SIDES:
             length = max(self._files[number].lengths[side][row] for number, row in places)
@@ -173,11 +120,36 @@ class ConditionSet:
         )
 
 
+def condition_sets(
+    cache: ConditionCache, shards: Sequence[Shard], counts: Mapping[str, int]
+) -> list[ConditionSet]:
+    """A task's cases by layout, those of most cases first.
+
+    Args:
+        counts: of each category in one epoch; more than it has cases: they come round again.
+    """
+    with ThreadPoolExecutor(FETCHES) as pool:
+        paths = list(pool.map(cache.fetch, [shard.digest for shard in shards]))
+    files = [_ShardFile(path, shard.category) for path, shard in zip(paths, shards, strict=True)]
+    places: dict[str, list[tuple[int, int]]] = {}
+    for number, shard in enumerate(shards):
+        places.setdefault(shard.category, []).extend((number, row) for row in range(shard.rows))
+    by_layout: dict[Layout, list[tuple[int, int]]] = {}
+    for category, own in places.items():
+        for number, row in islice(cycle(own), counts[category]):
+            by_layout.setdefault(files[number].layout, []).append((number, row))
+    ordered = sorted(by_layout.items(), key=lambda item: (-len(item[1]), str(item[0])))
+    return [ConditionSet(files, own) for _, own in ordered]
+
+
 class _ShardFile:
-    def __init__(self, path: Path):
+    """A shard on this node. Its header is read at once, its tensors as they are asked for."""
+
+    def __init__(self, path: Path, category: str):
+        self.path, self.category = path, category
         try:
-            self._file = safe_open(path, framework="pt")
-            layout = json.loads(self._file.metadata()["layout"])
+            with safe_open(path, framework="pt") as file:
+                layout = json.loads(file.metadata()["layout"])
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"condition cache: {path} is corrupt; remove it") from error
         layout["references"] = tuple(tuple(size) for size in layout["references"])
@@ -186,16 +158,16 @@ class _ShardFile:
     @cached_property
     def lengths(self) -> dict[str, list[int]]:
         """Real tokens of each row."""
-        masks = {side: self._file.get_tensor(f"{side}.mask_BL") for side in _SIDES}
+        masks = {side: _opened(self.path).get_tensor(f"{side}.mask_BL") for side in _SIDES}
         return {side: mask_BL.sum(1).tolist() for side, mask_BL in masks.items()}
 
     def row(self, side: str, row: int, length: int) -> dict[str, torch.Tensor]:
         """One row's tensors, a batch of one, right-padded or cut to `length` text tokens."""
-        out = {}
-        for key in self._file.keys():
+        out, file = {}, _opened(self.path)
+        for key in file.keys():
             if key.startswith(f"{side}."):
                 name = key.removeprefix(f"{side}.")
-                tensor = self._file.get_slice(key)[row : row + 1]
+                tensor = file.get_slice(key)[row : row + 1]
                 if name != _REFERENCES:
                     tensor = tensor[:, :length]
                     tensor = pad(
@@ -203,6 +175,11 @@ class _ShardFile:
                     )
                 out[name] = tensor
         return out
+
+
+@lru_cache(maxsize=256)  # each holds a file open
+def _opened(path: Path) -> safe_open:
+    return safe_open(path, framework="pt")
 
 
 class _Partial:
@@ -217,18 +194,3 @@ class _Partial:
 
     def __exit__(self, *_: object) -> None:
         Path(self.path).unlink(missing_ok=True)
-
-
-def _cases(task: str, category: str, number: int) -> list[TrainingCase]:
-    return [training_case(task, category, number * SHARD + i) for i in range(SHARD)]
-
-
-@cache
-def _content(task: str, category: str, number: int) -> list[list[str]]:
-    """What tells a shard's cases from others; the arms of a study ask for the same ones."""
-    return [_address(case) for case in _cases(task, category, number)]
-
-
-def _address(case: TrainingCase) -> list[str]:
-    pixels = [hashlib.sha256(picture.tobytes()).hexdigest() for picture in case.references]
-    return [case.prompt, *pixels]

@@ -1,5 +1,6 @@
 """In which order micro-batches of the two tasks follow each other, in an exact ratio."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,17 +19,31 @@ class Mixture:
 
     def task(self, n: int) -> Task:
         """The task of micro-batch n, counted from 0 over the whole run."""
-        return "edit" if self._edits_before(n + 1) > self._edits_before(n) else "t2i"
+        return ("t2i", "edit")[self._at(n)[0]]
 
     def ordinal(self, n: int) -> int:
         """How many micro-batches of n's task come before n."""
-        edits = self._edits_before(n)
-        return edits if self.task(n) == "edit" else n - edits
+        return self._at(n)[1]
 
     def count(self, task: Task, n: int) -> int:
         """How many of the first n micro-batches are of a task."""
-        edits = self._edits_before(n)
+        edits = n * self.edit // (self.t2i + self.edit)
         return edits if task == "edit" else n - edits
 
-    def _edits_before(self, n: int) -> int:
-        return n * self.edit // (self.t2i + self.edit)
+    def _at(self, n: int) -> tuple[int, int]:
+        return interleave((self.t2i, self.edit), n)
+
+
+def interleave(weights: Sequence[int], n: int) -> tuple[int, int]:
+    """Which of several streams step n takes, and how many steps before n took it.
+
+    The first stream has its exact share of any sum(weights) successive steps, the second its share
+    of those that are left, and so on.
+    """
+    for index, weight in enumerate(weights):
+        rest = sum(weights[index + 1 :])
+        before = n * rest // (weight + rest) if rest else 0
+        if not rest or (n + 1) * rest // (weight + rest) == before:
+            return index, n - before
+        n = before
+    raise ValueError("no stream to take")

@@ -20,7 +20,7 @@ from flash_ray.backbones.process import thread_limits
 from flash_ray.checkpoints.files import verify
 from flash_ray.checkpoints.resume import open_run, record_run
 from flash_ray.checkpoints.storage import Store, train_storage
-from flash_ray.data.prepare import prepare
+from flash_ray.data.encode import prepare
 from flash_ray.distill.cluster import check_cluster
 from flash_ray.distill.monitor import Diverged
 from flash_ray.distill.worker import Bench, Final, Job, Outcome, student_key, train_worker
@@ -100,7 +100,7 @@ def distill(
         roster = own = hire(recipe)
     live = Queue(actor_options={"num_cpus": 0})
     try:
-        shards = prepare(recipe, store)
+        shards = prepare(recipe, store).shards
         prepared = time.monotonic()
         with listening(live, hooks.live):
             job = Job(recipe, store, run_name, shards, roster, live, hooks.bench, hooks.final)

@@ -24,7 +24,8 @@ from flash_ray.backbones.load import is_lora, load_backbone, lora_digest
 from flash_ray.backbones.process import one_process
 from flash_ray.checkpoints.files import record
 from flash_ray.checkpoints.storage import Store
-from flash_ray.data.cache import ConditionCache, Shard
+from flash_ray.data.cache import ConditionCache
+from flash_ray.data.plan import Shard
 from flash_ray.data.stream import Stream
 from flash_ray.distill import state
 from flash_ray.distill.distiller import Distiller

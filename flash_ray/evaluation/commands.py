@@ -20,12 +20,14 @@ from flash_ray.checkpoints.publish import MANIFEST, Student, load_student
 from flash_ray.checkpoints.resume import open_run
 from flash_ray.checkpoints.storage import Store, check_name
 from flash_ray.console import Steps
-from flash_ray.data.composition import category_counts
+from flash_ray.data.refuse import refuse_data
 from flash_ray.distill.connect import refuse_embedded_in_job
 from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe, parse_recipe
 
 if TYPE_CHECKING:
+    from flash_ray.data.describe import Description
+    from flash_ray.data.encode import Prepared
     from flash_ray.evaluation.produce import Published
 
 DEMO_FILES = ("store", "student", "result.json", "report.html", "grid.png")
@@ -88,6 +90,45 @@ def evaluate(
         return evaluate_model(model, folder, own, bench, per_category, steps)
 
 
+def describe_data(recipe: Recipe, place: str | None) -> "Description":
+    """What a run will see; `place` is the embedded store's folder, if that is used."""
+    with _data_store(recipe, place) as store:
+        from flash_ray.data.describe import describe
+        from flash_ray.distill.connect import connected_with
+
+        if recipe.data.source == "miniature":
+            return describe(recipe, store)
+        with connected_with({"CPU": 1, "trainer": 0, "teacher": 0}):
+            return describe(recipe, store)
+
+
+def encode_data(recipe: Recipe, place: str | None, steps: Steps) -> "Prepared":
+    """Encodes what the recipe's cases lack; `place` is the embedded store's folder, if that is
+    used."""
+    with _data_store(recipe, place) as store:
+        from flash_ray.data.encode import prepare
+        from flash_ray.distill.connect import connected_with
+
+        runtime = recipe.runtime
+        needs = {"CPU": runtime.workers * runtime.cpus_per_worker + 1, "teacher": 0}
+        with connected_with({**needs, "trainer": runtime.workers}):
+            steps.say("list the cases and encode what is not cached")
+            prepared = prepare(recipe, store)
+            for line in prepared.complaints:
+                steps.say(line)
+            return prepared
+
+
+@contextmanager
+def _data_store(recipe: Recipe, place: str | None) -> Iterator[Store]:
+    refuse_embedded_in_job(recipe)
+    refuse_data(recipe)
+    storage = recipe.runtime.storage
+    where = place if storage.url == "embedded" else storage.url
+    with open_store(where, storage.endpoint, create=True) as store:
+        yield store
+
+
 def read_manifest(folder: Path) -> Student:
     """The manifest of a downloaded student, whose files are then verified."""
     try:
@@ -118,11 +159,7 @@ def _found(model: str, place: str | None) -> Iterator[Path | None]:
 
 def refuse_recipe(recipe: Recipe) -> None:
     refuse_embedded_in_job(recipe)
-    resolve_base(recipe.base)
-    for task, share in recipe.tasks.model_dump().items():
-        if share:
-            weights = getattr(recipe.data.composition, task)
-            category_counts(weights, recipe.data.prompts, f"data.composition.{task}")
+    refuse_data(recipe)
     if any(teacher.model not in ("base", recipe.base) for teacher in recipe.teachers):
         from flash_ray.teachers.fit import refuse_unfit_teachers
 

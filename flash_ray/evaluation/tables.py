@@ -7,7 +7,9 @@ from rich.console import Console
 from rich.table import Table
 
 from flash_ray.checkpoints.publish import Student
+from flash_ray.data.describe import Description
 from flash_ray.miniature.bench import BENCHES
+from flash_ray.recipe import Recipe
 
 
 def result_table(result: Mapping[str, Any]) -> None:
@@ -59,5 +61,42 @@ def status_table(rows: Sequence[Mapping[str, Any]]) -> None:
     Console().print(table, f"{finished} of {len(rows)} trials finished", highlight=False)
 
 
+def data_table(recipe: Recipe, found: Description) -> None:
+    """Prints what a run will see, as `data.describe.describe` has it."""
+    console = Console()
+    table = Table("task", "category", "share", "unique cases", "samples", "passes")
+    for task, categories in found.uses.items():
+        for name, use in categories.items():
+            samples, passes = f"{use.samples:,.0f}", f"{use.passes:.2f}"
+            table.add_row(task, name, f"{use.share:.1%}", f"{use.unique:,}", samples, passes)
+        table.add_section()
+    updates = recipe.optimisation.updates
+    console.print(f"{recipe.name}: {found.samples:,} samples in {updates:,} updates", table)
+    table = Table("task", "output", "references", "cases")
+    for layout in found.layouts:
+        references = ", ".join(map(_shape, layout.references))
+        table.add_row(layout.task, _shape(layout.output), references, f"{layout.cases:,}")
+    console.print("layouts, height x width in pixels; one layout per micro-batch", table)
+    console.print(_cache(found), highlight=False)
+    for line in found.complaints:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
 def _with_interval(score: float, interval: Sequence[float]) -> str:
     return f"{score:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
+
+
+def _cache(found: Description) -> str:
+    text = f"conditions: {found.encoded:,} of {found.cases:,} cases encoded, {_mb(found.bytes)}"
+    if found.encoded < found.cases:
+        whole = found.bytes_in_all
+        text += f"; all: about {_mb(whole)}" if whole else "; see `flash-ray data encode`"
+    return text
+
+
+def _mb(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
+
+def _shape(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"

@@ -56,17 +56,30 @@ def _data(recipe: Recipe) -> Iterator[str]:
             for name in weights:
                 if name not in CATEGORIES[task]:
                     yield unknown(f"{field}.{name}", name, CATEGORIES[task], "category")
-        elif share and getattr(data.source, task) is None:
-            yield (
-                f"data.source.{task}: missing with tasks.{task} {share}; allowed: the address of "
-                f"files; add it, or set tasks.{task}=0"
-            )
+        else:
+            yield from _address(recipe, task, share)
         if share and not any(weights.values()):
             yield (
                 f"{field}: weights sum to 0; allowed: at least one category above 0; raise one, or "
                 f"set tasks.{task}=0"
             )
     yield from _filter(recipe)
+
+
+def _address(recipe: Recipe, task: str, share: int) -> Iterator[str]:
+    """Of a task's files."""
+    address = getattr(recipe.data.source, task)
+    if share and address is None:
+        yield (
+            f"data.source.{task}: missing with tasks.{task} {share}; allowed: the address of "
+            f"files; add it, or set tasks.{task}=0"
+        )
+    if address and address.startswith("s3://") and recipe.runtime.storage.url == "embedded":
+        yield (
+            f"data.source.{task}: a bucket with runtime.storage.url embedded, whose server takes "
+            "the place of any other; allowed: files on disk, or a store in S3; "
+            "set runtime.storage.url=s3://BUCKET/PREFIX"
+        )
 
 
 def _filter(recipe: Recipe) -> Iterator[str]:
@@ -82,7 +95,7 @@ def _filter(recipe: Recipe) -> Iterator[str]:
     for field, column in columns.items():
         if getattr(wanted, field) is None:
             continue
-        if source == "miniature" and column == "score":
+        if source == "miniature":
             yield (
                 f"data.filter.{field}: {getattr(wanted, field)!r} with data.source miniature, "
                 f"which has no {column}; allowed: null; set data.filter.{field}=null"
@@ -238,11 +251,6 @@ def _storage(recipe: Recipe) -> Iterator[str]:
 
 
 def _unsupported(recipe: Recipe) -> Iterator[str]:
-    if recipe.data.source != "miniature":
-        yield (
-            "data.source: files are not supported yet; allowed: 'miniature'; "
-            "set data.source=miniature"
-        )
     if recipe.objective.name != "dmd":
         yield (
             f"objective.name: {recipe.objective.name!r} is not supported yet; allowed: 'dmd'; "

@@ -14,7 +14,9 @@ import torch
 from peft import LoraConfig, get_peft_model_state_dict
 
 from flash_ray.backbones.load import load_backbone
-from flash_ray.data.cache import ConditionCache, encode_shard, plan_shards
+from flash_ray.data.cache import ConditionCache
+from flash_ray.data.encode import encode_shard
+from flash_ray.data.plan import plan_shards
 from flash_ray.data.stream import Stream
 from flash_ray.distill.distiller import Distiller
 from flash_ray.distill.engines import build_engine, ready_deepspeed
@@ -94,7 +96,7 @@ def small_recipe(base: Path, *overrides: str) -> Recipe:
 def encode_locally(recipe: Recipe, folder: Path) -> ConditionCache:
     """The recipe's cases, encoded in this process."""
     cache = ConditionCache(FolderStore(folder / "store"), folder / "cache")
-    if missing := cache.missing(plan_shards(recipe)):
+    if missing := cache.missing(plan_shards(recipe, {})):
         backbone = load_backbone(recipe.base, torch.float32, "cpu", encoders=True)
         for shard in missing:
             cache.add(shard.digest, encode_shard(backbone, shard, recipe.data.size))
@@ -166,7 +168,7 @@ def make_distiller(recipe: Recipe, cache: ConditionCache, rank: int, world: int)
         student,
         fake,
         Faculty(members, group.members),
-        Stream(recipe, cache, plan_shards(recipe), rank, world),
+        Stream(recipe, cache, plan_shards(recipe, {}), rank, world),
     )
 
 

@@ -5,7 +5,10 @@ import pytest
 import torch
 
 from flash_ray.backbones.load import encoder_digest
-from flash_ray.data.cache import SHARD, ConditionCache, ConditionSet, encode_shard, plan_shards
+from flash_ray.data.cache import ConditionCache, condition_sets
+from flash_ray.data.composition import epoch_counts
+from flash_ray.data.encode import encode_shard
+from flash_ray.data.plan import SHARD, plan_shards
 from flash_ray.data.stream import Stream
 from flash_ray.errors import UserError
 from flash_ray.recipe import load_recipe
@@ -63,7 +66,7 @@ def filled(miniature_folder, backbone, tmp_path_factory):
     root = tmp_path_factory.mktemp("cache")
     cache = ConditionCache(FolderStore(root / "store"), root / "node")
     counting = CountingBackbone(backbone)
-    encode_missing(cache, counting, plan_shards(recipe(miniature_folder)))
+    encode_missing(cache, counting, plan_shards(recipe(miniature_folder), {}))
     return cache, counting
 
 
@@ -72,17 +75,17 @@ def test_nothing_is_encoded_twice(filled, miniature_folder, tmp_path):
     before = counting.count
     assert before == 5 * SHARD
     other = recipe(miniature_folder, "seed=5", "data.prompts=12", "data.composition.t2i.text=3")
-    encode_missing(cache, counting, plan_shards(other))
+    encode_missing(cache, counting, plan_shards(other, {}))
     other_node = ConditionCache(cache.store, tmp_path / "node")
-    encode_missing(other_node, counting, plan_shards(other))
+    encode_missing(other_node, counting, plan_shards(other, {}))
     other_store = ConditionCache(FolderStore(tmp_path / "store"), cache.folder)
-    encode_missing(other_store, counting, plan_shards(other))
+    encode_missing(other_store, counting, plan_shards(other, {}))
     assert counting.count == before
 
 
 def test_what_decides_the_content_changes_the_digest(miniature_folder, tmp_path):
-    digests = {shard.digest for shard in plan_shards(recipe(miniature_folder))}
-    larger = plan_shards(recipe(miniature_folder, "data.size=[96, 96]"))
+    digests = {shard.digest for shard in plan_shards(recipe(miniature_folder), {})}
+    larger = plan_shards(recipe(miniature_folder, "data.size=[96, 96]"), {})
     assert not digests & {shard.digest for shard in larger}
     copy = shutil.copytree(miniature_folder, tmp_path / "base")
     assert encoder_digest(str(copy)) == encoder_digest(str(miniature_folder))
@@ -93,8 +96,8 @@ def test_what_decides_the_content_changes_the_digest(miniature_folder, tmp_path)
 
 @pytest.mark.parametrize("task", ["t2i", "edit"])
 def test_rows_read_back_are_what_was_encoded(filled, miniature_folder, backbone, task):
-    shards = [s for s in plan_shards(recipe(miniature_folder)) if s.task == task]
-    cases = ConditionSet(filled[0], shards)
+    shards = [s for s in plan_shards(recipe(miniature_folder), {}) if s.task == task]
+    (cases,) = condition_sets(filled[0], shards, epoch_counts(recipe(miniature_folder), task))
     assert len(cases) == 10
     taken = cases.take([0, 9])
     first = encode_shard(backbone, shards[0], (64, 64)).rows([0])
@@ -112,7 +115,7 @@ def test_rows_read_back_are_what_was_encoded(filled, miniature_folder, backbone,
 def test_workers_take_disjoint_rows_of_the_same_task_padded_alike(filled, miniature_folder):
     small = recipe(miniature_folder, "runtime.micro_batch=2")
     large = recipe(miniature_folder, "runtime.micro_batch=4")
-    shards = plan_shards(small)
+    shards = plan_shards(small, {})
     whole = Stream(large, filled[0], shards, 0, 1)
     parts = [Stream(small, filled[0], shards, rank, 2) for rank in (0, 1)]
     for number in range(8):
@@ -124,15 +127,39 @@ def test_workers_take_disjoint_rows_of_the_same_task_padded_alike(filled, miniat
 
 def test_a_corrupt_shard_is_named(filled, miniature_folder, tmp_path):
     cache = ConditionCache(filled[0].store, tmp_path)
-    shard = plan_shards(recipe(miniature_folder))[0]
+    shard = plan_shards(recipe(miniature_folder), {})[0]
     path = cache.fetch(shard.digest)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match=f"condition cache: {path} is corrupt; remove it"):
-        ConditionSet(cache, [shard])
+        condition_sets(cache, [shard], {shard.category: 1})
 
 
-def test_all_rows_of_a_task_share_a_layout(filled, miniature_folder):
-    shards = plan_shards(recipe(miniature_folder))
-    mixed = [shards[0], replace(shards[-1], task="t2i")]
-    with pytest.raises(ValueError, match="one layout per task"):
-        ConditionSet(filled[0], mixed)
+def test_layouts_take_turns_in_the_ratio_of_their_cases(filled, miniature_folder):
+    mixture = recipe(miniature_folder, "tasks={t2i: 1, edit: 0}", "runtime.micro_batch=2")
+    shards = plan_shards(recipe(miniature_folder), {})
+    t2i = [shard for shard in shards if shard.task == "t2i"]
+    # Pictures of another layout among the cases of a task, as files have them.
+    edits = [replace(s, task="t2i", category=t2i[0].category) for s in shards if s.task == "edit"]
+    sets = condition_sets(
+        filled[0], [*t2i, *edits], {t.category: 1 for t in t2i} | {"landscape": 4}
+    )
+    assert [len(own) for own in sets] == [6]  # no more than an epoch asks for
+    stream = Stream(mixture, filled[0], [*t2i[1:], *edits], 0, 1)
+    layouts = [stream[number].conditioned.layout for number in range(60)]
+    edited = sum(bool(layout.references) for layout in layouts)
+    assert edited == 60 * 4 // 10  # 4 of the epoch's 10 cases
+    for number in range(0, 60, 10):
+        window = layouts[number : number + 10]
+        assert sum(bool(layout.references) for layout in window) == 4
+
+
+def test_capped_cases_come_round_more_often(filled, miniature_folder):
+    capped = recipe(miniature_folder, "data.cap=2", "tasks={t2i: 1, edit: 0}")
+    shards = plan_shards(capped, {})
+    assert [shard.rows for shard in shards] == [2, 2, 2]
+    (cases,) = condition_sets(filled[0], shards, epoch_counts(capped, "t2i"))
+    assert len(cases) == 10
+    embeds = [cases.take([n]).positive.embeds_BLD for n in range(10)]
+    different = {tensor.float().numpy().tobytes() for tensor in embeds}
+    assert len(different) == 6
+    assert cases.categories(range(10)).count("landscape") == 4

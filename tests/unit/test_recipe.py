@@ -282,7 +282,6 @@ def test_contradictions_are_refused_with_a_cure(overrides, start, cure):
 @pytest.mark.parametrize(
     ("override", "field", "cure"),
     [
-        ("data.source={t2i: a.jsonl, edit: b.jsonl}", "data.source", "data.source=miniature"),
         ("objective.name=gan", "objective.name", "objective.name=dmd"),
         ("student.weights=lora", "student.weights", "student.weights=full"),
         ("runtime.workers={min: 1, max: 2}", "runtime.workers", "runtime.workers=2"),

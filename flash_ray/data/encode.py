@@ -1,0 +1,175 @@
+"""Encodes what a recipe's cases still lack: a Ray Data pipeline into a pool of encoder actors."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import ray.data
+import torch
+from PIL import Image
+from ray.data import ActorPoolStrategy
+
+from flash_ray.backbones.base import Backbone, Conditioned
+from flash_ray.backbones.load import load_backbone
+from flash_ray.backbones.process import one_process, thread_limits
+from flash_ray.checkpoints.storage import Store
+from flash_ray.data.buckets import fill
+from flash_ray.data.cache import ConditionCache
+from flash_ray.data.files import find_files
+from flash_ray.data.index import Index
+from flash_ray.data.miniature_source import training_case
+from flash_ray.data.plan import Shard, plan_shards, tasks_of
+from flash_ray.data.rows import BadRow, upright
+from flash_ray.data.scan import CPU, case_of, quietly, read_rows, scan
+from flash_ray.recipe import Recipe
+
+BATCH = 16  # cases of files that an encoder is given at once; of the miniature a shard
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe's encoded cases.
+
+    Args:
+        shards: all of them.
+        encoded: how many shards were not in the cache.
+        complaints: lines about rows of files that cannot be used.
+    """
+
+    shards: list[Shard]
+    encoded: int
+    complaints: list[str]
+
+
+def prepare(recipe: Recipe, store: Store, also: Sequence[Recipe] = ()) -> Prepared:
+    """Has every missing shard encoded and stored, by as many actors as the recipe has workers, in
+    the workers' places, which are still free.
+
+    Args:
+        also: recipes of the same base and precision whose shards are encoded too.
+
+    Raises:
+        UserError: the base is missing, the source's files cannot be used, or they have not what
+            the composition asks for.
+    """
+    shards, complaints = list_cases(recipe, store)
+    cache, encoded, seen = ConditionCache.at(store), 0, set()
+    for one in (recipe, *also):
+        own, more = (shards, []) if one is recipe else list_cases(one, store)
+        complaints += more
+        fresh = {s.digest: s for s in own if s.digest not in seen}
+        seen |= set(fresh)
+        for task in tasks_of(one):
+            if missing := cache.missing([s for s in fresh.values() if s.task == task]):
+                _encode(one, task, store, missing)
+                encoded += len(missing)
+    return Prepared(shards, encoded, list(dict.fromkeys(complaints)))
+
+
+def list_cases(recipe: Recipe, store: Store) -> tuple[list[Shard], list[str]]:
+    """The recipe's shards, and lines about rows that cannot be used; files are read if they have
+    changed since they were last listed in this store."""
+    indices: dict[str, Index] = {}
+    if recipe.data.source != "miniature":
+        indices = {task: scan(recipe, task, store) for task in tasks_of(recipe)}
+    complaints = [line for index in indices.values() for line in index.complaints()]
+    return plan_shards(recipe, indices), complaints
+
+
+def encode_shard(backbone: Backbone, shard: Shard, size: tuple[int, int]) -> Conditioned:
+    """Encodes the miniature's cases of a shard; `size` is the output's (height, width)."""
+    cases = [training_case(shard.task, shard.category, index) for index in shard.drawn]
+    references = None if shard.task == "t2i" else [list(case.references) for case in cases]
+    return backbone.encode([case.prompt for case in cases], references, size)
+
+
+class _Encoder:
+    """An actor of the pool: the base with its encoders."""
+
+    def __init__(self, recipe: Recipe, store: Store):
+        device = one_process(recipe)
+        dtype = torch.bfloat16 if recipe.optimisation.precision == "bf16" else torch.float32
+        self._backbone = load_backbone(recipe.base, dtype, device, encoders=True)
+        self._cache, self._size = ConditionCache.at(store), recipe.data.size
+
+
+class ShardEncoder(_Encoder):
+    """Draws and encodes shards of the miniature."""
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
+        for shard in batch["shard"]:
+            self._cache.add(shard.digest, encode_shard(self._backbone, shard, self._size))
+        return {"digest": [shard.digest for shard in batch["shard"]]}
+
+
+class CaseEncoder(_Encoder):
+    """Encodes cases of files; those that share a layout together."""
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
+        groups: dict[tuple, list[tuple[Shard, str, list[Image.Image]]]] = {}
+        rows = zip(batch["shard"], batch["prompt"], batch["pictures"], strict=True)
+        for shard, prompt, pictures in rows:
+            filled = [fill(upright(p), b) for p, b in zip(pictures, shard.buckets, strict=False)]
+            groups.setdefault(shard.buckets, []).append((shard, prompt, filled))
+        for buckets, group in groups.items():
+            shards, prompts, references = zip(*group, strict=True)
+            edits = list(references) if shards[0].task == "edit" else None
+            encoded = self._backbone.encode(list(prompts), edits, buckets[0])
+            for row, shard in enumerate(shards):
+                self._cache.add(shard.digest, encoded.rows([row]).trimmed())
+        return {"digest": [shard.digest for shard in batch["shard"]]}
+
+
+def _encode(recipe: Recipe, task: str, store: Store, missing: Sequence[Shard]) -> None:
+    """Runs the pipeline over missing shards of one task.
+
+    Raises:
+        RuntimeError: a file was changed while it was read, so that some were not found again.
+    """
+    quietly()
+    if recipe.data.source == "miniature":
+        rows = ray.data.from_items([{"shard": shard} for shard in missing])
+        encoder, size = ShardEncoder, 1
+    else:
+        found = find_files(recipe.data.source, task, recipe.runtime.storage.endpoint)
+        wanted = {shard.case: shard for shard in missing}
+        pick = _picker(recipe, task, found, ray.put(wanted))
+        rows = read_rows(found).flat_map(pick, num_cpus=CPU)
+        encoder, size = CaseEncoder, BATCH
+    runtime = recipe.runtime
+    pool = ActorPoolStrategy(min_size=1, max_size=min(runtime.workers, -(-len(missing) // size)))
+    encoded = rows.map_batches(
+        encoder,
+        fn_constructor_args=(recipe, store),
+        compute=pool,
+        batch_size=size,
+        batch_format="numpy",
+        num_cpus=runtime.cpus_per_worker,
+        num_gpus=1 if runtime.gpu else 0,
+        resources={"trainer": 1},
+        runtime_env={"env_vars": thread_limits(recipe)},
+    )
+    done = {row["digest"] for row in encoded.iter_rows()}
+    if lost := [shard for shard in missing if shard.digest not in done]:
+        raise RuntimeError(f"data.source: {len(lost)} cases were listed and are gone; run it again")
+
+
+def _picker(
+    recipe: Recipe, task: str, found: Any, wanted: ray.ObjectRef
+) -> Callable[[Mapping[str, Any]], list[dict[str, Any]]]:
+    """From a row to what the encoder needs, if its case is wanted."""
+    columns = recipe.data.source.columns
+
+    def pick(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+        try:
+            case = case_of(row, found, columns, task)
+        except BadRow:  # counted when the files were listed
+            return []
+        shard = ray.get(wanted).get(case.digest)
+        if shard is None:
+            return []
+        return [{"shard": shard, "prompt": case.prompt, "pictures": list(case.pictures)}]
+
+    return pick

@@ -1,0 +1,172 @@
+"""Files of training rows, on disk or in S3: which they are, their format, their columns."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flash_ray.data.rows import PICTURE, BadRow, parse_line, parse_sample
+from flash_ray.errors import UserError
+from flash_ray.recipe.checks import S3_URL, unknown
+from flash_ray.recipe.schema import Columns, Files
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileInfo, FileSystem
+
+FORMATS = {".jsonl": "jsonl", ".parquet": "parquet", ".tar": "webdataset"}
+_ALLOWED = "a .jsonl, .parquet or .tar file, a folder of one kind of them, or s3://bucket/path"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A task's files.
+
+    Args:
+        field: of the recipe, for messages.
+        kind: jsonl, parquet or webdataset.
+        folder: the one given, or that of the file given: pictures' paths start there.
+        paths: as `filesystem` takes them, in order.
+        digest: of paths, sizes and times of change: it changes when a file does.
+    """
+
+    field: str
+    kind: str
+    filesystem: FileSystem
+    folder: str
+    paths: tuple[str, ...]
+    digest: str
+
+    def picture(self, path: str) -> bytes:
+        """The bytes of the file that a row names, relative to the source's folder.
+
+        Raises:
+            OSError: there is none.
+        """
+        with self.filesystem.open_input_stream(f"{self.folder}/{path}") as stream:
+            return stream.read()
+
+
+def find_files(source: Files, task: str, endpoint: str | None) -> Found:
+    """The files at a source's address for a task.
+
+    Args:
+        endpoint: of an S3 service that is not AWS's; None means AWS_ENDPOINT_URL_S3.
+
+    Raises:
+        UserError: there are none, or they are of several formats, or the place cannot be read.
+    """
+    from pyarrow.fs import FileSelector, FileType
+
+    field, address = f"data.source.{task}", getattr(source, task)
+    filesystem, path = _place(field, address, endpoint)
+    try:
+        info = filesystem.get_file_info(path)
+        if info.type == FileType.Directory:
+            infos = filesystem.get_file_info(FileSelector(path, recursive=True))
+            infos = sorted(
+                (i for i in infos if i.is_file and i.extension and f".{i.extension}" in FORMATS),
+                key=lambda i: i.path,
+            )
+        else:
+            infos = [info] if info.is_file else []
+            path = path.rpartition("/")[0]
+    except OSError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{field}: {address} cannot be read ({reason}); allowed: {_ALLOWED}"
+        ) from error
+    kinds = sorted({_kind(info) for info in infos})
+    if len(kinds) != 1 or kinds == [""]:
+        problem = f"holds {' and '.join(kinds)} files" if len(kinds) > 1 else "holds no such file"
+        raise UserError(f"{field}: {address} {problem}; allowed: {_ALLOWED}; correct it")
+    paths = tuple(info.path for info in infos)
+    return Found(field, kinds[0], filesystem, path, paths, _digest(infos))
+
+
+def refuse_columns(found: Found, columns: Columns, task: str) -> None:
+    """Raises UserError if the first file lacks a column that the recipe names; reads no more."""
+    known = _columns(found, columns)
+    needed = {"prompt": columns.prompt, "category": columns.category}
+    needed |= {"image": columns.image} if task == "edit" else {}
+    for name in ("subset", "score", "rendered_text"):
+        if (column := getattr(columns, name)) is not None:
+            needed[name] = column
+    for name, column in needed.items():
+        if column not in known:
+            raise UserError(
+                unknown(f"data.source.columns.{name}", column, known, "column")
+                + f" (of {found.paths[0]}, for {found.field})"
+            )
+
+
+def _columns(found: Found, columns: Columns) -> list[str]:
+    """The columns of the first file: of its schema, or of its first usable row."""
+    path = found.paths[0]
+    try:
+        if found.kind == "parquet":
+            import pyarrow.parquet
+
+            with found.filesystem.open_input_file(path) as file:
+                return pyarrow.parquet.read_schema(file).names
+        with found.filesystem.open_input_stream(path) as stream:
+            row = _first_line(stream) if found.kind == "jsonl" else _first_sample(stream, columns)
+        return list(row)
+    except (OSError, BadRow, tarfile.TarError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{found.field}: {path} is no {found.kind} file ({reason}); allowed: {_ALLOWED}"
+        ) from error
+
+
+def _first_line(stream: Any) -> dict[str, Any]:
+    for line in io.TextIOWrapper(stream, "utf-8", errors="replace"):
+        if line.strip():
+            return parse_line(line)
+    raise BadRow("no line in it")
+
+
+def _first_sample(stream: Any, columns: Columns) -> dict[str, Any]:
+    """The members of a tar file that belong to its first one."""
+    sample: dict[str, Any] = {}
+    first = None
+    with tarfile.open(fileobj=stream, mode="r|") as tar:
+        for member in tar:
+            stem, _, name = member.name.rpartition("/")[2].partition(".")
+            if not member.isfile() or not name:
+                continue
+            first = first or stem
+            if stem != first:
+                break
+            wanted = name in ("json", "txt") or PICTURE.fullmatch(name)
+            sample[name] = tar.extractfile(member).read() if wanted else None
+    if not sample:
+        raise BadRow("no sample in it")
+    return parse_sample(sample, columns)
+
+
+def _place(field: str, address: str, endpoint: str | None) -> tuple[FileSystem, str]:
+    if not address.startswith("s3://"):
+        from pyarrow.fs import LocalFileSystem
+
+        return LocalFileSystem(), str(Path(address).expanduser().absolute())
+    if not S3_URL.fullmatch(address):
+        raise UserError(f"{field}: not a bucket's address; allowed: {_ALLOWED}")
+    from flash_ray.checkpoints.storage import Store, s3_filesystem
+
+    store = Store.from_url(address, endpoint)
+    return s3_filesystem(store), f"{store.bucket}/{store.prefix}".rstrip("/")
+
+
+def _kind(info: FileInfo) -> str:
+    return FORMATS.get(f".{info.extension}", "")
+
+
+def _digest(infos: Sequence[FileInfo]) -> str:
+    listing = [(info.path, info.size, info.mtime_ns) for info in infos]
+    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:32]
