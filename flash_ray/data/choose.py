@@ -86,7 +86,8 @@ def _drawn(wanted: Filter, task: str, category: str, count: int) -> Iterator[int
 
 def _too_few(field: str, count: int, found: int, recipe: Recipe) -> str:
     why = " that data.filter lets pass" if recipe.data.filter != Filter() else ""
+    cure = f"set data.cap={found} (they come round more often), or lower data.prompts"
     return (
         f"{field}: {count} cases asked for, the source has {found}{why}; allowed: as many as there "
-        f"are; set data.cap={max(found, 1)} (they come round more often), or lower data.prompts"
+        f"are; {cure if found else 'take the category out, or loosen data.filter'}"
     )

@@ -17,7 +17,7 @@ from ray.util.queue import Queue
 from flash_ray.backbones.process import one_process, thread_limits
 from flash_ray.checkpoints.storage import Store
 from flash_ray.console import Steps
-from flash_ray.data.prepare import prepare
+from flash_ray.data.encode import prepare
 from flash_ray.distill.cluster import cluster_needs
 from flash_ray.distill.connect import connected_with, is_job
 from flash_ray.distill.run import listening

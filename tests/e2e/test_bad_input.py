@@ -42,6 +42,11 @@ def files(folder: Path) -> set[Path]:
         ("distill miniature --set data.prompts=2", "data.prompts"),
         (f"distill miniature {NO_SERVER}http://127.0.0.1:9", "s3://nowhere/x"),
         ("distill miniature --store s3://user:word@bucket", "runtime.storage.url"),
+        ("distill miniature --set data.source={t2i:\tx.jsonl,edit:\tx.jsonl}", "data.source.t2i"),
+        ("distill miniature --set data.source={edit:\tx.jsonl}", "data.source.t2i"),
+        ("data encode miniature --set data.source={t2i:\tx.jsonl,edit:\tx.jsonl}", "x.jsonl"),
+        ("data describe miniature --set data.filter.subsets=[x]", "data.filter.subsets"),
+        ("data describe miniature --set data.composition.t2i.landscap=1", "landscape"),
         ("distill no-such-recipe", "no-such-recipe"),
         ("distill miniature --name Bad/Name", "--name"),
         ("demo --out demo --set base=/no/such/model", "base"),
@@ -57,7 +62,7 @@ def files(folder: Path) -> set[Path]:
 )
 def test_one_line_and_nothing_written(flash_ray, tmp_path, home, base, command, says):
     words = [word.replace("\t", " ") for word in command.split(" ")]
-    if words[0] == "distill" and "base=/no/such/model" not in words:
+    if words[0] in ("distill", "data") and "base=/no/such/model" not in words:
         words += ["--set", f"base={base}"]
     before = files(home)
     refuses(flash_ray(*words), says)
