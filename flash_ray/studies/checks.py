@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from flash_ray.errors import UserError
 from flash_ray.recipe.categories import CATEGORIES
@@ -15,16 +15,43 @@ if TYPE_CHECKING:
     from flash_ray.studies.schema import Study
 
 
+# What all trials share: encoded conditions and cases, and the teachers that answer.
+SHARED = ("base", "backbone", "data.size", "optimisation.precision")
+
+
 def refuse_contradictions(study: Study) -> None:
     """Raises UserError if fields, each in its range, cannot hold together."""
-    rules = (_budget, _seeds, _names, _claims)
+    rules = (_budget, _arms, _seeds, _names, _claims, _space)
     if problems := [problem for rule in rules for problem in rule(study)]:
         raise UserError(one_line(problems))
 
 
 def refuse_arms(study: Study, recipes: dict[str, Recipe]) -> None:
     """Raises UserError if two arms are alike, or one changes what the study says is fixed."""
-    problems = [*_changed(study, recipes), *_alike(recipes)]
+    if problems := [*_changed(study, recipes), *_alike(recipes)]:
+        raise UserError(one_line(problems))
+
+
+def refuse_space(study: Study, path: str, recipes: Sequence[Recipe]) -> None:
+    """Raises UserError if values of a path of the space change what is fixed, or are alike.
+
+    Args:
+        recipes: of each value, with everything else as the study has it.
+    """
+    values = study.space[path]
+    problems = [
+        f"space.{path}: changes {fixed}, which is fixed; allowed: other fields; "
+        f"{_cure(fixed, 'that path')}"
+        for fixed, _ in _unlike(study, recipes)
+    ]
+    seen: dict[str, Any] = {}
+    for value, recipe in zip(values, recipes, strict=True):
+        if recipe.digest in seen:
+            problems.append(
+                f"space.{path}: {seen[recipe.digest]!r} and {value!r} make the same recipe; "
+                "allowed: values that differ, and no name, seed or budget; remove one"
+            )
+        seen.setdefault(recipe.digest, value)
     if problems:
         raise UserError(one_line(problems))
 
@@ -45,6 +72,14 @@ def _budget(study: Study) -> Iterator[str]:
         yield (
             f"budget: {' and '.join(given) or 'nothing'} given; allowed: exactly one of updates, "
             "images, passes; write e.g. budget: {updates: 100}"
+        )
+
+
+def _arms(study: Study) -> Iterator[str]:
+    if len(study.arms) < 2 and (study.arms or not study.space):
+        yield (
+            f"arms: {len(study.arms)} given; allowed: two or more, or with a space none; add arms "
+            "that differ in one thing"
         )
 
 
@@ -83,6 +118,16 @@ def _claims(study: Study) -> Iterator[str]:
             )
 
 
+def _space(study: Study) -> Iterator[str]:
+    for path in study.space:
+        for other in study.space:
+            if other.startswith(f"{path}."):
+                yield (
+                    f"space.{other}: part of {path}, which the space has too; allowed: one of "
+                    "the two; remove one"
+                )
+
+
 def _known(field: str, names: Collection[str], arms: Collection[str]) -> Iterator[str]:
     for name in names:
         if name not in arms:
@@ -90,20 +135,32 @@ def _known(field: str, names: Collection[str], arms: Collection[str]) -> Iterato
 
 
 def _changed(study: Study, recipes: dict[str, Recipe]) -> Iterator[str]:
-    first = next(iter(recipes))
-    for path in study.fixed:
+    arms = list(recipes)
+    for fixed, index in _unlike(study, list(recipes.values())):
+        yield (
+            f"arms.{arms[index]}: changes {fixed}, which is fixed; allowed: what arm {arms[0]} "
+            f"has; {_cure(fixed, 'that override')}"
+        )
+
+
+def _unlike(study: Study, recipes: Sequence[Recipe]) -> Iterator[tuple[str, int]]:
+    """Fixed fields in which recipes differ, each with the first that differs from recipe 0."""
+    for path in dict.fromkeys((*study.fixed, *SHARED)):
         try:
-            values = {arm: _without_budget(recipe, path) for arm, recipe in recipes.items()}
+            values = [_without_budget(recipe, path) for recipe in recipes]
         except KeyError:
-            yield f"fixed: {path!r} is no field of a recipe; see `flash-ray recipe show`"
-            continue
-        for arm, value in values.items():
-            if value != values[first]:
-                yield (
-                    f"arms.{arm}: changes {path}, which is fixed; allowed: what arm {first} has; "
-                    f"remove that override, or {path} from fixed"
-                )
-                break
+            raise UserError(
+                f"fixed: {path!r} is no field of a recipe; see `flash-ray recipe show`"
+            ) from None
+        unlike = [index for index, value in enumerate(values) if value != values[0]]
+        if unlike:
+            yield path, unlike[0]
+
+
+def _cure(fixed: str, change: str) -> str:
+    if fixed in SHARED:
+        return f"remove {change}: trials share conditions and teachers"
+    return f"remove {change}, or {fixed} from fixed"
 
 
 def _without_budget(recipe: Recipe, path: str) -> object:

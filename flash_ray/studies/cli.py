@@ -13,20 +13,19 @@ StudyName = Annotated[
 Out = Annotated[Path, typer.Option(metavar="DIR", help="The folder of the study's results.")]
 
 
+AtOnce = Annotated[
+    int | None, typer.Option(min=1, help="Trials at the same time; default: as many as fit.")
+]
+Place = Annotated[
+    str | None,
+    typer.Option(
+        "--store", metavar="PLACE", help="s3://bucket/prefix, or a folder; default: in the results."
+    ),
+]
+
+
 @study_app.command("run")
-def study_run(
-    study: StudyName,
-    out: Out,
-    at_once: Annotated[
-        int | None, typer.Option(min=1, help="Trials at the same time; default: as many as fit.")
-    ] = None,
-    store: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PLACE", help="s3://bucket/prefix, or a folder; default: in the results."
-        ),
-    ] = None,
-) -> None:
+def study_run(study: StudyName, out: Out, at_once: AtOnce = None, store: Place = None) -> None:
     """Run the trials that are not finished yet; after an interruption, the same command goes on."""
     from flash_ray.console import Steps
     from flash_ray.studies import commands
@@ -57,3 +56,36 @@ def study_report(
     from flash_ray.studies import commands
 
     typer.echo(f"report: {commands.report(study, out, to) / 'report.html'}")
+
+
+@study_app.command("search")
+def study_search(
+    study: StudyName,
+    out: Out,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="asha: combinations drawn at random; optuna: proposed by what scored well."
+        ),
+    ] = "asha",
+    trials: Annotated[
+        int | None,
+        typer.Option(min=1, help="Combinations to try; default: all, at most 16."),
+    ] = None,
+    at_once: AtOnce = None,
+    store: Place = None,
+) -> None:
+    """Search the study's space for the best recipe, and write it to DIR/best.yaml.
+
+    A trial that scores worse than others did so far is stopped early. A search that was cut off
+    begins again; a finished one is left as it is.
+    """
+    from flash_ray.console import Steps
+    from flash_ray.studies import commands
+    from flash_ray.studies.search_table import search_table
+
+    with Steps() as steps:
+        result = commands.search(study, out, method, trials, at_once, store, steps)
+    search_table(result)
+    best = out / commands.BEST
+    typer.echo(f"best: {best}; now: flash-ray distill {best}")

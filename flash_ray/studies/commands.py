@@ -2,18 +2,26 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from flash_ray.checkpoints.open import open_store
+from flash_ray.checkpoints.storage import Store
 from flash_ray.console import Steps
 from flash_ray.errors import UserError
 from flash_ray.evaluation.commands import refuse_recipe
-from flash_ray.studies.load import load_study
+from flash_ray.recipe import Recipe, dump_yaml
+from flash_ray.recipe.checks import unknown
+from flash_ray.studies.load import load_study, value_recipe
 from flash_ray.studies.plan import Trial, plan_trials
 from flash_ray.studies.schema import Study
+from flash_ray.studies.space import combinations, in_words, run_prefix
 
-STUDY = "study.json"
+STUDY, SEARCH, BEST = "study.json", "search.json", "best.yaml"
+METHODS = ("asha", "optuna")
+TRIED = 16  # combinations that a search tries, if the space has more
 
 
 def run(name: str, out: Path, at_once: int | None, place: str | None, steps: Steps) -> list[Trial]:
@@ -28,17 +36,10 @@ def run(name: str, out: Path, at_once: int | None, place: str | None, steps: Ste
     """
     study = load_study(name)
     trials = plan_trials(study)
-    recipes = {trial.arm: trial.recipe for trial in trials}
-    for arm, recipe in recipes.items():
-        try:
-            refuse_recipe(recipe)
-        except UserError as error:
-            raise UserError(f"arms.{arm}: {error}") from error
+    for arm, recipe in {trial.arm: trial.recipe for trial in trials}.items():
+        _refuse(f"arms.{arm}", recipe, place)
     _claim(out, study)
-    storage = next(iter(recipes.values())).runtime.storage
-    if place is None:
-        place = str(out / "store") if storage.url == "embedded" else storage.url
-    with open_store(place, storage.endpoint, create=True) as store:
+    with _store(trials[0].recipe, place, out) as store:
         from flash_ray.studies.run import run_trials
 
         failed = run_trials(trials, store, out, at_once, steps)
@@ -49,6 +50,62 @@ def run(name: str, out: Path, at_once: int | None, place: str | None, steps: Ste
             "are kept: run the command again to repeat those that failed"
         )
     return trials
+
+
+def search(
+    name: str,
+    out: Path,
+    method: str,
+    count: int | None,
+    at_once: int | None,
+    place: str | None,
+    steps: Steps,
+) -> dict[str, Any]:
+    """Searches a study's space; writes search.json and, of the best recipe, best.yaml.
+
+    Args:
+        count: combinations to try; None: all, at most `TRIED`.
+        place: as for `run`.
+
+    Returns:
+        what search.json says.
+
+    Raises:
+        UserError: bad input, a folder whose search is finished, or not one trial that finished.
+    """
+    _refuse_method(method)
+    study = load_study(name)
+    found = combinations(study)
+    if count is None:
+        count = min(TRIED, len(found))
+    if count > len(found):
+        raise UserError(
+            f"--trials: {count}; the space has {len(found)} combinations; allowed: 1 to "
+            f"{len(found)}; lower it"
+        )
+    for path, values in study.space.items():
+        for value in values:
+            _refuse(f"space.{path}", value_recipe(study, path, value), place)
+    _claim(out, study)
+    _refuse_finished(out / SEARCH)
+    with _store(found[0].recipe, place, out) as store:
+        from flash_ray.studies.search import run_search
+        from flash_ray.studies.search_log import SearchLog
+
+        about = {"study": study.name, "method": method, "every": study.curve_every}
+        log = SearchLog(out, about, found, count, store, steps)
+        log.forget(run_prefix(study))  # of a search that was cut off
+        result = run_search(study, found, method, count, store, log, at_once, steps)
+        log.forget(run_prefix(study))  # what a stopped worker wrote at last
+    if log.best is None:
+        row = result["trials"][0]
+        raise UserError(
+            f"search: no trial finished, {in_words(row['values'])}: {row['state']}, "
+            f"{row.get('reason', 'no reason known')}; see {out / SEARCH}"
+        )
+    best = log.best.recipe.model_copy(update={"name": f"{study.name}-best"})
+    (out / BEST).write_text(dump_yaml(best), encoding="utf-8")
+    return result
 
 
 def opened(name: str, out: Path) -> tuple[Study, Sequence[Trial]]:
@@ -116,6 +173,49 @@ def report(name: str, out: Path, to: Path | None) -> Path:
     to = to or out / "report"
     write_report(name, find(study, trials, records), out, to)
     return to
+
+
+def _refuse(field: str, recipe: Recipe, place: str | None) -> None:
+    """Raises UserError, beginning with the field, if the recipe cannot run there."""
+    if place and place.startswith("s3://"):
+        storage = recipe.runtime.storage.model_copy(update={"url": place})
+        runtime = recipe.runtime.model_copy(update={"storage": storage})
+        recipe = recipe.model_copy(update={"runtime": runtime})
+    try:
+        refuse_recipe(recipe)
+    except UserError as error:
+        raise UserError(f"{field}: {error}") from error
+
+
+def _refuse_method(method: str) -> None:
+    if method == "pbt":
+        raise UserError(
+            "--method: 'pbt': population based training copies weights from trial to trial "
+            "through Ray Tune's checkpoints, which runs of Ray Train do not use: it would change "
+            f"nothing; allowed: {', '.join(METHODS)}; choose --method asha"
+        )
+    if method not in METHODS:
+        raise UserError(unknown("--method", method, METHODS, "method"))
+    if method == "optuna" and find_spec("optuna") is None:
+        raise UserError(
+            "--method: optuna is not installed; allowed: asha without it; run `pip install "
+            "'flash-ray[search]'`, or choose --method asha"
+        )
+
+
+def _refuse_finished(file: Path) -> None:
+    if file.is_file() and json.loads(file.read_text(encoding="utf-8"))["finished"]:
+        raise UserError(
+            f"--out: {file.parent} holds a finished search; allowed: a new folder, or one whose "
+            f"search was cut off; read {file.parent / BEST}, or choose another --out"
+        )
+
+
+def _store(recipe: Recipe, place: str | None, out: Path) -> AbstractContextManager[Store]:
+    storage = recipe.runtime.storage
+    if place is None:
+        place = str(out / "store") if storage.url == "embedded" else storage.url
+    return open_store(place, storage.endpoint, create=True)
 
 
 def _claim(out: Path, study: Study) -> None:

@@ -1,6 +1,7 @@
 """From a study's name or file to a checked study and the recipes of its arms."""
 
 import json
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ def load_study(name_or_path: str) -> Study:
     except ValidationError as error:
         raise UserError(f"study: {_first(error)}") from None
     checks.refuse_arms(study, {arm: arm_recipe(study, arm, study.seeds[0]) for arm in study.arms})
+    for path, values in study.space.items():
+        checks.refuse_space(study, path, [value_recipe(study, path, value) for value in values])
     return study
 
 
@@ -46,19 +49,40 @@ def arm_recipe(study: Study, arm: str, seed: int) -> Recipe:
         UserError: it is no recipe; the message begins with the arm.
     """
     try:
-        raw = load_raw(study.recipe)
-        overrides = {
-            **study.set,
-            **study.arms[arm],
-            "seed": seed,
-            "name": study.name,
-            "runtime.bench_every": study.curve_every,
-        }
-        for path, value in overrides.items():
-            raw = override(raw, f"{path}={json.dumps(value)}")
-        return with_budget(parse_recipe(raw), study.budget)
+        return changed_recipe(study, study.arms[arm], seed)
     except UserError as error:
         raise UserError(f"arms.{arm}: {error}") from error
+
+
+def value_recipe(study: Study, path: str, value: Any) -> Recipe:
+    """The study's recipe with one value of its space and nothing else changed.
+
+    Raises:
+        UserError: it is no recipe; the message begins with the path.
+    """
+    try:
+        return changed_recipe(study, {path: value}, study.seeds[0])
+    except UserError as error:
+        raise UserError(f"space.{path}: {error}") from error
+
+
+def changed_recipe(study: Study, changes: Mapping[str, Any], seed: int) -> Recipe:
+    """The study's recipe with its overrides, these changes by dotted path, and its budget.
+
+    Raises:
+        UserError: it is no recipe.
+    """
+    raw = load_raw(study.recipe)
+    overrides = {
+        **study.set,
+        **changes,
+        "seed": seed,
+        "name": study.name,
+        "runtime.bench_every": study.curve_every,
+    }
+    for path, value in overrides.items():
+        raw = override(raw, f"{path}={json.dumps(value)}")
+    return with_budget(parse_recipe(raw), study.budget)
 
 
 def _read(name_or_path: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flash_ray.backbones.load import is_lora, lora_digest
+from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe
 from flash_ray.studies.load import arm_recipe
 from flash_ray.studies.schema import Study
@@ -38,8 +39,13 @@ def plan_trials(study: Study) -> list[Trial]:
     """All trials, seed by seed, so that a study that is cut off has whole seeds; noise arms last.
 
     Raises:
-        UserError: the recipe of an arm cannot be.
+        UserError: the recipe of an arm cannot be, or there are no arms.
     """
+    if not study.arms:
+        raise UserError(
+            f"arms: {study.name} has none, only a space; allowed: two or more; add them, or run "
+            "`flash-ray study search`"
+        )
     pairs = [(arm, seed) for seed in study.seeds for arm in study.arms]
     pairs += [(arm, seed) for seed in study.noise.seeds for arm in study.noise.arms]
     return [make_trial(study, arm, seed) for arm, seed in pairs]

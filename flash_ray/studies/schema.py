@@ -63,7 +63,7 @@ class Study(Section):
     recipe: str = Field(min_length=1, description="the base recipe: a preset's name or a YAML file")
     set: dict[str, Any] = Field({}, description="overrides of the base recipe, by dotted path")
     arms: dict[Name, dict[str, Any]] = Field(
-        min_length=2, description="for each arm its overrides, by dotted path"
+        {}, description="for each of two arms or more its overrides, by dotted path"
     )
     seeds: tuple[Seed, ...] = Field((0, 1, 2), min_length=1, description="seeds of every arm")
     noise: Noise = Noise()
@@ -76,7 +76,10 @@ class Study(Section):
         {"t2i": 16, "edit": 16}, min_length=1, description="cases of each category, by bench"
     )
     curve_every: int = Field(
-        0, ge=0, description="updates between small bench scores for the curves; 0: none"
+        0,
+        ge=0,
+        description="updates between small bench scores for the curves, or in a search between "
+        "scores on the benches; 0: none",
     )
     margin: float = Field(
         0.1, gt=0, le=4, description="difference of scores that counts for 'not lower', above 0"
@@ -85,8 +88,8 @@ class Study(Section):
         {}, description="the report's tables, by name; none: one table of all arms"
     )
     claims: tuple[Claim, ...] = Field((), description="what the report gives a verdict on")
-    space: dict[str, tuple[Any, ...]] = Field(
-        {}, description="for `search`: by dotted path the values to choose from"
+    space: dict[str, Annotated[tuple[Any, ...], Field(min_length=2)]] = Field(
+        {}, description="for `search`: by dotted path two values or more to choose from"
     )
 
     @model_validator(mode="after")

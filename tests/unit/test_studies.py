@@ -6,6 +6,7 @@ import yaml
 from flash_ray.errors import UserError
 from flash_ray.studies.load import load_study, shipped
 from flash_ray.studies.plan import plan_trials
+from flash_ray.studies.space import combinations
 
 STUDY = {
     "name": "try",
@@ -52,7 +53,10 @@ def test_every_arm_runs_under_every_seed_whole_seeds_first_noise_last(load):
 
 @pytest.mark.parametrize("name", shipped())
 def test_the_shipped_studies_can_be_planned(name):
-    assert len(plan_trials(load_study(name))) > 4
+    study = load_study(name)
+    assert study.arms or study.space
+    assert not study.arms or len(plan_trials(study)) > 4
+    assert not study.space or len(combinations(study)) > 4
 
 
 def test_what_decides_a_trial_changes_its_digest(load):
@@ -94,6 +98,13 @@ def test_a_budget_of_passes_trains_longer_on_more_cases(load):
             "arms.b: changes optimisation, which is fixed",
         ),
         ({"fixed": ["students"]}, "fixed: 'students' is no field of a recipe"),
+        (
+            {"arms": {"a": {}, "b": {"optimisation.precision": "fp32"}}, "fixed": []},
+            "arms.b: changes optimisation.precision, which is fixed; allowed: what arm a has; "
+            "remove that override: trials share conditions and teachers",
+        ),
+        ({"arms": {}}, "arms: 0 given; allowed: two or more"),
+        ({"arms": {"a": {}}}, "arms: 1 given; allowed: two or more"),
         (
             {"arms": {"a": {}, "b": {"data.composition.t2i": {"landscap": 1}}}},
             "arms.b: data.composition.t2i.landscap: unknown category 'landscap'; did you mean "

@@ -1,0 +1,85 @@
+"""The combinations of a study's space, each a recipe that can be run."""
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from flash_ray.errors import UserError
+from flash_ray.recipe import Recipe
+from flash_ray.studies.load import changed_recipe
+from flash_ray.studies.schema import Study
+
+MOST = 1000  # each is checked before anything starts
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One value for every path of the space.
+
+    Args:
+        number: its place among all combinations, from 0.
+        choice: for each path the place of the value in its list, from 0.
+        recipe: named as the trial.
+    """
+
+    number: int
+    choice: tuple[int, ...]
+    values: dict[str, Any]
+    recipe: Recipe
+
+
+def combinations(study: Study) -> list[Combination]:
+    """All combinations of a space, the last path's values changing fastest.
+
+    Raises:
+        UserError: there is no space, it is too large, it is never scored, or values contradict
+            each other.
+    """
+    _refuse_unsearchable(study)
+    found = []
+    ranges = [range(len(values)) for values in study.space.values()]
+    for number, choice in enumerate(itertools.product(*ranges)):
+        pairs = zip(study.space.items(), choice, strict=True)
+        values = {path: options[index] for (path, options), index in pairs}
+        words = in_words(values)
+        try:
+            recipe = changed_recipe(study, values, study.seeds[0])
+        except UserError as error:
+            raise UserError(f"space: with {words}: {error}") from error
+        if study.curve_every > recipe.optimisation.updates:
+            raise UserError(
+                f"curve_every: {study.curve_every} with {recipe.optimisation.updates} updates of "
+                f"{words}, which would never be scored; allowed: 1 to as many; lower it"
+            )
+        recipe = recipe.model_copy(update={"name": f"{run_prefix(study)}{number}"})
+        found.append(Combination(number, choice, values, recipe))
+    return found
+
+
+def run_prefix(study: Study) -> str:
+    """What the names of a search's runs begin with; the _ keeps them apart from arms' runs."""
+    return f"{study.name}_search_"
+
+
+def in_words(values: dict[str, Any]) -> str:
+    """For one line."""
+    return ", ".join(f"{path}={value}" for path, value in values.items())
+
+
+def _refuse_unsearchable(study: Study) -> None:
+    if not study.space:
+        raise UserError(
+            f"space: {study.name} has none; allowed: values to choose from by dotted path; add "
+            "e.g. space: {teaching.guidance: [2, 4]}"
+        )
+    if not study.curve_every:
+        raise UserError(
+            "curve_every: 0 in a search, which stops trials by their scores; allowed: 1 or more "
+            "updates; set it, e.g. to a quarter of the budget"
+        )
+    size = math.prod(len(values) for values in study.space.values())
+    if size > MOST:
+        raise UserError(
+            f"space: {size:,} combinations; allowed: up to {MOST:,}; leave out values or paths"
+        )

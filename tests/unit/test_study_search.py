@@ -1,0 +1,176 @@
+"""Searches: which spaces are refused, which combinations they make, what Optuna proposes."""
+
+import json
+
+import pytest
+import yaml
+
+from flash_ray.errors import UserError
+from flash_ray.studies import commands
+from flash_ray.studies.load import load_study
+from flash_ray.studies.plan import plan_trials
+from flash_ray.studies.space import combinations
+
+STUDY = {
+    "name": "try",
+    "recipe": "miniature",
+    "budget": {"updates": 10},
+    "curve_every": 5,
+    "seeds": [3],
+    "space": {
+        "teaching.guidance": [2.0, 4.0],
+        "tasks": [{"t2i": 1, "edit": 0}, {"t2i": 1, "edit": 1}],
+    },
+}
+
+
+@pytest.fixture
+def file(tmp_path):
+    def written(**changes):
+        path = tmp_path / "study.yaml"
+        path.write_text(yaml.safe_dump({**STUDY, **changes}, sort_keys=False))
+        return str(path)
+
+    return written
+
+
+def refusal(call, *arguments):
+    with pytest.raises(UserError) as caught:
+        call(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_every_combination_is_a_recipe_of_its_own(file):
+    found = combinations(load_study(file()))
+    assert [one.number for one in found] == [0, 1, 2, 3]
+    assert [one.choice for one in found] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert found[2].values == {"teaching.guidance": 4.0, "tasks": {"t2i": 1, "edit": 0}}
+    recipe = found[2].recipe
+    assert (recipe.teaching.guidance, recipe.tasks.edit) == (4.0, 0)
+    assert (recipe.optimisation.updates, recipe.runtime.bench_every, recipe.seed) == (10, 5, 3)
+    assert len({one.recipe.digest for one in found}) == len({one.recipe.name for one in found}) == 4
+
+
+def test_a_study_may_have_a_space_without_arms_but_then_no_trials(file):
+    study = load_study(file())
+    assert "arms: try has none, only a space" in refusal(plan_trials, study)
+
+
+@pytest.mark.parametrize(
+    ("space", "expected"),
+    [
+        ({"teaching.guidence": [1, 2]}, "space.teaching.guidence: teaching.guidence: unknown"),
+        ({"teaching.guidance": [2, 0.5]}, "space.teaching.guidance: teaching.guidance: value 0.5"),
+        ({"teaching.guidance": [2]}, "space.teaching.guidance: value [2]"),
+        (
+            {"teaching.guidance": [2, 4, 2.0]},
+            "space.teaching.guidance: 2 and 2.0 make the same recipe",
+        ),
+        ({"seed": [1, 2]}, "space.seed: 1 and 2 make the same recipe; allowed: values that differ"),
+        (
+            {"optimisation.student.lr": [1e-4, 1e-5]},
+            "space.optimisation.student.lr: changes optimisation, which is fixed; allowed: other "
+            "fields; remove that path, or optimisation from fixed",
+        ),
+        (
+            {"tasks": STUDY["space"]["tasks"], "tasks.edit": [0, 1]},
+            "space.tasks.edit: part of tasks, which the space has too",
+        ),
+        (
+            {"data.composition.t2i": [{"text": 1}, {"texts": 1}]},
+            "unknown category 'texts'; did you mean text?",
+        ),
+    ],
+)
+def test_bad_spaces_are_refused_in_one_line(file, space, expected):
+    assert expected in refusal(load_study, file(space=space))
+
+
+def test_what_trials_share_cannot_be_searched(file):
+    space = {"optimisation.precision": ["fp32", "bf16"]}
+    assert (
+        "space.optimisation.precision: changes optimisation.precision, which is fixed; allowed: "
+        "other fields; remove that path: trials share conditions and teachers"
+    ) in refusal(load_study, file(space=space, fixed=[]))
+
+
+def test_values_that_contradict_each_other_are_refused_together(file):
+    space = {"student.steps": [4, 2], "student.sigmas": [None, [1.0, 0.9, 0.7, 0.4]]}
+    study = load_study(file(space=space, fixed=[]))
+    assert "space: with student.steps=2, student.sigmas=[1.0, 0.9, 0.7, 0.4]: " in refusal(
+        combinations, study
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"space": {}, "arms": {"a": {}, "b": {"tasks.edit": 0}}}, "space: try has none"),
+        ({"curve_every": 0}, "curve_every: 0 in a search"),
+        ({"curve_every": 11}, "curve_every: 11 with 10 updates"),
+        (
+            {
+                "space": {
+                    "teaching.guidance": list(range(1, 50)),
+                    "data.prompts": list(range(9, 40)),
+                }
+            },
+            "space: 1,519 combinations; allowed: up to 1,000",
+        ),
+    ],
+)
+def test_what_cannot_be_searched_is_refused_in_one_line(file, changes, expected):
+    assert expected in refusal(combinations, load_study(file(**changes)))
+
+
+def search(file, out, method="asha", trials=None):
+    return refusal(commands.search, file(), out, method, trials, None, None, None)
+
+
+def test_methods_that_cannot_search_are_refused_before_anything_is_written(
+    file, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    assert "--method: 'pbt': population based training copies weights" in search(file, out, "pbt")
+    assert "--method: unknown method 'ashha'; did you mean asha?" in search(file, out, "ashha")
+    assert "--trials: 5; the space has 4 combinations" in search(file, out, trials=5)
+    monkeypatch.setattr(commands, "find_spec", lambda name: None)
+    assert "--method: optuna is not installed" in search(file, out, "optuna")
+    assert not out.exists()
+
+
+def test_a_finished_search_is_left_as_it_is(file, tmp_path):
+    (tmp_path / "study.json").write_text(json.dumps({"name": "try"}))
+    (tmp_path / "search.json").write_text(json.dumps({"finished": True}))
+    assert "holds a finished search" in search(file, tmp_path)
+    assert json.loads((tmp_path / "search.json").read_text()) == {"finished": True}
+
+
+def test_optuna_proposes_what_scores_well_more_often_and_nothing_twice():
+    from flash_ray.studies.optuna_search import OptunaProposals
+
+    choices = [(a, b, c) for a in range(4) for b in range(4) for c in range(4)]
+
+    def proposed(seed):
+        searcher, numbers = OptunaProposals(choices, 30, seed), []
+        for trial in map(str, range(30)):
+            number = searcher.suggest(trial)["trial"]
+            numbers.append(number)
+            # Good is what has a 3 in the first place: a quarter. One trial fails without a score.
+            result = {"score": float(choices[number][0] == 3)} if trial != "5" else None
+            searcher.on_trial_complete(trial, result, error=result is None)
+        return numbers
+
+    of_seeds = [proposed(seed) for seed in range(3)]
+    assert all(len(set(numbers)) == 30 for numbers in of_seeds)
+    good = [sum(choices[number][0] == 3 for number in numbers) for numbers in of_seeds]
+    assert sum(good) > 1.25 * 3 * 30 / 4
+    assert proposed(0) == of_seeds[0] != of_seeds[1]
+
+
+def test_the_first_proposals_may_be_open_at_the_same_time():
+    from flash_ray.studies.optuna_search import OptunaProposals
+
+    searcher = OptunaProposals([(0,), (1,), (2,)], 3, seed=0)
+    assert {searcher.suggest(trial)["trial"] for trial in "abc"} == {0, 1, 2}
