@@ -87,7 +87,11 @@ def search(
         for value in values:
             _refuse(f"space.{path}", value_recipe(study, path, value), place)
     _claim(out, study)
-    _refuse_finished(out / SEARCH)
+    if (out / BEST).exists():
+        raise UserError(
+            f"--out: {out} holds a finished search, {BEST}; allowed: a new folder, or one whose "
+            "search was cut off; use its result, or choose another --out"
+        )
     with _store(found[0].recipe, place, out) as store:
         from flash_ray.studies.search import run_search
         from flash_ray.studies.search_log import SearchLog
@@ -200,14 +204,6 @@ def _refuse_method(method: str) -> None:
         raise UserError(
             "--method: optuna is not installed; allowed: asha without it; run `pip install "
             "'flash-ray[search]'`, or choose --method asha"
-        )
-
-
-def _refuse_finished(file: Path) -> None:
-    if file.is_file() and json.loads(file.read_text(encoding="utf-8"))["finished"]:
-        raise UserError(
-            f"--out: {file.parent} holds a finished search; allowed: a new folder, or one whose "
-            f"search was cut off; read {file.parent / BEST}, or choose another --out"
         )
 
 

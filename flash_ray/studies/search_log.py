@@ -82,21 +82,20 @@ class SearchLog(tune.Callback):
         self._write()
 
     def close(self, reasons: Mapping[int, str]) -> dict[str, Any]:
-        """The search is at its end; `reasons`: of trials that failed. Returns what the file says"""
+        """Notes why trials failed; returns what the file says at the end."""
         for number, why in reasons.items():
             self._rows[number] |= {"state": "failed", "reason": why}
-        return self._write(finished=True)
+        return self._write()
 
     def forget(self, run: str) -> None:
         """Removes all runs whose names begin so."""
         for key in list(self._store.list(f"runs/{run}")):
             self._store.delete(key)
 
-    def _write(self, finished: bool = False) -> dict[str, Any]:
+    def _write(self) -> dict[str, Any]:
         best = self.best
         content = {
             **self._about,
-            "finished": finished,
             "best": best.number if best else None,
             "trials": self.rows,
         }

@@ -9,7 +9,11 @@ from ray import tune
 
 from flash_ray.studies.setting import OVERHEAD
 
-QUIET = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
+VARIABLES = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our records are the log
+    "RAY_AIR_NEW_OUTPUT": "0",  # prints a table, however quiet
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # after Ctrl-C it returns as if all trials had ended
+}
 RETRIES = 2  # of a trial that failed, each from its last checkpoint
 
 
@@ -26,8 +30,7 @@ def tuned(
         trainable: called with {"trial": ...} and what is shared.
         space: Tune's, if the configuration's search algorithm does not propose "trial".
     """
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    os.environ.update(VARIABLES)
     driver = tune.with_resources(tune.with_parameters(trainable, **shared), {"cpu": OVERHEAD})
     with tempfile.TemporaryDirectory(prefix="flash-ray-tune-") as folder:
         results = tune.Tuner(

@@ -142,9 +142,9 @@ def test_methods_that_cannot_search_are_refused_before_anything_is_written(
 
 def test_a_finished_search_is_left_as_it_is(file, tmp_path):
     (tmp_path / "study.json").write_text(json.dumps({"name": "try"}))
-    (tmp_path / "search.json").write_text(json.dumps({"finished": True}))
-    assert "holds a finished search" in search(file, tmp_path)
-    assert json.loads((tmp_path / "search.json").read_text()) == {"finished": True}
+    (tmp_path / "best.yaml").write_text("name: best")
+    assert "holds a finished search, best.yaml" in search(file, tmp_path)
+    assert (tmp_path / "best.yaml").read_text() == "name: best"
 
 
 def test_optuna_proposes_what_scores_well_more_often_and_nothing_twice():

@@ -1,0 +1,170 @@
+"""`flash-ray study`: bad input in one line; a study that was killed goes on where it was."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from test_bad_input import files, refuses
+
+HALF, IMAGES = {"tasks": {"t2i": 1, "edit": 1}}, {"tasks": {"t2i": 1, "edit": 0}}
+STUDY = {
+    "name": "small",
+    "recipe": "miniature",
+    "seeds": [0],
+    "budget": {"updates": 4},
+    "benches": {"t2i": 1, "edit": 1},
+    "arms": {"half": HALF, "images": IMAGES},
+}
+
+
+@pytest.fixture
+def study(tmp_path, base):
+    """Writes study.yaml over the small base."""
+
+    def written(**changes):
+        small = {
+            "base": str(base),
+            "data.prompts": 8,
+            "runtime.workers": 1,
+            "runtime.micro_batch": 4,
+            "runtime.checkpoint_every": 2,
+        }
+        study = {**STUDY, "set": small, **changes}
+        (tmp_path / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+
+    return written
+
+
+def rules(*weights):
+    return [{"weight": weight, "progress": progress} for weight, progress in weights]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"arms": {"one": HALF, "two": HALF}}, ("arms.two", "the same recipe as arm one")),
+        (
+            {"arms": {"one": {}, "two": {"student.steps": 2}}},
+            ("arms.two: changes student, which is fixed",),
+        ),
+        (
+            {"arms": {"one": HALF, "two": {"teachers": [{"name": "t", "model": "OTHER"}]}}},
+            ("arms.two: teachers.0.model", "encodes prompts or pictures otherwise"),
+        ),
+        (
+            {
+                "arms": {
+                    "one": HALF,
+                    "two": {"teachers": [{"name": "t", "weight": rules((1.0, [0.0, 0.5]))}]},
+                }
+            },
+            ("arms.two: teachers", "λ"),
+        ),
+        (
+            {"arms": {"one": HALF, "two": {"data.composition.edit": {"stile": 1}}}},
+            ("arms.two: data.composition.edit.stile: unknown category 'stile'", "mean style?"),
+        ),
+        ({"arms": {"one": {}, "two": {"data.prompts": 2}}}, ("arms.two: data.prompts",)),
+        ({"recipe": "miniatur"}, ("recipe: miniatur", "allowed")),
+    ],
+)
+def test_a_study_is_refused_in_one_line_before_anything_starts(
+    flash_ray, study, tmp_path, changes, says
+):
+    text = json.dumps(changes)
+    study(**json.loads(text.replace("OTHER", "miniature")))
+    refuses(flash_ray("study", "run", "study.yaml", "--out", "out"), *says)
+    assert files(tmp_path) == {tmp_path / "study.yaml"}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("--method pbt", ("--method: 'pbt'", "would change nothing", "--method asha")),
+        ("--method grid", ("--method: unknown method 'grid'", "asha, optuna")),
+        ("--trials 5", ("--trials: 5", "has 2 combinations")),
+    ],
+)
+def test_a_search_is_refused_in_one_line_before_anything_starts(
+    flash_ray, study, tmp_path, options, says
+):
+    study(curve_every=2, space={"teaching.guidance": [2, 4]})
+    refuses(flash_ray("study", "search", "study.yaml", "--out", "out", *options.split()), *says)
+    assert files(tmp_path) == {tmp_path / "study.yaml"}
+
+
+def test_a_folder_of_another_study_is_left_alone(flash_ray, study, tmp_path):
+    study()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("")
+    refuses(flash_ray("study", "run", "study.yaml", "--out", "out"), "--out", "no study wrote")
+    (tmp_path / "out" / "study.json").write_text(json.dumps({"name": "other"}))
+    refuses(flash_ray("study", "run", "study.yaml", "--out", "out"), "--out", "of study other")
+    refuses(flash_ray("study", "status", "study.yaml", "--out", "new"), "--out: no study in new")
+
+
+def test_the_job_is_the_command(tmp_path):
+    job = Path(__file__).parents[2] / "jobs" / "study.py"
+    words = [sys.executable, str(job), "run", "no-such-study", "--out", "out"]
+    refuses(subprocess.run(words, cwd=tmp_path, capture_output=True, text=True), "no-such-study")
+
+
+@pytest.mark.slow
+def test_a_killed_study_goes_on_and_repeats_nothing(flash_ray, home, study, tmp_path):
+    study(seeds=[0, 1], curve_every=2)
+    words = ("study", "run", "study.yaml", "--out", "out")
+    records = tmp_path / "out" / "trials"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "RAY_"))}
+    environment |= {"HOME": str(home), "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "600"}
+    script = shutil.which("flash-ray", path=sysconfig.get_path("scripts"))
+    command = [script, *words, "--at-once", "1"]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment) as running:
+        while not list(records.glob("*.json")):
+            assert running.poll() is None, "it ended before a trial did"
+            time.sleep(0.5)
+        running.send_signal(signal.SIGKILL)
+    before = {path: path.stat().st_mtime_ns for path in records.glob("*.json")}
+    assert 1 <= len(before) < 4
+    status = flash_ray("study", "status", *words[2:])
+    assert f"{len(before)} of 4 trials finished" in status.stdout, status.stderr
+
+    ended = flash_ray(*words)
+    assert ended.returncode == 0, ended.stderr
+    assert f"4 trials, {len(before)} of them finished" in ended.stderr
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert len(list(records.glob("*.json"))) == 4
+    assert "4 of 4 trials finished" in flash_ray("study", "status", *words[2:]).stdout
+
+    ended = flash_ray("study", "report", *words[2:])
+    assert ended.returncode == 0, ended.stderr
+    report = tmp_path / "out" / "report"
+    assert "half" in (report / "report.md").read_text()
+    assert "<table" in (report / "report.html").read_text()
+    (table, *_) = sorted(report.glob("*.csv"))
+    assert len(list(csv.reader(table.open()))) > 2
+
+
+@pytest.mark.slow
+def test_a_search_leaves_a_recipe_that_can_be_distilled(flash_ray, study, tmp_path):
+    study(curve_every=2, benches={"t2i": 1}, space={"teaching.guidance": [2, 4]}, arms={})
+    words = ("study", "search", "study.yaml", "--out", "out", "--method", "optuna")
+    ended = flash_ray(*words)
+    assert ended.returncode == 0, ended.stderr
+    assert "best: out/best.yaml" in ended.stdout
+    result = json.loads((tmp_path / "out" / "search.json").read_text())
+    assert result["method"] == "optuna"
+    (best,) = (row for row in result["trials"] if row["trial"] == result["best"])
+    assert best["state"] == "finished"
+    recipe = yaml.safe_load((tmp_path / "out" / "best.yaml").read_text())
+    assert recipe["teaching"]["guidance"] == best["values"]["teaching.guidance"]
+    assert flash_ray("recipe", "check", "out/best.yaml").stdout.startswith("OK small-best ")
+    refuses(flash_ray(*words), "--out", "holds a finished search")

@@ -1,0 +1,149 @@
+"""Studies and searches on Ray Tune: records, retries from checkpoints, trials that are stopped."""
+
+import json
+import os
+import signal
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from distilling import build_base, small_recipe
+
+from flash_ray.checkpoints.publish import read_student
+from flash_ray.checkpoints.storage import Store
+from flash_ray.console import Steps
+from flash_ray.evaluation.questions import Questions
+from flash_ray.miniature.bench import cases
+from flash_ray.miniature.draw import draw
+from flash_ray.recipe import dump_yaml
+from flash_ray.studies import setting
+from flash_ray.studies.load import load_study
+from flash_ray.studies.plan import plan_trials
+from flash_ray.studies.records import read_records
+from flash_ray.studies.run import run_trials
+from flash_ray.studies.search import run_search
+from flash_ray.studies.search_log import SearchLog
+from flash_ray.studies.space import combinations
+
+
+class KillOnce(Questions):
+    """Cases of the curve that end their process at the third score, once there is a checkpoint."""
+
+    def __init__(self, questions: Questions, marker: Path, store: Store, run_name: str):
+        super().__init__(questions.base, questions.dtype, questions.batches)
+        for name, value in (("marker", marker), ("store", store), ("run_name", run_name)):
+            object.__setattr__(self, name, value)
+
+    def answers(self, transformer, sigmas):
+        with self.marker.open("a") as file:
+            file.write("asked\n")
+        if self.marker.read_text().count("asked") == 3:
+            checkpoints = f"runs/{self.run_name}/train/checkpoint_manager_snapshot.json"
+            while b"update-000002" not in (self.store.get_bytes(checkpoints) or b""):
+                time.sleep(0.2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().answers(transformer, sigmas)
+
+
+class ByRungs:
+    """Questions whose answers are perfect or black: students of two rungs are the bad ones."""
+
+    def cases(self, bench):
+        return cases(bench, 1)
+
+    def answers(self, transformer, sigmas):
+        drawn = draw([case.wanted for case in self.cases("t2i")]).transpose(0, 2, 3, 1)
+        return {"t2i": np.round(drawn * 255 * (len(sigmas) != 2)).astype(np.uint8)}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return build_base(tmp_path_factory.mktemp("study") / "base")
+
+
+@pytest.fixture
+def study(base, tmp_path, monkeypatch):
+    """Writes a study of that base and loads it; its trials find the session's Ray."""
+    monkeypatch.setattr(setting, "connected_with", lambda needs: nullcontext())
+
+    def written(*settings, **fields):
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text(dump_yaml(small_recipe(base, *settings)))
+        file = tmp_path / "study.yaml"
+        common = {"recipe": str(recipe), "seeds": [0], "budget": {"updates": 4}, "curve_every": 1}
+        file.write_text(yaml.safe_dump({**common, **fields}, sort_keys=False))
+        return load_study(str(file))
+
+    return written
+
+
+def test_a_study_leaves_records_retries_from_checkpoints_and_repeats_nothing(
+    study, store, cluster, tmp_path, monkeypatch
+):
+    arms = {"half": {}, "images": {"tasks": {"t2i": 1, "edit": 0}}}
+    loaded = study(
+        "teaching.placement=actors",
+        "runtime.checkpoint_every=2",
+        name="two-arms",
+        arms=arms,
+        benches={"t2i": 1, "edit": 1},
+    )
+    trials = plan_trials(loaded)
+    marker, encoded = tmp_path / "marker", setting._encoded
+
+    def encoded_to_kill(recipe, benches):
+        questions, small = encoded(recipe, benches)
+        return [questions, KillOnce(small, marker, store, "two-arms-images-0")]
+
+    monkeypatch.setattr(setting, "_encoded", encoded_to_kill)
+    out = tmp_path / "out"
+    with Steps() as steps:
+        assert run_trials(trials, store, out, 2, steps) == {}
+    records = read_records(out, trials)
+    assert set(records) == {"two-arms-half-0", "two-arms-images-0"}
+    for trial in trials:
+        record = records[trial.name]
+        assert [update for update, _ in record.curve] == [1, 2, 3, 4]
+        assert {bench: len(own) for bench, own in record.scores.items()} == {"t2i": 3, "edit": 6}
+        assert record.cost.images == 16 and record.cost.teacher_calls > 0
+        assert read_student(store, trial.name).recipe_digest == trial.recipe.digest
+        assert (out / "pictures" / f"{trial.name}.webp").is_file()
+        assert list(store.list(f"runs/{trial.name}/")) == [f"runs/{trial.name}/run.json"]
+    assert marker.read_text().split() == ["asked"] * 5  # at 1, 2, 3; again at 3, and 4
+
+    def never(*_):
+        raise AssertionError("a finished study connects to nothing")
+
+    monkeypatch.setattr(setting, "connected_with", never)
+    with Steps() as steps:
+        assert run_trials(trials, store, out, 2, steps) == {}
+    assert read_records(out, trials) == records
+
+
+def test_a_search_stops_what_is_worse_and_its_workers_make_room(
+    study, store, cluster, tmp_path, monkeypatch
+):
+    loaded = study(
+        "runtime.workers=2",  # every place that the cluster has
+        "runtime.micro_batch=2",
+        name="rungs",
+        benches={"t2i": 1},
+        fixed=[],
+        space={"student.steps": [4, 2, 3]},
+    )
+    monkeypatch.setattr(setting, "_encoded", lambda recipe, benches: [ByRungs()])
+    found = combinations(loaded)
+    with Steps() as steps:
+        log = SearchLog(tmp_path, {"every": 1}, found, 3, store, steps)
+        result = run_search(loaded, found, "asha", 3, store, log, 1, steps)
+    assert result == json.loads((tmp_path / "search.json").read_text())
+    states = {row["values"]["student.steps"]: row["state"] for row in result["trials"]}
+    assert states == {4: "finished", 2: "stopped", 3: "finished"}
+    good, bad, _ = (row["points"] for row in result["trials"])
+    assert [point[0] for point in good] == [1, 2, 3, 4] and [point[0] for point in bad] == [1]
+    assert good[0][1] > 4.5 > 2 > bad[0][1]
+    assert log.best.number == result["best"] == 0
+    assert not list(store.list("runs/rungs_search_0/"))
