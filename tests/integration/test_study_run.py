@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 import yaml
 from distilling import build_base, small_recipe
 
@@ -123,7 +124,7 @@ def test_a_study_leaves_records_retries_from_checkpoints_and_repeats_nothing(
     assert read_records(out, trials) == records
 
 
-def test_a_search_stops_what_is_worse_and_its_workers_make_room(
+def test_a_search_stops_what_is_worse_and_leaves_no_workers(
     study, store, cluster, tmp_path, monkeypatch
 ):
     loaded = study(
@@ -132,18 +133,22 @@ def test_a_search_stops_what_is_worse_and_its_workers_make_room(
         name="rungs",
         benches={"t2i": 1},
         fixed=[],
-        space={"student.steps": [4, 2, 3]},
+        space={"student.steps": [4, 2]},
     )
     monkeypatch.setattr(setting, "_encoded", lambda recipe, benches: [ByRungs()])
     found = combinations(loaded)
     with Steps() as steps:
-        log = SearchLog(tmp_path, {"every": 1}, found, 3, store, steps)
-        result = run_search(loaded, found, "asha", 3, store, log, 1, steps)
+        log = SearchLog(tmp_path, {"every": 1}, found, 2, store, steps)
+        result = run_search(loaded, found, "asha", 2, store, log, 1, steps)
     assert result == json.loads((tmp_path / "search.json").read_text())
-    states = {row["values"]["student.steps"]: row["state"] for row in result["trials"]}
-    assert states == {4: "finished", 2: "stopped", 3: "finished"}
-    good, bad, _ = (row["points"] for row in result["trials"])
-    assert [point[0] for point in good] == [1, 2, 3, 4] and [point[0] for point in bad] == [1]
-    assert good[0][1] > 4.5 > 2 > bad[0][1]
-    assert log.best.number == result["best"] == 0
+    good, bad = result["trials"]
+    assert (good["state"], bad["state"]) == ("finished", "stopped")
+    assert [point[0] for point in good["points"]] == [1, 2, 3, 4]
+    assert [point[0] for point in bad["points"]] == [1]
+    assert good["points"][0][1] > 4.5 > 2 > bad["points"][0][1]
+    assert log.best.number == result["best"] == good["trial"] == 0
     assert not list(store.list("runs/rungs_search_0/"))
+    until = time.monotonic() + 60
+    while ray.available_resources().get("trainer", 0) < 2:
+        assert time.monotonic() < until, "the stopped trial's workers still hold their places"
+        time.sleep(0.5)
