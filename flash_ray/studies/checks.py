@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from flash_ray.studies.schema import Study
 
 
-# What all trials share: encoded conditions and cases, and the teachers that answer.
-SHARED = ("base", "backbone", "data.size", "optimisation.precision")
+# What decides the bench's encoded cases and the teachers, which all trials share.
+SHARED = ("base", "backbone", "optimisation.precision")
 
 
 def refuse_contradictions(study: Study) -> None:
@@ -159,7 +159,7 @@ def _unlike(study: Study, recipes: Sequence[Recipe]) -> Iterator[tuple[str, int]
 
 def _cure(fixed: str, change: str) -> str:
     if fixed in SHARED:
-        return f"remove {change}: trials share conditions and teachers"
+        return f"remove {change}: trials share teachers"
     return f"remove {change}, or {fixed} from fixed"
 
 

@@ -49,7 +49,7 @@ def setting(
     """Connects to Ray, starts the teachers and encodes what is not cached, for the block.
 
     Args:
-        recipes: of all trials; they share base, precision and size.
+        recipes: of all trials; they share base and precision.
         benches: for each set of questions the cases of each category, by bench.
         at_once: None: as many as there is room for.
 
@@ -61,11 +61,18 @@ def setting(
         roster = hire(all_teachers(recipes)) if _by_actors(recipes) else None
         try:
             steps.say(f"encode what is not cached; then {at_once} at once")
-            prepare(recipes[0], store, also=recipes[1:])
+            first, *also = _unlike(recipes)
+            for line in prepare(first, store, also).complaints:
+                steps.say(line)
             yield Setting(at_once, roster, _encoded(recipes[0], benches))
         finally:
             if roster:
                 roster.stop()
+
+
+def _unlike(recipes: Sequence[Recipe]) -> list[Recipe]:
+    """One recipe for all that train on the same cases."""
+    return list({f"{recipe.data!r} {recipe.tasks!r}": recipe for recipe in recipes}.values())
 
 
 def _encoded(recipe: Recipe, benches: Sequence[Mapping[str, int]]) -> list[Questions]:

@@ -101,7 +101,7 @@ def test_a_budget_of_passes_trains_longer_on_more_cases(load):
         (
             {"arms": {"a": {}, "b": {"optimisation.precision": "fp32"}}, "fixed": []},
             "arms.b: changes optimisation.precision, which is fixed; allowed: what arm a has; "
-            "remove that override: trials share conditions and teachers",
+            "remove that override: trials share teachers",
         ),
         ({"arms": {}}, "arms: 0 given; allowed: two or more"),
         ({"arms": {"a": {}}}, "arms: 1 given; allowed: two or more"),

@@ -91,7 +91,7 @@ def test_what_trials_share_cannot_be_searched(file):
     space = {"optimisation.precision": ["fp32", "bf16"]}
     assert (
         "space.optimisation.precision: changes optimisation.precision, which is fixed; allowed: "
-        "other fields; remove that path: trials share conditions and teachers"
+        "other fields; remove that path: trials share teachers"
     ) in refusal(load_study, file(space=space, fixed=[]))
 
 
