@@ -103,6 +103,7 @@ def test_a_study_leaves_records_retries_from_checkpoints_and_repeats_nothing(
 
     monkeypatch.setattr(setting, "_encoded", encoded_to_kill)
     out = tmp_path / "out"
+    out.mkdir()
     with Steps() as steps:
         assert run_trials(trials, store, out, 2, steps) == {}
     records = read_records(out, trials)
