@@ -11,7 +11,7 @@ from flash_ray.recipe.categories import CATEGORIES
 from flash_ray.studies.plan import Trial
 from flash_ray.studies.records import Record
 from flash_ray.studies.schema import Claim, Study
-from flash_ray.studies.statistics import Estimate, Scores, difference, mean
+from flash_ray.studies.statistics import Estimate, Scores, common_seeds, difference, mean
 
 AVERAGE = "average"
 
@@ -175,6 +175,8 @@ def _verdict(study: Study, claim: Claim, scored: Mapping[str, Mapping[str, Score
         return Verdict(claim, None, "undecided")
     left, right = ([known[arm] for arm in arms] for arms in (claim.left, claim.right))
     found = difference(left, right, categories)
+    if len(common_seeds([*left, *right])) < 2:  # an interval over cases says nothing of seeds
+        return Verdict(claim, found, "undecided")
     return Verdict(claim, found, decide(claim.expect, found, study.margin))
 
 

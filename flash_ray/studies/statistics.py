@@ -53,7 +53,7 @@ def difference(
 
     Over the seeds that all of them have; None if there is none.
     """
-    seeds = [seed for seed in left[0].seeds if all(seed in arm.seeds for arm in (*left, *right))]
+    seeds = common_seeds([*left, *right])
     if not seeds:
         return None
     sides = [
@@ -64,6 +64,11 @@ def difference(
         for arms in (left, right)
     ]
     return _estimate({name: sides[0][name] - sides[1][name] for name in categories})
+
+
+def common_seeds(arms: Sequence[Scores]) -> list[int]:
+    """The seeds that all of the arms ran under."""
+    return [seed for seed in arms[0].seeds if all(seed in arm.seeds for arm in arms)]
 
 
 def _estimate(values: Mapping[str, np.ndarray]) -> Estimate:

@@ -15,6 +15,7 @@ from flash_ray.studies.load import load_study
 from flash_ray.studies.plan import plan_trials
 from flash_ray.studies.records import (
     PICTURES,
+    TRIALS,
     Record,
     read_records,
     strip,
@@ -191,3 +192,15 @@ def test_folders_that_are_not_the_studys_are_refused(filled, study_file, tmp_pat
         commands._claim(tmp_path, filled[0])
     with pytest.raises(UserError, match="is of study small, not three-factors"):
         commands._claim(filled[2], load_study("three-factors"))
+
+
+def test_one_seed_decides_nothing(filled, study_file):
+    study, trials, out = filled
+    for trial in trials:
+        if trial.seed != study.seeds[0]:
+            (out / TRIALS / f"{trial.name}.json").unlink()
+    folder = commands.report(study_file, out, None)
+    with (folder / "claims.csv").open() as file:
+        claims = list(csv.DictReader(file))
+    assert {claim["verdict"] for claim in claims} == {"undecided"}
+    assert all(float(claim["low"]) < float(claim["high"]) for claim in claims)  # over cases
