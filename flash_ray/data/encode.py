@@ -54,18 +54,21 @@ def prepare(recipe: Recipe, store: Store, also: Sequence[Recipe] = ()) -> Prepar
         UserError: the base is missing, the source's files cannot be used, or they have not what
             the composition asks for.
     """
-    shards, complaints = list_cases(recipe, store)
-    cache, encoded, seen = ConditionCache.at(store), 0, set()
-    for one in (recipe, *also):
-        own, more = (shards, []) if one is recipe else list_cases(one, store)
-        complaints += more
-        fresh = {s.digest: s for s in own if s.digest not in seen}
-        seen |= set(fresh)
-        for task in tasks_of(one):
-            if missing := cache.missing([s for s in fresh.values() if s.task == task]):
-                _encode(one, task, store, missing)
-                encoded += len(missing)
-    return Prepared(shards, encoded, list(dict.fromkeys(complaints)))
+    listed = [(one, *list_cases(one, store)) for one in (recipe, *also)]
+    work: dict[tuple, tuple[Recipe, str, dict[str, Shard]]] = {}
+    for one, shards, _ in listed:
+        for shard in shards:
+            # What one pipeline can encode: cases of the same files, or all of the miniature's.
+            files = (one.data.source, shard.task) if shard.case else ()
+            _, _, wanted = work.setdefault((one.data.size, files), (one, shard.task, {}))
+            wanted[shard.digest] = shard
+    cache, encoded = ConditionCache.at(store), 0
+    for one, task, wanted in work.values():
+        if missing := cache.missing(list(wanted.values())):
+            _encode(one, task, store, missing)
+            encoded += len(missing)
+    complaints = [line for _, _, own in listed for line in own]
+    return Prepared(listed[0][1], encoded, list(dict.fromkeys(complaints)))
 
 
 def list_cases(recipe: Recipe, store: Store) -> tuple[list[Shard], list[str]]:
@@ -123,7 +126,7 @@ class CaseEncoder(_Encoder):
 
 
 def _encode(recipe: Recipe, task: str, store: Store, missing: Sequence[Shard]) -> None:
-    """Runs the pipeline over missing shards of one task.
+    """Runs the pipeline over missing shards; those of files are of one task.
 
     Raises:
         RuntimeError: a file was changed while it was read, so that some were not found again.
