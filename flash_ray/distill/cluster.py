@@ -1,9 +1,12 @@
 """The Ray cluster that a run needs: started locally, or checked."""
 
+import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+from ray.util import get_node_ip_address
 
 from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe
@@ -16,19 +19,43 @@ def local_cluster(cpus: int, trainers: int, teachers: int) -> Iterator[None]:
 
     Custom resources keep workers and teachers from counting on the same CPUs.
     """
-    ray.init(
-        address="local",
-        num_cpus=cpus,
-        resources={"trainer": trainers, "teacher": teachers},
-        object_store_memory=512 * 2**20,
-        include_dashboard=True,  # without it Ray Train logs that it is missing, again and again
-        logging_level="ERROR",
-        log_to_driver=False,
-    )
+    address = f"{get_node_ip_address()}:{_free_port()}"
+    with _variable("RAY_GCS_SERVER_PORT", address.rpartition(":")[2]):
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            resources={"trainer": trainers, "teacher": teachers},
+            object_store_memory=512 * 2**20,
+            include_dashboard=True,  # without it Ray Train logs that it is missing, again and again
+            logging_level="ERROR",
+            log_to_driver=False,
+            # Ray Train frees what a stopped trial held by asking "the" Ray of the machine, and
+            # fails where there are two, unless it is told which.
+            runtime_env={"env_vars": {"RAY_ADDRESS": address}},
+        )
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def _variable(name: str, value: str) -> Iterator[None]:
+    """An environment variable for the block."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
 
 
 def cluster_needs(recipe: Recipe, hiring: bool = True) -> dict[str, float]:

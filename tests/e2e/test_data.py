@@ -31,7 +31,7 @@ def test_describe_encode_describe(flash_ray, settings):
     described = flash_ray("data", "describe", "miniature", "--store", "store", *settings)
     assert described.returncode == 0, described.stderr
     assert "miniature: 30 samples in 5 updates" in described.stdout
-    (row,) = [line for line in described.stdout.splitlines() if "tents" in line]
+    (row,) = [line for line in described.stdout.splitlines() if "│ tents" in line]
     assert [word for word in row.split() if word != "│"] == "t2i tents 100.0% 6 30 5.00".split()
     assert "conditions: 6 of 6 cases encoded, 0.0" in described.stdout
     assert described.stderr == ""
