@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from flash_ray.checkpoints.publish import Student
 from flash_ray.data.describe import Description
@@ -53,7 +53,8 @@ def student_table(students: Sequence[Student]) -> None:
 
 def status_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """Prints a study's trials, as `studies.commands.status` has them."""
-    table = Table("trial", "state", "updates", "text to image", "editing")
+    names = Column("trial", overflow="fold")
+    table = Table(names, "state", "updates", "text to image", "editing")
     for row in rows:
         scores = [f"{row['scores'][b]:.2f}" if b in row["scores"] else "" for b in BENCHES]
         table.add_row(row["trial"], row["state"], f"{row['updates']}/{row['of']}", *scores)

@@ -129,19 +129,19 @@ def opened(name: str, out: Path) -> tuple[Study, Sequence[Trial]]:
 
 
 def status(name: str, out: Path) -> list[dict[str, Any]]:
-    """A row for each trial: its state (`finished`, `diverged`, `running`, `waiting`), the updates
-    of a running one, and the scores of a finished one."""
+    """A row for each trial: its state (`finished`, `diverged`, `begun`, `waiting`), the updates of
+    one that has begun, whether or not it is running now, and the scores of a finished one."""
     from flash_ray.studies.findings import average
     from flash_ray.studies.records import PROGRESS, read_records
 
     study, trials = opened(name, out)
     records = read_records(out, trials)
     file = out / PROGRESS
-    running = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    begun = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     rows = []
     for trial in trials:
-        record, updates = records.get(trial.name), running.get(trial.name)
-        state = "waiting" if updates is None else "running"
+        record, updates = records.get(trial.name), begun.get(trial.name)
+        state = "waiting" if updates is None else "begun"
         if record:
             state = "diverged" if record.diverged else "finished"
             updates = record.updates

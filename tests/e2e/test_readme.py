@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 
 from flash_ray.cli import app
+from flash_ray.recipe.load import load_raw, parse_recipe
 
 REPOSITORY = Path(__file__).parents[2]
 README = (REPOSITORY / "README.md").read_text()
@@ -18,7 +20,12 @@ LINES = [
     for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
     for line in block.splitlines()
 ]
-JOBS = {"jobs/distill.py": "distill", "jobs/evaluate.py": "evaluate"}
+JOBS = {
+    "jobs/distill.py": ["distill"],
+    "jobs/evaluate.py": ["evaluate"],
+    "jobs/encode.py": ["data", "encode"],
+    "jobs/study.py": ["study"],
+}
 
 
 def commands() -> list[list[str]]:
@@ -30,7 +37,7 @@ def commands() -> list[list[str]]:
             if words and words[0] == "flash-ray":
                 found.append(words[1:])
             if words[:1] == ["python"] and words[1] in JOBS:
-                found.append([JOBS[words[1]], *words[2:]])
+                found.append([*JOBS[words[1]], *words[2:]])
     return found
 
 
@@ -49,6 +56,15 @@ def test_readme_names_what_exists():
     for line in LINES:
         for path in re.findall(r"(?:jobs/|\.ci/)\S+", line):
             assert (REPOSITORY / path).is_file(), path
+
+
+@pytest.mark.parametrize("block", re.findall(r"```yaml\n(.*?)```", README, re.DOTALL))
+def test_parts_of_recipes_are_valid(block):
+    raw = load_raw("miniature", ["runtime.storage.url=s3://bucket"])
+    for section, content in yaml.safe_load(block).items():
+        raw[section] = {**raw[section], **content} if isinstance(content, dict) else content
+    recipe = parse_recipe(raw)
+    assert len(recipe.teachers) == 2 or recipe.data.source.columns.prompt == "caption"
 
 
 def test_first_two_commands_do_all_their_own_set_up():
