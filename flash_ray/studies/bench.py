@@ -5,8 +5,8 @@ Trials of the miniature: three mixtures of tasks under one seed or more, on one 
   which are encoded once; as many train at the same time as the machine has cores for.
 - One by one: for each trial a `flash-ray distill` of the same recipe, with a Ray, a teacher and
   an empty store and condition cache of its own.
-Both train with the same updates, score the same number of pictures and publish every student. It
-takes about five minutes on two idle cores with one seed.
+Both train with the same updates, score the same number of pictures and publish every student. With
+one seed it took ten minutes on two cores that had other work.
 """
 
 import os
