@@ -17,12 +17,13 @@ from flash_ray.backbones.process import one_process, thread_limits
 from flash_ray.checkpoints.storage import Store
 from flash_ray.data.buckets import fill
 from flash_ray.data.cache import ConditionCache
-from flash_ray.data.files import find_files
+from flash_ray.data.files import Found, find_files
 from flash_ray.data.index import Index
 from flash_ray.data.miniature_source import training_case
 from flash_ray.data.plan import Shard, plan_shards, tasks_of
 from flash_ray.data.rows import BadRow, upright
-from flash_ray.data.scan import CPU, case_of, quietly, read_rows, scan
+from flash_ray.data.scan import CPU, case_of, index_key, quietly, read_rows, scan
+from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe
 
 BATCH = 16  # cases of files that an encoder is given at once; of the miniature a shard
@@ -129,38 +130,51 @@ def _encode(recipe: Recipe, task: str, store: Store, missing: Sequence[Shard]) -
     """Runs the pipeline over missing shards; those of files are of one task.
 
     Raises:
-        RuntimeError: a file was changed while it was read, so that some were not found again.
+        UserError: pictures were changed since their rows were listed; next time they are anew.
     """
     quietly()
     if recipe.data.source == "miniature":
-        rows = ray.data.from_items([{"shard": shard} for shard in missing])
-        encoder, size = ShardEncoder, 1
-    else:
-        found = find_files(recipe.data.source, task, recipe.runtime.storage.endpoint)
-        wanted = {shard.case: shard for shard in missing}
-        pick = _picker(recipe, task, found, ray.put(wanted))
-        rows = read_rows(found).flat_map(pick, num_cpus=CPU)
-        encoder, size = CaseEncoder, BATCH
+        drawn = ray.data.from_items([{"shard": shard} for shard in missing])
+        _run(recipe, store, drawn, ShardEncoder, 1, len(missing))
+        return
+    found = find_files(recipe.data.source, task, recipe.runtime.storage.endpoint)
+    wanted = ray.put({shard.case: shard for shard in missing})
+    rows = read_rows(found).flat_map(_picker(recipe, task, found, wanted), num_cpus=CPU)
+    done = _run(recipe, store, rows, CaseEncoder, BATCH, len(missing))
+    if lost := [shard for shard in missing if shard.digest not in done]:
+        store.delete(index_key(found, recipe.data.source.columns, task))
+        raise UserError(
+            f"{found.field}: {len(lost)} cases are not what they were when the files were listed; "
+            "allowed: pictures that stay; run the command again, it lists them anew"
+        )
+
+
+def _run(
+    recipe: Recipe,
+    store: Store,
+    rows: ray.data.Dataset,
+    encoder: type[_Encoder],
+    batch: int,
+    count: int,
+) -> set[str]:
+    """Sends rows, `count` of them or so, through a pool of encoders; digests of what is stored."""
     runtime = recipe.runtime
-    pool = ActorPoolStrategy(min_size=1, max_size=min(runtime.workers, -(-len(missing) // size)))
     encoded = rows.map_batches(
         encoder,
         fn_constructor_args=(recipe, store),
-        compute=pool,
-        batch_size=size,
+        compute=ActorPoolStrategy(min_size=1, max_size=min(runtime.workers, -(-count // batch))),
+        batch_size=batch,
         batch_format="numpy",
         num_cpus=runtime.cpus_per_worker,
         num_gpus=1 if runtime.gpu else 0,
         resources={"trainer": 1},
         runtime_env={"env_vars": thread_limits(recipe)},
     )
-    done = {row["digest"] for row in encoded.iter_rows()}
-    if lost := [shard for shard in missing if shard.digest not in done]:
-        raise RuntimeError(f"data.source: {len(lost)} cases were listed and are gone; run it again")
+    return {row["digest"] for row in encoded.iter_rows()}
 
 
 def _picker(
-    recipe: Recipe, task: str, found: Any, wanted: ray.ObjectRef
+    recipe: Recipe, task: str, found: Found, wanted: ray.ObjectRef
 ) -> Callable[[Mapping[str, Any]], list[dict[str, Any]]]:
     """From a row to what the encoder needs, if its case is wanted."""
     columns = recipe.data.source.columns

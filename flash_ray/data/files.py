@@ -8,6 +8,7 @@ import json
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileInfo, FileSystem
 
 FORMATS = {".jsonl": "jsonl", ".parquet": "parquet", ".tar": "webdataset"}
+LOOKED_AT = 100  # lines of a JSONL file, for its fields
 _ALLOWED = "a .jsonl, .parquet or .tar file, a folder of one kind of them, or s3://bucket/path"
 
 
@@ -106,7 +108,7 @@ def refuse_columns(found: Found, columns: Columns, task: str) -> None:
 
 
 def _columns(found: Found, columns: Columns) -> list[str]:
-    """The columns of the first file: of its schema, or of its first usable row."""
+    """The columns of the first file: of its schema, its first lines, or its first sample."""
     path = found.paths[0]
     try:
         if found.kind == "parquet":
@@ -115,7 +117,7 @@ def _columns(found: Found, columns: Columns) -> list[str]:
             with found.filesystem.open_input_file(path) as file:
                 return pyarrow.parquet.read_schema(file).names
         with found.filesystem.open_input_stream(path) as stream:
-            row = _first_line(stream) if found.kind == "jsonl" else _first_sample(stream, columns)
+            row = _first_lines(stream) if found.kind == "jsonl" else _first_sample(stream, columns)
         return list(row)
     except (OSError, BadRow, tarfile.TarError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -124,11 +126,17 @@ def _columns(found: Found, columns: Columns) -> list[str]:
         ) from error
 
 
-def _first_line(stream: Any) -> dict[str, Any]:
-    for line in io.TextIOWrapper(stream, "utf-8", errors="replace"):
-        if line.strip():
-            return parse_line(line)
-    raise BadRow("no line in it")
+def _first_lines(stream: Any) -> dict[str, Any]:
+    """The fields of the first lines together: a row may leave some out."""
+    fields: dict[str, Any] = {}
+    for line in islice(io.TextIOWrapper(stream, "utf-8", errors="replace"), LOOKED_AT):
+        try:
+            fields |= parse_line(line)
+        except BadRow:  # counted when the files are listed
+            continue
+    if not fields:
+        raise BadRow(f"no JSON object in its first {LOOKED_AT} lines")
+    return fields
 
 
 def _first_sample(stream: Any, columns: Columns) -> dict[str, Any]:

@@ -31,8 +31,7 @@ def scan(recipe: Recipe, task: str, store: Store) -> Index:
     source = recipe.data.source
     found = find_files(source, task, recipe.runtime.storage.endpoint)
     refuse_columns(found, source.columns, task)
-    content = json.dumps([FORMAT, found.digest, task, source.columns.model_dump()])
-    key = f"sources/{hashlib.sha256(content.encode()).hexdigest()[:32]}.parquet"
+    key = index_key(found, source.columns, task)
     data = store.get_bytes(key)
     if data is None:
         data = to_parquet(_rows(found, source.columns, task))
@@ -40,6 +39,12 @@ def scan(recipe: Recipe, task: str, store: Store) -> Index:
     index = from_parquet(found.field, data)
     _refuse_bad(index, source)
     return index
+
+
+def index_key(found: Found, columns: Columns, task: str) -> str:
+    """Where the index of those files is kept."""
+    content = json.dumps([FORMAT, found.digest, task, columns.model_dump()])
+    return f"sources/{hashlib.sha256(content.encode()).hexdigest()[:32]}.parquet"
 
 
 def read_rows(found: Found) -> ray.data.Dataset:

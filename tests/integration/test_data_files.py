@@ -162,3 +162,18 @@ def test_a_changed_file_is_listed_again_and_only_what_is_new_is_encoded(
     )
     assert (first.encoded, second.encoded) == (1, 1)
     assert len(second.shards) == 2
+
+
+def test_a_picture_that_changes_after_it_was_listed_is_listed_anew(
+    prepared, base, place, files, tmp_path
+):
+    (tmp_path / "a.png").write_bytes(picture(100))
+    edits = tmp_path / "edits.jsonl"
+    edits.write_text(json.dumps({"prompt": "make it new", "category": "style", "image": "a.png"}))
+    asked = ("tasks.t2i=0", "data.prompts=1", "data.cap=1")
+    recipe = recipe_of(base, place, files[0], edits, *asked)
+    describe(recipe, place)
+    (tmp_path / "a.png").write_bytes(picture(103))
+    with pytest.raises(UserError, match="data.source.edit: 1 cases are not what they were"):
+        prepare(recipe, place)
+    assert prepare(recipe, place).encoded == 1

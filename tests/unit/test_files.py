@@ -96,3 +96,10 @@ def test_a_file_that_is_not_what_its_name_says(tmp_path, name):
     file.write_bytes(b"garbage")
     with pytest.raises(UserError, match=f"{name} is no .* file"):
         refuse_columns(found(file), Columns(), "edit")
+
+
+def test_rows_of_jsonl_may_leave_fields_out(tmp_path):
+    file = tmp_path / "a.jsonl"
+    rows = ["not JSON", json.dumps({"prompt": "p"}), json.dumps({"category": "c", "q": 1})]
+    file.write_text("\n".join(rows))
+    refuse_columns(found(file, "t2i"), Columns(score="q"), "t2i")
