@@ -13,7 +13,7 @@ from flash_ray.miniature.bench import Case, cases
 from flash_ray.studies.records import Record, shown
 
 matplotlib.rcParams["svg.hashsalt"] = "flash_ray"  # the same figure is the same file
-LABEL, LINE = 170, 16  # pixels: width of the arms' names, height of the cases' names
+LABEL, LINE = 170, 26  # pixels: width of the arms' names, height of the cases' names
 
 
 def curves(arms: Sequence[str], records: Sequence[Record], bench: str) -> bytes | None:
@@ -68,7 +68,9 @@ def grid(
         for column, (case, place) in enumerate(columns):
             left = LABEL + column * side
             if row == 0:
-                pen.text((left + 2, 0), case.id[:10], "black", ImageFont.load_default(9))
+                category, _, number = case.id.rpartition("-")
+                words = f"{category}\n{number}"
+                pen.text((left + 2, 0), words, "black", ImageFont.load_default(9))
             if name == "input":
                 if case.bench == "edit":
                     sheet.paste(source_image(case), (left, top))

@@ -10,6 +10,7 @@ from PIL import Image
 from flash_ray.errors import UserError
 from flash_ray.miniature.bench import cases
 from flash_ray.studies import commands
+from flash_ray.studies.figures import LINE
 from flash_ray.studies.findings import find
 from flash_ray.studies.load import load_study
 from flash_ray.studies.plan import plan_trials
@@ -128,7 +129,7 @@ def test_a_report_has_tables_verdicts_noise_cost_curves_and_pictures(filled, stu
     linked = re.findall(r"!\[[^]]*\]\(([^)]*)\)", text)
     assert len(linked) == 4 and all((folder / file).stat().st_size > 300 for file in linked)
     sheet = Image.open(folder / "figures/grid-mixture-edit.webp")
-    assert sheet.height == 16 + 4 * 64  # the inputs and three arms
+    assert sheet.height == LINE + 4 * 64  # the inputs and three arms
     page = (folder / "report.html").read_text()
     assert page.count("data:image/") == 4 and "<table>" in page and 'src="figures' not in page
 
