@@ -47,10 +47,12 @@ def unique_counts(recipe: Recipe, task: str) -> dict[str, int]:
 
 def unique_cases(recipe: Recipe) -> dict[str, int]:
     """How many different cases the recipe asks for, by task."""
-    shares = recipe.tasks.model_dump()
-    return {
-        task: sum(unique_counts(recipe, task).values()) for task, share in shares.items() if share
-    }
+    return {task: sum(unique_counts(recipe, task).values()) for task in tasks_of(recipe)}
+
+
+def tasks_of(recipe: Recipe) -> list[str]:
+    """The tasks that a recipe has a share for."""
+    return [task for task, share in recipe.tasks.model_dump().items() if share]
 
 
 def take(position: int, count: int, total: int, seed: int, task: str) -> list[int]:

@@ -17,10 +17,11 @@ from flash_ray.backbones.process import one_process, thread_limits
 from flash_ray.checkpoints.storage import Store
 from flash_ray.data.buckets import fill
 from flash_ray.data.cache import ConditionCache
+from flash_ray.data.composition import tasks_of
 from flash_ray.data.files import Found, find_files
 from flash_ray.data.index import Index
 from flash_ray.data.miniature_source import training_case
-from flash_ray.data.plan import Shard, plan_shards, tasks_of
+from flash_ray.data.plan import Shard, plan_shards
 from flash_ray.data.rows import BadRow, upright
 from flash_ray.data.scan import CPU, case_of, index_key, quietly, read_rows, scan
 from flash_ray.errors import UserError

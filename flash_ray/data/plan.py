@@ -9,7 +9,7 @@ from functools import cache
 from flash_ray.backbones.load import encoder_digest
 from flash_ray.data.buckets import Size, case_buckets
 from flash_ray.data.choose import choose_drawn, choose_entries
-from flash_ray.data.composition import unique_counts
+from flash_ray.data.composition import tasks_of, unique_counts
 from flash_ray.data.index import Index
 from flash_ray.data.miniature_source import TrainingCase, training_case
 from flash_ray.recipe import Recipe
@@ -52,11 +52,6 @@ def plan_shards(recipe: Recipe, indices: Mapping[str, Index]) -> list[Shard]:
     if recipe.data.source == "miniature":
         return [shard for task in tasks for shard in _drawn(recipe, task, common)]
     return [shard for task in tasks for shard in _listed(recipe, task, indices[task], common)]
-
-
-def tasks_of(recipe: Recipe) -> list[str]:
-    """The tasks that a recipe has a share for."""
-    return [task for task, share in recipe.tasks.model_dump().items() if share]
 
 
 def _drawn(recipe: Recipe, task: str, common: list[str]) -> list[Shard]:

@@ -1,7 +1,7 @@
 """What can be refused of a recipe's data before torch and ray take their seconds."""
 
 from flash_ray.backbones.load import resolve_base
-from flash_ray.data.composition import unique_counts
+from flash_ray.data.composition import tasks_of, unique_counts
 from flash_ray.recipe import Recipe
 
 
@@ -10,9 +10,7 @@ def refuse_data(recipe: Recipe) -> None:
     few cases, files that are not there, columns that they lack."""
     resolve_base(recipe.base)
     source = recipe.data.source
-    for task, share in recipe.tasks.model_dump().items():
-        if not share:
-            continue
+    for task in tasks_of(recipe):
         unique_counts(recipe, task)
         if source != "miniature":
             from flash_ray.data.files import find_files, refuse_columns

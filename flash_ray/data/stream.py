@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from flash_ray.backbones.base import Conditioned
 from flash_ray.data.cache import ConditionCache, ConditionSet, condition_sets
-from flash_ray.data.composition import epoch_counts, take
+from flash_ray.data.composition import epoch_counts, take, tasks_of
 from flash_ray.data.mixture import Mixture, interleave
-from flash_ray.data.plan import Shard, tasks_of
+from flash_ray.data.plan import Shard
 from flash_ray.recipe import Recipe
 
 
