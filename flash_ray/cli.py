@@ -11,6 +11,7 @@ import typer
 from flash_ray import __version__
 from flash_ray.errors import UserError
 from flash_ray.recipe import dump_yaml, load_recipe
+from flash_ray.serving.cli import add_to as add_serving
 from flash_ray.studies.cli import study_app
 
 app = typer.Typer(
@@ -192,6 +193,9 @@ def data_encode(recipe: RecipeName, overrides: Overrides = None, store: Place = 
         prepared = commands.encode_data(loaded, store, steps)
     cases = sum(shard.rows for shard in prepared.shards)
     typer.echo(f"{cases} cases; {prepared.encoded} of {len(prepared.shards)} shards encoded now")
+
+
+add_serving(app)
 
 
 def _storage(place: str | None) -> list[str]:

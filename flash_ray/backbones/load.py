@@ -63,11 +63,20 @@ def encoder_digest(base: str) -> str:
     Of a folder: names, sizes and contents, of files above 64 MiB the first, middle and last MiB.
     Of a hub id: the id and the commit that its cached or downloaded copy comes from.
     """
+    return _digest(base, ENCODER_PARTS)
+
+
+def base_digest(base: str) -> str:
+    """The same of everything that decides which picture the base draws: its transformer too."""
+    return _digest(base, (*ENCODER_PARTS, "transformer"))
+
+
+def _digest(base: str, parts: tuple[str, ...]) -> str:
     source = resolve_base(base)
     digest = hashlib.sha256()
     folder = Path(source)
     if folder.is_dir():
-        for part in ENCODER_PARTS:
+        for part in parts:
             for path in sorted(p for p in (folder / part).rglob("*") if p.is_file()):
                 digest.update(
                     json.dumps([str(path.relative_to(folder)), path.stat().st_size]).encode()

@@ -8,11 +8,15 @@ from flash_ray.recipe import Recipe
 
 
 def thread_limits(recipe: Recipe) -> dict[str, str]:
-    """Environment of a run's processes; malloc reads its part before Python starts."""
-    threads = str(max(1, int(recipe.runtime.cpus_per_worker)))
+    """Environment of a run's processes."""
+    return environment(max(1, int(recipe.runtime.cpus_per_worker)))
+
+
+def environment(threads: int) -> dict[str, str]:
+    """What a process that computes starts with; malloc reads its part before Python starts."""
     return {
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
         # Keep freed memory: giving it back and faulting it in again took a third of the time.
         "MALLOC_TRIM_THRESHOLD_": "4294967296",

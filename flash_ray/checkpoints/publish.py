@@ -59,10 +59,15 @@ def publish_student(store: Store, name: str, folder: Path, meta: dict[str, Any])
     return store.url(f"students/{name}")
 
 
+def student_names(store: Store) -> list[str]:
+    """The names of the published students, in order."""
+    keys = [key.split("/") for key in store.list("students/")]
+    return [key[1] for key in keys if len(key) == 3 and key[2] == MANIFEST]
+
+
 def list_students(store: Store) -> list[Student]:
     """Every published student, by name."""
-    keys = [key.split("/") for key in store.list("students/")]
-    return [read_student(store, key[1]) for key in keys if len(key) == 3 and key[2] == MANIFEST]
+    return [read_student(store, name) for name in student_names(store)]
 
 
 def read_student(store: Store, name: str) -> Student:

@@ -116,6 +116,11 @@ class Store:
             # A retry after a lost answer finds our own object: that is not a lost race.
             return self._client.head_object(**where)["Metadata"].get("writer") == writer
 
+    def put_bytes(self, key: str, data: bytes) -> None:
+        """Create the object, or replace it."""
+        with self._plainly(f"write {key}"):
+            self._client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data)
+
     def list(self, prefix: str = "") -> Iterator[str]:
         """The keys that start with `prefix`, in order."""
         return (key for key, _ in self._listed(prefix))

@@ -29,6 +29,11 @@ _SIDES = ("positive", "negative")
 _REFERENCES = "references_BNC"
 
 
+def cache_home() -> Path:
+    """This node's folder for what can be had again: $FLASH_RAY_CACHE, or ~/.cache/flash_ray."""
+    return Path(os.environ.get("FLASH_RAY_CACHE") or Path.home() / ".cache" / "flash_ray")
+
+
 @dataclass(frozen=True)
 class ConditionCache:
     """Shards in `store` under conditions/, with a copy in this node's `folder`."""
@@ -38,9 +43,8 @@ class ConditionCache:
 
     @classmethod
     def at(cls, store: Store) -> "ConditionCache":
-        """With the folder $FLASH_RAY_CACHE, or ~/.cache/flash_ray."""
-        home = os.environ.get("FLASH_RAY_CACHE") or Path.home() / ".cache" / "flash_ray"
-        return cls(store, Path(home) / "conditions")
+        """With this node's folder."""
+        return cls(store, cache_home() / "conditions")
 
     def missing(self, shards: Sequence[Shard]) -> list[Shard]:
         """Those that still have to be encoded; uploads what only this node has."""

@@ -60,8 +60,11 @@ def weights_dtype(recipe: Recipe) -> torch.dtype:
     return torch.bfloat16 if recipe.optimisation.precision == "bf16" else torch.float32
 
 
-def load_base(recipe: Recipe) -> Backbone:
+def load_base(recipe: Recipe, dtype: torch.dtype | None = None) -> Backbone:
     """The recipe's base with its encoders, on the GPU if the recipe's workers have one.
+
+    Args:
+        dtype: of the weights; None for the recipe's precision.
 
     Raises:
         UserError: there is no such base.
@@ -70,7 +73,7 @@ def load_base(recipe: Recipe) -> Backbone:
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     device = "cuda" if recipe.runtime.gpu else "cpu"
-    return load_backbone(recipe.base, weights_dtype(recipe), device, encoders=True)
+    return load_backbone(recipe.base, dtype or weights_dtype(recipe), device, encoders=True)
 
 
 def _guided(backbone: Backbone, settings: Teaching, steps: int) -> Way:

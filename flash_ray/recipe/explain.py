@@ -2,99 +2,100 @@
 
 import difflib
 from collections.abc import Iterator
-from functools import cache
+from functools import cached_property
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from flash_ray.recipe import checks
 from flash_ray.recipe.schema import Recipe
 
 
-def problem(error: ValidationError) -> str:
-    """The first error (an unknown key before others, it often causes them) and a count."""
+def problem(error: ValidationError, model: type[BaseModel] = Recipe) -> str:
+    """The first error (an unknown key before others, it often causes them) and a count.
+
+    Args:
+        model: what was validated; its descriptions say what is allowed.
+    """
     errors = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    return checks.one_line([_explain(e) for e in errors])
+    schema = _Schema(model.model_json_schema())
+    return checks.one_line([schema.explain(e) for e in errors])
 
 
-def _explain(error: dict[str, Any]) -> str:
-    # Parts such as "<number>" are the tags of a union's branches, not keys.
-    loc = [part for part in error["loc"] if not str(part).startswith("<")]
-    path = ".".join(map(str, loc))
-    if error["type"] == "extra_forbidden":
-        return _unknown(loc, path)
-    allowed = _allowed(loc)
-    if error["type"] == "missing":
-        return f"{path}: missing; allowed: {allowed}; add it to the recipe"
-    value = repr(error["input"])
-    value = value if len(value) <= 60 else value[:57] + "..."
-    message = error["msg"].removeprefix("Input ")
-    return f"{path}: value {value} {message}; allowed: {allowed}; set {path} to such a value"
+class _Schema:
+    """A JSON schema that is asked for keys and descriptions."""
 
+    def __init__(self, root: dict[str, Any]):
+        self._root = root
 
-def _unknown(loc: list[str | int], path: str) -> str:
-    key, siblings = str(loc[-1]), _keys(_node(loc[:-1]))
-    prefix = path.removesuffix(key)
-    near = [prefix + name for name in difflib.get_close_matches(key, siblings, n=1)]
-    near = near or [p for p in _paths() if p.endswith(f".{key}")]
-    near = near or difflib.get_close_matches(path, _paths(), n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return f"{path}: unknown key; {hint}allowed here: {', '.join(siblings)}; rename or remove it"
+    def explain(self, error: dict[str, Any]) -> str:
+        # Parts such as "<number>" are the tags of a union's branches, not keys.
+        loc = [part for part in error["loc"] if not str(part).startswith("<")]
+        path = ".".join(map(str, loc))
+        if error["type"] == "extra_forbidden":
+            return self._unknown(loc, path)
+        allowed = self._allowed(loc)
+        if error["type"] == "missing":
+            return f"{path}: missing; allowed: {allowed}; add it"
+        value = repr(error["input"])
+        value = value if len(value) <= 60 else value[:57] + "..."
+        message = error["msg"].removeprefix("Input ")
+        return f"{path}: value {value} {message}; allowed: {allowed}; set {path} to such a value"
 
+    def _unknown(self, loc: list[str | int], path: str) -> str:
+        key, siblings = str(loc[-1]), self._keys(self._node(loc[:-1]))
+        prefix = path.removesuffix(key)
+        near = [prefix + name for name in difflib.get_close_matches(key, siblings, n=1)]
+        near = near or [p for p in self._paths if p.endswith(f".{key}")]
+        near = near or difflib.get_close_matches(path, self._paths, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return (
+            f"{path}: unknown key; {hint}allowed here: {', '.join(siblings)}; rename or remove it"
+        )
 
-@cache
-def _schema() -> dict[str, Any]:
-    return Recipe.model_json_schema()
+    @cached_property
+    def _paths(self) -> list[str]:
+        """Every dotted path, list items as 0."""
 
+        def walk(node: dict[str, Any], prefix: str) -> Iterator[str]:
+            for key in self._keys(node):
+                yield prefix + key
+                yield from walk(self._child(node, key), f"{prefix}{key}.")
+            if item := self._child(node, 0):
+                yield from walk(item, f"{prefix}0.")
 
-@cache
-def _paths() -> list[str]:
-    """Every dotted path of the schema, list items as 0."""
+        return list(walk(self._root, ""))
 
-    def walk(node: dict[str, Any], prefix: str) -> Iterator[str]:
-        for key in _keys(node):
-            yield prefix + key
-            yield from walk(_child(node, key), f"{prefix}{key}.")
-        if item := _child(node, 0):
-            yield from walk(item, f"{prefix}0.")
+    def _branches(self, node: dict[str, Any]) -> list[dict[str, Any]]:
+        """A node's alternatives, references followed."""
+        nodes = node.get("oneOf") or node.get("anyOf") or [node]
+        return [self._root["$defs"][n["$ref"].split("/")[-1]] if "$ref" in n else n for n in nodes]
 
-    return list(walk(_schema(), ""))
+    def _keys(self, node: dict[str, Any]) -> list[str]:
+        return [key for branch in self._branches(node) for key in branch.get("properties", {})]
 
+    def _child(self, node: dict[str, Any], part: str | int) -> dict[str, Any]:
+        for branch in self._branches(node):
+            if isinstance(part, int):
+                found = branch.get("items")
+            else:
+                found = branch.get("properties", {}).get(part)
+            if isinstance(found, dict):
+                return found
+        return {}
 
-def _branches(node: dict[str, Any]) -> list[dict[str, Any]]:
-    """A node's alternatives, references followed."""
-    nodes = node.get("oneOf") or node.get("anyOf") or [node]
-    return [_schema()["$defs"][n["$ref"].split("/")[-1]] if "$ref" in n else n for n in nodes]
+    def _node(self, loc: list[str | int]) -> dict[str, Any]:
+        node = self._root
+        for part in loc:
+            node = self._child(node, part)
+        return node
 
-
-def _keys(node: dict[str, Any]) -> list[str]:
-    return [key for branch in _branches(node) for key in branch.get("properties", {})]
-
-
-def _child(node: dict[str, Any], part: str | int) -> dict[str, Any]:
-    for branch in _branches(node):
-        if isinstance(part, int):
-            found = branch.get("items")
-        else:
-            found = branch.get("properties", {}).get(part)
-        if isinstance(found, dict):
-            return found
-    return {}
-
-
-def _node(loc: list[str | int]) -> dict[str, Any]:
-    node = _schema()
-    for part in loc:
-        node = _child(node, part)
-    return node
-
-
-def _allowed(loc: list[str | int]) -> str:
-    """What the nearest described field at or above loc says of itself."""
-    for end in range(len(loc), 0, -1):
-        node = _node(loc[:end])
-        if node.get("description"):
-            return node["description"]
-        if keys := _keys(node):
-            return f"a section with the keys {', '.join(keys)}"
-    return f"a mapping with the keys {', '.join(_keys(_schema()))}"
+    def _allowed(self, loc: list[str | int]) -> str:
+        """What the nearest described field at or above loc says of itself."""
+        for end in range(len(loc), 0, -1):
+            node = self._node(loc[:end])
+            if node.get("description"):
+                return node["description"]
+            if keys := self._keys(node):
+                return f"a section with the keys {', '.join(keys)}"
+        return f"a mapping with the keys {', '.join(self._keys(self._root))}"

@@ -1,0 +1,1 @@
+"""Ray Serve: models drawn, edited with and scored over HTTP, and the gallery."""

@@ -1,0 +1,82 @@
+"""Joins waiting calls into batches: whatever came in while the device was busy goes together."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+Run = Callable[[Hashable, Sequence[Any]], Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class _Call:
+    item: Any
+    answer: asyncio.Future
+    number: int
+    urgent: bool
+
+
+class Batcher:
+    """Runs one batch at a time in a thread of its own, so that the event loop stays free.
+
+    There is no waiting for a batch to fill: an idle device takes a call at once, a busy one finds
+    what arrived meanwhile. A call that was cancelled before its batch started is left out of it.
+
+    Args:
+        run: answers a batch of items of one key, in order, in the batcher's thread. What it raises,
+            every call of the batch raises.
+        most: items of a batch.
+    """
+
+    def __init__(self, run: Run, most: int):
+        self._run, self._most = run, most
+        self._waiting: dict[Hashable, deque[_Call]] = {}
+        self._count = 0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._worker: asyncio.Task | None = None
+
+    async def ask(self, key: Hashable, item: Any, urgent: bool = False) -> Any:
+        """The answer to `item`; only calls of one key share a batch, and urgent keys go first."""
+        call = _Call(item, asyncio.get_running_loop().create_future(), self._count, urgent)
+        self._count += 1
+        self._waiting.setdefault(key, deque()).append(call)
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._work())
+        return await call.answer
+
+    async def in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Calls a function between batches, in their thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+    async def _work(self) -> None:
+        while self._waiting:
+            key = min(self._waiting, key=lambda key: self._turn(self._waiting[key][0]))
+            calls = self._take(key)
+            if not calls:
+                continue
+            try:
+                answers = await self.in_thread(self._run, key, [call.item for call in calls])
+            except Exception as error:  # the callers', whatever it is
+                for call in calls:
+                    if not call.answer.done():
+                        call.answer.set_exception(error)
+                continue
+            for call, answer in zip(calls, answers, strict=True):
+                if not call.answer.done():
+                    call.answer.set_result(answer)
+
+    def _turn(self, call: _Call) -> tuple[bool, int]:
+        return not call.urgent, call.number
+
+    def _take(self, key: Hashable) -> list[_Call]:
+        queue = self._waiting[key]
+        calls: list[_Call] = []
+        while queue and len(calls) < self._most:
+            call = queue.popleft()
+            if not call.answer.done():
+                calls.append(call)
+        if not queue:
+            del self._waiting[key]
+        return calls

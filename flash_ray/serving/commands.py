@@ -1,0 +1,103 @@
+"""The life of `flash-ray serve`: what can be refused is refused before Ray starts."""
+
+import math
+import os
+import signal
+import socket
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from flash_ray.backbones.load import resolve_base
+from flash_ray.checkpoints.open import open_store
+from flash_ray.checkpoints.storage import LOOPBACK, Store
+from flash_ray.console import Steps
+from flash_ray.distill.connect import is_job
+from flash_ray.errors import UserError
+from flash_ray.recipe import Recipe
+from flash_ray.serving.settings import Serving
+from flash_ray.serving.tokens import Token, read_tokens
+
+
+def serve(
+    recipe: Recipe,
+    place: str | None,
+    settings: Serving,
+    tokens_file: Path | None,
+    address: tuple[str, int],
+    steps: Steps,
+) -> None:
+    """Serves until it is interrupted.
+
+    Raises:
+        UserError: there is no such base or store, the address is taken, or it is open to others
+            and there are no tokens.
+    """
+    resolve_base(recipe.base)
+    tokens = read_tokens(tokens_file) if tokens_file else []
+    host, port = address
+    if host not in LOOPBACK and not tokens:
+        raise UserError(
+            f"--host: {host} can be reached from other machines; allowed: 127.0.0.1, or any "
+            "address with --tokens; make tokens with `flash-ray token FILE NAME`"
+        )
+    if is_job() and not (place or "").startswith("s3://"):
+        raise UserError(
+            f"--store: {place or 'the embedded store'} in a Ray cluster; allowed: "
+            "s3://bucket/prefix that all its nodes can reach"
+        )
+    _refuse_taken(host, port)
+    with open_store(place, create=place is None) as store:
+        _serve(recipe, store, settings, tokens, address, steps)
+
+
+def _serve(
+    recipe: Recipe,
+    store: Store,
+    settings: Serving,
+    tokens: Sequence[Token],
+    address: tuple[str, int],
+    steps: Steps,
+) -> None:
+    from ray import serve  # here, so that the checks above cost nothing
+
+    from flash_ray.distill.connect import connected_with
+    from flash_ray.serving.app import NAME, application
+
+    replicas = settings.generate.max + settings.edit.max
+    evaluations = settings.evaluations * recipe.runtime.cpus_per_worker
+    cpus = math.ceil(replicas * settings.cpus + evaluations)
+    steps.say("start Ray")
+    with connected_with({"CPU": cpus, "trainer": 0, "teacher": 0}):
+        steps.say("start the replicas")
+        host, port = address
+        serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
+        try:
+            serve.run(application(recipe, store, settings, tokens), name=NAME, route_prefix="/")
+            steps.say(f"serving at http://{host}:{port}  (Ctrl-C ends it)")
+            _until_asked_to_stop()
+        finally:
+            serve.shutdown()
+
+
+def _until_asked_to_stop() -> None:
+    stop = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        while not stop.wait(1.0):  # in slices, so that Ctrl-C is heard
+            pass
+    except KeyboardInterrupt:
+        pass  # the usual way to end it
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _refuse_taken(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(
+                f"--port: {host}:{port}: {os.strerror(error.errno or 0)}; choose another"
+            ) from error

@@ -1,0 +1,242 @@
+"""Draws pictures: conditions encoded once, rows of one batch that do not change each other.
+
+The same model, prompt, pictures, seed and size give the same picture to 1/255, whatever the batch,
+in fp32 on a CPU. A GPU's kernels are chosen by the size of the batch and round differently: in bf16
+that can show, as single pixels a few levels off.
+"""
+
+import hashlib
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from flash_ray.backbones.base import Backbone, Condition, Conditioned, Layout, Prefix
+from flash_ray.backbones.guidance import guided_velocity
+from flash_ray.backbones.prefixes import join_prefixes, rows_of, size_of
+from flash_ray.backbones.sampling import euler
+from flash_ray.evaluation.ways import load_base
+from flash_ray.recipe import Recipe
+from flash_ray.serving.lru import Lru
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a picture is conditioned on.
+
+    Args:
+        references: of edits the pictures, as PNG bytes; empty for text to image.
+        size: (height, width) of the output in pixels.
+    """
+
+    prompt: str
+    references: tuple[bytes, ...]
+    size: tuple[int, int]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything in it."""
+        hashed = hashlib.sha256(repr((self.prompt, self.size)).encode())
+        for reference in self.references:
+            hashed.update(hashlib.sha256(reference).digest())
+        return hashed.hexdigest()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One picture of a batch: its condition, under the question's digest, and its seed."""
+
+    digest: str
+    conditioned: Conditioned
+    seed: int
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the batch's model is sampled; `digest` names the weights of `transformer`."""
+
+    digest: str
+    transformer: nn.Module
+    sigmas: tuple[float, ...]
+    guidance: float
+    rescale: bool
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Conditions in the order of the questions, the seconds it took, those found and not found."""
+
+    conditions: list[Conditioned]
+    seconds: float
+    hits: int
+    misses: int
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Pictures, uint8 (B, H, W, 3), the seconds of both stages, prefixes found and not found."""
+
+    pictures_BHW3: np.ndarray
+    denoise_s: float
+    decode_s: float
+    hits: int
+    misses: int
+
+
+class Engine:
+    """One base's encoders and decoder, and what is worth keeping between batches.
+
+    Args:
+        condition_bytes, prefix_bytes: memory for encoded questions, and for the keys and values of
+            their texts and pictures under the models that were asked.
+    """
+
+    def __init__(self, backbone: Backbone, condition_bytes: int, prefix_bytes: int):
+        self.backbone = backbone
+        self.conditions: Lru[Conditioned] = Lru(condition_bytes, _bytes_of)
+        self.prefixes: Lru[Prefix] = Lru(prefix_bytes, size_of)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.backbone.transformer.parameters()).device
+
+    def encode(self, questions: Sequence[Question]) -> Encoded:
+        """Conditions of questions of one size and one shape of references, each as if alone."""
+        start = time.perf_counter()
+        found = [self.conditions.get(question.digest) for question in questions]
+        missing = {
+            question.digest: question
+            for question, condition in zip(questions, found, strict=True)
+            if condition is None
+        }
+        encoded = dict(zip(missing, self._encode(list(missing.values())), strict=True))
+        for digest, conditioned in encoded.items():
+            self.conditions.put(digest, conditioned)
+        conditions = [
+            encoded[question.digest] if condition is None else condition
+            for question, condition in zip(questions, found, strict=True)
+        ]
+        misses = sum(condition is None for condition in found)
+        return Encoded(conditions, time.perf_counter() - start, len(found) - misses, misses)
+
+    @torch.no_grad()
+    def draw(self, way: Way, rows: Sequence[Row]) -> Drawn:
+        """Pictures of rows of one layout."""
+        start = time.perf_counter()
+        layout = rows[0].conditioned.layout
+        x_BNC = self._noise(rows, layout)
+        positive = _Prompts(self, way, rows, negative=False)
+        prompts = [positive]
+        if way.guidance != 1.0:
+            prompts.append(_Prompts(self, way, rows, negative=True))
+
+        def velocity(z_BNC: Tensor, t_B: Tensor) -> Tensor:
+            v_BNC = positive.velocity(z_BNC, t_B)
+            if way.guidance == 1.0:
+                return v_BNC
+            v_uncond = prompts[1].velocity(z_BNC, t_B)
+            return guided_velocity(v_BNC, v_uncond, way.guidance, way.rescale)
+
+        x_BNC = euler(velocity, x_BNC, [*way.sigmas, 0.0])
+        denoised = time.perf_counter()
+        pictures = self.backbone.to_images(x_BNC, layout)
+        return Drawn(
+            pictures,
+            denoise_s=denoised - start,
+            decode_s=time.perf_counter() - denoised,
+            hits=sum(own.hits for own in prompts),
+            misses=sum(own.misses for own in prompts),
+        )
+
+    def _encode(self, questions: Sequence[Question]) -> list[Conditioned]:
+        if not questions:
+            return []
+        references = [
+            [Image.open(BytesIO(data)) for data in question.references] for question in questions
+        ]
+        conditioned = self.backbone.encode(
+            [question.prompt for question in questions],
+            references if references[0] else None,
+            questions[0].size,
+        )
+        return [conditioned.rows([row]).trimmed() for row in range(len(questions))]
+
+    def _noise(self, rows: Sequence[Row], layout: Layout) -> Tensor:
+        # On the CPU, so that a seed means the same noise on every device; as benches draw it.
+        shape = (layout.tokens, self.backbone.latent_channels)
+        drawn = [torch.randn(shape, generator=torch.Generator().manual_seed(r.seed)) for r in rows]
+        return torch.stack(drawn).to(self.device)
+
+
+def load_engine(recipe: Recipe, condition_bytes: int, prefix_bytes: int) -> Engine:
+    """An engine of the recipe's base: on a GPU in its precision, on a CPU in fp32.
+
+    Raises:
+        UserError: there is no such base.
+    """
+    dtype = None if recipe.runtime.gpu else torch.float32
+    return Engine(load_base(recipe, dtype), condition_bytes, prefix_bytes)
+
+
+class _Prompts:
+    """A batch's positive or negative conditions and their prefixes, each filled with its row alone.
+
+    The first velocity fills what is missing, together for rows whose texts are equally long; those
+    that follow ask for all rows at once.
+    """
+
+    def __init__(self, engine: Engine, way: Way, rows: Sequence[Row], negative: bool):
+        self._engine, self._way = engine, way
+        own = [r.conditioned.negative if negative else r.conditioned.positive for r in rows]
+        self._conditions = [condition.to(engine.device) for condition in own]
+        # Without references every negative is the same empty prompt.
+        empty = negative and own[0].references_BNC is None
+        self._keys = [
+            (way.digest, negative, own[0].layout if empty else row.digest) for row in rows
+        ]
+        self._joined: tuple[Condition, Prefix] | None = None
+        self.hits = self.misses = 0
+
+    def velocity(self, z_BNC: Tensor, t_B: Tensor) -> Tensor:
+        if self._joined is None:
+            return self._first(z_BNC, t_B)
+        condition, prefix = self._joined
+        return self._ask(z_BNC, t_B, condition, prefix)
+
+    def _first(self, z_BNC: Tensor, t_B: Tensor) -> Tensor:
+        kept = [self._engine.prefixes.get(key) for key in self._keys]
+        self.hits = sum(prefix is not None for prefix in kept)
+        self.misses = len(kept) - self.hits
+        groups: dict[tuple[bool, int], list[int]] = defaultdict(list)
+        for row, prefix in enumerate(kept):
+            length = self._conditions[row].embeds_BLD.shape[1]
+            groups[prefix is None, 0 if prefix else length].append(row)
+        v_BNC = torch.empty_like(z_BNC)
+        prefixes = list(kept)
+        for (missing, _), members in groups.items():
+            condition = Condition.cat([self._conditions[row] for row in members])
+            prefix = Prefix() if missing else self._join([prefixes[row] for row in members])
+            v_BNC[members] = self._ask(z_BNC[members], t_B[members], condition, prefix)
+            if missing:
+                for row, filled in zip(members, rows_of(prefix), strict=True):
+                    prefixes[row] = filled
+                    self._engine.prefixes.put(self._keys[row], filled)
+        self._joined = (Condition.cat(self._conditions), self._join(prefixes))
+        return v_BNC
+
+    def _join(self, prefixes: Sequence[Prefix]) -> Prefix:
+        return join_prefixes(self._way.transformer, prefixes)
+
+    def _ask(self, z_BNC: Tensor, t_B: Tensor, condition: Condition, prefix: Prefix) -> Tensor:
+        return self._engine.backbone.velocity(self._way.transformer, z_BNC, t_B, condition, prefix)
+
+
+def _bytes_of(conditioned: Conditioned) -> int:
+    parts = (conditioned.positive, conditioned.negative)
+    return sum(tensor.nbytes for part in parts for tensor in part.tensors().values())

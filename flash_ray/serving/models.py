@@ -1,0 +1,136 @@
+"""Which models can be asked: the teacher, published students of its base, and aliases of them."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from flash_ray.backbones.load import base_digest
+from flash_ray.backbones.sampling import schedule
+from flash_ray.checkpoints.aliases import read_aliases
+from flash_ray.checkpoints.publish import Student, read_student, student_names
+from flash_ray.checkpoints.storage import Store
+from flash_ray.errors import UserError
+from flash_ray.recipe import Recipe
+
+TEACHER = "teacher"
+TEACHER_STEPS = 40
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that can be asked, and how it is sampled.
+
+    Args:
+        id: what requests call it: a student's published name, an alias, or `teacher`.
+        student: the published name, None for the teacher.
+        digest: 16 hex digits of the weights' content: equal digests draw equal pictures.
+        sigmas: descending in (0, 1], without the terminal 0.
+        shift: time shift of the sigmas when a request asks for another number of steps.
+        guidance: classifier-free guidance scale; 1 asks the transformer once a step.
+        scores: of the benches when it was published, or None.
+        created: seconds since 1970.
+    """
+
+    id: str
+    kind: Literal["student", "teacher"]
+    student: str | None
+    base: str
+    digest: str
+    sigmas: tuple[float, ...]
+    shift: float
+    guidance: float
+    rescale: bool
+    scores: dict[str, Any] | None
+    created: int
+
+    def sigmas_for(self, steps: int | None) -> tuple[float, ...]:
+        """The model's own sigmas, or evenly spaced and shifted ones for another number of steps."""
+        if steps is None or steps == len(self.sigmas):
+            return self.sigmas
+        return tuple(schedule(steps, self.shift))
+
+    def evaluations(self, steps: int | None = None) -> int:
+        """Evaluations of the transformer for one picture."""
+        return len(self.sigmas_for(steps)) * (1 if self.guidance == 1.0 else 2)
+
+
+def teacher_of(recipe: Recipe) -> Model:
+    """The recipe's base in 40 evenly spaced steps, guided as its teachers are."""
+    return Model(
+        id=TEACHER,
+        kind="teacher",
+        student=None,
+        base=recipe.base,
+        digest=base_digest(recipe.base),
+        sigmas=tuple(schedule(TEACHER_STEPS)),
+        shift=1.0,
+        guidance=recipe.teaching.guidance,
+        rescale=recipe.teaching.rescale,
+        scores=None,
+        created=0,
+    )
+
+
+def model_of(student: Student, name: str | None = None) -> Model:
+    """A published student under its own name or an alias."""
+    return Model(
+        id=name or student.name,
+        kind="student",
+        student=student.name,
+        base=student.base,
+        digest=student.folder,
+        sigmas=tuple(student.sigmas),
+        shift=student.recipe["student"]["shift"],
+        guidance=1.0,
+        rescale=True,
+        scores=student.scores,
+        created=int(datetime.fromisoformat(student.created).timestamp()),
+    )
+
+
+class Catalogue:
+    """The models of one base in one store, listed again after `max_age` seconds.
+
+    Students of other bases are left out: a replica holds one base's encoders. What a published
+    name means never changes, so its manifest is read once.
+    """
+
+    def __init__(self, recipe: Recipe, store: Store, max_age: float = 2.0):
+        self._recipe, self._store, self._max_age = recipe, store, max_age
+        self._teacher = teacher_of(recipe)
+        self._students: dict[str, Student] = {}
+        self._models: dict[str, Model] = {}
+        self._read = float("-inf")
+
+    def models(self) -> list[Model]:
+        """All models: the teacher, then the others by name."""
+        self._refresh()
+        return list(self._models.values())
+
+    def model(self, name: str) -> Model | None:
+        self._refresh()
+        return self._models.get(name)
+
+    def _refresh(self) -> None:
+        if time.monotonic() - self._read < self._max_age:
+            return
+        self._students = {
+            name: self._students.get(name) or read_student(self._store, name)
+            for name in student_names(self._store)
+        }
+        students = {s.name: s for s in self._students.values() if s.base == self._recipe.base}
+        named = [model_of(student) for student in students.values()]
+        for alias, name in read_aliases(self._store).items():
+            if name in students and alias not in students:
+                named.append(model_of(students[name], alias))
+        self._models = {TEACHER: self._teacher} | {
+            model.id: model for model in sorted(named, key=lambda model: model.id)
+        }
+        self._read = time.monotonic()
+
+
+def unknown_model(name: str, models: Sequence[Model]) -> UserError:
+    known = ", ".join(model.id for model in models[:20])
+    return UserError(f"model: there is no {name[:100]!r}; allowed: {known}; see GET /v1/models")

@@ -1,0 +1,89 @@
+"""Evaluations: a model's score on a bench, asked for once and found again."""
+
+from fastapi import APIRouter, Response
+from starlette.concurrency import run_in_threadpool
+
+from flash_ray.serving.errors import ApiError
+from flash_ray.serving.evaluations import ENDS
+from flash_ray.serving.routes.images import find_model
+from flash_ray.serving.schemas import Evaluation, EvaluationRequest, Evaluations
+from flash_ray.serving.service import Served, Service, needs
+
+router = APIRouter(prefix="/v1/evaluations", tags=["evaluations"])
+
+
+@router.post(
+    "",
+    status_code=202,
+    dependencies=[needs("generate")],
+    responses={200: {"model": Evaluation, "description": "It was asked for before."}},
+)
+async def ask(body: EvaluationRequest, service: Served, response: Response) -> Evaluation:
+    """Starts an evaluation, or finds the one that was started with the same request."""
+    if body.cases > service.settings.limits.cases:
+        raise ApiError(
+            400, f"cases: {body.cases}; allowed: at most {service.settings.limits.cases}.", "cases"
+        )
+    model = await find_model(service, body.model)
+    name, to_start = await run_in_threadpool(service.book.open, body, model)
+    if to_start:
+        await service.start(name)
+    else:
+        response.status_code = 200
+    return await _view(service, name)
+
+
+@router.get("", dependencies=[needs("read")])
+async def evaluations(service: Served) -> Evaluations:
+    """All evaluations without their results, the newest first."""
+
+    def views() -> list[Evaluation]:
+        found = [service.book.view(name, whole=False) for name in service.book.names()]
+        return sorted((view for view in found if view), key=lambda view: -view.created)
+
+    return Evaluations(data=await run_in_threadpool(views))
+
+
+@router.get("/{id}", dependencies=[needs("read")])
+async def evaluation(id: str, service: Served) -> Evaluation:
+    """An evaluation: its progress, then its scores and answers."""
+    return await _view(service, id)
+
+
+@router.delete("/{id}", dependencies=[needs("admin")])
+async def cancel(id: str, service: Served) -> Evaluation:
+    """Cancels an evaluation that has not ended; one that has stays as it is."""
+    view = await _view(service, id)
+    if view.status not in ENDS.values():
+        await run_in_threadpool(service.book.finish, id, "cancelled", {})
+        await service.cancel(id)
+    return await _view(service, id)
+
+
+@router.get(
+    "/{id}/pictures/{case}.png",
+    dependencies=[needs("read")],
+    responses={200: {"content": {"image/png": {}}}},
+    response_class=Response,
+)
+async def picture(id: str, case: str, service: Served) -> Response:
+    """A model's answer to a case."""
+    view = await _view(service, id)
+    found = await run_in_threadpool(service.book.picture, view.id, _plain(case))
+    if found is None:
+        raise ApiError(404, f"case: there is no answer to {case[:100]!r} yet.", "case")
+    return Response(found, media_type="image/png")
+
+
+async def _view(service: Service, id: str) -> Evaluation:
+    view = await run_in_threadpool(service.book.view, _plain(id))
+    if view is None:
+        raise ApiError(404, f"id: there is no evaluation {id[:100]!r}.", "id")
+    return view
+
+
+def _plain(text: str) -> str:
+    """The text if it can be a part of a key; ApiError 404 if not: nothing has such a name."""
+    if not text.replace("-", "").isalnum() or not text.isascii() or len(text) > 100:
+        raise ApiError(404, f"There is nothing called {text[:100]!r}.")
+    return text

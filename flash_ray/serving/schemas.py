@@ -1,0 +1,158 @@
+"""What the endpoints take and give, as the OpenAPI document shows it."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SIZE = r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$"
+PROMPT = 'A poster with the word "SUN" in red letters'
+Bench = Literal["t2i", "edit"]
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Generation(Body):
+    """Pictures from a prompt; OpenAI's fields, and `seed` and `steps`."""
+
+    model: str = Field(examples=["teacher"], description="A name of GET /v1/models.")
+    prompt: str = Field(min_length=1, examples=[PROMPT])
+    n: int = Field(1, ge=1, description="Pictures; their seeds count up from `seed`.")
+    size: str = Field("auto", pattern=SIZE, description="WIDTHxHEIGHT, multiples of 32, or auto.")
+    seed: int | None = Field(
+        None, ge=0, lt=2**53, description="Of the noise; the same picture again. None: any."
+    )
+    steps: int | None = Field(None, ge=1, description="Of the sampler; None: the model's own.")
+    response_format: Literal["b64_json"] = Field("b64_json", description="URLs are not given.")
+    output_format: Literal["png"] = "png"
+    background: Literal["auto", "opaque"] = "auto"
+    quality: Literal["auto"] = "auto"
+    moderation: Literal["auto", "low"] = Field("auto", description="Taken, of no effect.")
+    user: str | None = Field(None, max_length=1000, description="Taken, of no effect.")
+
+
+class ImageData(Body):
+    b64_json: str = Field(description="A PNG in base64.")
+    seed: int
+
+
+class Images(Body):
+    """Pictures in the order of their seeds; `timings`: seconds queue, encode, denoise, decode."""
+
+    created: int = Field(description="Seconds since 1970.")
+    data: list[ImageData]
+    timings: dict[str, float]
+
+
+class ModelCard(Body):
+    """A model that can be asked."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: Literal["flash_ray"] = "flash_ray"
+    kind: Literal["student", "teacher"]
+    base: str
+    sigmas: list[float] = Field(description="Noise levels, descending, the final 0 left out.")
+    steps: int
+    evaluations: int = Field(description="Of the transformer for one picture.")
+    guidance: float
+    digest: str
+    sizes: list[str]
+    scores: dict[str, Any] | None = Field(description="Of the benches, 1 to 5, at publication.")
+
+
+class ModelCards(Body):
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class BenchCard(Body):
+    id: Bench
+    categories: list[str]
+
+
+class BenchCards(Body):
+    object: Literal["list"] = "list"
+    data: list[BenchCard]
+
+
+class CaseCard(Body):
+    """A question of a bench; `input` is the path of the picture to edit."""
+
+    id: str
+    category: str
+    index: int
+    prompt: str
+    seed: int
+    input: str | None
+
+
+class CaseCards(Body):
+    object: Literal["list"] = "list"
+    data: list[CaseCard]
+
+
+class ScoreRequest(Body):
+    bench: Bench
+    case: str = Field(max_length=100, examples=["landscape-000"])
+    b64_json: str = Field(description="The answer, a PNG in base64.")
+
+
+class Score(Body):
+    """What the exact judge says of one picture; `attributes`: credit 0 to 1 of what was asked."""
+
+    score: float = Field(ge=1, le=5)
+    compliance: float
+    quality: float
+    cap: str | None
+    attributes: dict[str, float]
+
+
+class EvaluationRequest(Body):
+    """A model's answers to the first cases of each category of a bench, judged."""
+
+    model: str = Field(examples=["teacher"])
+    bench: Bench
+    cases: int = Field(4, ge=1, description="Of each category.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Added to the cases' own seeds.")
+
+
+class Progress(Body):
+    done: int
+    total: int
+
+
+class Evaluation(Body):
+    """An evaluation; `result` has scores, categories and answers once it has succeeded."""
+
+    id: str
+    object: Literal["evaluation"] = "evaluation"
+    status: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    model: str
+    bench: Bench
+    cases: int
+    seed: int
+    created: int
+    progress: Progress
+    error: str | None = None
+    result: dict[str, Any] | None = None
+
+
+class Evaluations(Body):
+    object: Literal["list"] = "list"
+    data: list[Evaluation]
+
+
+class ErrorBody(Body):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class Error(Body):
+    """Every status of 400 and more."""
+
+    error: ErrorBody

@@ -1,0 +1,90 @@
+"""How the endpoints run: limits of requests, batches, memory, replicas; as it fits a laptop."""
+
+import json
+from pathlib import Path
+
+import yaml
+from pydantic import Field, ValidationError
+
+from flash_ray.errors import UserError
+from flash_ray.recipe import explain
+from flash_ray.recipe.load import RecipeLoader, override
+from flash_ray.recipe.schema import Section
+
+MIB = 2**20
+
+
+class Limits(Section):
+    """What one request may ask for; more is refused with status 400 or 413."""
+
+    prompt: int = Field(2000, ge=1, description="characters of a prompt, 1 or more")
+    n: int = Field(8, ge=1, le=64, description="pictures of one request, 1 to 64")
+    steps: int = Field(64, ge=1, le=1000, description="steps of the sampler, 1 to 1000")
+    pixels: int | None = Field(
+        None,
+        ge=1024,
+        description="pixels of a picture, 1024 or more; null: four times the recipe's size",
+    )
+    images: int = Field(4, ge=1, le=16, description="pictures that one edit may start from, 1-16")
+    image_bytes: int = Field(20 * MIB, ge=1024, description="bytes of an uploaded picture")
+    image_pixels: int = Field(
+        40_000_000, ge=1024, description="pixels of an uploaded picture when it is decoded"
+    )
+    cases: int = Field(64, ge=1, description="cases of each category of an evaluation, 1 or more")
+
+
+class Replicas(Section):
+    """Processes of one deployment; Ray Serve adjusts their number to the requests."""
+
+    min: int = Field(1, ge=0, description="0 or more; 0: none while nobody asks")
+    max: int = Field(1, ge=1, description="1 or more")
+    idle_s: float = Field(
+        600.0, ge=0, description="seconds without requests before the last replica ends"
+    )
+
+
+class Serving(Section):
+    """Everything about the endpoints that is not the recipe's."""
+
+    limits: Limits = Limits()
+    batch: int = Field(16, ge=1, le=256, description="pictures of a batch, 1 to 256")
+    queue: int = Field(
+        16,
+        ge=1,
+        description="requests that wait for a replica beyond those it holds (two batches); more "
+        "are answered with 429",
+    )
+    retry_after_s: int = Field(1, ge=1, description="seconds that a 429 asks the client to wait")
+    models: int = Field(3, ge=1, description="students in a replica's memory, 1 or more")
+    condition_mib: int = Field(256, ge=0, description="MiB of encoded prompts in a replica")
+    prefix_mib: int = Field(256, ge=0, description="MiB of the texts' keys and values in a replica")
+    weights_mib: int = Field(
+        20_480, ge=1, description="MiB of downloaded students on a node's disk"
+    )
+    generate: Replicas = Replicas()
+    edit: Replicas = Replicas()
+    cpus: float = Field(1.0, ge=0, description="CPU cores of a drawing replica")
+    threads: int = Field(2, ge=1, description="threads that a drawing replica computes with")
+    evaluations: int = Field(1, ge=1, description="evaluations at the same time, 1 or more")
+
+
+def load_serving(file: Path | None, overrides: list[str] | None = None) -> Serving:
+    """Reads a YAML file and applies overrides such as "limits.n=4".
+
+    Raises:
+        UserError: the file cannot be read, or a field is unknown or out of range.
+    """
+    raw: dict = {}
+    if file:
+        try:
+            raw = yaml.load(file.read_text(encoding="utf-8"), RecipeLoader) or {}
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"--settings: {file}: {error}; give a YAML file") from error
+        if not isinstance(raw, dict):
+            raise UserError(f"--settings: {file}: not a mapping; allowed: keys such as limits")
+    for text in overrides or []:
+        raw = override(raw, text)
+    try:
+        return Serving.model_validate_json(json.dumps(raw), strict=True)
+    except ValidationError as error:
+        raise UserError(explain.problem(error, Serving)) from None

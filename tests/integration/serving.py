@@ -1,0 +1,60 @@
+"""Shared by the tests of the endpoints: students that differ, and the application in one process."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flash_ray.backbones.load import load_backbone
+from flash_ray.checkpoints.publish import publish_student
+from flash_ray.checkpoints.storage import Store
+from flash_ray.recipe import Recipe
+from flash_ray.serving.evaluate import evaluate
+from flash_ray.serving.evaluations import EvaluationBook
+from flash_ray.serving.models import Catalogue
+from flash_ray.serving.painter import Order, Painted, Painter
+from flash_ray.serving.scorer import judge_picture
+from flash_ray.serving.service import Service
+from flash_ray.serving.settings import Serving
+from flash_ray.serving.tokens import Token
+
+
+def publish(store: Store, recipe: Recipe, name: str, folder: Path, scale: float = 1.0) -> None:
+    """Publishes the base's transformer, its last layer scaled so that students differ."""
+    transformer = load_backbone(recipe.base, torch.float32, "cpu", encoders=False).transformer
+    with torch.no_grad():
+        transformer.proj_out.weight.mul_(scale)
+    transformer.save_pretrained(folder)
+    meta = {
+        "recipe": json.loads(recipe.model_dump_json()),
+        "recipe_digest": recipe.digest,
+        "base": recipe.base,
+        "sigmas": recipe.student.rungs,
+        "scores": {"cases_per_category": 1, "t2i": 3.0, "edit": 3.0},
+    }
+    publish_student(store, name, folder, meta)
+
+
+def in_process(
+    recipe: Recipe, store: Store, settings: Serving, tokens: Sequence[Token] = ()
+) -> Service:
+    """The application's parts in this process: what Ray Serve does is left out."""
+    painter = Painter("generate", recipe, store, settings)
+
+    async def paint(task: str, order: Order) -> Painted:
+        return await painter.paint(order)
+
+    async def judge(bench: str, case: str, picture: bytes) -> dict[str, Any]:
+        return judge_picture(bench, case, picture)
+
+    async def start(name: str) -> None:
+        evaluate(name, recipe, store, settings)
+
+    async def cancel(name: str) -> None:
+        pass
+
+    book = EvaluationBook(store)
+    catalogue = Catalogue(recipe, store, max_age=0.0)
+    return Service(recipe, settings, tokens, catalogue, book, paint, judge, start, cancel)

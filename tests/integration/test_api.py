@@ -1,0 +1,278 @@
+"""The HTTP application in one process, with a real store and a real small model."""
+
+import base64
+from dataclasses import replace
+from io import BytesIO
+
+import numpy as np
+import openai
+import pytest
+from distilling import build_base, small_recipe
+from fastapi.testclient import TestClient
+from PIL import Image
+from serving import in_process, publish
+
+from flash_ray.checkpoints.aliases import set_alias
+from flash_ray.serving.api import build_api
+from flash_ray.serving.pictures import png
+from flash_ray.serving.settings import Limits, Serving
+from flash_ray.serving.tokens import add_token, read_tokens
+
+SETTINGS = Serving(limits=Limits(n=3, prompt=200, steps=20, image_bytes=100_000, images=2, cases=2))
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    return small_recipe(build_base(tmp_path_factory.mktemp("base")))
+
+
+@pytest.fixture(scope="module")
+def service(recipe, store, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLASH_RAY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        publish(store, recipe, "plain", tmp_path_factory.mktemp("a"))
+        publish(store, recipe, "bold", tmp_path_factory.mktemp("b"), scale=1.5)
+        yield in_process(recipe, store, SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def client(service):
+    with TestClient(build_api(service)) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def official(client):
+    """The official client, its requests handed to the application."""
+    return openai.OpenAI(
+        base_url="http://testserver/v1", api_key="none", http_client=client, max_retries=0
+    )
+
+
+def pixels(b64_json):
+    return np.asarray(Image.open(BytesIO(base64.b64decode(b64_json))))
+
+
+def draw(client, **fields):
+    body = {"model": "plain", "prompt": "A red circle", "seed": 3, **fields}
+    return client.post("/v1/images/generations", json=body)
+
+
+def refused(answer, status, param, *words):
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["param"] == param
+    for word in words:
+        assert word in error["message"]
+
+
+def test_models_are_the_teacher_and_the_students_with_their_digests(client, official):
+    found = {model["id"]: model for model in client.get("/v1/models").json()["data"]}
+    assert found["teacher"]["evaluations"] == 80 and found["teacher"]["steps"] == 40
+    assert found["plain"]["evaluations"] == 4 and found["plain"]["scores"]["t2i"] == 3.0
+    assert found["plain"]["digest"] != found["bold"]["digest"]
+    assert {model.id for model in official.models.list()} == set(found)
+    assert official.models.retrieve("plain").id == "plain"
+
+
+def test_the_official_client_draws_and_edits(official):
+    drawn = official.images.generate(
+        model="plain", prompt="A red circle", n=2, size="64x64", extra_body={"seed": 5}
+    )
+    assert [pixels(image.b64_json).shape for image in drawn.data] == [(64, 64, 3)] * 2
+    upload = ("in.png", png(np.zeros((64, 64, 3), np.uint8)), "image/png")
+    edited = official.images.edit(
+        model="plain", image=upload, prompt="Make it blue", extra_body={"seed": 5}
+    )
+    assert pixels(edited.data[0].b64_json).shape == (64, 64, 3)
+    both = official.images.edit(model="plain", image=[upload, upload], prompt="Join them")
+    assert len(both.data) == 1
+    with pytest.raises(openai.NotFoundError, match="there is no 'nobody'"):
+        official.images.generate(model="nobody", prompt="A red circle")
+    with pytest.raises(openai.BadRequestError, match="mask"):
+        official.images.edit(model="plain", image=upload, mask=upload, prompt="Make it blue")
+
+
+def test_the_same_request_is_the_same_picture_and_n_counts_seeds_up(client):
+    three = draw(client, n=3).json()["data"]
+    assert [image["seed"] for image in three] == [3, 4, 5]
+    alone = draw(client, seed=4).json()["data"][0]
+    difference = pixels(alone["b64_json"]).astype(int) - pixels(three[1]["b64_json"])
+    assert np.abs(difference).max() <= 1
+    other = draw(client, model="bold", seed=4).json()["data"][0]
+    assert other["b64_json"] != alone["b64_json"]
+
+
+def test_answers_say_where_the_time_went(client):
+    timings = draw(client).json()["timings"]
+    assert set(timings) == {"queue", "encode", "denoise", "decode", "total"}
+    assert timings["denoise"] > 0
+
+
+def test_sizes_and_steps(client):
+    wide = draw(client, size="96x64", steps=2)
+    assert pixels(wide.json()["data"][0]["b64_json"]).shape == (64, 96, 3)
+    refused(draw(client, size="100x64"), 400, "size", "multiples of 32")
+    refused(draw(client, size="4096x4096"), 400, "size", "at most 16384 pixels")
+    refused(draw(client, size="0x64"), 400, "size")
+
+
+def test_what_is_not_allowed_is_refused_by_field(client):
+    refused(draw(client, model="nobody"), 404, "model", "'nobody'", "teacher")
+    refused(draw(client, model="s3://bucket/x"), 404, "model")
+    refused(draw(client, model="../../etc"), 404, "model")
+    refused(draw(client, n=4), 400, "n", "at most 3")
+    refused(draw(client, n=0), 400, "n")
+    refused(draw(client, steps=21), 400, "steps", "at most 20")
+    refused(draw(client, prompt=""), 400, "prompt")
+    refused(draw(client, prompt="x" * 201), 400, "prompt", "at most 200")
+    refused(draw(client, prompt="a\x00b"), 400, "prompt", "control characters")
+    refused(draw(client, response_format="url"), 400, "response_format", "b64_json")
+    refused(draw(client, colour="red"), 400, "colour")
+    refused(draw(client, seed=-1), 400, "seed")
+    refused(client.post("/v1/images/generations", content=b"{"), 400, None)
+    refused(client.get("/v1/nothing"), 404, None)
+    refused(client.delete("/v1/models"), 405, None)
+
+
+def edit(client, data, **fields):
+    body = {"model": "plain", "prompt": "Make it blue", **fields}
+    return client.post("/v1/images/edits", data=body, files={"image": ("in", data)})
+
+
+def test_uploads_that_are_no_pictures_are_refused(client):
+    whole = png(np.zeros((64, 64, 3), np.uint8))
+    assert edit(client, whole).status_code == 200
+    refused(edit(client, b"not a picture"), 400, "image", "cannot be read")
+    refused(edit(client, whole[: len(whole) // 2]), 400, "image", "cannot be read")
+    for side in (8_000, 20_000):  # above our limit, above Pillow's own
+        bomb = BytesIO()
+        Image.new("1", (side, side)).save(bomb, "PNG")
+        assert len(bomb.getvalue()) < 100_000
+        refused(edit(client, bomb.getvalue()), 400, "image", "too many pixels")
+    gif = BytesIO()
+    Image.new("RGB", (8, 8)).save(gif, "GIF")
+    refused(edit(client, gif.getvalue()), 400, "image", "PNG, JPEG or WebP")
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    refused(edit(client, png(noise)), 400, "image", "100000 bytes")
+    refused(edit(client, bytes(4 * 2**20)), 413, None)
+    refused(client.post("/v1/images/edits", data={"model": "plain", "prompt": "x"}), 400, "image")
+
+
+def test_bodies_without_a_length_are_bounded_too(client):
+    pieces = (b" " * 65536 for _ in range(64))
+    refused(client.post("/v1/images/generations", content=pieces), 413, None)
+
+
+def test_benches_and_single_scores(client):
+    names = [bench["id"] for bench in client.get("/v1/benches").json()["data"]]
+    assert names == ["t2i", "edit"]
+    cases = client.get("/v1/benches/edit/cases?per_category=2").json()["data"]
+    assert len(cases) == 12
+    source = client.get(cases[0]["input"])
+    assert source.headers["content-type"] == "image/png"
+    body = {"bench": "edit", "case": cases[0]["id"], "b64_json": b64(source.content)}
+    untouched = client.post("/v1/scores", json=body).json()
+    assert 1 <= untouched["score"] <= 2.5 and untouched["cap"]
+    refused(client.post("/v1/scores", json={**body, "case": "scene-999"}), 404, "case")
+    refused(client.post("/v1/scores", json={**body, "b64_json": "?"}), 400, "b64_json")
+    large = png(np.zeros((96, 96, 3), np.uint8))
+    refused(client.post("/v1/scores", json={**body, "b64_json": b64(large)}), 400, "b64_json")
+    refused(client.get("/v1/benches/t2i/cases/text-000/input.png"), 404, "case")
+
+
+def b64(data):
+    return base64.b64encode(data).decode()
+
+
+def test_evaluations_are_run_once_kept_and_listed(client, store):
+    asked = {"model": "plain", "bench": "edit", "cases": 1, "seed": 7}
+    first = client.post("/v1/evaluations", json=asked)
+    assert first.status_code == 202
+    found = client.get(f"/v1/evaluations/{first.json()['id']}").json()
+    assert found["status"] == "succeeded" and found["progress"] == {"done": 6, "total": 6}
+    result = found["result"]
+    assert set(result["categories"]) == {answer["category"] for answer in result["answers"]}
+    mean = np.mean([answer["score"] for answer in result["answers"]])
+    assert result["score"] == pytest.approx(mean)
+    picture = client.get(result["answers"][0]["picture"])
+    assert Image.open(BytesIO(picture.content)).size == (64, 64)
+
+    again = client.post("/v1/evaluations", json=asked)
+    assert again.status_code == 200 and again.json()["id"] == first.json()["id"]
+    other = client.post("/v1/evaluations", json={**asked, "model": "bold"})
+    assert other.json()["id"] != first.json()["id"]
+    listed = client.get("/v1/evaluations").json()["data"]
+    assert {item["id"] for item in listed} == {first.json()["id"], other.json()["id"]}
+    assert all(item["result"] is None for item in listed)
+
+    ended = client.delete(f"/v1/evaluations/{first.json()['id']}").json()
+    assert ended["status"] == "succeeded"
+    refused(client.get("/v1/evaluations/eval-0"), 404, "id")
+    refused(client.get("/v1/evaluations/a%20b"), 404, None)
+    refused(client.post("/v1/evaluations", json={**asked, "cases": 3}), 400, "cases", "at most 2")
+    refused(client.post("/v1/evaluations", json={**asked, "bench": "x"}), 400, "bench")
+
+
+def test_an_evaluation_and_the_images_api_draw_the_same_picture(client):
+    case = client.get("/v1/benches/t2i/cases").json()["data"][0]
+    asked = {"model": "plain", "bench": "t2i", "cases": 1}
+    name = client.post("/v1/evaluations", json=asked).json()["id"]
+    theirs = client.get(f"/v1/evaluations/{name}/pictures/{case['id']}.png").content
+    ours = draw(client, prompt=case["prompt"], seed=case["seed"]).json()["data"][0]["b64_json"]
+    difference = pixels(ours).astype(int) - np.asarray(Image.open(BytesIO(theirs)))
+    assert np.abs(difference).max() <= 1
+
+
+def test_an_alias_moves_on_to_another_student(client, store):
+    set_alias(store, "best", "plain")
+    before = draw(client, model="best").json()["data"][0]["b64_json"]
+    assert before == draw(client, model="plain").json()["data"][0]["b64_json"]
+    set_alias(store, "best", "bold")
+    after = draw(client, model="best").json()["data"][0]["b64_json"]
+    assert after == draw(client, model="bold").json()["data"][0]["b64_json"] != before
+
+
+def test_tokens_give_roles(service, tmp_path):
+    secrets = {
+        role: add_token(tmp_path / "tokens.json", role, role)
+        for role in ("read", "generate", "admin")
+    }
+    guarded = replace(service, tokens=read_tokens(tmp_path / "tokens.json"))
+    with TestClient(build_api(guarded)) as client:
+
+        def ask(path, token=None, method="GET", **more):
+            headers = {"Authorization": f"Bearer {token}"} if token else {}
+            return client.request(method, path, headers=headers, **more)
+
+        body = {"model": "plain", "prompt": "A red circle"}
+        refused(ask("/v1/models"), 401, None)
+        refused(ask("/v1/models", "fr-wrong"), 401, None)
+        assert ask("/v1/models", secrets["read"]).status_code == 200
+        drawing = ("/v1/images/generations", secrets["read"], "POST")
+        refused(ask(*drawing, json=body), 403, None, "read", "generate")
+        drawing = ("/v1/images/generations", secrets["generate"], "POST")
+        assert ask(*drawing, json=body).status_code == 200
+        gone = ("/v1/evaluations/eval-0", secrets["generate"], "DELETE")
+        refused(ask(*gone), 403, None, "admin")
+        assert ask("/v1/evaluations/eval-0", secrets["admin"], "DELETE").status_code == 404
+        assert ask("/healthz").status_code == 200
+    assert all(secret not in (tmp_path / "tokens.json").read_text() for secret in secrets.values())
+
+
+def test_the_document_has_every_path_and_an_example(client):
+    document = client.get("/openapi.json").json()
+    assert {"/v1/images/generations", "/v1/images/edits", "/v1/models", "/v1/evaluations"} <= set(
+        document["paths"]
+    )
+    generation = document["components"]["schemas"]["Generation"]["properties"]
+    assert generation["prompt"]["examples"]
+
+
+def test_answers_carry_the_headers_that_keep_browsers_safe(client):
+    for path in ("/", "/v1/models", "/v1/nothing"):
+        headers = client.get(path).headers
+        assert "default-src 'self'" in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "access-control-allow-origin" not in headers
