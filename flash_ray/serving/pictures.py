@@ -39,6 +39,6 @@ def open_upload(data: bytes, limits: Limits, field: str = "image") -> Image.Imag
         ) from error
     except Exception as error:  # of many kinds: Pillow knows many ways to be broken
         raise UserError(
-            f"{field}: cannot be read as a picture; allowed: whole PNG, JPEG or WebP files; send one"
+            f"{field}: cannot be read as a picture; send a whole PNG, JPEG or WebP file"
         ) from error
     return picture.convert("RGBA" if picture.has_transparency_data else "RGB")

@@ -1,18 +1,19 @@
-"""What the tests of the commands share: the installed `flash-ray`, and a very small base."""
+"""What the tests of the commands share: the installed `flash-ray`, a very small base, a server."""
 
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
+from endpoints import Served, start_server
+from small import build_base, publish
 
-from flash_ray.miniature.captions import corpus
-from flash_ray.miniature.pipeline import TRANSFORMER_CONFIG, VAE_CONFIG, build_pipeline
+from flash_ray.checkpoints.weed import embedded_store
+from flash_ray.recipe import load_recipe
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -29,19 +30,8 @@ SMALL = (
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A saved pipeline, untrained; weights are scaled so that prompts and times matter."""
-    pipeline = build_pipeline(
-        corpus(60),
-        {**VAE_CONFIG, "base_dim": 8, "decoder_base_dim": 8},
-        {**TRANSFORMER_CONFIG, "num_layers": 2, "num_attention_heads": 2},
-    )
-    generator = torch.Generator().manual_seed(1)
-    for weight in pipeline.transformer.parameters():
-        if weight.dim() == 2:
-            torch.nn.init.normal_(weight, std=weight.shape[1] ** -0.5, generator=generator)
-    folder = tmp_path_factory.mktemp("base")
-    pipeline.save_pretrained(folder)
-    return folder
+    """A saved pipeline, untrained."""
+    return build_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="session")
@@ -72,3 +62,22 @@ def flash_ray(home: Path, tmp_path: Path) -> Command:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def place(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an embedded store with the students `plain` and `bold`."""
+    folder = tmp_path_factory.mktemp("served")
+    recipe = load_recipe("miniature", [f"base={base}"])
+    with embedded_store(folder / "store") as store:
+        publish(store, recipe, "plain", folder / "plain")
+        publish(store, recipe, "bold", folder / "bold", scale=1.5)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(base: Path, place: Path) -> Iterator[Served]:
+    """A server for a module's tests."""
+    server = start_server(base, place)
+    yield server
+    server.stop()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import ray
+import yaml
 
 from flash_ray.checkpoints.publish import read_student
 from flash_ray.checkpoints.storage import Store
@@ -60,6 +61,41 @@ def test_distil_and_evaluate_as_jobs(server, small, tmp_path):
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert json.loads(file.read_text())["nfe"] == 4
 
+    edit = f"python jobs/encode.py miniature --store {place} --set seed=3"
+    ended = submit(server, edit, *small)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "16 cases; 8 of 8 shards encoded now" in ended.stdout
+
     ended = submit(server, "python jobs/distill.py miniature", *small)
     assert ended.returncode != 0
     assert "runtime.storage.url: 'embedded' in a Ray cluster" in ended.stdout + ended.stderr
+
+
+@pytest.mark.slow
+def test_a_study_as_a_job(server, base, tmp_path):
+    place = "s3://flash-ray/study"
+    arms = {"half": {"tasks": {"t2i": 1, "edit": 1}}, "images": {"tasks": {"t2i": 1, "edit": 0}}}
+    study = {
+        "name": "small",
+        "recipe": "miniature",
+        "seeds": [0],
+        "budget": {"updates": 2},
+        "benches": {"t2i": 1, "edit": 1},
+        "arms": arms,
+        "set": {
+            "base": str(base),
+            "data.prompts": 8,
+            "runtime.workers": 1,
+            "runtime.micro_batch": 4,
+            "runtime.checkpoint_every": 0,
+        },
+    }
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    words = f"{tmp_path / 'study.yaml'} --out {tmp_path / 'out'}"
+    ended = submit(server, f"python jobs/study.py run {words} --store {place}")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    names = {path.name for path in (tmp_path / "out" / "trials").iterdir()}
+    assert names == {"small-half-0.json", "small-images-0.json"}
+    ended = submit(server, f"python jobs/study.py report {words}")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert (tmp_path / "out" / "report" / "report.md").exists()

@@ -20,8 +20,6 @@ from flash_ray.data.plan import plan_shards
 from flash_ray.data.stream import Stream
 from flash_ray.distill.distiller import Distiller
 from flash_ray.distill.engines import build_engine, ready_deepspeed
-from flash_ray.miniature.captions import corpus
-from flash_ray.miniature.pipeline import TRANSFORMER_CONFIG, VAE_CONFIG, build_pipeline
 from flash_ray.miniature.specialise import LAYERS, save_lora
 from flash_ray.recipe import Recipe, load_recipe
 from flash_ray.teachers.faculty import Faculty
@@ -45,21 +43,6 @@ class FolderStore:
 
     def list(self, prefix: str = "") -> list[str]:
         return [p.relative_to(self.root).as_posix() for p in (self.root / prefix).glob("*")]
-
-
-def build_base(folder: Path) -> Path:
-    """A saved pipeline, untrained; weights are scaled so that prompts and times matter."""
-    pipeline = build_pipeline(
-        corpus(60),
-        {**VAE_CONFIG, "base_dim": 8, "decoder_base_dim": 8},
-        {**TRANSFORMER_CONFIG, "num_layers": 2, "num_attention_heads": 2},
-    )
-    generator = torch.Generator().manual_seed(1)
-    for weight in pipeline.transformer.parameters():
-        if weight.dim() == 2:
-            torch.nn.init.normal_(weight, std=weight.shape[1] ** -0.5, generator=generator)
-    pipeline.save_pretrained(folder)
-    return folder
 
 
 def build_lora(base: Path, folder: Path, seed: int = 1) -> Path:

@@ -1,14 +1,8 @@
-"""Shared by the tests of the endpoints: students that differ, and the application in one process."""
+"""Shared by the tests of the endpoints: the application in one process."""
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import torch
-
-from flash_ray.backbones.load import load_backbone
-from flash_ray.checkpoints.publish import publish_student
 from flash_ray.checkpoints.storage import Store
 from flash_ray.recipe import Recipe
 from flash_ray.serving.evaluate import evaluate
@@ -19,22 +13,6 @@ from flash_ray.serving.scorer import judge_picture
 from flash_ray.serving.service import Service
 from flash_ray.serving.settings import Serving
 from flash_ray.serving.tokens import Token
-
-
-def publish(store: Store, recipe: Recipe, name: str, folder: Path, scale: float = 1.0) -> None:
-    """Publishes the base's transformer, its last layer scaled so that students differ."""
-    transformer = load_backbone(recipe.base, torch.float32, "cpu", encoders=False).transformer
-    with torch.no_grad():
-        transformer.proj_out.weight.mul_(scale)
-    transformer.save_pretrained(folder)
-    meta = {
-        "recipe": json.loads(recipe.model_dump_json()),
-        "recipe_digest": recipe.digest,
-        "base": recipe.base,
-        "sigmas": recipe.student.rungs,
-        "scores": {"cases_per_category": 1, "t2i": 3.0, "edit": 3.0},
-    }
-    publish_student(store, name, folder, meta)
 
 
 def in_process(

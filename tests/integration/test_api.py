@@ -7,10 +7,11 @@ from io import BytesIO
 import numpy as np
 import openai
 import pytest
-from distilling import build_base, small_recipe
+from distilling import small_recipe
 from fastapi.testclient import TestClient
 from PIL import Image
-from serving import in_process, publish
+from serving import in_process
+from small import build_base, publish
 
 from flash_ray.checkpoints.aliases import set_alias
 from flash_ray.serving.api import build_api

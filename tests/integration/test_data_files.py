@@ -9,8 +9,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
-from distilling import build_base, small_recipe
+from distilling import small_recipe
 from PIL import Image
+from small import build_base
 
 from flash_ray.backbones.load import load_backbone
 from flash_ray.checkpoints.storage import Store
@@ -68,6 +69,8 @@ def files(tmp_path_factory, store):
                 tar.addfile(info, io.BytesIO(data))
     store.put_file(folder / "edits.tar", "sources/edits/0.tar")
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(EDITS), folder / "edits.parquet")
+    store.put_file(folder / "edits.parquet", "sources/table/0.parquet")
+    store.put_file(folder / "prompts.jsonl", "sources/prompts/0.jsonl")
     return folder / "prompts.jsonl", store.url("sources/edits"), folder / "edits.parquet"
 
 
@@ -112,16 +115,24 @@ def test_conditions_are_those_of_the_pictures_in_their_buckets(prepared, place, 
         assert max(gaps) > 1e-2
 
 
-def test_the_same_cases_in_another_format_are_not_encoded_again(prepared, base, place, files):
-    recipe, before = prepared
-    other = recipe_of(base, place, files[0], files[2], "data.cap=7", "tasks.t2i=0", "seed=5")
+@pytest.mark.parametrize("where", ["disk", "s3"])
+def test_the_same_cases_in_another_format_are_not_encoded_again(
+    prepared, base, place, files, store, where
+):
+    _, before = prepared
+    table = files[2] if where == "disk" else store.url("sources/table/0.parquet")
+    other = recipe_of(base, place, files[0], table, "data.cap=7", "tasks.t2i=0", "seed=5")
     again = prepare(other, place)
     assert again.encoded == 0
     assert {shard.digest for shard in again.shards} == {shard.digest for shard in before.shards}
 
 
-def test_a_description_counts_layouts_bytes_and_bad_rows(prepared, base, place, files):
-    found = describe(recipe_of(base, place, files[0], files[1]), place)
+@pytest.mark.parametrize("where", ["disk", "s3"])
+def test_a_description_counts_layouts_bytes_and_bad_rows(
+    prepared, base, place, files, store, where
+):
+    lines = files[0] if where == "disk" else store.url("sources/prompts")
+    found = describe(recipe_of(base, place, lines, files[1]), place)
     assert found.uses["t2i"]["any"].unique == 4
     assert found.uses["t2i"]["any"].passes == pytest.approx(2.0)  # 8 samples of 4 cases
     assert found.cases == 8

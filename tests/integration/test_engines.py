@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 from distilling import (
-    build_base,
     build_lora,
     encode_locally,
     in_processes,
@@ -14,6 +13,7 @@ from distilling import (
 )
 from distilling import small_recipe as recipe_of
 from safetensors.torch import load_file
+from small import build_base
 
 from flash_ray.distill.teacher_log import TeacherLog
 

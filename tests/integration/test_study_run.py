@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import ray
 import yaml
-from distilling import build_base, small_recipe
+from distilling import small_recipe
+from small import build_base
 
 from flash_ray.checkpoints.publish import read_student
 from flash_ray.checkpoints.storage import Store

@@ -7,7 +7,8 @@ import signal
 import pytest
 import ray
 import torch
-from distilling import build_base, build_lora, small_recipe
+from distilling import build_lora, small_recipe
+from small import build_base
 
 from flash_ray.backbones.load import load_backbone
 from flash_ray.teachers.actor import start_teachers

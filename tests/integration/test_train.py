@@ -10,8 +10,9 @@ import pytest
 import ray.train
 import torch
 from diffusers import QwenImage21Transformer2DModel
-from distilling import build_base, build_lora, small_recipe
+from distilling import build_lora, small_recipe
 from ray.util.state import list_actors
+from small import build_base
 
 from flash_ray.checkpoints.storage import Store
 from flash_ray.distill.monitor import Diverged

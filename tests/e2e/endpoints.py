@@ -1,0 +1,66 @@
+"""Starts the server that the tests of the endpoints and of the gallery ask."""
+
+import os
+import signal
+import socket
+import subprocess
+import sysconfig
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from flash_ray.serving.tokens import add_token
+
+
+@dataclass
+class Served:
+    """A server that was started with `flash-ray serve`; `token` may do everything."""
+
+    url: str
+    token: str
+    folder: Path
+    process: subprocess.Popen[bytes]
+
+    def stop(self) -> None:
+        """Ends it as Ctrl-C does, and waits for that."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            self.process.wait()
+
+
+def start_server(base: Path, place: Path, *options: str) -> Served:
+    """Starts `flash-ray serve` over the store in `place` and waits until it answers."""
+    token = add_token(place / f"tokens-{time.monotonic_ns()}.json", "everything", "admin")
+    tokens = max(place.glob("tokens-*.json"), key=lambda path: path.stat().st_mtime_ns)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    script = Path(sysconfig.get_path("scripts")) / "flash-ray"
+    words = ["serve", "--set", f"base={base}", "--store", place / "store", "--port", str(port)]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "RAY_"))}
+    environment |= {
+        "HOME": str(place),
+        "FLASH_RAY_CACHE": str(place / "cache"),
+        "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "600",
+    }
+    with (place / "log").open("ab") as log:
+        process = subprocess.Popen(
+            [script, *words, "--tokens", tokens, *options],
+            env=environment,
+            stdout=log,
+            stderr=log,
+        )
+    url = f"http://127.0.0.1:{port}"
+    while not _answers(url):
+        assert process.poll() is None, (place / "log").read_text()
+        time.sleep(0.5)
+    return Served(url, token, place, process)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/healthz", timeout=5) as answer:
+            return answer.status == 200
+    except OSError:
+        return False

@@ -1,0 +1,192 @@
+"""`flash-ray serve` as its users meet it: the official client, curl, load, deaths, restarts."""
+
+import base64
+import concurrent.futures
+import http.client
+import json
+import socket
+import threading
+import time
+from io import BytesIO
+from urllib.parse import urlsplit
+
+import numpy as np
+import openai
+import psutil
+import pytest
+from endpoints import start_server
+from PIL import Image
+
+PROMPTS = [
+    f"A {colour} circle on a {ground} field"
+    for colour in ("red", "blue", "green")
+    for ground in ("dark", "bright", "grey", "yellow")
+]
+
+
+@pytest.fixture(scope="module")
+def client(served):
+    return openai.OpenAI(base_url=f"{served.url}/v1", api_key=served.token, max_retries=0)
+
+
+def draw(client, prompt="A red circle", model="plain", seed=1):
+    answer = client.images.generate(model=model, prompt=prompt, extra_body={"seed": seed})
+    return np.asarray(Image.open(BytesIO(base64.b64decode(answer.data[0].b64_json))))
+
+
+def call(served, method, path, body=None):
+    """(status, JSON) of a request with the token."""
+    connection = http.client.HTTPConnection(urlsplit(served.url).netloc)
+    headers = {"Authorization": f"Bearer {served.token}", "Content-Type": "application/json"}
+    connection.request(method, path, json.dumps(body) if body else None, headers)
+    answer = connection.getresponse()
+    return answer.status, json.loads(answer.read())
+
+
+def settled(served, name):
+    """The evaluation once it has ended."""
+    while (view := call(served, "GET", f"/v1/evaluations/{name}")[1])["status"] in (
+        "queued",
+        "running",
+    ):
+        time.sleep(0.5)
+    return view
+
+
+def test_the_official_client_and_pictures_that_do_not_depend_on_the_load(client):
+    assert {model.id for model in client.models.list()} >= {"teacher", "plain", "bold"}
+    alone = [draw(client, prompt) for prompt in PROMPTS]
+    with concurrent.futures.ThreadPoolExecutor(len(PROMPTS)) as pool:
+        together = list(pool.map(lambda prompt: draw(client, prompt), PROMPTS))
+    for one, other in zip(alone, together, strict=True):
+        assert np.abs(one.astype(int) - other.astype(int)).max() <= 1
+
+
+def test_an_evaluation_runs_and_is_cancelled(served):
+    asked = {"model": "plain", "bench": "t2i", "cases": 1}
+    status, view = call(served, "POST", "/v1/evaluations", asked)
+    assert status == 202
+    assert settled(served, view["id"])["result"]["score"] >= 1
+    status, again = call(served, "POST", "/v1/evaluations", asked)
+    assert (status, again["id"]) == (200, view["id"])
+
+    long = call(
+        served, "POST", "/v1/evaluations", {"model": "teacher", "bench": "edit", "cases": 16}
+    )
+    name = long[1]["id"]
+    assert call(served, "DELETE", f"/v1/evaluations/{name}")[1]["status"] == "cancelled"
+    assert settled(served, name)["status"] == "cancelled"
+
+
+def test_a_client_that_hangs_up_frees_its_place(served, client):
+    body = json.dumps({"model": "teacher", "prompt": "A red circle", "n": 8}).encode()
+    lines = (
+        "POST /v1/images/generations HTTP/1.1",
+        "Host: x",
+        f"Authorization: Bearer {served.token}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        "\r\n",
+    )
+    head = "\r\n".join(lines).encode()
+    sockets = []
+    for _ in range(24):
+        connection = socket.create_connection(urlsplit(served.url).netloc.split(":"))
+        connection.sendall(head + body)
+        sockets.append(connection)
+    for connection in sockets:
+        connection.close()
+    # 24 x 8 teacher pictures would take many batches: one that is asked for now comes at once
+    # only if they are gone. It is refused at most while they are being let go.
+    for _ in range(100):
+        try:
+            draw(client)
+            break
+        except openai.RateLimitError as error:
+            assert int(error.response.headers["retry-after"]) >= 1
+            time.sleep(0.1)
+    else:
+        pytest.fail("the places of clients that hung up were not freed")
+
+
+def test_an_alias_goes_over_under_load_without_a_failed_request(served, client, flash_ray):
+    store = ("--store", str(served.folder / "store"))
+    plain, bold = draw(client, model="plain"), draw(client, model="bold")
+    assert flash_ray("alias", "best", "plain", *store).returncode == 0
+    seen, stop = [], threading.Event()
+
+    def ask():
+        while not stop.is_set():
+            picture = draw(client, model="best")
+            seen.append(min((plain, bold), key=lambda one: difference(one, picture)) is bold)
+            assert min(difference(plain, picture), difference(bold, picture)) <= 1
+
+    def difference(one, other):
+        return np.abs(one.astype(int) - other.astype(int)).max()
+
+    while call(served, "GET", "/v1/models/best")[0] == 404:
+        time.sleep(0.2)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        clients = [pool.submit(ask) for _ in range(4)]
+        while not seen:
+            time.sleep(0.1)
+        assert flash_ray("alias", "best", "bold", *store).returncode == 0
+        while not all(seen[-8:]) and all(not one.done() for one in clients):
+            time.sleep(0.1)
+        stop.set()
+        for one in clients:
+            one.result()
+    assert not seen[0] and seen[-1]
+
+
+def test_a_replica_that_dies_loses_no_evaluation(served, client):
+    asked = {"model": "plain", "bench": "edit", "cases": 4}
+    name = call(served, "POST", "/v1/evaluations", asked)[1]["id"]
+    for process in replicas(served, "generate", "score"):
+        process.kill()
+    assert settled(served, name)["status"] == "succeeded"
+    while True:  # the replica comes back
+        try:
+            draw(client)
+            break
+        except openai.InternalServerError:
+            time.sleep(0.5)
+
+
+def replicas(served, *deployments):
+    """The server's processes of these deployments."""
+    titles = [f"ServeReplica:flash-ray:{name}" for name in deployments]
+    family = psutil.Process(served.process.pid).children(recursive=True)
+    found = [p for p in family if any(title in " ".join(p.cmdline()) for title in titles)]
+    assert len(found) == len(deployments)
+    return found
+
+
+def test_evaluations_are_found_again_after_a_restart(served, base, place):
+    before = call(served, "GET", "/v1/evaluations")[1]["data"]
+    asked = {"model": "bold", "bench": "edit", "cases": 8}
+    name = call(served, "POST", "/v1/evaluations", asked)[1]["id"]
+    served.stop()
+    assert served.process.returncode == 0
+    again = start_server(base, place)
+    try:
+        assert settled(again, name)["status"] == "succeeded"
+        after = call(again, "GET", "/v1/evaluations")[1]["data"]
+        assert {one["id"] for one in after} == {one["id"] for one in before} | {name}
+    finally:
+        again.stop()
+
+
+def test_bad_input_is_refused_in_one_line(flash_ray, tmp_path):
+    for words, says in (
+        (["serve", "--host", "0.0.0.0"], "--tokens"),
+        (["serve", "--store", "nowhere"], "--store: no store in nowhere"),
+        (["serve", "--serving", "limits.m=4"], "limits.m: unknown key; did you mean limits.n?"),
+        (["serve", "--tokens", "nowhere.json"], "--tokens: nowhere.json"),
+        (["serve", "--set", "base=nowhere"], "base: no pipeline in nowhere"),
+        (["token", "tokens.json", "a b"], "NAME: 'a b'"),
+        (["token", "tokens.json", "me", "--role", "king"], "--role: 'king'"),
+    ):
+        ended = flash_ray(*words)
+        assert ended.returncode == 2, ended.stderr
+        assert says in ended.stderr and ended.stderr.count("\n") == 1
