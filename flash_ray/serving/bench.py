@@ -1,9 +1,9 @@
 """`python -m flash_ray.serving.bench`: the endpoints against plain diffusers, on this machine.
 
 Prints, from one run: pictures a second at 1, 4 and 16 clients and their ratio to a loop of plain
-`QwenImage21Pipeline` calls of the same student, taken in turns; latencies; what happens at twice the
-rate that the server can take; the first picture of a student that is in object storage only; and a
-replica's memory while students come and go.
+`QwenImage21Pipeline` calls of the same student, taken in turns; latencies; what happens at twice
+the rate that the server can take; the first picture of a student that is in object storage only;
+and a replica's memory while students come and go.
 """
 
 import json
