@@ -4,10 +4,13 @@ import base64
 import concurrent.futures
 import http.client
 import json
+import re
 import socket
 import threading
 import time
+import urllib.request
 from io import BytesIO
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -22,6 +25,8 @@ PROMPTS = [
     for colour in ("red", "blue", "green")
     for ground in ("dark", "bright", "grey", "yellow")
 ]
+
+STAGES = ("queue", "encode", "denoise", "decode")
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +165,33 @@ def replicas(served, *deployments):
     found = [p for p in family if any(title in " ".join(p.cmdline()) for title in titles)]
     assert len(found) == len(deployments)
     return found
+
+
+def scraped(served):
+    """Everything that the server's Ray shows to Prometheus."""
+    family = psutil.Process(served.process.pid).children(recursive=True)
+    words = (word for process in family for word in process.cmdline())
+    session = next(word for word in words if word.startswith("--session-dir=")).partition("=")[2]
+    found = json.loads((Path(session) / "prom_metrics_service_discovery.json").read_text())
+    pages = [urllib.request.urlopen(f"http://{target}/metrics") for target in found[0]["targets"]]
+    return "".join(page.read().decode() for page in pages)
+
+
+def test_metrics_tell_stages_batches_caches_and_errors(served, client):
+    draw(client)
+    draw(client)
+    assert call(served, "POST", "/v1/images/generations", {"model": "nobody"})[0] == 400
+    wanted = {
+        *(f'flash_serve_stage_seconds_count{{.*stage="{stage}"' for stage in STAGES),
+        "flash_serve_batch_pictures_count",
+        'flash_serve_cache_lookups_total{.*cache="prefix".*outcome="hit"',
+        'flash_serve_cache_lookups_total{.*cache="condition".*outcome="miss"',
+        'flash_serve_errors_total{.*route="/v1/images/generations".*status="400"',
+        'flash_serve_request_seconds_count{.*route="/v1/images/generations"',
+    }
+    while missing := {one for one in wanted if not re.search(one, text := scraped(served))}:
+        assert "ray_" in text, missing  # Ray exports every few seconds
+        time.sleep(1)
 
 
 def test_evaluations_are_found_again_after_a_restart(served, base, place):
