@@ -25,6 +25,7 @@ JOBS = {
     "jobs/evaluate.py": ["evaluate"],
     "jobs/encode.py": ["data", "encode"],
     "jobs/study.py": ["study"],
+    "jobs/serve.py": ["serve"],
 }
 
 
