@@ -18,6 +18,10 @@ MANIFEST = "model.json"
 SUFFIXES = (".safetensors", ".json", ".txt")
 
 
+class CorruptManifest(UserError):
+    """A published name whose manifest is not one."""
+
+
 class Student(BaseModel):
     """The manifest of a published student, `students/<name>/model.json`."""
 
@@ -81,11 +85,13 @@ def read_student(store: Store, name: str) -> Student:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
-        raise UserError(
+        raise CorruptManifest(
             f"{store.url(key)}: {MANIFEST} is corrupt ({field}: {first['msg']}); publish anew"
         ) from error
     if student.name != name:
-        raise UserError(f"{store.url(key)}: is the manifest of {student.name!r}; publish anew")
+        raise CorruptManifest(
+            f"{store.url(key)}: is the manifest of {student.name!r}; publish anew"
+        )
     for path in student.files:
         _check_file(path)
     return student

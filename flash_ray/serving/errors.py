@@ -1,5 +1,6 @@
 """Errors in the shape that OpenAI's clients read: {"error": {message, type, param, code}}."""
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -9,6 +10,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from flash_ray.errors import UserError
+
+logger = logging.getLogger("ray.serve")
 
 KINDS = {
     400: "invalid_request_error",
@@ -74,8 +77,9 @@ def _handler(
 
 
 def _of_user_error(error: UserError) -> ApiError:
-    field = str(error).partition(":")[0]
-    return ApiError(400, str(error), param=field if field.isidentifier() else None)
+    # Requests are checked before anything is done: what is wrong now is ours, the store's mostly.
+    logger.error("%s", error)
+    return ApiError(503, "The server cannot do its part; its log says why.", code="unavailable")
 
 
 def _of_validation(error: RequestValidationError) -> ApiError:

@@ -1,7 +1,7 @@
 """Which models can be asked: the teacher, published students of its base, and aliases of them."""
 
+import logging
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -9,10 +9,11 @@ from typing import Any, Literal
 from flash_ray.backbones.load import base_digest
 from flash_ray.backbones.sampling import schedule
 from flash_ray.checkpoints.aliases import read_aliases
-from flash_ray.checkpoints.publish import Student, read_student, student_names
+from flash_ray.checkpoints.publish import CorruptManifest, Student, read_student, student_names
 from flash_ray.checkpoints.storage import Store
-from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe
+
+logger = logging.getLogger("ray.serve")
 
 TEACHER = "teacher"
 TEACHER_STEPS = 40
@@ -100,7 +101,7 @@ class Catalogue:
     def __init__(self, recipe: Recipe, store: Store, max_age: float = 2.0):
         self._recipe, self._store, self._max_age = recipe, store, max_age
         self._teacher = teacher_of(recipe)
-        self._students: dict[str, Student] = {}
+        self._students: dict[str, Student | None] = {}
         self._models: dict[str, Model] = {}
         self._read = float("-inf")
 
@@ -117,10 +118,11 @@ class Catalogue:
         if time.monotonic() - self._read < self._max_age:
             return
         self._students = {
-            name: self._students.get(name) or read_student(self._store, name)
+            name: self._students[name] if name in self._students else self._student(name)
             for name in student_names(self._store)
         }
-        students = {s.name: s for s in self._students.values() if s.base == self._recipe.base}
+        own = [student for student in self._students.values() if student]
+        students = {s.name: s for s in own if s.base == self._recipe.base and s.name != TEACHER}
         named = [model_of(student) for student in students.values()]
         for alias, name in read_aliases(self._store).items():
             if name in students and alias not in students:
@@ -130,7 +132,10 @@ class Catalogue:
         }
         self._read = time.monotonic()
 
-
-def unknown_model(name: str, models: Sequence[Model]) -> UserError:
-    known = ", ".join(model.id for model in models[:20])
-    return UserError(f"model: there is no {name[:100]!r}; allowed: {known}; see GET /v1/models")
+    def _student(self, name: str) -> Student | None:
+        """The student; None, and a line in the log, if its manifest is corrupt: others are not."""
+        try:
+            return read_student(self._store, name)
+        except CorruptManifest as error:
+            logger.warning("%s", error)
+            return None

@@ -5,7 +5,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image, ImageOps
 
-from flash_ray.errors import UserError
+from flash_ray.serving.errors import ApiError
 from flash_ray.serving.settings import Limits
 
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -23,10 +23,12 @@ def open_upload(data: bytes, limits: Limits, field: str = "image") -> Image.Imag
     """An uploaded picture, decoded, as RGB or RGBA.
 
     Raises:
-        UserError: it is too large, of another format than PNG, JPEG or WebP, or broken.
+        ApiError: 400; it is too large, of another format than PNG, JPEG or WebP, or broken.
     """
     if len(data) > limits.image_bytes:
-        raise UserError(f"{field}: more than {limits.image_bytes} bytes; send a smaller picture")
+        raise ApiError(
+            400, f"{field}: {len(data)} bytes; allowed: at most {limits.image_bytes}.", field
+        )
     try:
         picture = Image.open(BytesIO(data), formats=FORMATS)
         # The header tells the size before anything is decoded.
@@ -34,11 +36,13 @@ def open_upload(data: bytes, limits: Limits, field: str = "image") -> Image.Imag
             raise Image.DecompressionBombError
         picture = ImageOps.exif_transpose(picture)
     except Image.DecompressionBombError as error:
-        raise UserError(
-            f"{field}: too many pixels; allowed: {limits.image_pixels}; send a smaller picture"
+        raise ApiError(
+            400, f"{field}: too many pixels; allowed: at most {limits.image_pixels}.", field
         ) from error
     except Exception as error:  # of many kinds: Pillow knows many ways to be broken
-        raise UserError(
-            f"{field}: cannot be read as a picture; send a whole PNG, JPEG or WebP file"
+        raise ApiError(
+            400,
+            f"{field}: cannot be read as a picture; send a whole PNG, JPEG or WebP file.",
+            field,
         ) from error
     return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
