@@ -224,9 +224,9 @@ def test_cases_of_a_bench_are_judged(page, bench, category):
 def test_an_evaluation_runs_to_its_table_and_the_worst_answers(page):
     page.sign_in()
     model = page.api("/v1/models")["data"][1]["id"]
-    item = page.evaluate(model)
+    listed = page.evaluate(model)
 
-    assert f"{model} on t2i" in item.text and "succeeded, 3 of 3" in item.text
+    assert f"{model} on t2i" in listed.text and "succeeded, 3 of 3" in listed.text
     categories = page.texts(".categories tbody th")
     assert sorted(categories) == ["landscape", "portrait", "text"]
     assert page.texts(".categories tfoot th") == ["all"]
@@ -250,7 +250,7 @@ def test_an_evaluation_runs_to_its_table_and_the_worst_answers(page):
     assert page.focused().text == f"{model} on t2i"
     page.one(".heading button").click()
     assert page.all(".answers") == []
-    assert page.focused() == item
+    assert page.focused() == listed
 
 
 def test_a_wrong_token_says_so_and_the_right_one_is_kept_in_the_tab(page):

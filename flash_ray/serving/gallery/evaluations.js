@@ -20,10 +20,11 @@ export function setUpEvaluations(models, benches) {
   /** Reads the list, and again while something in it changes. */
   async function poll() {
     clearTimeout(timer);
+    const before = [...items.keys()];
     const evaluations = await listEvaluations();
     evaluations.sort((a, b) => a.created - b.created).forEach(show);
     const listed = new Set(evaluations.map(({ id }) => id));
-    for (const id of items.keys()) if (!listed.has(id)) drop(id);
+    for (const id of before) if (!listed.has(id)) drop(id);
     clearTimeout(timer); // of another call, that ended meanwhile
     if (evaluations.some(isActive)) timer = setTimeout(() => trying("evaluations", poll), POLL_MS);
   }
@@ -54,7 +55,6 @@ export function setUpEvaluations(models, benches) {
     });
     say(evaluation);
     show(evaluation);
-    if (evaluation.status === "succeeded") open(evaluation.id);
     await trying("evaluations", poll);
   }
 
