@@ -1,0 +1,193 @@
+// The form of a comparison: which models, which cases or prompts, and what rows follow from it.
+
+import { listCases, readPicture } from "./api.js";
+import { byId, element, fillSelect } from "./dom.js";
+import { count, decimal } from "./format.js";
+import { Pictures } from "./pictures.js";
+import { Pool } from "./pool.js";
+
+const READS = 4; // input pictures fetched at a time
+const CHOSEN = 2; // models at first
+const SEEDS = 2 ** 31;
+
+/**
+ * @typedef {object} Row one question to all models
+ * @property {string} id of the case, or "prompt-1"
+ * @property {string} prompt
+ * @property {number} seed of the noise, the same for all models
+ * @property {string|null} bench that judges the answers
+ * @property {Blob|null} input the picture to edit
+ */
+
+export class CompareForm {
+  #models;
+  #benches;
+  #preview = new Pictures();
+
+  constructor(models, benches) {
+    this.#models = models;
+    this.#benches = benches;
+    this.#listModels();
+    fillSelect(
+      byId("bench"),
+      benches.map((bench) => bench.id),
+    );
+    this.#listCategories();
+    byId("picture").addEventListener("change", () => this.#showPicture());
+    byId("new-seed").addEventListener("click", () => {
+      byId("seed").value = Math.floor(Math.random() * SEEDS);
+    });
+    byId("bench").addEventListener("change", () => {
+      this.#listCategories();
+      this.#update();
+    });
+    byId("compare-form").addEventListener("input", () => this.#update());
+    this.#update();
+  }
+
+  /** The chosen models, in the order of the list. */
+  get models() {
+    return this.#models.filter((model) => this.#chosenModels().includes(model.id));
+  }
+
+  get size() {
+    return byId("size").value;
+  }
+
+  /** @returns {Promise<Row[]>} after the cases of a bench came from the server */
+  async rows(signal) {
+    if (this.#isOwn()) {
+      const [input = null] = byId("picture").files;
+      const seed = byId("seed").valueAsNumber;
+      return this.#prompts().map((prompt, i) => ({
+        id: `prompt-${i + 1}`,
+        prompt,
+        seed,
+        bench: null,
+        input,
+      }));
+    }
+    const bench = byId("bench").value;
+    const cases = await listCases(bench, byId("per-category").valueAsNumber, signal);
+    const categories = this.#chosenCategories();
+    const rows = cases
+      .filter((one) => categories.includes(one.category))
+      .map(({ id, prompt, seed, input }) => ({ id, prompt, seed, bench, input }));
+    const reads = new Pool(READS);
+    const inputs = rows.map(({ input }) => input && reads.run(() => readPicture(input, signal)));
+    return (await Promise.all(inputs)).map((input, i) => ({ ...rows[i], input }));
+  }
+
+  #isOwn() {
+    return byId("compare-form").elements.source.value === "own";
+  }
+
+  #chosenModels() {
+    return checked(byId("models"));
+  }
+
+  #chosenCategories() {
+    return checked(byId("categories"));
+  }
+
+  #prompts() {
+    return byId("prompts")
+      .value.split("\n")
+      .map((line) => line.trim())
+      .filter(Boolean);
+  }
+
+  #listModels() {
+    if (this.#models.length === 0) {
+      byId("models").replaceChildren(element("p", {}, "The server has no models."));
+      return;
+    }
+    const lines = this.#models.map((model, i) => {
+      const box = element("input", { type: "checkbox", value: model.id, checked: i < CHOSEN });
+      const facts = [nature(model), results(model)];
+      const lines = facts.map((fact) => element("span", { className: "soft" }, fact));
+      const text = element("span", {}, element("b", {}, model.id), ...lines);
+      return element("label", { className: "model" }, box, text);
+    });
+    byId("models").replaceChildren(...lines);
+  }
+
+  #listCategories() {
+    const bench = this.#benches.find((one) => one.id === byId("bench").value);
+    const boxes = bench.categories.map((name) =>
+      element(
+        "label",
+        {},
+        element("input", { type: "checkbox", value: name, checked: true }),
+        ` ${name}`,
+      ),
+    );
+    byId("categories").replaceChildren(...boxes);
+  }
+
+  #showPicture() {
+    const [file] = byId("picture").files;
+    this.#preview.clear();
+    byId("picture-preview").replaceChildren();
+    byId("picture-preview").hidden = !file;
+    if (!file) return;
+    const remove = element("button", { type: "button", className: "quiet" }, "Remove the picture");
+    remove.addEventListener("click", () => {
+      byId("picture").value = "";
+      this.#showPicture();
+      byId("picture").focus();
+    });
+    const { open } = this.#preview.show(file, "The picture to edit", file.name);
+    byId("picture-preview").append(open, remove);
+  }
+
+  /** Shows the chosen source only, and says what is missing or how much will be drawn. */
+  #update() {
+    const own = this.#isOwn();
+    for (const [id, isShown] of [
+      ["own", own],
+      ["from-bench", !own],
+    ]) {
+      byId(id).hidden = !isShown;
+      byId(id).disabled = !isShown; // hidden fields must not keep the form from being sent
+    }
+    const models = this.models;
+    fillSelect(byId("size"), commonSizes(models.length ? models : this.#models));
+    demand(byId("models").querySelector("input"), models.length, "Choose a model.");
+    const categories = this.#chosenCategories();
+    demand(byId("categories").querySelector("input"), categories.length, "Choose a category.");
+    const prompts = this.#prompts();
+    demand(byId("prompts"), prompts.length, "Write a prompt.");
+    demand(byId("size"), byId("size").value, "These models have no size in common.");
+    const cases = categories.length * (byId("per-category").valueAsNumber || 0);
+    const pictures = models.length * (own ? prompts.length : cases);
+    byId("generate").textContent = pictures ? `Generate ${count(pictures, "picture")}` : "Generate";
+  }
+}
+
+function checked(group) {
+  return [...group.querySelectorAll("input:checked")].map((box) => box.value);
+}
+
+/** The browser tells the user `message` at this field while it lacks something. */
+function demand(field, isThere, message) {
+  field?.setCustomValidity(isThere ? "" : message);
+}
+
+function commonSizes(models) {
+  const [first, ...others] = models.map((model) => model.sizes);
+  return (first ?? []).filter((size) => others.every((sizes) => sizes.includes(size)));
+}
+
+function nature({ kind, steps, evaluations, guidance, base }) {
+  const parts = [`${kind}, ${count(steps, "step")}`, count(evaluations, "evaluation")];
+  if (guidance !== 1) parts.push(`guidance ${guidance}`);
+  return [...parts, `base ${base}`].join(", ");
+}
+
+function results({ scores }) {
+  const { cases_per_category: cases, ...benches } = scores ?? {};
+  const means = Object.entries(benches).map(([bench, score]) => `${bench} ${decimal(score)}`);
+  if (means.length === 0) return "not scored yet";
+  return `${means.join(", ")} on ${count(cases, "case")} a category`;
+}

@@ -1,0 +1,17 @@
+// Numbers as a person reads them.
+
+/** A score, compliance, quality or credit. */
+export const decimal = (value) => value.toFixed(2);
+
+export const seconds = (value) => `${value.toFixed(value < 10 ? 2 : 1)} s`;
+
+/** "1 picture", "2 pictures". */
+export const count = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
+
+export const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+
+export function median(values) {
+  const sorted = [...values].sort((a, b) => a - b);
+  const middle = Math.floor(sorted.length / 2);
+  return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+}

@@ -1,0 +1,134 @@
+// The grid of a comparison: a row for each case or prompt, a column for each model.
+
+import { element } from "./dom.js";
+import { decimal, mean, median, seconds } from "./format.js";
+import { fromBase64, Pictures } from "./pictures.js";
+
+const MANY = 4; // models; more of them get smaller pictures
+
+/** What is shown of one comparison; `cell(row, model)` is where a picture goes. */
+export class Grid {
+  #pictures = new Pictures();
+  #cells = new Map();
+  #heads = new Map();
+
+  /** Replaces what `container` shows. */
+  constructor(container, rows, models) {
+    const hasInputs = rows.some((row) => row.input);
+    const table = element("table", { className: "grid" });
+    table.classList.toggle("many", models.length > MANY);
+    table.append(this.#head(models, hasInputs), this.#body(rows, models, hasInputs));
+    const note =
+      "Scores are the judge's, from 1 to 5. Times are the server's for one picture, " +
+      "without the wait in its queue.";
+    container.replaceChildren(table, element("p", { className: "soft" }, note));
+  }
+
+  cell(row, model) {
+    return this.#cells.get(row).get(model);
+  }
+
+  /** Says in a model's head what its answers so far score, and the seconds that they took. */
+  summarise(model, scores, times) {
+    const parts = [];
+    if (scores.length) parts.push(`mean ${decimal(mean(scores))}`);
+    if (times.length) parts.push(`median ${seconds(median(times))}`);
+    this.#heads.get(model).textContent = parts.join(", ");
+  }
+
+  /** To be called before another grid takes the place. */
+  clear() {
+    this.#pictures.clear();
+  }
+
+  #head(models, hasInputs) {
+    const columns = models.map((model) => {
+      this.#heads.set(model, element("span"));
+      return element("th", { scope: "col" }, element("b", {}, model.id), this.#heads.get(model));
+    });
+    const input = hasInputs && element("th", { scope: "col" }, element("b", {}, "input"));
+    const first = element("th", { scope: "col" }, element("b", {}, "prompt"));
+    return element("thead", {}, element("tr", {}, first, input, ...columns));
+  }
+
+  #body(rows, models, hasInputs) {
+    const lines = rows.map((row) => {
+      const cells = models.map((model) => new Cell(this.#pictures, row, model));
+      this.#cells.set(row, new Map(models.map((model, i) => [model, cells[i]])));
+      const head = element(
+        "th",
+        { scope: "row" },
+        element("p", { className: "prompt" }, row.prompt),
+      );
+      head.append(element("p", { className: "soft" }, `${row.id}, seed ${row.seed}`));
+      return element("tr", {}, head, hasInputs && this.#input(row), ...cells.map((c) => c.box));
+    });
+    return element("tbody", {}, ...lines);
+  }
+
+  #input(row) {
+    const file = row.input.name ?? `${row.id}-input.png`; // an upload has its own name
+    const { open, save } = this.#pictures.show(row.input, `Input: ${row.prompt}`, file);
+    const name = element("b", { className: "name" }, "input");
+    const more = element("div", { className: "more" }, save);
+    return element("td", { className: "input" }, name, open, more);
+  }
+}
+
+/** One model's answer to one row. */
+class Cell {
+  #pictures;
+  #row;
+  #model;
+  #note = element("p", { className: "note" });
+  #frame = element("div", { className: "frame" }, this.#note);
+  #score = element("strong");
+  #caption = element("p", { className: "caption" }, this.#score);
+  #verdict = element("dl");
+  #making = element("dl");
+
+  constructor(pictures, row, model) {
+    this.#pictures = pictures;
+    this.#row = row;
+    this.#model = model;
+    this.box = element("td", {}, element("b", { className: "name" }, model.id), this.#frame);
+  }
+
+  /** What there is instead of a picture, or is wrong with it. */
+  say(text, isFailure = false) {
+    this.#note.textContent = text;
+    this.#note.classList.toggle("failure", isFailure);
+  }
+
+  showPicture({ b64, seed, timings }) {
+    const { id, prompt } = this.#row;
+    const file = `${this.#model.id}-${id}.png`;
+    const description = `${this.#model.id}: ${prompt}`;
+    const { open, save } = this.#pictures.show(fromBase64(b64), description, file);
+    const time = element("span", { className: "time" }, seconds(drawingTime(timings)));
+    const waited = element("span", { className: "soft" }, `+ ${seconds(timings.queue)} queued`);
+    this.#caption.append(time, timings.queue >= 0.005 ? waited : "");
+    const summary = element("summary", {}, "details");
+    summary.setAttribute("aria-label", `Details of ${this.#model.id}, ${id}`);
+    const details = element("details", {}, summary, this.#verdict, this.#making);
+    state(this.#making, "seed", String(seed));
+    for (const [part, value] of Object.entries(timings)) state(this.#making, part, seconds(value));
+    const more = element("div", { className: "more" }, details, save);
+    this.#frame.replaceWith(open, this.#caption, this.#note, more);
+  }
+
+  showVerdict({ score, compliance, quality, cap, attributes }) {
+    this.#score.textContent = decimal(score);
+    this.say(cap ? `capped: ${cap}` : "", true);
+    for (const [name, value] of Object.entries({ compliance, quality, ...attributes })) {
+      state(this.#verdict, name, decimal(value));
+    }
+  }
+}
+
+function state(list, name, value) {
+  list.append(element("div", {}, element("dt", {}, name), element("dd", {}, value)));
+}
+
+/** Seconds that the server worked on a picture, without those it let it wait. */
+export const drawingTime = (timings) => timings.total - timings.queue;

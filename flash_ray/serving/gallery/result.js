@@ -1,0 +1,152 @@
+// One finished evaluation: its table by category, and its answers, the worst first.
+
+import { trying } from "./alerts.js";
+import { readPicture } from "./api.js";
+import { element } from "./dom.js";
+import { count, decimal } from "./format.js";
+import { Pictures } from "./pictures.js";
+import { Pool } from "./pool.js";
+
+const PAGE = 24; // answers shown at a time
+const READS = 4; // pictures fetched at a time
+
+export class Result {
+  #box;
+  #pictures = new Pictures();
+  #loading = new AbortController();
+
+  /** `box` is where an evaluation is shown. */
+  constructor(box) {
+    this.#box = box;
+  }
+
+  /** Shows an evaluation that succeeded, instead of the one before; `onClose` after it is closed. */
+  show(evaluation, onClose) {
+    this.#clear();
+    const { model, bench, cases, seed, result } = evaluation;
+    const title = element("h2", { tabIndex: -1 }, `${model} on ${bench}`);
+    const close = element("button", { type: "button" }, "Close");
+    close.addEventListener("click", () => {
+      this.#clear();
+      onClose();
+    });
+    const worst = [...result.answers].sort(
+      (a, b) => a.score - b.score || a.case.localeCompare(b.case),
+    );
+    const how = `${count(cases, "case")} a category, seed ${seed}. Brackets: 95 % interval.`;
+    this.#box.append(
+      element("div", { className: "heading" }, title, close),
+      element("p", { className: "soft" }, how),
+      element("div", { className: "scroll" }, categoryTable(result)),
+      element("h3", {}, "Answers, the worst first"),
+    );
+    this.#list(model, worst);
+    title.focus();
+  }
+
+  #clear() {
+    this.#loading.abort();
+    this.#loading = new AbortController();
+    this.#pictures.clear();
+    this.#box.replaceChildren();
+  }
+
+  /** A page of answers, and a button for the next. */
+  #list(model, answers) {
+    const list = element("ol", { className: "answers" });
+    const more = element("button", { type: "button" });
+    const { signal } = this.#loading;
+    let left = answers;
+    const next = () => {
+      const page = left.slice(0, PAGE);
+      left = left.slice(PAGE);
+      more.hidden = left.length === 0;
+      more.textContent = `Show more of the ${left.length} others`;
+      const items = page.map((answer) => answerItem(answer));
+      list.append(...items);
+      const frames = items.flatMap((item) => [...item.querySelectorAll(".frame")]);
+      trying("pictures", () => this.#load(model, frames, signal));
+      return items;
+    };
+    more.addEventListener("click", () => next()[0].focus());
+    this.#box.append(list, more);
+    next();
+  }
+
+  /** Puts pictures into the frames that have none yet. */
+  #load(model, frames, signal) {
+    const empty = frames.filter((frame) => frame.isConnected);
+    const reads = new Pool(READS);
+    const load = async (frame) => {
+      const blob = await readPicture(frame.dataset.path, signal);
+      signal.throwIfAborted();
+      const file = `${model}-${frame.dataset.name}.png`;
+      const { open, save } = this.#pictures.show(blob, frame.dataset.description, file);
+      frame.replaceWith(element("div", {}, open, save));
+    };
+    return Promise.all(empty.map((frame) => reads.run(() => load(frame))));
+  }
+}
+
+function categoryTable({ categories, score, interval, compliance, quality }) {
+  const line = (cells) => {
+    const [name, ...values] = cells;
+    const boxes = values.map((value) => element("td", { className: "number" }, value));
+    return element("tr", {}, element("th", { scope: "row" }, name), ...boxes);
+  };
+  const heads = ["category", "cases", "score", "compliance", "quality", "diversity gap"];
+  const rows = Object.entries(categories).map(([name, row]) => {
+    const gap = row.diversity_gap === null ? "" : row.diversity_gap.toFixed(3);
+    const measures = [row.score, row.compliance, row.quality].map(decimal);
+    return line([name, String(row.cases), ...measures, gap]);
+  });
+  const all = Object.values(categories).reduce((sum, row) => sum + row.cases, 0);
+  const [low, high] = interval.map(decimal);
+  const total = [`${decimal(score)} [${low}, ${high}]`, decimal(compliance), decimal(quality), ""];
+  return element(
+    "table",
+    { className: "categories" },
+    element(
+      "thead",
+      {},
+      element("tr", {}, ...heads.map((head) => element("th", { scope: "col" }, head))),
+    ),
+    element("tbody", {}, ...rows),
+    element("tfoot", {}, line(["all", String(all), ...total])),
+  );
+}
+
+function answerItem({ case: name, prompt, score, compliance, quality, cap, picture, input }) {
+  const frame = (path, file, description) => {
+    const made = element(
+      "div",
+      { className: "frame" },
+      element("p", { className: "note" }, "loading"),
+    );
+    Object.assign(made.dataset, { path, name: file, description });
+    return made;
+  };
+  return element(
+    "li",
+    { tabIndex: -1 },
+    element(
+      "div",
+      { className: "pictures" },
+      input && frame(input, `${name}-input`, `Input: ${prompt}`),
+      frame(picture, name, `Answer: ${prompt}`),
+    ),
+    element(
+      "p",
+      {},
+      element("strong", {}, decimal(score)),
+      element("span", { className: "soft" }, ` ${name}`),
+    ),
+    cap && element("p", { className: "failure" }, `capped: ${cap}`),
+    element("p", { className: "prompt" }, prompt),
+    element(
+      "p",
+      { className: "soft" },
+      `compliance ${decimal(compliance)}, quality ${decimal(quality)}`,
+    ),
+  );
+}

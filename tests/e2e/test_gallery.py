@@ -1,0 +1,428 @@
+"""The gallery as a person uses it, in a real Chromium; the last test stops the server."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.request import Request, urlopen
+
+import pytest
+from endpoints import Served
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import Select, WebDriverWait
+
+WAIT_S = 300  # the longest that a busy machine may take for one step
+SCORE = r"[1-5]\.\d\d"
+SECONDS = r"\d+\.\d+ s"
+
+# The next request for pictures is told that the server is busy.
+BUSY_ONCE = """
+const real = window.fetch;
+window.fetch = (path, ...rest) => {
+  if (!path.startsWith("/v1/images/")) return real(path, ...rest);
+  window.fetch = real;
+  const error = { message: "busy", type: "rate_limit_error", param: null, code: null };
+  const headers = { "Retry-After": "2" };
+  return Promise.resolve(new Response(JSON.stringify({ error }), { status: 429, headers }));
+};
+// Every text that a cell has had.
+window.seen = [];
+new MutationObserver(() => window.seen.push(document.querySelector("#grid").textContent))
+  .observe(document.querySelector("#grid"), { childList: true, subtree: true });
+"""
+
+
+class Page:
+    """The gallery in a browser, with the words of a person who uses it."""
+
+    def __init__(self, browser: webdriver.Chrome, served: Served):
+        self.browser, self.served = browser, served
+
+    def open(self) -> None:
+        """The page of somebody who was never here; it asks for a token."""
+        self.browser.get(self.served.url)
+        self.browser.execute_script("sessionStorage.clear()")
+        self.browser.refresh()
+        self.wait(lambda: self.one("#token-dialog").is_displayed())
+
+    def sign_in(self) -> None:
+        self.open()
+        self.one("#token").send_keys(self.served.token, Keys.ENTER)
+        self.wait(lambda: self.one("#generate").is_enabled())
+
+    def one(self, selector: str) -> WebElement:
+        return self.browser.find_element(By.CSS_SELECTOR, selector)
+
+    def all(self, selector: str) -> list[WebElement]:
+        return self.browser.find_elements(By.CSS_SELECTOR, selector)
+
+    def texts(self, selector: str) -> list[str]:
+        return [found.text for found in self.all(selector)]
+
+    def wait(self, holds: Callable[[], Any]) -> Any:
+        return WebDriverWait(self.browser, WAIT_S, 0.1).until(lambda _: holds())
+
+    def api(self, path: str) -> Any:
+        """What the server itself says."""
+        headers = {"Authorization": f"Bearer {self.served.token}"}
+        with urlopen(Request(self.served.url + path, headers=headers)) as answer:
+            return json.load(answer)
+
+    def requested(self) -> list[str]:
+        """The paths that the page has asked for."""
+        script = "return performance.getEntriesByType('resource').map((entry) => entry.name)"
+        names = self.browser.execute_script(script)
+        return [name.removeprefix(self.served.url) for name in names]
+
+    def focused(self) -> WebElement:
+        return self.browser.switch_to.active_element
+
+    def write_prompts(self, *prompts: str) -> None:
+        self.one("[name=source][value=own]").click()
+        self.one("#prompts").send_keys("\n".join(prompts))
+
+    def take_cases(self, bench: str, category: str) -> None:
+        """One case, of one category of a bench."""
+        Select(self.one("#bench")).select_by_value(bench)
+        for box in self.all("#categories input"):
+            if box.get_attribute("value") != category:
+                box.click()
+
+    def generate(self) -> None:
+        self.one("#generate").click()
+        self.finish()
+
+    def finish(self) -> None:
+        """Waits for the end of a comparison, however it ends."""
+        self.wait(lambda: self.one("#generate").is_enabled())
+
+    def answers(self) -> list[WebElement]:
+        """The cells of the models."""
+        return self.all("#grid td:not(.input)")
+
+    def heads(self) -> list[str]:
+        """What the models' columns say under their names."""
+        return self.texts("#grid thead span")
+
+    def width(self, picture: WebElement) -> int:
+        """Of a picture's file, in pixels, once it is loaded."""
+        return self.wait(lambda: picture.get_property("naturalWidth"))
+
+    def evaluate(self, model: str) -> WebElement:
+        """Asks for an evaluation of a case a category and opens it; its place in the list."""
+        self.one("#evaluations-tab").click()
+        Select(self.one("#evaluation-model")).select_by_value(model)
+        Select(self.one("#evaluation-bench")).select_by_value("t2i")
+        cases = self.one("#evaluation-cases")
+        cases.clear()
+        cases.send_keys("1", Keys.ENTER)
+        label = f"Open {model} on t2i, 1 case a category, seed 0"
+        button = self.wait(lambda: self.one(f"[aria-label='{label}']"))
+        self.wait(button.is_displayed)
+        button.click()
+        self.wait(lambda: len(self.all(".answers img")) == 3)
+        return button.find_element(By.XPATH, "ancestor::li")
+
+    def fits(self) -> bool:
+        """Whether the page does not scroll sideways."""
+        script = "return document.scrollingElement.scrollWidth <= innerWidth"
+        return self.browser.execute_script(script)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[webdriver.Chrome]:
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    assert chromium and driver, "these tests need chromium and chromedriver in PATH"
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1300,900"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    started = webdriver.Chrome(options=options, service=Service(driver))
+    yield started
+    started.quit()
+
+
+@pytest.fixture
+def page(browser: webdriver.Chrome, served: Served) -> Iterator[Page]:
+    yield Page(browser, served)
+    # Errors of the page and of its content security policy; a status of 401 is neither.
+    errors = [
+        entry["message"]
+        for entry in browser.get_log("browser")
+        if entry["source"] == "javascript" or "Content Security Policy" in entry["message"]
+    ]
+    assert errors == []
+
+
+def test_two_models_draw_a_prompt_from_the_same_noise(page):
+    page.sign_in()
+    first, second = (model["id"] for model in page.api("/v1/models")["data"][:2])
+    page.write_prompts("a night sky over snow")
+    page.one("#seed").clear()
+    page.one("#seed").send_keys("7")
+    assert page.one("#generate").text == "Generate 2 pictures"
+    page.generate()
+
+    assert page.one("#compare-status").text == "2 of 2 pictures drawn."
+    answers = page.answers()
+    assert [page.width(cell.find_element(By.TAG_NAME, "img")) for cell in answers] == [64, 64]
+    for cell, model in zip(answers, (first, second), strict=True):
+        assert re.match(SECONDS, cell.find_element(By.CSS_SELECTOR, ".time").text)
+        facts = cell.find_element(By.TAG_NAME, "details").get_property("textContent")
+        assert re.search(r"seed7\D", facts)
+        raw = cell.find_element(By.CSS_SELECTOR, "a.picture")
+        assert raw.get_property("href").startswith("blob:") and raw.get_property("target")
+        save = cell.find_element(By.CSS_SELECTOR, "a.save")
+        assert save.get_property("download") == f"{model}-prompt-1.png"
+    assert all(re.fullmatch(f"median {SECONDS}", head) for head in page.heads())
+
+
+def test_an_uploaded_picture_is_edited(page, tmp_path):
+    Image.new("RGB", (64, 64), "green").save(tmp_path / "meadow.png")
+    page.sign_in()
+    page.write_prompts("make the sky red", "make it a sepia photo")
+    page.one("#picture").send_keys(str(tmp_path / "meadow.png"))
+    assert page.one("#picture-preview img").is_displayed()
+    page.generate()
+
+    assert page.one("#compare-status").text == "4 of 4 pictures drawn."
+    assert {page.width(picture) for picture in page.all("#grid td img")} == {64}
+    assert len(page.all("#grid td.input img")) == 2
+    asked = [path for path in page.requested() if path.startswith("/v1/images/")]
+    assert asked == ["/v1/images/edits"] * 4
+
+
+@pytest.mark.parametrize(("bench", "category"), [("t2i", "landscape"), ("edit", "scene")])
+def test_cases_of_a_bench_are_judged(page, bench, category):
+    page.sign_in()
+    page.take_cases(bench, category)
+    page.generate()
+
+    case = page.api(f"/v1/benches/{bench}/cases?per_category=1")["data"][0]
+    row = page.one("#grid tbody th").text
+    assert case["prompt"] in row and row.endswith(f"{category}-000, seed {case['seed']}")
+    assert page.one("#compare-status").text == "2 of 2 pictures drawn, 2 judged."
+    assert len(page.all("#grid td.input img")) == (1 if case["input"] else 0)
+    scores = page.texts("#grid td strong")
+    assert len(scores) == 2
+    for cell, score, head in zip(page.answers(), scores, page.heads(), strict=True):
+        assert re.fullmatch(SCORE, score)
+        assert head.startswith(f"mean {score}, median ")
+        cell.find_element(By.TAG_NAME, "summary").send_keys(Keys.ENTER)
+        facts = cell.find_element(By.TAG_NAME, "details").text
+        assert "compliance" in facts and "quality" in facts and f"seed\n{case['seed']}" in facts
+
+
+def test_an_evaluation_runs_to_its_table_and_the_worst_answers(page):
+    page.sign_in()
+    model = page.api("/v1/models")["data"][1]["id"]
+    listed = page.evaluate(model)
+
+    assert f"{model} on t2i" in listed.text and "succeeded, 3 of 3" in listed.text
+    categories = page.texts(".categories tbody th")
+    assert sorted(categories) == ["landscape", "portrait", "text"]
+    assert page.texts(".categories tfoot th") == ["all"]
+    assert re.fullmatch(rf"{SCORE} \[{SCORE}, {SCORE}\]", page.texts(".categories tfoot td")[1])
+
+    (found,) = [
+        one["id"]
+        for one in page.api("/v1/evaluations")["data"]
+        if (one["model"], one["bench"], one["cases"], one["seed"]) == (model, "t2i", 1, 0)
+    ]
+    result = page.api(f"/v1/evaluations/{found}")["result"]
+    worst = sorted(result["answers"], key=lambda answer: (answer["score"], answer["case"]))
+    shown = page.all(".answers > li")
+    assert len(shown) == 3
+    for item, answer in zip(shown, worst, strict=True):
+        assert f"{answer['score']:.2f} {answer['case']}" in item.text
+        assert answer["prompt"] in item.text
+        assert (answer["cap"] or "") in item.text
+        assert page.width(item.find_element(By.TAG_NAME, "img")) == 64
+
+    assert page.focused().text == f"{model} on t2i"
+    page.one(".heading button").click()
+    assert page.all(".answers") == []
+    assert page.focused() == listed
+
+
+def test_a_wrong_token_says_so_and_the_right_one_is_kept_in_the_tab(page):
+    page.open()
+    page.one("#token-cancel").click()
+    page.wait(lambda: "none was given" in page.one("#alerts").text)
+    assert not page.one("#generate").is_enabled()
+    page.one("#alerts button").click()
+
+    page.wait(lambda: page.one("#token-dialog").is_displayed())
+    page.one("#token").send_keys("wrong", Keys.ENTER)
+    page.wait(lambda: page.one("#token-problem").text == "The server does not know this token.")
+    page.one("#token").send_keys(page.served.token, Keys.ENTER)
+    page.wait(lambda: len(page.all("#models input")) >= 2)
+    assert not page.one("#token-dialog").is_displayed()
+    assert page.one("#alerts").text == ""
+
+    stores = "return [sessionStorage.length, localStorage.length, document.cookie]"
+    assert page.browser.execute_script(stores) == [1, 0, ""]
+    page.browser.refresh()
+    page.wait(lambda: page.one("#generate").is_enabled())
+    page.one("#forget").click()
+    page.wait(lambda: page.one("#token-dialog").is_displayed())
+    assert page.browser.execute_script("return sessionStorage.length") == 0
+
+
+def test_a_busy_server_is_asked_again(page):
+    page.sign_in()
+    page.write_prompts("a face")
+    page.browser.execute_script(BUSY_ONCE)
+    page.generate()
+    assert page.one("#compare-status").text == "2 of 2 pictures drawn."
+    seen = page.browser.execute_script("return window.seen")
+    assert any("server busy, again in 2 s" in text for text in seen)
+
+
+def test_a_stopped_comparison_can_be_completed(page):
+    page.sign_in()
+    page.write_prompts(*(f"picture {number}" for number in range(12)))
+    # The first answer stops it, so some of the 24 are missing.
+    page.browser.execute_script(
+        "new MutationObserver((_, observer) => {"
+        "  if (!document.querySelector('#grid td .picture')) return;"
+        "  observer.disconnect();"
+        "  document.querySelector('#stop').click();"
+        "}).observe(document.querySelector('#grid'), { childList: true, subtree: true });"
+    )
+    page.generate()
+    status = page.one("#compare-status").text
+    drawn = int(re.fullmatch(r"Stopped: (\d+) of 24 pictures drawn\.", status)[1])
+    assert 1 <= drawn < 24
+    assert "not drawn" in page.texts("#grid .note") and "drawing" not in page.texts("#grid .note")
+
+    assert page.one("#complete").text == f"Go on with the {24 - drawn} missing"
+    page.one("#complete").click()
+    page.finish()
+    assert page.one("#compare-status").text == "24 of 24 pictures drawn."
+    assert len(page.all("#grid td img")) == 24
+
+
+def test_errors_of_the_page_are_shown(page):
+    page.sign_in()
+    page.write_prompts("a face")
+    page.browser.execute_script("document.querySelector('#seed').remove()")
+    page.one("#new-seed").click()  # an error
+    banner = page.wait(lambda: page.one("#script-error"))
+    assert banner.is_displayed() and banner.get_attribute("role") == "alert"
+    assert "the page has no element #seed [dom.js:" in banner.text
+    page.one("#generate").click()  # a rejected promise
+    page.wait(lambda: "the last of 2 errors" in banner.text)
+    assert page.one("#generate").is_enabled()
+    logged = [entry["message"] for entry in page.browser.get_log("browser")]
+    assert sum("has no element" in message for message in logged) == 2
+
+
+def test_the_keyboard_is_enough(page):
+    def press(*keys: str) -> None:
+        ActionChains(page.browser).send_keys(*keys).perform()
+
+    def tab_to(id: str) -> None:
+        for _ in range(100):
+            if page.focused().get_attribute("id") == id:
+                return
+            press(Keys.TAB)
+        pytest.fail(f"no way to #{id} with the Tab key")
+
+    page.open()
+    press(page.served.token, Keys.ENTER)
+    page.wait(lambda: page.one("#generate").is_enabled())
+
+    tab_to("compare-tab")
+    press(Keys.ARROW_RIGHT)
+    assert page.focused().text == "Evaluations" and page.one("#evaluation-form").is_displayed()
+    press(Keys.ARROW_LEFT)
+    assert page.focused().text == "Compare" and page.one("#compare-form").is_displayed()
+
+    press(Keys.TAB)
+    assert page.focused().is_selected()  # the first model
+    press(Keys.SPACE)
+    assert not page.focused().is_selected()
+    press(Keys.TAB)
+    while page.focused().get_attribute("name") != "source":
+        press(Keys.TAB)
+    press(Keys.ARROW_DOWN)
+    assert page.focused().get_attribute("value") == "own"
+    tab_to("prompts")
+    press("a boat on the sea")
+    tab_to("generate")
+    assert page.focused().text == "Generate 1 picture"
+    press(Keys.ENTER)
+    page.finish()
+    assert page.one("#compare-status").text == "1 of 1 picture drawn."
+    assert page.focused().get_attribute("id") == "generate"
+    press(Keys.TAB)
+    assert page.focused().get_attribute("class") == "picture"
+    press(Keys.TAB, Keys.ENTER)
+    assert page.one("#grid details dt").is_displayed()
+
+
+def test_a_form_that_lacks_something_says_what(page):
+    page.sign_in()
+    for box in page.all("#models input:checked"):
+        box.click()
+    page.one("#generate").click()
+    assert page.focused().get_property("validationMessage") == "Choose a model."
+    page.one("#models input").click()
+    page.one("[name=source][value=own]").click()
+    page.one("#generate").click()
+    assert page.focused().get_property("validationMessage") == "Write a prompt."
+    assert not any(path.startswith("/v1/images/") for path in page.requested())
+
+
+def test_a_narrow_window_does_not_scroll_sideways(page, tmp_path):
+    upload = tmp_path / f"{'a-file-with-a-long-name' * 4}.png"
+    Image.new("RGB", (600, 200)).save(upload)
+    window = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": False}
+    page.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", window)
+    try:
+        page.sign_in()
+        assert page.browser.execute_script("return innerWidth") == 360
+        page.take_cases("edit", "scene")
+        page.generate()
+        assert len(page.all("#grid td img")) == 3 and page.fits()
+        for details in page.all("#grid summary"):
+            details.send_keys(Keys.ENTER)
+        assert page.fits()
+        page.write_prompts("a prompt")
+        page.one("#picture").send_keys(str(upload))
+        assert page.fits()
+        page.evaluate(page.api("/v1/models")["data"][1]["id"])
+        assert page.fits()
+    finally:
+        page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_server_that_is_gone(page):
+    page.sign_in()
+    page.write_prompts("a face")
+    page.generate()
+    assert page.one("#alerts").text == ""
+    page.served.stop()
+
+    page.generate()
+    first = page.wait(lambda: page.one("#alerts .alert"))
+    assert "does not answer" in first.text
+    assert page.texts("#grid .note") == ["not drawn"] * 2
+    assert page.one("#compare-status").text == "0 of 2 pictures drawn."
+    page.one("#alerts button").click()  # Retry
+    page.finish()
+    (second,) = page.all("#alerts .alert")
+    assert second != first and "does not answer" in second.text
+
+    page.one("#evaluations-tab").click()
+    page.one("#evaluate").click()
+    page.wait(lambda: len(page.all("#alerts .alert")) == 2)
