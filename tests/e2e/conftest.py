@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from endpoints import Served, start_server
+from endpoints import Place, Served, start_server
 from small import build_base, publish
 
 from flash_ray.checkpoints.weed import embedded_store
@@ -64,19 +64,20 @@ def flash_ray(home: Path, tmp_path: Path) -> Command:
     return run
 
 
-@pytest.fixture(scope="session")
-def place(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an embedded store with the students `plain` and `bold`."""
+@pytest.fixture(scope="module")
+def place(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A store that several commands use at once, with the students `plain` and `bold`."""
     folder = tmp_path_factory.mktemp("served")
     recipe = load_recipe("miniature", [f"base={base}"])
     with embedded_store(folder / "store") as store:
         publish(store, recipe, "plain", folder / "plain")
         publish(store, recipe, "bold", folder / "bold", scale=1.5)
-    return folder
+        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3")
+        yield Place(folder, store.url(), {name: os.environ[name] for name in names})
 
 
 @pytest.fixture(scope="module")
-def served(base: Path, place: Path) -> Iterator[Served]:
+def served(base: Path, place: Place) -> Iterator[Served]:
     """A server for a module's tests."""
     server = start_server(base, place)
     yield server

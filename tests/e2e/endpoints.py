@@ -13,13 +13,22 @@ from pathlib import Path
 from flash_ray.serving.tokens import add_token
 
 
+@dataclass(frozen=True)
+class Place:
+    """A store and the AWS_* variables to reach it, and a folder for what the tests leave."""
+
+    folder: Path
+    store: str
+    variables: dict[str, str]
+
+
 @dataclass
 class Served:
     """A server that was started with `flash-ray serve`; `token` may do everything."""
 
     url: str
     token: str
-    folder: Path
+    place: Place
     process: subprocess.Popen[bytes]
 
     def stop(self) -> None:
@@ -29,22 +38,23 @@ class Served:
             self.process.wait()
 
 
-def start_server(base: Path, place: Path, *options: str) -> Served:
+def start_server(base: Path, place: Place, *options: str) -> Served:
     """Starts `flash-ray serve` over the store in `place` and waits until it answers."""
-    token = add_token(place / f"tokens-{time.monotonic_ns()}.json", "everything", "admin")
-    tokens = max(place.glob("tokens-*.json"), key=lambda path: path.stat().st_mtime_ns)
+    tokens = place.folder / f"tokens-{time.monotonic_ns()}.json"
+    token = add_token(tokens, "everything", "admin")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     script = Path(sysconfig.get_path("scripts")) / "flash-ray"
-    words = ["serve", "--set", f"base={base}", "--store", place / "store", "--port", str(port)]
+    words = ["serve", "--set", f"base={base}", "--store", place.store, "--port", str(port)]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "RAY_"))}
     environment |= {
-        "HOME": str(place),
-        "FLASH_RAY_CACHE": str(place / "cache"),
+        **place.variables,
+        "HOME": str(place.folder),
+        "FLASH_RAY_CACHE": str(place.folder / "cache"),
         "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "600",
     }
-    with (place / "log").open("ab") as log:
+    with (place.folder / "log").open("ab") as log:
         process = subprocess.Popen(
             [script, *words, "--tokens", tokens, *options],
             env=environment,
@@ -53,7 +63,7 @@ def start_server(base: Path, place: Path, *options: str) -> Served:
         )
     url = f"http://127.0.0.1:{port}"
     while not _answers(url):
-        assert process.poll() is None, (place / "log").read_text()
+        assert process.poll() is None, (place.folder / "log").read_text()
         time.sleep(0.5)
     return Served(url, token, place, process)
 

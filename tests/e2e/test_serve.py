@@ -115,9 +115,14 @@ def test_a_client_that_hangs_up_frees_its_place(served, client):
 
 
 def test_an_alias_goes_over_under_load_without_a_failed_request(served, client, flash_ray):
-    store = ("--store", str(served.folder / "store"))
+
+    def alias(student):
+        words = ("alias", "best", student, "--store", served.place.store)
+        ended = flash_ray(*words, **served.place.variables)
+        assert ended.returncode == 0, ended.stderr
+
     plain, bold = draw(client, model="plain"), draw(client, model="bold")
-    assert flash_ray("alias", "best", "plain", *store).returncode == 0
+    alias("plain")
     seen, stop = [], threading.Event()
 
     def ask():
@@ -135,7 +140,7 @@ def test_an_alias_goes_over_under_load_without_a_failed_request(served, client, 
         clients = [pool.submit(ask) for _ in range(4)]
         while not seen:
             time.sleep(0.1)
-        assert flash_ray("alias", "best", "bold", *store).returncode == 0
+        alias("bold")
         while not all(seen[-8:]) and all(not one.done() for one in clients):
             time.sleep(0.1)
         stop.set()
