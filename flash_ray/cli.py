@@ -161,7 +161,8 @@ def evaluate(
         chosen = judges or ["exact"]
         result = commands.evaluate(model, loaded, store, bench.value, cases, chosen, steps)
     bench_table(result, bench.value)
-    judge_table(result["judges"])
+    if judges:
+        judge_table(result["judges"])
     if out:
         out.write_text(json.dumps(result, indent=1, allow_nan=False))
 

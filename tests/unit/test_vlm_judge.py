@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -146,6 +147,11 @@ def test_a_server_that_stays_broken_is_an_error(server, store):
         None,
     ],
 )
+def test_nothing_but_the_json_that_was_asked_for_is_parsed(text):
+    assert parse(text) is None
+
+
+@pytest.mark.parametrize("text", ["I would give it a 4.", '{"score": 6, "reason": "great"}', None])
 def test_what_cannot_be_parsed_is_counted_and_not_guessed(server, store, text):
     server.script = lambda asked, number: Answer(text)
     (opinion,) = VlmJudge(settings(server), store).judge(CASES[:1], PICTURES[:1])
@@ -162,6 +168,7 @@ def test_a_second_answer_may_be_better(server, store):
 
 
 def test_a_code_fence_is_no_guess():
+    assert parse('{"score": 3, "reason": "x"}').score == 3
     fenced = '```json\n{"score": 3, "reason": "x"}\n```\n'
     assert parse(fenced).score == 3
     assert parse(f"Sure! {fenced}") is None
@@ -249,19 +256,16 @@ def test_another_protocol_is_an_error(server, store, answer):
 
 def test_a_slow_server_is_an_error(server, store, monkeypatch):
     monkeypatch.setattr("flash_ray.evaluation.judges.endpoint.RETRIES", 0)
-    release = []
+    release = Event()
 
     def wait(asked: Asked, number: int) -> Answer:
-        import time
-
-        while not release:
-            time.sleep(0.01)
+        release.wait()
         return good(1)
 
     server.script = wait
     with pytest.raises(UserError) as refusal:
         VlmJudge(settings(server, timeout=0.2), store).judge(CASES[:1], PICTURES[:1])
-    release.append(True)
+    release.set()
     one_line(refusal, "0.2 s", "vlm.timeout")
 
 

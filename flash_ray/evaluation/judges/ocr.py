@@ -18,8 +18,8 @@ from flash_ray.miniature.edits import Edit
 from flash_ray.miniature.scenes import Scene
 
 # Pixels that the shorter side of a smaller picture is enlarged to. Of the words of 96 text cases as
-# the miniature draws them it reads 95 % at 128, 95 % at 256, 97 % at 320, 100 % at 384, 99 % at 448,
-# 100 % at 512, 98 % at 736, rapidocr's own; enlarged without smoothing 90 % at 384. Smaller is
+# the miniature draws them it reads 95 % at 128 and 256, 97 % at 320, 100 % at 384, 99 % at 448,
+# 100 % at 512 and 98 % at 736, rapidocr's own; enlarged without smoothing 90 % at 384. Smaller is
 # faster, and overlooks whole words.
 SIDE = 384
 DETECTION, RECOGNITION = "PP-OCRv6_det_small.onnx", "PP-OCRv6_rec_small.onnx"
