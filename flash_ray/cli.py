@@ -10,6 +10,7 @@ import typer
 
 from flash_ray import __version__
 from flash_ray.errors import UserError
+from flash_ray.evaluation.cli import rank
 from flash_ray.recipe import dump_yaml, load_recipe
 from flash_ray.serving.cli import add_to as add_serving
 from flash_ray.studies.cli import study_app
@@ -24,6 +25,7 @@ data_app = typer.Typer(help="Look at a recipe's training data, and encode it ahe
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(data_app, name="data")
 app.add_typer(study_app, name="study")
+app.command()(rank)
 
 
 class Bench(StrEnum):
@@ -138,6 +140,10 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where to write the result as JSON.")
     ] = None,
+    judges: Annotated[
+        list[str] | None,
+        typer.Option("--judge", metavar="JUDGE", help="exact (default), ocr or vlm:FILE.yaml."),
+    ] = None,
     recipe: Annotated[str, typer.Option(metavar="RECIPE", help="The teachers' recipe.")] = (
         "miniature"
     ),
@@ -150,11 +156,14 @@ def evaluate(
         raise UserError(f"--out: there is no folder {out.parent}; create it, or correct --out")
     from flash_ray.console import Steps
     from flash_ray.evaluation import commands
-    from flash_ray.evaluation.tables import bench_table
+    from flash_ray.evaluation.tables import bench_table, judge_table
 
     with Steps() as steps:
-        result = commands.evaluate(model, loaded, store, bench.value, cases, steps)
+        chosen = judges or ["exact"]
+        result = commands.evaluate(model, loaded, store, bench.value, cases, chosen, steps)
     bench_table(result, bench.value)
+    if judges:
+        judge_table(result["judges"])
     if out:
         out.write_text(json.dumps(result, indent=1, allow_nan=False))
 

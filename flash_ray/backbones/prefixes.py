@@ -1,10 +1,10 @@
 """Prefixes of single rows as one batch's, without the rows changing each other.
 
-`Condition.cat` pads a batch's texts to one length, and the transformer counts padding as positions,
-so a row's result depends on the rows beside it. Prefixes that were filled row by row do not: the
-text was alone. What remains is the target, which lies `extra` positions further on in the batch
-than in the row alone, along the frame axis only. Rotary attention depends on differences of
-positions, so a row's keys are turned by as many positions and every attention score is as it was.
+`Condition.cat` pads a batch's texts on the right to one length, and the transformer counts padding
+as positions. That changes nothing for the texts, which are causal. But the target lies further on
+than in the row alone, by as many positions as the row has padding, along the frame axis only, and
+so a row's result depends on the rows beside it. Rotary attention depends on differences of
+positions: keys that are turned by as many positions make every attention score what it was.
 """
 
 from collections.abc import Sequence
@@ -13,18 +13,30 @@ import torch
 from diffusers import QwenImage21Transformer2DModel
 from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21KVCache
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
-from flash_ray.backbones.base import Prefix
+from flash_ray.backbones.base import Condition, Prefix
 
 
-def rows_of(prefix: Prefix) -> list[Prefix]:
-    """The rows of a filled prefix as prefixes of their own, copied: none keeps the batch alive."""
+def rows_of(prefix: Prefix, condition: Condition) -> list[Prefix]:
+    """The rows of a prefix that was filled for `condition`, without its padding, copied.
+
+    Texts are causal and padded on the right: padding changes no key or value before it.
+    """
     layers = [layer.get() for layer in prefix.store.layer_caches]
-    rows = layers[0][0].shape[0]
+    padding = (~condition.mask_BL).sum(1).tolist()
+    length = layers[0][0].shape[1]
     return [
-        _prefix([(k[row : row + 1].clone(), v[row : row + 1].clone()) for k, v in layers])
-        for row in range(rows)
+        _prefix(
+            [
+                (
+                    k_BLHD[row : row + 1, : length - extra].clone(),
+                    v_BLHD[row : row + 1, : length - extra].clone(),
+                )
+                for k_BLHD, v_BLHD in layers
+            ]
+        )
+        for row, extra in enumerate(padding)
     ]
 
 
@@ -38,16 +50,15 @@ def join_prefixes(transformer: QwenImage21Transformer2DModel, rows: Sequence[Pre
     if len(rows) == 1:
         return rows[0]
     layers = [[layer.get() for layer in row.store.layer_caches] for row in rows]
-    lengths = [layer[0][0].shape[1] for layer in layers]
-    turns_P = transformer.pos_embed.freqs[0]  # of the frame axis: positions x pairs of channels
+    lengths = torch.tensor([layer[0][0].shape[1] for layer in layers])
+    extra_B = lengths.max() - lengths
+    turns = transformer.pos_embed.freqs[0]  # of the frame axis: positions x pairs of channels
+    turn_BP = turns[extra_B.to(turns.device)]
     joined = []
     for parts in zip(*layers, strict=True):
-        keys, values = [], []
-        for (k_1LHD, v_1LHD), length in zip(parts, lengths, strict=True):
-            extra = max(lengths) - length
-            keys.append(_longer(_turned(k_1LHD, turns_P[extra]), extra))
-            values.append(_longer(v_1LHD, extra))
-        joined.append((torch.cat(keys), torch.cat(values)))
+        k_BLHD = pad_sequence([k_1LHD[0] for k_1LHD, _ in parts], batch_first=True)
+        v_BLHD = pad_sequence([v_1LHD[0] for _, v_1LHD in parts], batch_first=True)
+        joined.append((_turned(k_BLHD, turn_BP) if extra_B.any() else k_BLHD, v_BLHD))
     return _prefix(joined)
 
 
@@ -64,13 +75,9 @@ def _prefix(layers: Sequence[tuple[Tensor, Tensor]]) -> Prefix:
     return prefix
 
 
-def _turned(k_BLHD: Tensor, turn_P: Tensor) -> Tensor:
-    """Keys with the pairs of channels of the frame axis turned by the complex numbers `turn_P`."""
-    pairs = turn_P.shape[0]
+def _turned(k_BLHD: Tensor, turn_BP: Tensor) -> Tensor:
+    """Keys with the pairs of channels of the frame axis turned by each row's complex numbers."""
+    pairs = turn_BP.shape[1]
     frame = torch.view_as_complex(k_BLHD[..., : 2 * pairs].float().unflatten(-1, (-1, 2)))
-    turned = torch.view_as_real(frame * turn_P.to(k_BLHD.device)).flatten(-2)
+    turned = torch.view_as_real(frame * turn_BP[:, None, None].to(k_BLHD.device)).flatten(-2)
     return torch.cat([turned.to(k_BLHD.dtype), k_BLHD[..., 2 * pairs :]], dim=-1)
-
-
-def _longer(part_BLHD: Tensor, extra: int) -> Tensor:
-    return pad(part_BLHD, (0, 0, 0, 0, 0, extra))

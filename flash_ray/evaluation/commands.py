@@ -6,7 +6,7 @@ So the modules that need torch or ray are imported where they are used.
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from flash_ray.console import Steps
 from flash_ray.data.refuse import refuse_data
 from flash_ray.distill.connect import refuse_embedded_in_job
 from flash_ray.errors import UserError
+from flash_ray.evaluation.judges.load import opened_judges, read_judges
 from flash_ray.recipe import Recipe, parse_recipe
 
 if TYPE_CHECKING:
@@ -72,7 +73,13 @@ def demo(recipe: Recipe, out: Path, per_category: int, steps: Steps) -> dict[str
 
 
 def evaluate(
-    model: str, recipe: Recipe, place: str | None, bench: str, per_category: int, steps: Steps
+    model: str,
+    recipe: Recipe,
+    place: str | None,
+    bench: str,
+    per_category: int,
+    judges: Sequence[str],
+    steps: Steps,
 ) -> dict[str, Any]:
     """Scores a model on a bench.
 
@@ -81,13 +88,15 @@ def evaluate(
             a / in it, the folder of a student (model.json).
         recipe: of the teachers; a student brings its own.
         place: the store, as `open_store` takes it.
+        judges: `exact`, `ocr`, `vlm:FILE.yaml`.
     """
-    with _found(model, place) as folder:
+    choices = read_judges(judges)
+    with _found(model, place) as folder, opened_judges(choices, place) as opened:
         own = parse_recipe(read_manifest(folder).recipe) if folder else recipe
         resolve_base(own.base)
         from flash_ray.evaluation.evaluate import evaluate_model
 
-        return evaluate_model(model, folder, own, bench, per_category, steps)
+        return evaluate_model(model, folder, own, bench, per_category, opened, steps)
 
 
 def describe_data(recipe: Recipe, place: str | None) -> "Description":

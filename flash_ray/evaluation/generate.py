@@ -5,13 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from flash_ray.backbones.base import Backbone, Conditioned
 from flash_ray.backbones.sampling import sample
 from flash_ray.evaluation.ways import Way
-from flash_ray.miniature.bench import Case
+from flash_ray.miniature.bench import Case, source_image
 
 # Latent tokens of one batch: 64 pictures of 64x64 pixels, one of 512x512 or more.
 BATCH_TOKENS = 1024
@@ -73,14 +72,6 @@ def answer(
         )
         pictures.append(backbone.to_images(x_BNC, batch.conditioned.layout))
     return np.concatenate(pictures)
-
-
-def source_image(case: Case) -> Image.Image:
-    """The input picture of an edit."""
-    picture_3HW = case.wanted.source_picture()
-    return Image.fromarray(
-        np.round(picture_3HW.transpose(1, 2, 0).clip(0, 1) * 255).astype(np.uint8)
-    )
 
 
 def _encode(

@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from flash_ray.evaluation.contest import Contest
-from flash_ray.evaluation.generate import source_image
+from flash_ray.miniature.bench import source_image
 
 ZOOM = 2
 GAP = 6

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import ray
 from scipy.stats import bootstrap
 
 from flash_ray.miniature.bench import Case
@@ -120,6 +119,8 @@ def _diversity(name: str, judged: list[tuple[Case, Verdict]]) -> dict[str, dict[
 
 
 def _judge_on_ray(cases: Sequence[Case], pictures_BHW3: np.ndarray) -> list[Verdict]:
+    import ray  # takes a second; who only wants an interval needs none
+
     # Anywhere in the cluster, also where the caller is a trial with a small place of its own.
     task = ray.remote(num_cpus=1, scheduling_strategy="DEFAULT")(_judge_some)
     answers = [

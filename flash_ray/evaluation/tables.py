@@ -1,5 +1,6 @@
 """The tables that commands print."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ from rich.table import Column, Table
 
 from flash_ray.checkpoints.publish import Student
 from flash_ray.data.describe import Description
+from flash_ray.evaluation.ranks import Ranking
 from flash_ray.miniature.bench import BENCHES
 from flash_ray.recipe import Recipe
 
@@ -39,6 +41,34 @@ def bench_table(result: Mapping[str, Any], bench: str) -> None:
     )
     title = f"{result['model']} on {bench}, {result['ways'][bench]}, NFE {result['nfe']}"
     Console().print(title, table, highlight=False)
+
+
+def judge_table(judges: Mapping[str, Mapping[str, Any]]) -> None:
+    """Prints what each judge says on average, and of how many cases it has no opinion."""
+    table = Table("judge", "score", "cases", "no opinion", "failures")
+    for name, row in judges.items():
+        opinions = row["opinions"].values()
+        scored = sum(o["score"] is not None for o in opinions)
+        score = _with_interval(row["score"], row["interval"]) if scored else ""
+        failed = _counts(Counter(o["failure"] for o in opinions if o["failure"]))
+        table.add_row(name, score, str(scored), str(len(opinions) - scored), failed)
+    Console().print(table)
+
+
+def rank_table(ranking: Ranking) -> None:
+    """Prints a ranking; = marks a rank whose lead over the next may be chance."""
+    judges = list(ranking.counted)
+    table = Table("rank", "result", "model", *judges, "mean of judges", "lead over the next")
+    for row in ranking.standings:
+        averages = [_with_interval(*row.averages[judge]) for judge in judges]
+        lead = "" if row.lead is None else _with_interval(*row.lead)
+        rank = f"{row.rank}{' =' if row.ties else ''}"
+        table.add_row(rank, row.file, row.model, *averages, _with_interval(*row.mean), lead)
+    Console().print(f"{ranking.bench}, {ranking.cases} cases", table, highlight=False)
+    for judge, count in ranking.counted.items():
+        failed = _counts(ranking.failures[judge])
+        text = f"{judge}: {count} of {ranking.cases} cases count{failed and f'; {failed}'}"
+        Console().print(text, highlight=False, soft_wrap=True)
 
 
 def student_table(students: Sequence[Student]) -> None:
@@ -85,6 +115,10 @@ def data_table(recipe: Recipe, found: Description) -> None:
 
 def _with_interval(score: float, interval: Sequence[float]) -> str:
     return f"{score:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
+
+
+def _counts(kinds: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.items())
 
 
 def _cache(found: Description) -> str:

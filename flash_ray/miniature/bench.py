@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from flash_ray.miniature.captions import caption, instruction
 from flash_ray.miniature.edits import Edit, random_edit
@@ -81,3 +82,11 @@ def cases(bench: str, per_category: int) -> list[Case]:
             seed = int(rng.integers(2**31))
             out.append(Case(bench, category, index, prompt, wanted, seed))
     return out
+
+
+def source_image(case: Case) -> Image.Image:
+    """The input picture of an edit."""
+    picture_3HW = case.wanted.source_picture()
+    return Image.fromarray(
+        np.round(picture_3HW.transpose(1, 2, 0).clip(0, 1) * 255).astype(np.uint8)
+    )

@@ -143,6 +143,7 @@ class Plain:
         self._pipeline = QwenImage21Pipeline.from_pretrained(
             resolve_base("miniature"),
             transformer=QwenImage21Transformer2DModel.from_pretrained(folder),
+            dtype=torch.float32,
         )
         self._pipeline.set_progress_bar_config(disable=True)
         self._sigmas, self._prompts = sigmas, prompts()

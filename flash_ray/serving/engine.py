@@ -7,8 +7,7 @@ that can show, as single pixels a few levels off.
 
 import hashlib
 import time
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -185,53 +184,53 @@ def load_engine(recipe: Recipe, condition_bytes: int, prefix_bytes: int) -> Engi
 
 
 class _Prompts:
-    """A batch's positive or negative conditions and their prefixes, each filled with its row alone.
+    """A batch's positive or negative conditions and their prefixes, each as if its row were alone.
 
-    The first velocity fills what is missing, together for rows whose texts are equally long; those
-    that follow ask for all rows at once.
+    The first velocity fills what is missing; those that follow use it.
     """
 
     def __init__(self, engine: Engine, way: Way, rows: Sequence[Row], negative: bool):
         self._engine, self._way = engine, way
         own = [r.conditioned.negative if negative else r.conditioned.positive for r in rows]
-        self._conditions = [condition.to(engine.device) for condition in own]
+        self._rows = [condition.to(engine.device) for condition in own]
+        self._condition = Condition.cat(self._rows)
         # Without references every negative is the same empty prompt.
         empty = negative and own[0].references_BNC is None
         self._keys = [
             (way.digest, negative, own[0].layout if empty else row.digest) for row in rows
         ]
-        self._joined: tuple[Condition, Prefix] | None = None
+        self._prefix: Prefix | None = None
         self.hits = self.misses = 0
 
     def velocity(self, z_BNC: Tensor, t_B: Tensor) -> Tensor:
-        if self._joined is None:
-            return self._first(z_BNC, t_B)
-        condition, prefix = self._joined
-        return self._ask(z_BNC, t_B, condition, prefix)
+        if self._prefix:
+            return self._ask(z_BNC, t_B, self._condition, self._prefix)
+        kept = {key: self._engine.prefixes.get(key) for key in self._keys}
+        self.hits = sum(kept[key] is not None for key in self._keys)
+        self.misses = len(self._keys) - self.hits
+        if not self.hits and self._condition.mask_BL.all():
+            # Nothing is padded, so the step that fills the prefixes is a step of the sampler too.
+            self._prefix = Prefix()
+            v_BNC = self._ask(z_BNC, t_B, self._condition, self._prefix)
+            self._keep(self._keys, self._prefix, self._condition)
+            return v_BNC
+        missing = {key: row for row, key in enumerate(self._keys) if kept[key] is None}
+        if missing:
+            index = list(missing.values())
+            condition = Condition.cat([self._rows[row] for row in index])
+            filled = Prefix()
+            self._ask(z_BNC[index], t_B[index], condition, filled)
+            kept |= self._keep(list(missing), filled, condition)
+        self._prefix = join_prefixes(self._way.transformer, [kept[key] for key in self._keys])
+        return self._ask(z_BNC, t_B, self._condition, self._prefix)
 
-    def _first(self, z_BNC: Tensor, t_B: Tensor) -> Tensor:
-        kept = [self._engine.prefixes.get(key) for key in self._keys]
-        self.hits = sum(prefix is not None for prefix in kept)
-        self.misses = len(kept) - self.hits
-        groups: dict[tuple[bool, int], list[int]] = defaultdict(list)
-        for row, prefix in enumerate(kept):
-            length = self._conditions[row].embeds_BLD.shape[1]
-            groups[prefix is None, 0 if prefix else length].append(row)
-        v_BNC = torch.empty_like(z_BNC)
-        prefixes = list(kept)
-        for (missing, _), members in groups.items():
-            condition = Condition.cat([self._conditions[row] for row in members])
-            prefix = Prefix() if missing else self._join([prefixes[row] for row in members])
-            v_BNC[members] = self._ask(z_BNC[members], t_B[members], condition, prefix)
-            if missing:
-                for row, filled in zip(members, rows_of(prefix), strict=True):
-                    prefixes[row] = filled
-                    self._engine.prefixes.put(self._keys[row], filled)
-        self._joined = (Condition.cat(self._conditions), self._join(prefixes))
-        return v_BNC
-
-    def _join(self, prefixes: Sequence[Prefix]) -> Prefix:
-        return join_prefixes(self._way.transformer, prefixes)
+    def _keep(
+        self, keys: Sequence[Hashable], prefix: Prefix, condition: Condition
+    ) -> dict[Hashable, Prefix]:
+        rows = dict(zip(keys, rows_of(prefix, condition), strict=True))
+        for key, row in rows.items():
+            self._engine.prefixes.put(key, row)
+        return rows
 
     def _ask(self, z_BNC: Tensor, t_B: Tensor, condition: Condition, prefix: Prefix) -> Tensor:
         return self._engine.backbone.velocity(self._way.transformer, z_BNC, t_B, condition, prefix)

@@ -8,8 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from flash_ray.evaluation.generate import source_image
-from flash_ray.miniature.bench import Case, cases
+from flash_ray.miniature.bench import Case, cases, source_image
 from flash_ray.studies.records import Record, shown
 
 matplotlib.rcParams["svg.hashsalt"] = "flash_ray"  # the same figure is the same file

@@ -11,6 +11,7 @@ import typer
 import yaml
 
 from flash_ray.cli import app
+from flash_ray.evaluation.judges.vlm_settings import VlmSettings
 from flash_ray.recipe.load import load_raw, parse_recipe
 
 REPOSITORY = Path(__file__).parents[2]
@@ -59,13 +60,21 @@ def test_readme_names_what_exists():
             assert (REPOSITORY / path).is_file(), path
 
 
-@pytest.mark.parametrize("block", re.findall(r"```yaml\n(.*?)```", README, re.DOTALL))
+YAML = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize("block", [block for block in YAML if "base_url" not in block])
 def test_parts_of_recipes_are_valid(block):
     raw = load_raw("miniature", ["runtime.storage.url=s3://bucket"])
     for section, content in yaml.safe_load(block).items():
         raw[section] = {**raw[section], **content} if isinstance(content, dict) else content
     recipe = parse_recipe(raw)
     assert len(recipe.teachers) == 2 or recipe.data.source.columns.prompt == "caption"
+
+
+def test_the_settings_of_a_judge_are_valid():
+    (block,) = [block for block in YAML if "base_url" in block]
+    assert VlmSettings.model_validate(yaml.safe_load(block)).max_requests == 500
 
 
 def test_first_two_commands_do_all_their_own_set_up():

@@ -102,8 +102,9 @@ def test_joined_prefixes_leave_each_row_as_it_is_alone(backbone):
     torch.testing.assert_close(v_BNC, torch.cat(alone), atol=1e-4, rtol=1e-4)
     # A plain padded batch does not: that is why prefixes are joined.
     assert (padded - torch.cat(alone)).abs().max() > 1e-2
-    parts = rows_of(joined)
-    assert sum(map(size_of, parts)) == size_of(joined)
+    # Their rows are as short again as they were.
+    parts = rows_of(joined, both)
+    assert [size_of(part) for part in parts] == [size_of(prefix) for prefix in prefixes]
 
 
 def test_png_keeps_every_pixel():

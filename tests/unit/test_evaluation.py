@@ -7,10 +7,10 @@ import torch
 from flash_ray.evaluation import contest as contest_module
 from flash_ray.evaluation import ways
 from flash_ray.evaluation.contest import Answers, Contest, comparison, hold_contest, model_result
-from flash_ray.evaluation.generate import answer, encode_cases, source_image
+from flash_ray.evaluation.generate import answer, encode_cases
 from flash_ray.evaluation.score import BenchScore, difference, interval, judge_bench
 from flash_ray.evaluation.ways import Way, student, teacher, teacher_at_4
-from flash_ray.miniature.bench import cases
+from flash_ray.miniature.bench import cases, source_image
 from flash_ray.miniature.draw import draw
 from flash_ray.miniature.judge import Verdict
 from flash_ray.recipe import load_recipe

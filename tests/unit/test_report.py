@@ -11,12 +11,11 @@ from PIL import Image
 
 from flash_ray.evaluation.contest import Answers, Contest, comparison, model_result
 from flash_ray.evaluation.curves import curve, log_curves
-from flash_ray.evaluation.generate import source_image
 from flash_ray.evaluation.grid import save_grid, spread
 from flash_ray.evaluation.report import write_report
 from flash_ray.evaluation.score import BenchScore, CategoryScore
 from flash_ray.evaluation.ways import Way
-from flash_ray.miniature.bench import BENCHES, cases
+from flash_ray.miniature.bench import BENCHES, cases, source_image
 from flash_ray.miniature.judge import Verdict
 from flash_ray.recipe import load_recipe
 

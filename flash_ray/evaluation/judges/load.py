@@ -1,0 +1,73 @@
+"""From the words of --judge to judges: what can be refused is, before models are loaded."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from flash_ray.checkpoints.open import open_store
+from flash_ray.errors import UserError
+from flash_ray.evaluation.judges.vlm_settings import VlmSettings, read_settings
+
+if TYPE_CHECKING:
+    from flash_ray.evaluation.judges.base import Judge
+
+Choice = str | VlmSettings  # "exact", "ocr", or a VLM's settings
+
+
+def read_judges(words: Sequence[str]) -> list[Choice]:
+    """What `exact`, `ocr` and `vlm:FILE.yaml` ask for.
+
+    Raises:
+        UserError: there is no such judge, one is named twice, its extra is not installed, its file
+            is wrong, or its key is not in the environment.
+    """
+    choices = [_read(word) for word in words]
+    names = [c if isinstance(c, str) else f"vlm:{c.model}" for c in choices]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"--judge: {name} is given twice; allowed: once; remove one")
+    return choices
+
+
+@contextmanager
+def opened_judges(choices: Sequence[Choice], place: str | None) -> Iterator[list["Judge"]]:
+    """Judges ready to be asked; VLMs keep their answers in the store at `place`, which `open_store`
+    opens for the block if there is one of them."""
+    settings = [choice for choice in choices if isinstance(choice, VlmSettings)]
+    judges: list[Judge] = []
+    if "exact" in choices:
+        from flash_ray.evaluation.judges.exact import ExactJudge
+
+        judges.append(ExactJudge())
+    if "ocr" in choices:
+        from flash_ray.evaluation.judges.ocr import OcrJudge
+
+        judges.append(OcrJudge())
+    if not settings:
+        yield judges
+        return
+    from flash_ray.evaluation.judges.vlm import VlmJudge
+
+    with open_store(place, create=True) as store:
+        yield [*judges, *(VlmJudge(each, store) for each in settings)]
+
+
+def _read(word: str) -> Choice:
+    if word == "exact":
+        return word
+    if word == "ocr":
+        from flash_ray.evaluation.judges.ocr import refuse_missing
+
+        refuse_missing()
+        return word
+    kind, _, file = word.partition(":")
+    if kind != "vlm" or not file:
+        raise UserError(
+            f"--judge: {word!r} is no judge; allowed: exact, ocr, vlm:FILE.yaml; choose one"
+        )
+    from flash_ray.evaluation.judges.base import require
+
+    require("openai", "vlm")
+    settings = read_settings(file)
+    settings.key()
+    return settings

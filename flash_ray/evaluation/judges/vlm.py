@@ -1,0 +1,155 @@
+"""A vision-language model as a judge: a rubric for each category, answers kept in the store."""
+
+import base64
+import hashlib
+import io
+import json
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import yaml
+from PIL import Image
+from pydantic import Field, TypeAdapter, ValidationError
+
+from flash_ray.checkpoints.storage import Store
+from flash_ray.errors import UserError
+from flash_ray.evaluation.judges.base import Opinion, require
+from flash_ray.evaluation.judges.endpoint import Budget, Endpoint, Reply
+from flash_ray.evaluation.judges.vlm_settings import VlmSettings
+from flash_ray.miniature.bench import Case, source_image
+from flash_ray.recipe.schema import Section
+
+ATTEMPTS = 2  # at an answer that can be parsed
+FENCED = re.compile(r"\s*```(?:json)?\s*(.*?)\s*```\s*", re.DOTALL)
+Part = str | np.ndarray  # of a message: text, or a uint8 picture (H, W, 3)
+
+_REPLIES = TypeAdapter(tuple[Reply, ...])
+
+
+class Answer(Section):
+    """What the model has to say, as JSON and nothing else."""
+
+    score: int = Field(ge=1, le=5)
+    reason: str
+
+
+class VlmJudge:
+    """Asks a model about each picture; an answer that cannot be parsed is no opinion.
+
+    What the model said is kept in `store` under the digest of everything that it was asked, the
+    model's name included, so that the same question is asked once, whoever asks. That holds for
+    answers without a score too.
+    """
+
+    def __init__(self, settings: VlmSettings, store: Store):
+        require("openai", "vlm")
+        self.name = f"vlm:{settings.model}"
+        self._settings, self._store = settings, store
+
+    def judge(self, cases: Sequence[Case], pictures_BHW3: np.ndarray) -> list[Opinion]:
+        """One opinion of each uint8 picture, (cases, H, W, 3); the budget is that of this call.
+
+        Raises:
+            UserError: the endpoint cannot be used, or the budget does not suffice. What was
+                answered until then is kept.
+        """
+        workers = self._settings.concurrency
+        with (
+            Endpoint(self._settings, Budget(self._settings)) as endpoint,
+            ThreadPoolExecutor(workers) as pool,
+        ):
+
+            def opinion(case: Case, picture_HW3: np.ndarray) -> Opinion:
+                return to_opinion(self._replies(endpoint, case, picture_HW3))
+
+            return list(pool.map(opinion, cases, pictures_BHW3))
+
+    def _replies(
+        self, endpoint: Endpoint, case: Case, picture_HW3: np.ndarray
+    ) -> tuple[Reply, ...]:
+        """What the model said, in up to `ATTEMPTS` answers, now or earlier."""
+        instructions, parts = rubric(case.bench, case.category), question(case, picture_HW3)
+        key = f"judgements/{self._digest(instructions, parts)}.json"
+        if (kept := self._store.get_bytes(key)) is not None:
+            try:
+                return _REPLIES.validate_json(kept)
+            except ValidationError:
+                raise UserError(f"{self._store.url(key)}: is corrupt; delete it") from None
+        messages = [
+            {"role": "system", "content": instructions},
+            {"role": "user", "content": [_sent(part) for part in parts]},
+        ]
+        replies: list[Reply] = []
+        while len(replies) < ATTEMPTS and (not replies or _unparsed(replies[-1])):
+            replies.append(endpoint.ask(messages))
+        self._store.put_bytes_if_absent(key, _REPLIES.dump_json(tuple(replies)))
+        return tuple(replies)
+
+    def _digest(self, instructions: str, parts: Sequence[Part]) -> str:
+        shown = [
+            part
+            if isinstance(part, str)
+            else [part.shape, hashlib.sha256(np.ascontiguousarray(part)).hexdigest()]
+            for part in parts
+        ]
+        asked = [self._settings.model, self._settings.parameters, instructions, shown]
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def rubric(bench: str, category: str) -> str:
+    """What the model is told to look at in answers to a category's cases."""
+    texts = _rubrics()
+    return "\n\n".join((texts[bench]["all"], texts[bench][category], texts["answer"]))
+
+
+def question(case: Case, picture_HW3: np.ndarray) -> list[Part]:
+    """What the model is shown: the prompt and the picture, of edits the input too."""
+    if case.bench == "edit":
+        before = np.asarray(source_image(case))
+        return [f"Instruction: {case.prompt}\n\nInput:", before, "Result:", picture_HW3]
+    return [f"Prompt: {case.prompt}\n\nPicture:", picture_HW3]
+
+
+def parse(text: str | None) -> Answer | None:
+    """The answer, if the text is its JSON, perhaps in a code fence, and nothing else."""
+    fenced = FENCED.fullmatch(text or "")
+    try:
+        return Answer.model_validate_json(fenced[1] if fenced else text or "", strict=True)
+    except ValidationError:
+        return None
+
+
+def to_opinion(replies: Sequence[Reply]) -> Opinion:
+    """The score of the last reply, or why it has none."""
+    last = replies[-1]
+    details: dict[str, Any] = {"replies": len(replies), "tokens": sum(r.tokens for r in replies)}
+    if last.refused:
+        return Opinion(score=None, failure="refused", details=details)
+    answer = parse(last.text)
+    if answer is None:
+        return Opinion(score=None, failure="unparsed", details={**details, "text": last.text})
+    return Opinion(score=float(answer.score), details={**details, "reason": answer.reason})
+
+
+def _unparsed(reply: Reply) -> bool:
+    return not reply.refused and parse(reply.text) is None
+
+
+def _sent(part: Part) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    buffer = io.BytesIO()
+    Image.fromarray(part).save(buffer, "PNG")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+
+
+@cache
+def _rubrics() -> dict[str, Any]:
+    file = resources.files("flash_ray.evaluation.judges") / "rubrics.yaml"
+    return yaml.safe_load(file.read_text(encoding="utf-8"))

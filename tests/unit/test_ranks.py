@@ -1,0 +1,199 @@
+"""Ranks: means of judges' averages, ties, what counts, and results that cannot be compared."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from flash_ray.cli import app
+from flash_ray.errors import UserError
+from flash_ray.evaluation.ranks import rank, read_results
+from flash_ray.evaluation.score import interval
+
+CASES = [f"{category}-{i:03d}" for category in ("landscape", "text") for i in range(8)]
+NOISE = np.random.default_rng(0).uniform(-0.5, 0.5, 16)
+
+Scores = list[float | None]
+
+
+def result(model: str, failure: str | None = None, bench: str = "t2i", **judges: Scores) -> dict:
+    """What `flash-ray evaluate --out` writes, but for what ranking leaves alone."""
+
+    def opinion(score: float | None) -> dict:
+        return {"score": score, "failure": failure if score is None else None, "details": {}}
+
+    return {
+        "model": model,
+        "bench": bench,
+        "nfe": 4,
+        "judges": {
+            judge: {
+                "score": None,
+                "interval": None,
+                "opinions": dict(zip(CASES, map(opinion, scores), strict=False)),
+            }
+            for judge, scores in judges.items()
+        },
+    }
+
+
+def written(folder: Path, **results: dict) -> list[Path]:
+    files = [folder / f"{name}.json" for name in results]
+    for file, content in zip(files, results.values(), strict=True):
+        file.write_text(json.dumps(content))
+    return files
+
+
+def about(score: float) -> Scores:
+    return (score + NOISE).tolist()
+
+
+def test_the_mean_of_the_judges_averages_decides(tmp_path):
+    """By one judge b is better, by the mean of both a is."""
+    files = written(
+        tmp_path,
+        b=result("b", strict=about(2.0), kind=about(4.2)),
+        a=result("a", strict=about(3.0), kind=about(4.0)),
+    )
+    found = rank(read_results(files))
+    first, second = found.standings
+    assert (first.model, first.rank, second.model, second.rank) == ("a", 1, "b", 2)
+    assert first.file == str(files[1])
+    assert first.averages["strict"][0] == pytest.approx(np.mean(about(3.0)))
+    assert first.mean[0] == pytest.approx(3.5 + NOISE.mean())
+    assert second.mean[0] == pytest.approx(3.1 + NOISE.mean())
+    assert first.lead[0] == pytest.approx(0.4) and second.lead is None
+    assert not first.ties and not second.ties
+    assert dict(found.counted) == {"strict": 16, "kind": 16} and found.cases == 16
+
+
+def test_intervals_are_those_of_paired_cases(tmp_path):
+    one, other = about(3.0), [3.0 - n for n in NOISE]
+    found = rank(read_results(written(tmp_path, a=result("a", x=one), b=result("b", x=other))))
+    assert found.standings[0].averages["x"] == (pytest.approx(np.mean(one)), interval(one))
+    assert found.standings[0].mean[1] == pytest.approx(interval(one))
+    paired = [abs(a - b) * np.sign((a - b) * NOISE.mean()) for a, b in zip(one, other, strict=True)]
+    assert found.standings[0].lead[1] == pytest.approx(interval(paired))
+
+
+def test_a_lead_that_may_be_chance_is_a_tie(tmp_path):
+    files = written(
+        tmp_path,
+        a=result("a", x=about(3.0)),
+        b=result("b", x=[3.0 - n for n in NOISE]),
+        c=result("c", x=about(1.5)),
+        same=result("c", x=about(1.5)),
+    )
+    found = rank(read_results(files))
+    assert [row.ties for row in found.standings] == [True, False, True, False]
+    assert [row.rank for row in found.standings] == [1, 2, 3, 4]
+
+
+def test_a_case_counts_where_every_result_has_an_opinion(tmp_path):
+    """By all its cases a would be first; b has no opinion of the best of them."""
+    high = [5.0, *[2.4] * 15]
+    files = written(
+        tmp_path,
+        a=result("a", x=high),
+        b=result("b", x=[None, *[2.5] * 15], failure="unparsed"),
+    )
+    found = rank(read_results(files))
+    assert [row.model for row in found.standings] == ["b", "a"]
+    assert found.standings[1].averages["x"][0] == pytest.approx(2.4)
+    assert found.counted["x"] == 15
+    assert found.failures["x"] == {"unparsed": 1}
+
+
+def test_a_judge_of_some_cases_weighs_as_much_as_one_of_all(tmp_path):
+    words = [None] * 8 + [4.0 + n for n in NOISE[8:]]
+    files = written(
+        tmp_path,
+        a=result("a", x=about(3.0), ocr=words),
+        b=result("b", x=about(2.0), ocr=words),
+    )
+    found = rank(read_results(files))
+    first = found.standings[0]
+    assert found.counted == {"x": 16, "ocr": 8}
+    assert found.failures == {"x": {}, "ocr": {}}
+    assert first.mean[0] == pytest.approx((first.averages["x"][0] + first.averages["ocr"][0]) / 2)
+    assert first.lead == (pytest.approx(0.5), pytest.approx((0.5, 0.5)))
+
+
+def test_the_interval_of_the_mean_covers_as_often_as_it_says():
+    """Simulated judges, one of them of half of the cases; 95 % of intervals hold the true mean."""
+    from flash_ray.evaluation.ranks import _values
+
+    rng = np.random.default_rng(1)
+    held = 0
+    for _ in range(100):
+        cases = rng.normal(3, 0.5, 60)
+        table = np.stack([cases + rng.normal(0, 0.3, 60), cases + 0.4 + rng.normal(0, 0.3, 60)])
+        counts = np.ones((2, 60), bool)
+        counts[1, ::2] = False
+        table[1, ::2] = np.nan
+        low, high = interval(_values(table[None], counts)[0])
+        held += low <= 3.2 <= high
+    assert 88 <= held <= 99
+
+
+def test_judges_may_come_in_another_order(tmp_path):
+    files = written(
+        tmp_path,
+        a=result("a", x=about(3.0), y=about(4.0)),
+        b=result("b", y=about(4.0), x=about(2.0)),
+    )
+    first, second = rank(read_results(files)).standings
+    assert (first.averages["y"], second.averages["y"]) == (second.averages["y"],) * 2
+    assert first.lead[0] == pytest.approx(0.5)
+
+
+GOOD = result("a", x=about(3.0))
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        (result("b", bench="edit", x=about(3.0)), "differ in their bench (t2i, edit)"),
+        (result("b", x=about(3.0)[:8]), "differ in their cases (16, 8)"),
+        (result("b", y=about(3.0)), "differ in their judges (x; y)"),
+        (result("b", x=[None] * 16), "judge x has an opinion in every result of 0 cases"),
+        (result("b", x=[7.0] * 16), "is no result (judges.x.opinions.landscape-000.score)"),
+        ({"model": "b", "bench": "t2i"}, "is no result (judges)"),
+        (result("b"), "is no result (judges)"),
+        (result("b", x=about(3.0), y=about(3.0)[:3]), "is no result"),
+        ([], "is no result"),
+    ],
+)
+def test_results_that_cannot_be_compared_are_refused_in_one_line(tmp_path, other, says):
+    with pytest.raises(UserError) as refusal:
+        rank(read_results(written(tmp_path, a=GOOD, b=other)))
+    text = str(refusal.value)
+    assert text.startswith("RESULT: ") and says in text and "\n" not in text
+
+
+def test_files_that_are_no_results_are_refused(tmp_path):
+    (file,) = written(tmp_path, a=GOOD)
+    for files, says in (
+        ([file], "1 files, 1 different"),
+        ([file, file], "2 files, 1 different"),
+        ([file, tmp_path / "none.json"], "none.json: No such file"),
+        ([file, tmp_path], "Is a directory"),
+        ([file, Path(__file__)], "is no result"),
+    ):
+        with pytest.raises(UserError, match=says):
+            read_results(files)
+
+
+def test_the_command_prints_the_ranking(tmp_path):
+    files = written(
+        tmp_path,
+        a=result("a", x=about(3.0)),
+        b=result("b", x=[None, *about(3.0)[1:]], failure="refused"),
+    )
+    shown = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["rank", *map(str, files)])
+    assert shown.exit_code == 0
+    assert "t2i, 16 cases" in shown.output
+    assert "1 =" in shown.output and "2 =" not in shown.output
+    assert "x: 15 of 16 cases count; 1 refused" in shown.output
