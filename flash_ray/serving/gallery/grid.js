@@ -19,8 +19,8 @@ export class Grid {
     table.classList.toggle("many", models.length > MANY);
     table.append(this.#head(models, hasInputs), this.#body(rows, models, hasInputs));
     const note =
-      "Scores are the judge's, from 1 to 5. Times are the server's for one picture, " +
-      "without the wait in its queue.";
+      "Scores are the judge's, from 1 to 5. Times are the server's, without the wait in its " +
+      "queue; pictures that it drew as one batch took theirs together.";
     container.replaceChildren(table, element("p", { className: "soft" }, note));
   }
 
