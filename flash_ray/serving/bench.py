@@ -181,7 +181,7 @@ def main(
             _publish(store, weights, names)
             with _server(folder, store) as (url, pid):
                 client = Client(url)
-                plain = Plain(weights, recipe.student.rungs, settings.threads)
+                plain = Plain(weights, recipe.student.rungs, os.cpu_count() or 1)
                 console.print(
                     f"first picture of a student in object storage: {_first(client):.2f} s"
                 )

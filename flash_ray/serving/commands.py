@@ -67,6 +67,8 @@ def _serve(
     replicas = settings.generate.max + settings.edit.max
     evaluations = settings.evaluations * recipe.runtime.cpus_per_worker
     cpus = math.ceil(replicas * settings.cpus + evaluations)
+    # Ray's workers are nice by default: here they answer people.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     steps.say("start Ray")
     with connected_with({"CPU": cpus, "trainer": 0, "teacher": 0}):
         steps.say("start the replicas")

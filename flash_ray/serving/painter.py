@@ -51,11 +51,13 @@ class Painter:
     """Answers orders, in replicas of the deployments `generate` and `edit`."""
 
     def __init__(self, task: str, recipe: Recipe, store: Store, settings: Serving):
-        torch.set_num_threads(settings.threads)
         self._task = task
-        self._engine = load_engine(recipe, settings.condition_mib * MIB, settings.prefix_mib * MIB)
         self._weights = WeightCache(store, cache_home() / "students", settings.weights_mib * MIB)
         self._batcher = Batcher(self._run, settings.batch)
+        self._batcher.call(torch.set_num_threads, settings.threads)
+        self._engine = self._batcher.call(
+            load_engine, recipe, settings.condition_mib * MIB, settings.prefix_mib * MIB
+        )
         self._metrics = DrawingMetrics()
         self._models: dict[str, Model] = {}  # by digest, for the loader, which is given that alone
 
