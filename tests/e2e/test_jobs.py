@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sysconfig
@@ -25,7 +26,7 @@ def server(tmp_path_factory):
         patch.setenv("FLASH_RAY_CACHE", str(tmp_path_factory.mktemp("cache")))
         context = ray.init(
             address="local",
-            num_cpus=2,
+            num_cpus=4,
             resources={"trainer": 1, "teacher": 1},
             include_dashboard=True,
             log_to_driver=False,
@@ -61,10 +62,12 @@ def test_distil_and_evaluate_as_jobs(server, small, tmp_path):
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert json.loads(file.read_text())["nfe"] == 4
 
-    edit = f"python jobs/encode.py miniature --store {place} --set seed=3"
-    ended = submit(server, edit, *small)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "16 cases; 8 of 8 shards encoded now" in ended.stdout
+    encode = f"python jobs/encode.py miniature --store {place}"
+    more = (*small, "--set", "data.prompts=12")
+    ended = submit(server, encode, *more)
+    assert re.search(r"24 cases; [1-9]\d* of \d+ shards encoded now", ended.stdout), ended.stdout
+    ended = submit(server, encode, *more)
+    assert re.search(r"24 cases; 0 of \d+ shards encoded now", ended.stdout), ended.stdout
 
     ended = submit(server, "python jobs/distill.py miniature", *small)
     assert ended.returncode != 0
