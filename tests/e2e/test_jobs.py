@@ -48,8 +48,14 @@ def submit(server: str, command: str, *more: str) -> subprocess.CompletedProcess
 
 
 @pytest.mark.slow
-def test_distil_and_evaluate_as_jobs(server, small, tmp_path):
+def test_encode_distil_and_evaluate_as_jobs(server, small, tmp_path):
     place = "s3://flash-ray/jobs"
+    encode = f"python jobs/encode.py miniature --store {place}"
+    ended = submit(server, encode, *small)
+    assert re.search(r"16 cases; (\d+) of \1 shards encoded now", ended.stdout), ended.stdout
+    ended = submit(server, encode, *small)
+    assert re.search(r"16 cases; 0 of \d+ shards encoded now", ended.stdout), ended.stdout
+
     distil = "python jobs/distill.py miniature --name job --set runtime.storage.url=" + place
     ended = submit(server, distil, *small)
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -61,13 +67,6 @@ def test_distil_and_evaluate_as_jobs(server, small, tmp_path):
     ended = submit(server, score)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert json.loads(file.read_text())["nfe"] == 4
-
-    encode = f"python jobs/encode.py miniature --store {place}"
-    more = (*small, "--set", "data.prompts=12")
-    ended = submit(server, encode, *more)
-    assert re.search(r"24 cases; [1-9]\d* of \d+ shards encoded now", ended.stdout), ended.stdout
-    ended = submit(server, encode, *more)
-    assert re.search(r"24 cases; 0 of \d+ shards encoded now", ended.stdout), ended.stdout
 
     ended = submit(server, "python jobs/distill.py miniature", *small)
     assert ended.returncode != 0
