@@ -93,7 +93,7 @@ def _result(name: str, own: Sequence[Case], score: BenchScore) -> dict[str, Any]
             "case": case.id,
             "category": case.category,
             "prompt": case.prompt,
-            **{key: verdicts[case.id][key] for key in ("score", "compliance", "quality", "cap")},
+            **verdicts[case.id],
             "picture": f"/v1/evaluations/{name}/pictures/{case.id}.png",
             "input": f"/v1/benches/edit/cases/{case.id}/input.png"
             if case.bench == "edit"

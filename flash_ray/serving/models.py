@@ -1,6 +1,8 @@
 """Which models can be asked: the teacher, published students of its base, and aliases of them."""
 
+import asyncio
 import logging
+import threading
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -104,19 +106,23 @@ class Catalogue:
         self._students: dict[str, Student | None] = {}
         self._models: dict[str, Model] = {}
         self._read = float("-inf")
+        self._lock = threading.Lock()
 
-    def models(self) -> list[Model]:
-        """All models: the teacher, then the others by name."""
-        self._refresh()
-        return list(self._models.values())
+    async def models(self) -> dict[str, Model]:
+        """By name: the teacher, then the others in order."""
+        if self._old():
+            await asyncio.to_thread(self._refresh)
+        return self._models
 
-    def model(self, name: str) -> Model | None:
-        self._refresh()
-        return self._models.get(name)
+    def _old(self) -> bool:
+        return time.monotonic() - self._read >= self._max_age
 
     def _refresh(self) -> None:
-        if time.monotonic() - self._read < self._max_age:
-            return
+        with self._lock:
+            if self._old():  # of many that wait, one reads
+                self._list()
+
+    def _list(self) -> None:
         self._students = {
             name: self._students[name] if name in self._students else self._student(name)
             for name in student_names(self._store)

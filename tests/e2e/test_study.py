@@ -179,4 +179,6 @@ def test_a_search_leaves_a_recipe_that_can_be_distilled(flash_ray, study, tmp_pa
     recipe = yaml.safe_load((tmp_path / "out" / "best.yaml").read_text())
     assert recipe["teaching"]["guidance"] == best["values"]["teaching.guidance"]
     assert flash_ray("recipe", "check", "out/best.yaml").stdout.startswith("OK small-best ")
+    ended = flash_ray("distill", "out/best.yaml", "--set", "optimisation.updates=2")
+    assert ended.stdout == "s3://flash-ray/students/small-best\n", ended.stderr
     refuses(flash_ray(*words), "--out", "holds a finished search")

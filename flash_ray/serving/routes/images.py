@@ -93,13 +93,13 @@ async def _order(service: Service, body: Generation, uploads: list[bytes] | tupl
 
 async def find_model(service: Service, name: str) -> Model:
     """The model of that name; ApiError 404 if there is none."""
-    model = await run_in_threadpool(service.catalogue.model, name)
-    if model is None:
-        known = ", ".join(model.id for model in service.catalogue.models()[:20])
+    models = await service.catalogue.models()
+    if name not in models:
+        known = ", ".join(list(models)[:20])
         raise ApiError(
             404, f"model: there is no {name[:100]!r}; allowed: {known}.", "model", "model_not_found"
         )
-    return model
+    return models[name]
 
 
 def _size(service: Service, text: str) -> tuple[int, int]:

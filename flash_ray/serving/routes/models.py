@@ -1,7 +1,6 @@
 """Which models can be asked."""
 
 from fastapi import APIRouter
-from starlette.concurrency import run_in_threadpool
 
 from flash_ray.serving.models import Model
 from flash_ray.serving.routes.images import find_model
@@ -14,8 +13,8 @@ router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[needs("re
 @router.get("")
 async def models(service: Served) -> ModelCards:
     """The teacher, and the published students of its base."""
-    found = await run_in_threadpool(service.catalogue.models)
-    return ModelCards(data=[_card(service, model) for model in found])
+    found = await service.catalogue.models()
+    return ModelCards(data=[_card(service, model) for model in found.values()])
 
 
 @router.get("/{model}")
