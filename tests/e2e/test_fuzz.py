@@ -1,19 +1,20 @@
 """Bad requests by the thousand: generated from the OpenAPI document, and random bytes."""
 
 import random
-import re
 import socket
-import subprocess
-import sysconfig
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import openai
 import pytest
+import requests
+import schemathesis
 from endpoints import start_server
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
 
 # Pictures that are asked for by chance are small: the requests are the subject.
 QUICK = ("limits.n=1", "limits.steps=2", "limits.pixels=4096", "limits.cases=1", "queue=64")
+RELAXED = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 PATHS = ("/", "/v1/models", "/v1/images/generations", "/v1/images/edits", "/v1/evaluations")
 
 
@@ -30,19 +31,30 @@ def still_serves(server):
     return len(drawn.data) == 1
 
 
-def generated(server, tmp_path, examples):
-    """(requests sent, schemathesis's output) of so many examples for each operation."""
-    words = [
-        Path(sysconfig.get_path("scripts")) / "schemathesis",
-        *("run", f"{server.url}/openapi.json", "--header", f"Authorization: Bearer {server.token}"),
-        *("--checks", "not_a_server_error", "--phases", "fuzzing", "--mode", "all"),
-        *("--max-examples", str(examples), "--workers", "4", "--request-timeout", "60"),
-        *("--continue-on-failure", "--no-color"),
-    ]
-    ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
-    found = re.search(r"([\d,]+) generated", ended.stdout)
-    assert ended.returncode == 0 and found, ended.stdout + ended.stderr
-    return int(found[1].replace(",", "")), ended.stdout
+def generated(server, examples):
+    """Sends so many requests for each operation of the document, half of them meant to be wrong.
+
+    Returns how many were sent. By `requests`: schemathesis's own transport does not get on with the
+    urllib3 that grafana-client brings.
+    """
+    document = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+    session, sent = requests.Session(), 0
+    for operation in document.get_all_operations():
+        for mode in GenerationMode:
+            strategy = operation.ok().as_strategy(generation_mode=mode)
+
+            @given(case=strategy)
+            @settings(max_examples=examples, database=None, **RELAXED)
+            def ask(case):
+                nonlocal sent
+                words = case.as_transport_kwargs(base_url=server.url)
+                words["headers"] = {**words["headers"], "Authorization": f"Bearer {server.token}"}
+                answer = session.request(**words, timeout=60)
+                assert answer.status_code < 500, answer.text
+                sent += 1
+
+            ask()
+    return sent
 
 
 def random_bytes(server, count):
@@ -68,16 +80,15 @@ def random_bytes(server, count):
             assert not answer.startswith(b"HTTP/1.1 5"), (noise, answer)
 
 
-def test_some_bad_requests_break_nothing(quick, tmp_path):
-    sent, _ = generated(quick, tmp_path, examples=5)
-    assert sent > 50
+def test_some_bad_requests_break_nothing(quick):
+    assert generated(quick, examples=4) > 50
     random_bytes(quick, 100)
     assert still_serves(quick)
 
 
 @pytest.mark.slow
-def test_ten_thousand_bad_requests_break_nothing(quick, tmp_path):
-    sent, output = generated(quick, tmp_path, examples=800)
+def test_ten_thousand_bad_requests_break_nothing(quick):
+    sent = generated(quick, examples=400)
     random_bytes(quick, 2000)
-    assert sent + 2000 >= 10_000, output
+    assert sent + 2000 >= 10_000
     assert still_serves(quick)
