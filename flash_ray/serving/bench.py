@@ -17,7 +17,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -291,10 +291,9 @@ def _memory(console: Console, client: Client, names: list[str], pid: int) -> Non
 
 
 def _replica(pid: int) -> psutil.Process:
-    wanted: Callable[[psutil.Process], bool] = lambda process: any(  # noqa: E731
-        "ServeReplica:flash-ray:generate" in word for word in process.cmdline()
-    )
-    return next(p for p in psutil.Process(pid).children(recursive=True) if wanted(p))
+    title = "ServeReplica:flash-ray:generate"
+    family = psutil.Process(pid).children(recursive=True)
+    return next(one for one in family if any(title in word for word in one.cmdline()))
 
 
 if __name__ == "__main__":

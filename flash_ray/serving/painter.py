@@ -99,11 +99,6 @@ class Painter:
         files = await asyncio.to_thread(lambda: tuple(png(picture) for picture in pictures))
         return Painted(files, {**seconds, "total": total})
 
-    async def warm(self, model: Model) -> None:
-        """Loads a model ahead of the first order for it."""
-        self._models[model.digest] = model
-        await self.load(model.digest)
-
     async def load(self, digest: str) -> nn.Module:
         """The transformer of a model that was named before; overridden to keep a few of them."""
         model = self._models[digest]

@@ -1,6 +1,7 @@
-"""Shared by integration and e2e tests: a very small base, and students of it that differ."""
+"""Shared by all tests: a very small base, and students of it that differ."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -13,10 +14,10 @@ from flash_ray.miniature.pipeline import TRANSFORMER_CONFIG, VAE_CONFIG, build_p
 from flash_ray.recipe import Recipe
 
 
-def build_base(folder: Path) -> Path:
+def build_base(folder: Path, texts: Iterable[str] = tuple(corpus(60))) -> Path:
     """A saved pipeline, untrained; weights are scaled so that prompts and times matter."""
     pipeline = build_pipeline(
-        corpus(60),
+        texts,
         {**VAE_CONFIG, "base_dim": 8, "decoder_base_dim": 8},
         {**TRANSFORMER_CONFIG, "num_layers": 2, "num_attention_heads": 2},
     )

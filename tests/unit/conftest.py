@@ -3,9 +3,9 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
+from small import build_base
 
 from flash_ray.backbones.qwen_image_21 import QwenImage21
-from flash_ray.miniature.pipeline import TRANSFORMER_CONFIG, VAE_CONFIG, build_pipeline
 from flash_ray.miniature.specialise import LAYERS, save_lora
 
 CORPUS = [
@@ -20,18 +20,7 @@ CORPUS = [
 @pytest.fixture(scope="session")
 def miniature_folder(tmp_path_factory):
     """A saved pipeline; its transformer's weights are scaled up so that prompts matter."""
-    pipeline = build_pipeline(
-        CORPUS,
-        {**VAE_CONFIG, "base_dim": 8, "decoder_base_dim": 8},
-        {**TRANSFORMER_CONFIG, "num_layers": 2, "num_attention_heads": 2},
-    )
-    generator = torch.Generator().manual_seed(1)
-    for weight in pipeline.transformer.parameters():
-        if weight.dim() == 2:
-            torch.nn.init.normal_(weight, std=weight.shape[1] ** -0.5, generator=generator)
-    folder = tmp_path_factory.mktemp("miniature")
-    pipeline.save_pretrained(folder)
-    return folder
+    return build_base(tmp_path_factory.mktemp("miniature"), CORPUS)
 
 
 @pytest.fixture(scope="session")
