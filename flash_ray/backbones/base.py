@@ -4,7 +4,7 @@ Rectified flow throughout: z_t = (1-t)*x + t*eps, v = eps - x, t in [0, 1], data
 Latents x_BNC are packed (one token for 16x16 pixels, row by row) and normalised to unit scale.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -231,6 +231,11 @@ class Backbone(Protocol):
         prefix: Prefix | None = None,
     ) -> Tensor:
         """v_BNC at z_t = x_BNC, in x_BNC's dtype; `transformer` may be a DeepSpeed engine."""
+
+    def decoder(
+        self, transformer: nn.Module, condition: Condition, prefix: Prefix
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """(x_BNC, t_B) -> v_BNC with a filled prefix, for many steps and without gradients."""
 
     def to_latents(self, images: list[Image.Image]) -> Tensor:
         """Pictures of one size -> x_BNC."""

@@ -8,14 +8,29 @@ positions: keys that are turned by as many positions make every attention score 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from diffusers import QwenImage21Transformer2DModel
 from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21KVCache
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from flash_ray.backbones.base import Condition, Prefix
+from flash_ray.backbones.base import Backbone, Condition, Layout, Prefix
+
+
+@torch.no_grad()
+def prefilled(backbone: Backbone, transformer: nn.Module, condition: Condition) -> Prefix:
+    """The prefix of a condition that is on the transformer's device."""
+    # It does not depend on the target: the smallest one there is costs least.
+    layout = condition.layout
+    small = Layout(layout.task, 32, 32, layout.references)
+    rows, prefix = len(condition), Prefix()
+    device = condition.embeds_BLD.device
+    x_BNC = torch.zeros(rows, small.tokens, backbone.latent_channels, device=device)
+    t_B = torch.ones(rows, device=device)
+    backbone.velocity(transformer, x_BNC, t_B, replace(condition, layout=small), prefix)
+    return prefix
 
 
 def rows_of(prefix: Prefix, condition: Condition) -> list[Prefix]:

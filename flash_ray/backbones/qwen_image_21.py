@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 # Imported for diffusers, which loads the miniature's processor from it by name.
 import flash_ray.miniature.processor  # noqa: F401
 from flash_ray.backbones.base import PIXELS_PER_TOKEN, Condition, Conditioned, Layout, Prefix
+from flash_ray.backbones.decoding import SLOT, decoder, token_shapes
 from flash_ray.backbones.load import LORA
 from flash_ray.errors import UserError
 
@@ -30,6 +31,7 @@ class QwenImage21:
     def __init__(self, pipeline: QwenImage21Pipeline):
         self.pipeline = pipeline
         self._loras: set[str] = set()
+        self._empty: dict[Layout, Condition] = {}  # the empty prompt's
         for part in (pipeline.transformer, pipeline.vae, pipeline.text_encoder):
             if part is not None:
                 part.requires_grad_(False).eval()
@@ -148,9 +150,10 @@ class QwenImage21:
             raise ValueError("encode needs the text encoder: load with encoders=True")
         if references is None:
             layout = Layout("t2i", *size)
-            empty = self._encode_prompts([""], layout)
+            if layout not in self._empty:
+                self._empty[layout] = self._encode_prompts([""], layout)
             return Conditioned(
-                self._encode_prompts(prompts, layout), empty.rows([0] * len(prompts))
+                self._encode_prompts(prompts, layout), self._empty[layout].rows([0] * len(prompts))
             )
         resized, latents_BNC, layout = self._encode_references(references, size)
         return Conditioned(
@@ -174,13 +177,14 @@ class QwenImage21:
                 one with `graph` is: another would cut them off from the text's keys and values.
         """
         module = getattr(transformer, "module", transformer)
-        condition = condition.to(x_BNC.device, module.dtype)
-        hidden_BNC = x_BNC.to(module.dtype)
+        _, dtype = _kind(module)
+        condition = condition.to(x_BNC.device, dtype)
+        hidden_BNC = x_BNC.to(dtype)
         if condition.references_BNC is not None:
             hidden_BNC = torch.cat([condition.references_BNC, hidden_BNC], dim=1)
         batch, tokens, _ = x_BNC.shape
-        # One slot for 2x2 latent tokens; the target's slots follow the text.
-        target_slots = condition.slots_BL.new_ones(batch, tokens // 4)
+        # The target's slots follow the text.
+        target_slots = condition.slots_BL.new_ones(batch, tokens // SLOT)
         if prefix and torch.is_grad_enabled() and not prefix.graph:
             prefix = None
         cache, mode = _cache(module, prefix)
@@ -189,13 +193,19 @@ class QwenImage21:
             timestep=t_B,
             encoder_hidden_states=condition.embeds_BLD,
             encoder_hidden_states_mask=None if condition.mask_BL.all() else condition.mask_BL,
-            img_shapes=[_token_shapes(condition.layout)] * batch,
+            img_shapes=[token_shapes(condition.layout)] * batch,
             img_mask=torch.cat([condition.slots_BL, target_slots], dim=1),
             kv_cache=cache,
             kv_cache_mode=mode,
             return_dict=False,
         )[0]
         return out_BNC[:, -tokens:].to(x_BNC.dtype)
+
+    def decoder(
+        self, transformer: nn.Module, condition: Condition, prefix: Prefix
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """`velocity` with a filled prefix, for many steps and without gradients; see `decoding`."""
+        return decoder(transformer, condition.to(*_kind(transformer)), prefix)
 
     @torch.no_grad()
     def to_latents(self, images: list[Image.Image]) -> Tensor:
@@ -208,7 +218,7 @@ class QwenImage21:
         """Decodes latents to RGB pictures, uint8, (B, H, W, 3); the alpha channel is dropped."""
         pipeline, vae = self.pipeline, self.pipeline.vae
         latents = pipeline._unpack_latents(
-            x_BNC.to(vae.device, vae.dtype), layout.height, layout.width, PIXELS_PER_TOKEN
+            x_BNC.to(*_kind(vae)), layout.height, layout.width, PIXELS_PER_TOKEN
         )
         mean, std = (
             torch.tensor(values).view(1, -1, 1, 1, 1).to(latents)
@@ -248,14 +258,15 @@ class QwenImage21:
         references_BNC: Tensor | None = None,
     ) -> Condition:
         own = None if images is None else _OwnPictures(images)
-        embeds_BLD, mask_BL, slots_BL = self.pipeline.encode_prompt(prompt=prompts, image=own)
+        device, _ = _kind(self.pipeline.text_encoder)
+        embeds_BLD, mask_BL, slots_BL = self.pipeline.encode_prompt(prompts, own, device)
         if mask_BL is None:  # the pipeline's way to say that nothing is padded
             mask_BL = torch.ones_like(slots_BL)
         return Condition(layout, embeds_BLD, mask_BL.bool(), slots_BL.bool(), references_BNC)
 
     def _pack(self, pixels_BCTHW: Tensor) -> Tensor:
         vae = self.pipeline.vae
-        latents = self.pipeline._encode_vae_image(pixels_BCTHW.to(vae.device, vae.dtype), None)
+        latents = self.pipeline._encode_vae_image(pixels_BCTHW.to(*_kind(vae)), None)
         batch, channels, _, height, width = latents.shape
         return self.pipeline._pack_latents(latents, batch, channels, height, width).contiguous()
 
@@ -277,10 +288,10 @@ class _OwnPictures:
         return iter(next(self.cases))
 
 
-def _token_shapes(layout: Layout) -> list[tuple[int, int, int]]:
-    """(frames, rows, columns) in latent tokens: the references, then the target."""
-    sizes = [*layout.references, (layout.height, layout.width)]
-    return [(1, height // PIXELS_PER_TOKEN, width // PIXELS_PER_TOKEN) for height, width in sizes]
+def _kind(module: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Device and dtype of a part of the pipeline; diffusers' own walk all modules."""
+    parameter = next(module.parameters())
+    return parameter.device, parameter.dtype
 
 
 def _cache(

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from flash_ray.backbones.base import Backbone, Condition, Conditioned, Layout, Prefix
 from flash_ray.backbones.guidance import guided_velocity
-from flash_ray.backbones.prefixes import join_prefixes, rows_of, size_of
-from flash_ray.backbones.sampling import euler
+from flash_ray.backbones.prefixes import join_prefixes, prefilled, rows_of, size_of
+from flash_ray.backbones.sampling import VelocityFn, euler
 from flash_ray.evaluation.ways import load_base
 from flash_ray.recipe import Recipe
 from flash_ray.serving.lru import Lru
@@ -199,30 +199,31 @@ class _Prompts:
         self._keys = [
             (way.digest, negative, own[0].layout if empty else row.digest) for row in rows
         ]
-        self._prefix: Prefix | None = None
+        self._decode: VelocityFn | None = None
         self.hits = self.misses = 0
 
     def velocity(self, z_BNC: Tensor, t_B: Tensor) -> Tensor:
-        if self._prefix:
-            return self._ask(z_BNC, t_B, self._condition, self._prefix)
+        if self._decode:
+            return self._decode(z_BNC, t_B)
         kept = {key: self._engine.prefixes.get(key) for key in self._keys}
         self.hits = sum(kept[key] is not None for key in self._keys)
         self.misses = len(self._keys) - self.hits
+        backbone, transformer = self._engine.backbone, self._way.transformer
         if not self.hits and self._condition.mask_BL.all():
             # Nothing is padded, so the step that fills the prefixes is a step of the sampler too.
-            self._prefix = Prefix()
-            v_BNC = self._ask(z_BNC, t_B, self._condition, self._prefix)
-            self._keep(self._keys, self._prefix, self._condition)
+            prefix = Prefix()
+            v_BNC = backbone.velocity(transformer, z_BNC, t_B, self._condition, prefix)
+            self._keep(self._keys, prefix, self._condition)
+            self._decode = backbone.decoder(transformer, self._condition, prefix)
             return v_BNC
         missing = {key: row for row, key in enumerate(self._keys) if kept[key] is None}
         if missing:
-            index = list(missing.values())
-            condition = Condition.cat([self._rows[row] for row in index])
-            filled = Prefix()
-            self._ask(z_BNC[index], t_B[index], condition, filled)
+            condition = Condition.cat([self._rows[row] for row in missing.values()])
+            filled = prefilled(backbone, transformer, condition)
             kept |= self._keep(list(missing), filled, condition)
-        self._prefix = join_prefixes(self._way.transformer, [kept[key] for key in self._keys])
-        return self._ask(z_BNC, t_B, self._condition, self._prefix)
+        prefix = join_prefixes(transformer, [kept[key] for key in self._keys])
+        self._decode = backbone.decoder(transformer, self._condition, prefix)
+        return self._decode(z_BNC, t_B)
 
     def _keep(
         self, keys: Sequence[Hashable], prefix: Prefix, condition: Condition
@@ -231,9 +232,6 @@ class _Prompts:
         for key, row in rows.items():
             self._engine.prefixes.put(key, row)
         return rows
-
-    def _ask(self, z_BNC: Tensor, t_B: Tensor, condition: Condition, prefix: Prefix) -> Tensor:
-        return self._engine.backbone.velocity(self._way.transformer, z_BNC, t_B, condition, prefix)
 
 
 def _bytes_of(conditioned: Conditioned) -> int:

@@ -2,15 +2,16 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flash_ray.backbones.base import Backbone, Condition, Conditioned, Layout, Prefix
+from flash_ray.backbones.base import Backbone, Condition, Conditioned, Prefix
 from flash_ray.backbones.guidance import guided_velocity
 from flash_ray.backbones.load import is_lora, lora_digest, resolve_lora
+from flash_ray.backbones.prefixes import prefilled
 from flash_ray.recipe import Recipe
 from flash_ray.teachers.base import UnknownTicket
 from flash_ray.teachers.groups import Group
@@ -58,7 +59,10 @@ class Scorer:
             voice = self._voices[index]
             sides = [positive, negative][: voice.calls]
             with self._backbone.lora(voice.lora):
-                self._open[ticket][index] = [self._prefilled(side) for side in sides]
+                self._open[ticket][index] = [
+                    (side, prefilled(self._backbone, self._backbone.transformer, side))
+                    for side in sides
+                ]
 
     @torch.no_grad()
     def score(self, ticket: object, x_BNC: Tensor, t_B: Tensor) -> dict[int, Tensor]:
@@ -88,18 +92,6 @@ class Scorer:
         if len(velocities) == 1:
             return velocities[0]
         return guided_velocity(*velocities, voice.guidance, voice.rescale)
-
-    def _prefilled(self, condition: Condition) -> tuple[Condition, Prefix]:
-        # The prefix does not depend on the target: the smallest one there is costs least.
-        layout = condition.layout
-        small = Layout(layout.task, 32, 32, layout.references)
-        rows, prefix = len(condition), Prefix()
-        x_BNC = torch.zeros(rows, small.tokens, self._backbone.latent_channels, device=self._device)
-        t_B = torch.ones(rows, device=self._device)
-        self._backbone.velocity(
-            self._backbone.transformer, x_BNC, t_B, replace(condition, layout=small), prefix
-        )
-        return condition, prefix
 
 
 def voice_of(recipe: Recipe, index: int) -> Voice:
