@@ -145,6 +145,11 @@ class Page:
         ]
         return self.api(f"/v1/evaluations/{found}")["result"]
 
+    def usable(self, part: str) -> list[WebElement]:
+        """The controls of a part of the page that can be used now."""
+        found = self.all(f"{part} :is(button, input, select, textarea)")
+        return [one for one in found if one.is_displayed() and one.is_enabled()]
+
     def complaint(self) -> str:
         """What the browser says of the field that it went to."""
         return self.focused().get_property("validationMessage")
@@ -316,15 +321,10 @@ def test_a_token_that_may_only_read_is_offered_what_there_is_to_read(page):
     page.sign_in("read")
     reason = "needs a token with the role generate; yours has the role read."
     assert page.one("#compare-denied").text == f"Drawing pictures {reason}"
-    offered = "button, input:not([type=file]), select, textarea"
-    assert not any(
-        control.is_enabled()
-        for control in page.one("#compare").find_elements(By.CSS_SELECTOR, offered)
-    )
+    assert not page.usable("#compare")
     page.one("#evaluations-tab").click()
     assert page.one("#evaluate-denied").text == f"Evaluating a model {reason}"
-    form = page.one("#evaluation-form").find_elements(By.CSS_SELECTOR, offered)
-    assert form and not any(control.is_enabled() for control in form)
+    assert not page.usable("#evaluation-form")
     button = page.wait(lambda: page.one(f"[aria-label^='Open {model} on t2i']"))
     page.wait(button.is_displayed)
     button.click()
@@ -338,9 +338,9 @@ def test_only_an_admin_can_cancel_an_evaluation(page):
     cancel = f"[aria-label='Cancel teacher on edit, {LIMITS['cases']} cases a category, seed 1']"
 
     page.sign_in("generate")
-    assert page.one("#generate").is_enabled() and not page.one("#compare-denied").is_displayed()
+    assert page.usable("#compare") and not page.one("#compare-denied").is_displayed()
     page.one("#evaluations-tab").click()
-    assert page.one("#evaluate").is_enabled() and not page.one("#evaluate-denied").is_displayed()
+    assert page.usable("#evaluation-form") and not page.one("#evaluate-denied").is_displayed()
     button = page.wait(lambda: page.one(cancel))
     assert button.is_displayed() and not button.is_enabled()
     why = page.one(f"#{button.get_attribute('aria-describedby')}")
