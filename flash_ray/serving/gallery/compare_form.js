@@ -190,7 +190,7 @@ function checked(group) {
 
 function problemOfPrompts(prompts, most) {
   if (prompts.length === 0) return "Write a prompt.";
-  const lengths = prompts.map((prompt) => [...prompt].length); // of characters, as the server counts
+  const lengths = prompts.map((prompt) => [...prompt].length); // in characters, as the server
   const long = lengths.findIndex((length) => length > most);
   if (long === -1) return "";
   return `Prompt ${long + 1} has ${lengths[long]} characters; the server takes up to ${most}.`;
