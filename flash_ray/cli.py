@@ -11,6 +11,7 @@ import typer
 from flash_ray import __version__
 from flash_ray.errors import UserError
 from flash_ray.evaluation.cli import rank
+from flash_ray.options import Overrides, Place, RecipeName
 from flash_ray.recipe import dump_yaml, load_recipe
 from flash_ray.serving.cli import add_to as add_serving
 from flash_ray.studies.cli import study_app
@@ -33,23 +34,6 @@ class Bench(StrEnum):
 
     T2I = "t2i"
     EDIT = "edit"
-
-
-RecipeName = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A preset's name or a YAML file.")
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a field, e.g. student.steps=4."),
-]
-Place = Annotated[
-    str | None,
-    typer.Option(
-        "--store",
-        metavar="PLACE",
-        help="s3://bucket/prefix, or the folder of the embedded store; default ~/.flash_ray/store.",
-    ),
-]
 
 
 def _print_version(wanted: bool) -> None:

@@ -5,28 +5,17 @@ from typing import Annotated
 
 import typer
 
+from flash_ray.options import Overrides, Place
 from flash_ray.recipe import load_recipe
 from flash_ray.serving.settings import load_serving
 from flash_ray.serving.tokens import ROLES, add_token
-
-StorePlace = Annotated[
-    str | None,
-    typer.Option(
-        "--store",
-        metavar="PLACE",
-        help="s3://bucket/prefix, or the folder of the embedded store; default ~/.flash_ray/store.",
-    ),
-]
 
 
 def serve(
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE", help="Whose base and teacher are served.")
     ] = "miniature",
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the recipe."),
-    ] = None,
+    overrides: Overrides = None,
     settings: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Limits, batches, replicas, as YAML.")
     ] = None,
@@ -34,7 +23,7 @@ def serve(
         list[str] | None,
         typer.Option("--serving", metavar="KEY=VALUE", help="Change a setting, e.g. limits.n=4."),
     ] = None,
-    store: StorePlace = None,
+    store: Place = None,
     tokens: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Tokens that `flash-ray token` made.")
     ] = None,
@@ -65,7 +54,7 @@ def token(
 def alias(
     name: Annotated[str, typer.Argument(metavar="ALIAS", help="What requests call it.")],
     student: Annotated[str, typer.Argument(metavar="STUDENT", help="A published student.")],
-    store: StorePlace = None,
+    store: Place = None,
 ) -> None:
     """Point an alias to a student; endpoints that run go over to it without losing a request."""
     from flash_ray.checkpoints.aliases import set_alias

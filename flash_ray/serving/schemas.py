@@ -4,6 +4,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from flash_ray.serving.settings import Limits
+from flash_ray.serving.tokens import Role
+
 SIZE = r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$"
 PROMPT = 'A poster with the word "SUN" in red letters'
 Bench = Literal["t2i", "edit"]
@@ -11,6 +14,25 @@ Bench = Literal["t2i", "edit"]
 
 class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Bounds(Limits):
+    """What one request may ask for."""
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
+    pixels: int = Field(description="Of a picture that is drawn.", examples=[16384])
+    size_step: int = Field(description="Width and height are multiples of it.", examples=[32])
+
+
+class Me(Body):
+    """Who asks, as the server sees it."""
+
+    role: Role = Field(
+        examples=["generate"],
+        description="Each may do what those before it may: read, generate, admin. Without tokens "
+        "everybody is admin.",
+    )
+    limits: Bounds
 
 
 class Generation(Body):

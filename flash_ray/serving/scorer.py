@@ -34,7 +34,9 @@ class Scorer:
 
     async def judge(self, bench: str, case: str, picture: bytes) -> dict[str, Any]:
         """The fields of `schemas.Score` for a PNG of 64x64."""
-        return await asyncio.to_thread(judge_picture, bench, case, picture)
+        return await asyncio.to_thread(
+            judge_picture, bench, case, picture, self._settings.limits.cases
+        )
 
     async def start(self, name: str) -> None:
         """Runs an evaluation, unless it runs already, as soon as there is room."""
@@ -81,9 +83,13 @@ class Scorer:
         return task.remote(name, self._recipe, self._store, self._settings)
 
 
-def judge_picture(bench: str, case: str, picture: bytes) -> dict[str, Any]:
-    """What the exact judge says of a PNG of 64x64: the fields of `schemas.Score`."""
+def judge_picture(bench: str, case: str, picture: bytes, most: int) -> dict[str, Any]:
+    """What the exact judge says of a PNG of 64x64: the fields of `schemas.Score`.
+
+    Args:
+        most: cases of each category that there are.
+    """
     pixels_HW3 = np.asarray(Image.open(BytesIO(picture)).convert("RGB"), np.float32) / 255
-    fields = asdict(judge(pixels_HW3.transpose(2, 0, 1), find_case(bench, case)))
+    fields = asdict(judge(pixels_HW3.transpose(2, 0, 1), find_case(bench, case, most)))
     del fields["fitted"]
     return fields

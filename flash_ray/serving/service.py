@@ -46,26 +46,32 @@ Served = Annotated[Service, Depends(_service)]
 _bearer = HTTPBearer(auto_error=False, description="A token made by `flash-ray token`.")
 
 
+def _caller(
+    service: Served, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> Role:
+    if not service.tokens:
+        return "admin"
+    ask = {"WWW-Authenticate": "Bearer"}
+    if given is None:
+        raise ApiError(
+            401, "No token; send Authorization: Bearer TOKEN.", code="no_token", headers=ask
+        )
+    found = role_of(given.credentials, list(service.tokens))
+    if found is None:
+        raise ApiError(401, "The token is not known.", code="invalid_api_key", headers=ask)
+    return found
+
+
+Caller = Annotated[Role, Depends(_caller)]  # the role of who asks; a request without one is refused
+
+
 def needs(role: Role) -> Any:
     """A dependency that refuses requests whose token does not have the role."""
 
-    def check(
-        service: Served,
-        given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-    ) -> None:
-        if not service.tokens:
-            return
-        ask = {"WWW-Authenticate": "Bearer"}
-        if given is None:
+    def check(caller: Caller) -> None:
+        if not allows(caller, role):
             raise ApiError(
-                401, "No token; send Authorization: Bearer TOKEN.", code="no_token", headers=ask
-            )
-        found = role_of(given.credentials, list(service.tokens))
-        if found is None:
-            raise ApiError(401, "The token is not known.", code="invalid_api_key", headers=ask)
-        if not allows(found, role):
-            raise ApiError(
-                403, f"The token's role is {found}, this needs {role}.", code="role_too_low"
+                403, f"The token's role is {caller}, this needs {role}.", code="role_too_low"
             )
 
     return Depends(check)

@@ -5,27 +5,23 @@ from typing import Annotated
 
 import typer
 
+from flash_ray.options import PlaceOfStudy
+
 study_app = typer.Typer(help="Compare recipes: arms under several seeds, with error bars.")
 
 StudyName = Annotated[
     str, typer.Argument(metavar="STUDY", help="A shipped study's name or a YAML file.")
 ]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="The folder of the study's results.")]
-
-
 AtOnce = Annotated[
     int | None, typer.Option(min=1, help="Trials at the same time; default: as many as fit.")
-]
-Place = Annotated[
-    str | None,
-    typer.Option(
-        "--store", metavar="PLACE", help="s3://bucket/prefix, or a folder; default: in the results."
-    ),
 ]
 
 
 @study_app.command("run")
-def study_run(study: StudyName, out: Out, at_once: AtOnce = None, store: Place = None) -> None:
+def study_run(
+    study: StudyName, out: Out, at_once: AtOnce = None, store: PlaceOfStudy = None
+) -> None:
     """Run the trials that are not finished yet; after an interruption, the same command goes on."""
     from flash_ray.console import Steps
     from flash_ray.studies import commands
@@ -73,7 +69,7 @@ def study_search(
         typer.Option(min=1, help="Combinations to try; default: all, at most 16."),
     ] = None,
     at_once: AtOnce = None,
-    store: Place = None,
+    store: PlaceOfStudy = None,
 ) -> None:
     """Search the study's space for the best recipe, and write it to DIR/best.yaml.
 

@@ -10,7 +10,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from flash_ray.serving.tokens import add_token
+from flash_ray.serving.tokens import ROLES, Role, add_token
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,17 @@ class Place:
 
 @dataclass
 class Served:
-    """A server that was started with `flash-ray serve`; `token` may do everything."""
+    """A server that was started with `flash-ray serve`, and a token for each role."""
 
     url: str
-    token: str
+    tokens: dict[Role, str]
     place: Place
     process: subprocess.Popen[bytes]
+
+    @property
+    def token(self) -> str:
+        """One that may do everything."""
+        return self.tokens["admin"]
 
     def stop(self) -> None:
         """Ends it as Ctrl-C does, and waits for that."""
@@ -40,8 +45,8 @@ class Served:
 
 def start_server(base: Path, place: Place, *options: str) -> Served:
     """Starts `flash-ray serve` over the store in `place` and waits until it answers."""
-    tokens = place.folder / f"tokens-{time.monotonic_ns()}.json"
-    token = add_token(tokens, "everything", "admin")
+    file = place.folder / f"tokens-{time.monotonic_ns()}.json"
+    tokens = {role: add_token(file, role, role) for role in ROLES}
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -56,7 +61,7 @@ def start_server(base: Path, place: Place, *options: str) -> Served:
     }
     with (place.folder / "log").open("ab") as log:
         process = subprocess.Popen(
-            [script, *words, "--tokens", tokens, *options],
+            [script, *words, "--tokens", file, *options],
             env=environment,
             stdout=log,
             stderr=log,
@@ -65,7 +70,7 @@ def start_server(base: Path, place: Place, *options: str) -> Served:
     while not _answers(url):
         assert process.poll() is None, (place.folder / "log").read_text()
         time.sleep(0.5)
-    return Served(url, token, place, process)
+    return Served(url, tokens, place, process)
 
 
 def _answers(url: str) -> bool:

@@ -4,11 +4,12 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
-from endpoints import Served
+from endpoints import Place, Served, start_server
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
@@ -18,9 +19,12 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
+from flash_ray.serving.tokens import Role
+
 WAIT_S = 300  # the longest that a busy machine may take for one step
 SCORE = r"[1-5]\.\d\d"
 SECONDS = r"\d+\.\d+ s"
+LIMITS = {"cases": 24, "prompt": 100, "image_bytes": 100_000}
 
 # The next request for pictures is told that the server is busy.
 BUSY_ONCE = """
@@ -52,10 +56,10 @@ class Page:
         self.browser.refresh()
         self.wait(lambda: self.one("#token-dialog").is_displayed())
 
-    def sign_in(self) -> None:
+    def sign_in(self, role: Role = "admin") -> None:
         self.open()
-        self.one("#token").send_keys(self.served.token, Keys.ENTER)
-        self.wait(lambda: self.one("#generate").is_enabled())
+        self.one("#token").send_keys(self.served.tokens[role], Keys.ENTER)
+        self.wait(lambda: self.one("#models input"))
 
     def one(self, selector: str) -> WebElement:
         return self.browser.find_element(By.CSS_SELECTOR, selector)
@@ -69,10 +73,12 @@ class Page:
     def wait(self, holds: Callable[[], Any]) -> Any:
         return WebDriverWait(self.browser, WAIT_S, 0.1).until(lambda _: holds())
 
-    def api(self, path: str) -> Any:
-        """What the server itself says."""
+    def api(self, path: str, body: Any = None) -> Any:
+        """What the server itself says, to a body if there is one."""
         headers = {"Authorization": f"Bearer {self.served.token}"}
-        with urlopen(Request(self.served.url + path, headers=headers)) as answer:
+        headers |= {"Content-Type": "application/json"} if body else {}
+        data = json.dumps(body).encode() if body else None
+        with urlopen(Request(self.served.url + path, data, headers)) as answer:
             return json.load(answer)
 
     def requested(self) -> list[str]:
@@ -115,25 +121,52 @@ class Page:
         """Of a picture's file, in pixels, once it is loaded."""
         return self.wait(lambda: picture.get_property("naturalWidth"))
 
-    def evaluate(self, model: str) -> WebElement:
+    def evaluate(self, model: str, bench: str = "t2i") -> WebElement:
         """Asks for an evaluation of a case a category and opens it; its place in the list."""
         self.one("#evaluations-tab").click()
         Select(self.one("#evaluation-model")).select_by_value(model)
-        Select(self.one("#evaluation-bench")).select_by_value("t2i")
+        Select(self.one("#evaluation-bench")).select_by_value(bench)
         cases = self.one("#evaluation-cases")
         cases.clear()
         cases.send_keys("1", Keys.ENTER)
-        label = f"Open {model} on t2i, 1 case a category, seed 0"
+        label = f"Open {model} on {bench}, 1 case a category, seed 0"
         button = self.wait(lambda: self.one(f"[aria-label='{label}']"))
         self.wait(button.is_displayed)
         button.click()
-        self.wait(lambda: len(self.all(".answers img")) == 3)
+        self.wait(lambda: self.all(".answers img") and not self.all(".answers .frame"))
         return button.find_element(By.XPATH, "ancestor::li")
+
+    def result(self, model: str, bench: str) -> dict[str, Any]:
+        """What the server says of the evaluation that `evaluate` asks for."""
+        (found,) = [
+            one["id"]
+            for one in self.api("/v1/evaluations")["data"]
+            if (one["model"], one["bench"], one["cases"], one["seed"]) == (model, bench, 1, 0)
+        ]
+        return self.api(f"/v1/evaluations/{found}")["result"]
+
+    def usable(self, part: str) -> list[WebElement]:
+        """The controls of a part of the page that can be used now."""
+        found = self.all(f"{part} :is(button, input, select, textarea)")
+        return [one for one in found if one.is_displayed() and one.is_enabled()]
+
+    def complaint(self) -> str:
+        """What the browser says of the field that it went to."""
+        return self.focused().get_property("validationMessage")
 
     def fits(self) -> bool:
         """Whether the page does not scroll sideways."""
         script = "return document.scrollingElement.scrollWidth <= innerWidth"
         return self.browser.execute_script(script)
+
+
+@pytest.fixture(scope="module")
+def served(base: Path, place: Place) -> Iterator[Served]:
+    """A server with limits of its own."""
+    limits = [word for k, v in LIMITS.items() for word in ("--serving", f"limits.{k}={v}")]
+    server = start_server(base, place, *limits)
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="module")
@@ -232,13 +265,9 @@ def test_an_evaluation_runs_to_its_table_and_the_worst_answers(page):
     assert page.texts(".categories tfoot th") == ["all"]
     assert re.fullmatch(rf"{SCORE} \[{SCORE}, {SCORE}\]", page.texts(".categories tfoot td")[1])
 
-    (found,) = [
-        one["id"]
-        for one in page.api("/v1/evaluations")["data"]
-        if (one["model"], one["bench"], one["cases"], one["seed"]) == (model, "t2i", 1, 0)
-    ]
-    result = page.api(f"/v1/evaluations/{found}")["result"]
-    worst = sorted(result["answers"], key=lambda answer: (answer["score"], answer["case"]))
+    worst = sorted(
+        page.result(model, "t2i")["answers"], key=lambda answer: (answer["score"], answer["case"])
+    )
     shown = page.all(".answers > li")
     assert len(shown) == 3
     for item, answer in zip(shown, worst, strict=True):
@@ -246,11 +275,87 @@ def test_an_evaluation_runs_to_its_table_and_the_worst_answers(page):
         assert answer["prompt"] in item.text
         assert (answer["cap"] or "") in item.text
         assert page.width(item.find_element(By.TAG_NAME, "img")) == 64
+        (fault,) = [line.text for line in item.find_elements(By.CSS_SELECTOR, ".fault")]
+        assert fault == wrong(answer["attributes"])
 
     assert page.focused().text == f"{model} on t2i"
     page.one(".heading button").click()
     assert page.all(".answers") == []
     assert page.focused() == listed
+
+
+def wrong(attributes: dict[str, float]) -> str:
+    """What the page says of the attributes of an answer to a t2i case."""
+    special = {"no_other_objects": "number of objects", "wears": "what is worn"}
+    found = [
+        special.get(name, name.replace("_", " ")) + (" (half right)" if credit else "")
+        for name, credit in attributes.items()
+        if credit < 1
+    ]
+    return f"Wrong: {', '.join(found)}." if found else "Everything that was asked is there."
+
+
+def test_what_an_edit_did_not_do_and_did_not_keep_is_told_apart(page):
+    page.sign_in()
+    model = page.api("/v1/models")["data"][1]["id"]
+    page.evaluate(model, "edit")
+    answers = {answer["case"]: answer for answer in page.result(model, "edit")["answers"]}
+    shown = page.all(".answers > li")
+    assert len(shown) == len(answers) == 6
+    for item in shown:
+        (case,) = [case for case in answers if case in item.text]
+        lines = [line.text for line in item.find_elements(By.CSS_SELECTOR, ".fault")]
+        told = {heading: words for heading, words in (line.split(": ") for line in lines)}
+        for heading, part in (("Not changed as asked", "changed."), ("Not kept", "kept.")):
+            attributes = answers[case]["attributes"].items()
+            faults = [name for name, credit in attributes if name.startswith(part) and credit < 1]
+            words = told.pop(heading, "").removesuffix(".")
+            assert len(words.split(", ") if words else []) == len(faults)
+            assert "_" not in words and part not in words
+        assert told == {}
+
+
+def test_a_token_that_may_only_read_is_offered_what_there_is_to_read(page):
+    model = page.api("/v1/models")["data"][1]["id"]
+    page.api("/v1/evaluations", {"model": model, "bench": "t2i", "cases": 1})
+    page.sign_in("read")
+    reason = "needs a token with the role generate; yours has the role read."
+    assert page.one("#compare-denied").text == f"Drawing pictures {reason}"
+    assert not page.usable("#compare")
+    page.one("#evaluations-tab").click()
+    assert page.one("#evaluate-denied").text == f"Evaluating a model {reason}"
+    assert not page.usable("#evaluation-form")
+    button = page.wait(lambda: page.one(f"[aria-label^='Open {model} on t2i']"))
+    page.wait(button.is_displayed)
+    button.click()
+    page.wait(lambda: page.all(".answers img"))
+    assert page.one("#alerts").text == ""
+
+
+def test_only_an_admin_can_cancel_an_evaluation(page):
+    asked = {"model": "teacher", "bench": "edit", "cases": LIMITS["cases"], "seed": 1}
+    found = page.api("/v1/evaluations", asked)["id"]  # some minutes of work
+    cancel = f"[aria-label='Cancel teacher on edit, {LIMITS['cases']} cases a category, seed 1']"
+
+    page.sign_in("generate")
+    assert page.usable("#compare") and not page.one("#compare-denied").is_displayed()
+    page.one("#evaluations-tab").click()
+    assert page.usable("#evaluation-form") and not page.one("#evaluate-denied").is_displayed()
+    button = page.wait(lambda: page.one(cancel))
+    assert button.is_displayed() and not button.is_enabled()
+    why = page.one(f"#{button.get_attribute('aria-describedby')}")
+    page.wait(why.is_displayed)
+    assert why.text == (
+        "Cancelling an evaluation needs a token with the role admin; yours has the role generate."
+    )
+
+    page.sign_in("admin")
+    page.one("#evaluations-tab").click()
+    button = page.wait(lambda: page.one(cancel))
+    assert not page.one("#cancel-denied").is_displayed()
+    button.click()
+    page.wait(lambda: not button.is_displayed())
+    assert page.api(f"/v1/evaluations/{found}")["status"] == "cancelled"
 
 
 def test_a_wrong_token_says_so_and_the_right_one_is_kept_in_the_tab(page):
@@ -375,12 +480,42 @@ def test_a_form_that_lacks_something_says_what(page):
     for box in page.all("#models input:checked"):
         box.click()
     page.one("#generate").click()
-    assert page.focused().get_property("validationMessage") == "Choose a model."
+    assert page.complaint() == "Choose a model."
     page.one("#models input").click()
     page.one("[name=source][value=own]").click()
     page.one("#generate").click()
-    assert page.focused().get_property("validationMessage") == "Write a prompt."
+    assert page.complaint() == "Write a prompt."
     assert not any(path.startswith("/v1/images/") for path in page.requested())
+
+
+def test_what_the_server_would_refuse_is_told_before_it_is_asked(page, tmp_path):
+    large = tmp_path / "large.png"
+    Image.effect_noise((400, 400), 200).save(large)
+    assert large.stat().st_size > LIMITS["image_bytes"]
+    page.sign_in()
+    for tab, field, button in (
+        ("#compare-tab", "#per-category", "#generate"),
+        ("#evaluations-tab", "#evaluation-cases", "#evaluate"),
+    ):
+        page.one(tab).click()
+        page.one(field).clear()
+        page.one(field).send_keys(str(LIMITS["cases"] + 1))
+        page.one(button).click()
+        assert page.focused() == page.one(field) and str(LIMITS["cases"]) in page.complaint()
+
+    page.one("#compare-tab").click()
+    page.write_prompts("a face", "🌊" * (LIMITS["prompt"] + 1))
+    page.one("#generate").click()
+    assert page.complaint() == "Prompt 2 has 101 characters; the server takes up to 100."
+    page.one("#prompts").send_keys(Keys.BACKSPACE)
+    page.one("#picture").send_keys(str(large))
+    page.one("#generate").click()
+    assert page.complaint().endswith("the server takes up to 0.1 MiB.")
+    asked = ("/v1/images/", "/v1/scores", "/v1/evaluations/")
+    assert not any(path.startswith(asked) for path in page.requested())
+    page.one("#picture-preview button").click()
+    page.generate()
+    assert page.one("#compare-status").text == "4 of 4 pictures drawn."
 
 
 def test_a_narrow_window_does_not_scroll_sideways(page, tmp_path):
@@ -402,6 +537,9 @@ def test_a_narrow_window_does_not_scroll_sideways(page, tmp_path):
         assert page.fits()
         page.evaluate(page.api("/v1/models")["data"][1]["id"])
         assert page.fits()
+        table = page.one("#evaluation [role=region]")
+        table.send_keys(Keys.ARROW_RIGHT)
+        page.wait(lambda: table.get_property("scrollLeft") > 0)
     finally:
         page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 

@@ -25,7 +25,7 @@ def in_process(
         return await painter.paint(order)
 
     async def judge(bench: str, case: str, picture: bytes) -> dict[str, Any]:
-        return judge_picture(bench, case, picture)
+        return judge_picture(bench, case, picture, settings.limits.cases)
 
     async def start(name: str) -> None:
         evaluate(name, recipe, store, settings)

@@ -181,6 +181,8 @@ def test_benches_and_single_scores(client):
     large = png(np.zeros((96, 96, 3), np.uint8))
     refused(client.post("/v1/scores", json={**body, "b64_json": b64(large)}), 400, "b64_json")
     refused(client.get("/v1/benches/t2i/cases/text-000/input.png"), 404, "case")
+    refused(client.get("/v1/benches/edit/cases/scene-002/input.png"), 404, "case")
+    refused(client.get("/v1/benches/edit/cases?per_category=3"), 400, "per_category", "at most 2")
 
 
 def b64(data):
@@ -249,6 +251,11 @@ def test_tokens_give_roles(service, tmp_path):
 
         body = {"model": "plain", "prompt": "A red circle"}
         refused(ask("/v1/models"), 401, None)
+        refused(ask("/v1/me"), 401, None)
+        refused(ask("/v1/me", "fr-wrong"), 401, None)
+        assert {role: ask("/v1/me", secrets[role]).json()["role"] for role in secrets} == {
+            role: role for role in secrets
+        }
         refused(ask("/v1/models", "fr-wrong"), 401, None)
         assert ask("/v1/models", secrets["read"]).status_code == 200
         drawing = ("/v1/images/generations", secrets["read"], "POST")
@@ -262,13 +269,35 @@ def test_tokens_give_roles(service, tmp_path):
     assert all(secret not in (tmp_path / "tokens.json").read_text() for secret in secrets.values())
 
 
+def test_limits_are_told_as_they_are_enforced(client):
+    """The largest that is told is allowed, one more is refused."""
+    me = client.get("/v1/me").json()
+    assert me["role"] == "admin"  # there are no tokens
+    limits = me["limits"]
+    assert limits == {**SETTINGS.limits.model_dump(), "pixels": 4 * 64 * 64, "size_step": 32}
+    step = limits["size_step"]
+    height = limits["pixels"] // step
+    assert draw(client, size=f"{step}x{height}", steps=1).status_code == 200
+    refused(draw(client, size=f"{step}x{height + step}"), 400, "size")
+    refused(draw(client, size=f"{step // 2}x{step}"), 400, "size")
+    for field, most in (("n", limits["n"]), ("steps", limits["steps"])):
+        assert draw(client, **{"steps": 1, field: most}).status_code == 200
+        refused(draw(client, **{field: most + 1}), 400, field)
+    cases = "/v1/benches/t2i/cases?per_category="
+    assert client.get(f"{cases}{limits['cases']}").status_code == 200
+    refused(client.get(f"{cases}{limits['cases'] + 1}"), 400, "per_category")
+
+
 def test_the_document_has_every_path_and_an_example(client):
     document = client.get("/openapi.json").json()
-    assert {"/v1/images/generations", "/v1/images/edits", "/v1/models", "/v1/evaluations"} <= set(
-        document["paths"]
-    )
-    generation = document["components"]["schemas"]["Generation"]["properties"]
-    assert generation["prompt"]["examples"]
+    paths = {f"/v1/{end}" for end in ("images/generations", "images/edits", "models", "me")}
+    assert paths | {"/v1/evaluations"} <= set(document["paths"])
+    schemas = document["components"]["schemas"]
+    assert schemas["Generation"]["properties"]["prompt"]["examples"]
+    assert schemas["Me"]["properties"]["role"]["examples"]
+    assert set(schemas["Bounds"]["required"]) == set(client.get("/v1/me").json()["limits"])
+    security = document["paths"]["/v1/me"]["get"]["security"]
+    assert security == document["paths"]["/v1/models"]["get"]["security"]
 
 
 def test_answers_carry_the_headers_that_keep_browsers_safe(client):

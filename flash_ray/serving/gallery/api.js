@@ -15,6 +15,7 @@ export class ApiError extends Error {
   }
 }
 
+export const readMe = () => json("/v1/me");
 export const listModels = async () => (await json("/v1/models")).data;
 export const listBenches = async () => (await json("/v1/benches")).data;
 export const listEvaluations = async () => (await json("/v1/evaluations")).data;

@@ -1,5 +1,6 @@
 // The part of the page that compares: its buttons, its progress, one comparison at a time.
 
+import { permit } from "./access.js";
 import { trying } from "./alerts.js";
 import { CompareForm } from "./compare_form.js";
 import { Comparison } from "./comparison.js";
@@ -7,9 +8,10 @@ import { byId } from "./dom.js";
 import { count } from "./format.js";
 import { Grid } from "./grid.js";
 
-/** Makes the part work, once the server has said which models and benches there are. */
-export function setUpCompare(models, benches) {
-  const form = new CompareForm(models, benches);
+/** Makes the part work, once the server has said who we are, which models and benches there are. */
+export function setUpCompare({ role, limits }, models, benches) {
+  const isAllowed = permit(byId("compare-denied"), role, "generate", "Drawing pictures");
+  const form = new CompareForm(models, benches, limits);
   let grid = null;
   let comparison = null;
   let stopper = null;
@@ -69,5 +71,6 @@ export function setUpCompare(models, benches) {
   });
   byId("complete").addEventListener("click", () => trying("compare", run));
   byId("stop").addEventListener("click", () => stopper.abort());
-  byId("generate").disabled = models.length === 0;
+  form.offer(isAllowed);
+  byId("generate").disabled = !isAllowed || models.length === 0;
 }

@@ -1,8 +1,8 @@
 // The form of a comparison: which models, which cases or prompts, and what rows follow from it.
 
 import { listCases, readPicture } from "./api.js";
-import { byId, element, fillSelect } from "./dom.js";
-import { count, decimal } from "./format.js";
+import { bound, byId, element, fillSelect } from "./dom.js";
+import { count, decimal, mebibytes } from "./format.js";
 import { Pictures } from "./pictures.js";
 import { Pool } from "./pool.js";
 
@@ -22,11 +22,15 @@ const SEEDS = 2 ** 31;
 export class CompareForm {
   #models;
   #benches;
+  #limits;
   #preview = new Pictures();
 
-  constructor(models, benches) {
+  /** `limits` are the server's, of one request. */
+  constructor(models, benches, limits) {
     this.#models = models;
     this.#benches = benches;
+    this.#limits = limits;
+    bound(byId("per-category"), limits.cases);
     this.#listModels();
     fillSelect(
       byId("bench"),
@@ -43,6 +47,13 @@ export class CompareForm {
     });
     byId("compare-form").addEventListener("input", () => this.#update());
     this.#update();
+  }
+
+  /** Whether its fields can be used. */
+  offer(isOffered) {
+    for (const part of byId("compare-form").querySelectorAll(":scope > fieldset")) {
+      part.disabled = !isOffered;
+    }
   }
 
   /** The chosen models, in the order of the list. */
@@ -135,6 +146,7 @@ export class CompareForm {
     remove.addEventListener("click", () => {
       byId("picture").value = "";
       this.#showPicture();
+      this.#update();
       byId("picture").focus();
     });
     const { open } = this.#preview.show(file, "The picture to edit", file.name);
@@ -153,12 +165,17 @@ export class CompareForm {
     }
     const models = this.models;
     fillSelect(byId("size"), commonSizes(models.length ? models : this.#models));
-    demand(byId("models").querySelector("input"), models.length, "Choose a model.");
+    const model = byId("models").querySelector("input");
+    model?.setCustomValidity(models.length ? "" : "Choose a model.");
     const categories = this.#chosenCategories();
-    demand(byId("categories").querySelector("input"), categories.length, "Choose a category.");
+    const category = byId("categories").querySelector("input");
+    category.setCustomValidity(categories.length ? "" : "Choose a category.");
     const prompts = this.#prompts();
-    demand(byId("prompts"), prompts.length, "Write a prompt.");
-    demand(byId("size"), byId("size").value, "These models have no size in common.");
+    byId("prompts").setCustomValidity(problemOfPrompts(prompts, this.#limits.prompt));
+    const [picture] = byId("picture").files;
+    byId("picture").setCustomValidity(problemOfPicture(picture, this.#limits.image_bytes));
+    const size = byId("size");
+    size.setCustomValidity(size.value ? "" : "These models have no size in common.");
     const cases = categories.length * (byId("per-category").valueAsNumber || 0);
     const pictures = models.length * (own ? prompts.length : cases);
     byId("generate").textContent = pictures ? `Generate ${count(pictures, "picture")}` : "Generate";
@@ -169,9 +186,19 @@ function checked(group) {
   return [...group.querySelectorAll("input:checked")].map((box) => box.value);
 }
 
-/** The browser tells the user `message` at this field while it lacks something. */
-function demand(field, isThere, message) {
-  field?.setCustomValidity(isThere ? "" : message);
+// What a browser says at a field that cannot be sent as it is; "" if it can.
+
+function problemOfPrompts(prompts, most) {
+  if (prompts.length === 0) return "Write a prompt.";
+  const lengths = prompts.map((prompt) => [...prompt].length); // in characters, as the server
+  const long = lengths.findIndex((length) => length > most);
+  if (long === -1) return "";
+  return `Prompt ${long + 1} has ${lengths[long]} characters; the server takes up to ${most}.`;
+}
+
+function problemOfPicture(file, most) {
+  if (!file || file.size <= most) return "";
+  return `The picture has ${mebibytes(file.size)}; the server takes up to ${mebibytes(most)}.`;
 }
 
 function commonSizes(models) {

@@ -23,6 +23,12 @@ export function element(name, properties = {}, ...children) {
   return made;
 }
 
+/** Lets a number field take at most `most`. */
+export function bound(field, most) {
+  field.max = most;
+  if (field.valueAsNumber > most) field.value = most;
+}
+
 /** Gives a select these options, and keeps what was chosen if it is still among them. */
 export function fillSelect(select, values) {
   const chosen = select.value;

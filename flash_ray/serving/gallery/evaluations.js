@@ -1,8 +1,9 @@
 // The part of the page that evaluates: starts evaluations, lists them, and asks how they get on.
 
+import { permit } from "./access.js";
 import { trying } from "./alerts.js";
 import { cancelEvaluation, listEvaluations, readEvaluation, startEvaluation } from "./api.js";
-import { byId, element, fillSelect } from "./dom.js";
+import { bound, byId, element, fillSelect } from "./dom.js";
 import { count } from "./format.js";
 import { Result } from "./result.js";
 
@@ -11,8 +12,10 @@ const POLL_MS = 2000;
 const isActive = ({ status }) => status === "queued" || status === "running";
 const titleOf = ({ model, bench }) => `${model} on ${bench}`;
 
-/** Makes the part work, once the server has said which models and benches there are. */
-export function setUpEvaluations(models, benches) {
+/** Makes the part work, once the server has said who we are, which models and benches there are. */
+export function setUpEvaluations({ role, limits }, models, benches) {
+  const mayStart = permit(byId("evaluate-denied"), role, "generate", "Evaluating a model");
+  const mayCancel = permit(byId("cancel-denied"), role, "admin", "Cancelling an evaluation");
   const result = new Result(byId("evaluation"));
   const items = new Map();
   let timer = null;
@@ -25,6 +28,7 @@ export function setUpEvaluations(models, benches) {
     evaluations.sort((a, b) => a.created - b.created).forEach(show);
     const listed = new Set(evaluations.map(({ id }) => id));
     for (const id of before) if (!listed.has(id)) drop(id);
+    byId("cancel-denied").hidden = mayCancel || !evaluations.some(isActive);
     clearTimeout(timer); // of another call, that ended meanwhile
     if (evaluations.some(isActive)) timer = setTimeout(() => trying("evaluations", poll), POLL_MS);
   }
@@ -32,7 +36,7 @@ export function setUpEvaluations(models, benches) {
   function show(evaluation) {
     let item = items.get(evaluation.id);
     if (!item) {
-      item = new Item(evaluation, open, cancel);
+      item = new Item(evaluation, open, mayCancel && cancel);
       items.set(evaluation.id, item);
       byId("evaluation-list").prepend(item.box);
     } else if (isActive(item.evaluation) && !isActive(evaluation)) {
@@ -80,6 +84,8 @@ export function setUpEvaluations(models, benches) {
     event.preventDefault();
     trying("evaluation", start);
   });
+  bound(byId("evaluation-cases"), limits.cases);
+  byId("evaluation-form").querySelector("fieldset").disabled = !mayStart;
   byId("evaluate").disabled = models.length === 0;
   trying("evaluations", poll);
 }
@@ -96,6 +102,7 @@ class Item {
   #open = element("button", { type: "button" }, "Open");
   #cancel = element("button", { type: "button" }, "Cancel");
 
+  /** `cancel` is false if the caller may not. */
   constructor(evaluation, open, cancel) {
     const { id, bench, model, cases, seed, created } = evaluation;
     const title = titleOf(evaluation);
@@ -104,6 +111,8 @@ class Item {
     this.#open.setAttribute("aria-label", `Open ${title}, ${how}`);
     this.#cancel.setAttribute("aria-label", `Cancel ${title}, ${how}`);
     this.#open.addEventListener("click", () => open(id));
+    this.#cancel.setAttribute("aria-describedby", "cancel-denied");
+    this.#cancel.disabled = !cancel;
     this.#cancel.addEventListener("click", () => cancel(id));
     const when = new Date(created * 1000).toLocaleString(undefined, {
       dateStyle: "medium",

@@ -5,6 +5,8 @@ export const decimal = (value) => value.toFixed(2);
 
 export const seconds = (value) => `${value.toFixed(value < 10 ? 2 : 1)} s`;
 
+export const mebibytes = (bytes) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
+
 /** "1 picture", "2 pictures". */
 export const count = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
 

@@ -1,5 +1,6 @@
 // The grid of a comparison: a row for each case or prompt, a column for each model.
 
+import { faultLines } from "./attributes.js";
 import { element } from "./dom.js";
 import { decimal, mean, median, seconds } from "./format.js";
 import { fromBase64, Pictures } from "./pictures.js";
@@ -120,9 +121,9 @@ class Cell {
   showVerdict({ score, compliance, quality, cap, attributes }) {
     this.#score.textContent = decimal(score);
     this.say(cap ? `capped: ${cap}` : "", true);
-    for (const [name, value] of Object.entries({ compliance, quality, ...attributes })) {
-      state(this.#verdict, name, decimal(value));
-    }
+    state(this.#verdict, "compliance", decimal(compliance));
+    state(this.#verdict, "quality", decimal(quality));
+    this.#verdict.before(...faultLines(attributes));
   }
 }
 

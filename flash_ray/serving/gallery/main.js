@@ -1,7 +1,7 @@
-// Starts the page: asks the server what there is, then sets up both parts.
+// Starts the page: asks the server who we are and what there is, then sets up both parts.
 
 import { trying } from "./alerts.js";
-import { listBenches, listModels } from "./api.js";
+import { listBenches, listModels, readMe } from "./api.js";
 import { setUpCompare } from "./compare.js";
 import { byId } from "./dom.js";
 import { setUpEvaluations } from "./evaluations.js";
@@ -11,7 +11,7 @@ import { setUpForgetting } from "./token.js";
 setUpTabs(document.querySelector("[role=tablist]"));
 setUpForgetting();
 await trying("start", async () => {
-  const [models, benches] = await Promise.all([listModels(), listBenches()]);
-  setUpCompare(models, benches);
-  setUpEvaluations(models, benches);
+  const [me, models, benches] = await Promise.all([readMe(), listModels(), listBenches()]);
+  setUpCompare(me, models, benches);
+  setUpEvaluations(me, models, benches);
 });

@@ -2,6 +2,7 @@
 
 import { trying } from "./alerts.js";
 import { readPicture } from "./api.js";
+import { faultLines } from "./attributes.js";
 import { element } from "./dom.js";
 import { count, decimal } from "./format.js";
 import { Pictures } from "./pictures.js";
@@ -37,7 +38,7 @@ export class Result {
     this.#box.append(
       element("div", { className: "heading" }, title, close),
       element("p", { className: "soft" }, how),
-      element("div", { className: "scroll" }, categoryTable(result)),
+      scroller("Scores by category", categoryTable(result)),
       element("h3", {}, "Answers, the worst first"),
     );
     this.#list(model, worst);
@@ -88,6 +89,13 @@ export class Result {
   }
 }
 
+/** A box of its own for what may be too wide; the keyboard reaches it and scrolls it. */
+function scroller(name, content) {
+  const box = element("div", { className: "scroll", tabIndex: 0, role: "region" }, content);
+  box.setAttribute("aria-label", name);
+  return box;
+}
+
 function categoryTable({ categories, score, interval, compliance, quality }) {
   const line = (cells) => {
     const [name, ...values] = cells;
@@ -116,7 +124,8 @@ function categoryTable({ categories, score, interval, compliance, quality }) {
   );
 }
 
-function answerItem({ case: name, prompt, score, compliance, quality, cap, picture, input }) {
+function answerItem(answer) {
+  const { case: name, prompt, score, compliance, quality, cap, picture, input } = answer;
   const frame = (path, file, description) => {
     const made = element(
       "div",
@@ -143,6 +152,7 @@ function answerItem({ case: name, prompt, score, compliance, quality, cap, pictu
     ),
     cap && element("p", { className: "failure" }, `capped: ${cap}`),
     element("p", { className: "prompt" }, prompt),
+    ...faultLines(answer.attributes),
     element(
       "p",
       { className: "soft" },

@@ -24,7 +24,6 @@ from flash_ray.serving.schemas import (
 from flash_ray.serving.service import Served, needs
 
 router = APIRouter(prefix="/v1", tags=["benches"])
-MOST = 64  # cases of each category that can be looked at
 
 
 @router.get("/benches", dependencies=[needs("read")])
@@ -34,8 +33,15 @@ def benches() -> BenchCards:
 
 
 @router.get("/benches/{bench}/cases", dependencies=[needs("read")])
-def bench_cases(bench: Bench, per_category: Annotated[int, Query(ge=1, le=MOST)] = 1) -> CaseCards:
+def bench_cases(
+    bench: Bench, service: Served, per_category: Annotated[int, Query(ge=1)] = 1
+) -> CaseCards:
     """The first cases of each category."""
+    most = service.settings.limits.cases
+    if per_category > most:
+        raise ApiError(
+            400, f"per_category: {per_category}; allowed: at most {most}.", "per_category"
+        )
     return CaseCards(data=[_card(case) for case in cases(bench, per_category)])
 
 
@@ -45,9 +51,9 @@ def bench_cases(bench: Bench, per_category: Annotated[int, Query(ge=1, le=MOST)]
     responses={200: {"content": {"image/png": {}}}},
     response_class=Response,
 )
-def case_input(bench: Bench, case: str) -> Response:
+def case_input(bench: Bench, case: str, service: Served) -> Response:
     """The picture that a case of the editing bench asks to edit."""
-    found = find_case(bench, case)
+    found = find_case(bench, case, service.settings.limits.cases)
     if found.bench != "edit":
         raise ApiError(404, f"case: {case[:100]!r} has no input; only edits have one.", "case")
     return Response(png(source_image(found)), media_type="image/png")
@@ -56,7 +62,7 @@ def case_input(bench: Bench, case: str) -> Response:
 @router.post("/scores", dependencies=[needs("generate")])
 async def score(body: ScoreRequest, service: Served) -> Score:
     """The exact judge's opinion of an answer to a case."""
-    await run_in_threadpool(find_case, body.bench, body.case)
+    await run_in_threadpool(find_case, body.bench, body.case, service.settings.limits.cases)
     try:
         data = base64.b64decode(body.b64_json, validate=True)
     except (binascii.Error, ValueError) as error:
@@ -70,13 +76,13 @@ async def score(body: ScoreRequest, service: Served) -> Score:
 
 
 @lru_cache(maxsize=2)
-def _by_id(bench: str) -> dict[str, Case]:
-    return {case.id: case for case in cases(bench, MOST)}
+def _by_id(bench: str, most: int) -> dict[str, Case]:
+    return {case.id: case for case in cases(bench, most)}
 
 
-def find_case(bench: str, case: str) -> Case:
-    """The case of that id; ApiError 404 if there is none."""
-    found = _by_id(bench).get(case)
+def find_case(bench: str, case: str, most: int) -> Case:
+    """The case of that id, of the first `most` in its category; ApiError 404 if there is none."""
+    found = _by_id(bench, most).get(case)
     if found is None:
         raise ApiError(
             404,

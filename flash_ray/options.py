@@ -1,0 +1,24 @@
+"""The command line's options that several commands have."""
+
+from typing import Annotated, Any
+
+import typer
+
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A preset's name or a YAML file.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a field of the recipe, e.g. student.steps=4."
+    ),
+]
+
+
+def _store(default: str) -> Any:
+    text = f"s3://bucket/prefix, or the folder of the embedded store; default {default}."
+    return typer.Option("--store", metavar="PLACE", help=text)
+
+
+Place = Annotated[str | None, _store("~/.flash_ray/store")]
+PlaceOfStudy = Annotated[str | None, _store("the base recipe's, or DIR/store")]

@@ -1,0 +1,45 @@
+// The attributes that the judge looks at, in words.
+
+import { element } from "./dom.js";
+
+const WORDS = {
+  no_other_objects: "number of objects",
+  kind: "kind of the new object",
+  colour: "colour of the new object",
+  left: "left object",
+  middle: "middle object",
+  right: "right object",
+  wears: "what is worn",
+  x: "place from left to right",
+  y: "place from top to bottom",
+  pattern_phase: "place of the pattern",
+};
+const OF_OBJECT = /^(left|middle|right)_(colour|x|size)$/;
+const HEADINGS = { changed: "Not changed as asked", kept: "Not kept" }; // of edits
+
+/**
+ * Paragraphs that say which attributes do not hold.
+ * @param {Object<string, number>} attributes credit from 0 to 1; of edits "changed.*" and "kept.*"
+ */
+export function faultLines(attributes) {
+  return faults(attributes).map((fault) => element("p", { className: "fault" }, fault));
+}
+
+function faults(attributes) {
+  const found = new Map();
+  for (const [name, credit] of Object.entries(attributes)) {
+    if (credit === 1) continue;
+    const [own, part] = name.split(".").reverse();
+    const heading = HEADINGS[part] ?? "Wrong";
+    const words = inWords(own) + (credit > 0 ? " (half right)" : "");
+    found.set(heading, [...(found.get(heading) ?? []), words]);
+  }
+  if (found.size === 0) return ["Everything that was asked is there."];
+  return [...found].map(([heading, words]) => `${heading}: ${words.join(", ")}.`);
+}
+
+function inWords(name) {
+  const [, slot, property] = OF_OBJECT.exec(name) ?? [];
+  if (slot) return `${property === "x" ? "place" : property} of the ${slot} object`;
+  return WORDS[name] ?? name.replaceAll("_", " ");
+}
