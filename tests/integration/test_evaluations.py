@@ -1,4 +1,4 @@
-"""Evaluations by judges of several kinds, and lists of many, with a real store and a small model."""
+"""Evaluations by several kinds of judges, and lists of many; a real store, a small model."""
 
 import json
 from dataclasses import asdict
@@ -12,7 +12,6 @@ from serving import in_process
 from small import build_base, publish
 
 from flash_ray.checkpoints.storage import Store
-from flash_ray.evaluation.judges.base import require
 from flash_ray.evaluation.judges.vlm_settings import VlmSettings
 from flash_ray.serving.api import build_api
 from flash_ray.serving.evaluations import EvaluationBook
@@ -65,7 +64,6 @@ def with_judge(server, **fields):
 
 
 def test_ocr_judges_texts_only(recipe, own_store):
-    require("rapidocr", "ocr")
     first, found = evaluated(recipe, own_store, Serving(), judge="ocr")
     assert first.status_code == 202 and found["status"] == "succeeded"
     assert found["judge"] == "ocr" and found["progress"] == {"done": 3, "total": 3}
