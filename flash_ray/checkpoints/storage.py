@@ -136,6 +136,17 @@ class Store:
                     if not item["Key"].endswith("/"):
                         yield item["Key"][start:], item["Size"]
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        """The names between `prefix`, which ends in /, and the next /, in order."""
+        start = len(self._key(prefix))
+        with self._plainly(f"list {prefix}"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=self._key(prefix), Delimiter="/"
+            )
+            for page in pages:
+                for item in page.get("CommonPrefixes", []):
+                    yield item["Prefix"][start:-1]
+
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """Bytes of each object whose key starts with `prefix`."""
         return dict(self._listed(prefix))

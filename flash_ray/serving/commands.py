@@ -30,10 +30,11 @@ def serve(
     """Serves until it is interrupted.
 
     Raises:
-        UserError: there is no such base or store, the address is taken, or it is open to others
-            and there are no tokens.
+        UserError: there is no such base or store, a judge lacks its extra or its key, the address
+            is taken, or it is open to others and there are no tokens.
     """
     resolve_base(recipe.base)
+    _refuse_judges(settings)
     tokens = read_tokens(tokens_file) if tokens_file else []
     host, port = address
     if host not in LOOPBACK and not tokens:
@@ -92,6 +93,15 @@ def _until_asked_to_stop() -> None:
         pass  # the usual way to end it
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _refuse_judges(settings: Serving) -> None:
+    if settings.judges:
+        from flash_ray.evaluation.judges.base import require
+
+        require("openai", "vlm")
+    for judge in settings.judges.values():
+        judge.key()
 
 
 def _refuse_taken(host: str, port: int) -> None:

@@ -12,11 +12,11 @@ from flash_ray.checkpoints.storage import Store
 from flash_ray.data.cache import cache_home
 from flash_ray.errors import UserError
 from flash_ray.evaluation.generate import source_image
-from flash_ray.evaluation.score import BenchScore, judge_bench
 from flash_ray.miniature.bench import Case, cases
 from flash_ray.recipe import Recipe
 from flash_ray.serving.engine import Engine, Question, Row, Way, load_engine
 from flash_ray.serving.evaluations import Asked, EvaluationBook
+from flash_ray.serving.judging import scoring
 from flash_ray.serving.models import Model
 from flash_ray.serving.pictures import png
 from flash_ray.serving.settings import MIB, Serving
@@ -33,15 +33,15 @@ def evaluate(name: str, recipe: Recipe, store: Store, settings: Serving) -> None
         return
     one_process(recipe)
     try:
+        score = scoring(asked, store, settings)  # who cannot judge is known before it is drawn
         own = cases(asked.bench, asked.cases)
         _draw(book, name, asked, own, recipe, store, settings)
         pictures = [Image.open(BytesIO(book.picture(name, case.id))) for case in own]
-        # In this process: the cluster's cores belong to the replicas.
-        score = judge_bench(own, np.stack([np.asarray(p) for p in pictures]), parallel=False)
+        scored = score(own, np.stack([np.asarray(picture) for picture in pictures]))
     except UserError as error:
         book.finish(name, "failed", {"error": str(error)})
         return
-    book.finish(name, "result", _result(name, own, score))
+    book.finish(name, "result", _result(name, own, scored))
 
 
 def _draw(
@@ -85,9 +85,8 @@ def _way(engine: Engine, model: Model, store: Store, settings: Serving) -> Way:
     return Way(model.digest, transformer, model.sigmas, model.guidance, model.rescale)
 
 
-def _result(name: str, own: Sequence[Case], score: BenchScore) -> dict[str, Any]:
-    fields = score.to_json()
-    verdicts = fields.pop("verdicts")
+def _result(name: str, own: Sequence[Case], scored: dict[str, Any]) -> dict[str, Any]:
+    verdicts = scored.pop("verdicts")
     answers = [
         {
             "case": case.id,
@@ -101,4 +100,4 @@ def _result(name: str, own: Sequence[Case], score: BenchScore) -> dict[str, Any]
         }
         for case in own
     ]
-    return {**fields, "answers": answers}
+    return {**scored, "answers": answers}

@@ -8,27 +8,38 @@ so they share one result.
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from flash_ray.checkpoints.storage import Store
 from flash_ray.miniature.bench import BENCHES
 from flash_ray.serving.models import Model
 from flash_ray.serving.schemas import Evaluation, EvaluationRequest, Progress
 
+HOME = "evaluations/"
+READS = 8  # records read at a time
 ENDS = {"result": "succeeded", "failed": "failed", "cancelled": "cancelled"}
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is evaluated: a model's answers to the first `cases` of each category of a bench."""
+    """What is evaluated: a model's answers to the first `cases` of each category of a bench.
+
+    Args:
+        vlm: what decides the answers of a judge that is a VLM, else None.
+    """
 
     model: Model
     bench: str
     cases: int
     seed: int
     created: int
+    judge: str = "exact"  # records without these two are of a time that had no other
+    vlm: dict[str, Any] | None = None
 
     @property
     def total(self) -> int:
@@ -36,15 +47,20 @@ class Asked:
 
 
 class EvaluationBook:
-    """Reads and writes the records of one store."""
+    """Reads and writes the records of one store; for several threads."""
 
     def __init__(self, store: Store):
         self._store = store
+        self._asked: dict[str, Asked] = {}  # requests never change
+        self._ended: set[str] = set()
 
-    def open(self, request: EvaluationRequest, model: Model) -> tuple[str, bool]:
+    def open(
+        self, request: EvaluationRequest, model: Model, vlm: dict[str, Any] | None = None
+    ) -> tuple[str, bool]:
         """The id of an evaluation, and whether it has to be started: it is new, failed or was
         cancelled."""
-        asked = Asked(model, request.bench, request.cases, request.seed, int(time.time()))
+        fields = request.model_dump(exclude={"model"})
+        asked = Asked(model, **fields, created=int(time.time()), vlm=vlm)
         name = _name(asked)
         new = self._store.put_bytes_if_absent(
             f"{_home(name)}/request.json", json.dumps(asdict(asked)).encode()
@@ -56,27 +72,40 @@ class EvaluationBook:
 
     def asked(self, name: str) -> Asked | None:
         """What was asked for under that id; None if nothing was."""
-        fields = self._read(name, "request")
-        if fields is None:
-            return None
-        model = fields.pop("model")
-        return Asked(Model(**{**model, "sigmas": tuple(model["sigmas"])}), **fields)
+        asked = self._asked.get(name)
+        if asked is None and (fields := self._read(name, "request")) is not None:
+            model = fields.pop("model")
+            asked = Asked(Model(**{**model, "sigmas": tuple(model["sigmas"])}), **fields)
+            self._asked[name] = asked
+        return asked
 
-    def names(self) -> Iterator[str]:
-        """The ids of all evaluations."""
-        for key in self._store.list("evaluations/"):
-            parts = key.split("/")
-            if len(parts) == 3 and parts[2] == "request.json":
-                yield parts[1]
+    def page(self, limit: int, after: str | None) -> tuple[list[Evaluation], bool]:
+        """Evaluations without their results, the newest first, and whether there are more.
 
-    def unfinished(self) -> list[str]:
-        """The ids of those that have not ended."""
-        return [name for name in self.names() if self.end(name) is None]
+        Args:
+            after: the id of the last one that the caller has; one that there is.
+        """
+        names = list(self._store.folders(HOME))
+        asked = {name: what for name, what in _each(self.asked, names).items() if what}
+        places = sorted((-what.created, name) for name, what in asked.items())
+        if after is not None and (last := self.asked(after)):
+            places = [place for place in places if place > (-last.created, after)]
+        views = _each(partial(self.view, whole=False), [name for _, name in places[:limit]])
+        return [view for view in views.values() if view], len(places) > limit
+
+    def unfinished(self, base: str) -> list[str]:
+        """The ids of those of models of that base that have not ended.
+
+        One that this book has seen ended is not looked at again: who begins it again says so.
+        """
+        ends = _each(self.end, [n for n in self._store.folders(HOME) if n not in self._ended])
+        self._ended.update(name for name, end in ends.items() if end)
+        asked = {name: self.asked(name) for name, end in ends.items() if end is None}
+        return [name for name, what in asked.items() if what and what.model.base == base]
 
     def end(self, name: str) -> str | None:
         """`result`, `failed` or `cancelled`; None if it has not ended."""
-        ends = {key.split("/")[-1] for key in self._store.list(f"{_home(name)}/") if ".json" in key}
-        return next((end for end in ENDS if f"{end}.json" in ends), None)
+        return _end(self._parts(name))
 
     def finish(self, name: str, end: str, content: dict[str, Any]) -> None:
         """Writes how it ended; a result outweighs a cancellation that came too late."""
@@ -97,11 +126,11 @@ class EvaluationBook:
 
     def view(self, name: str, whole: bool = True) -> Evaluation | None:
         """The evaluation as clients see it; `whole`: with its result. None if there is none."""
-        asked = self.asked(name)
-        if asked is None:
+        parts, asked = self._parts(name), self.asked(name)
+        if asked is None or "request.json" not in parts:
             return None
-        end = self.end(name)
-        done = len(self.pictures(name))
+        end = _end(parts)
+        done = sum(part.startswith("pictures/") for part in parts)
         ended = self._read(name, end) if end and (whole or end == "failed") else None
         return Evaluation(
             id=name,
@@ -110,24 +139,42 @@ class EvaluationBook:
             bench=asked.bench,
             cases=asked.cases,
             seed=asked.seed,
+            judge=asked.judge,
             created=asked.created,
             progress=Progress(done=done, total=asked.total),
             error=ended["error"] if ended and end == "failed" else None,
             result=ended if end == "result" and whole else None,
         )
 
+    def _parts(self, name: str) -> set[str]:
+        """The keys of its records, without what they share."""
+        home = f"{_home(name)}/"
+        return {key[len(home) :] for key in self._store.list(home)}
+
     def _read(self, name: str, part: str) -> dict[str, Any] | None:
         text = self._store.get_bytes(f"{_home(name)}/{part}.json")
         return None if text is None else json.loads(text)
 
 
+def _each(read: Callable[[str], Read], names: Sequence[str]) -> dict[str, Read]:
+    with ThreadPoolExecutor(READS) as pool:
+        return dict(zip(names, pool.map(read, names), strict=True))
+
+
+def _end(parts: set[str]) -> str | None:
+    return next((end for end in ENDS if f"{end}.json" in parts), None)
+
+
 def _home(name: str) -> str:
-    return f"evaluations/{name}"
+    return f"{HOME}{name}"
 
 
 def _name(asked: Asked) -> str:
     """By what decides the result: an alias that moved on is another evaluation."""
     model = asked.model
-    decides = [model.digest, model.base, model.sigmas, model.guidance, model.rescale]
-    text = json.dumps([*decides, asked.bench, asked.cases, asked.seed])
+    decides: list[Any] = [model.digest, model.base, model.sigmas, model.guidance, model.rescale]
+    decides += [asked.bench, asked.cases, asked.seed]
+    if asked.judge != "exact":
+        decides += [asked.judge, asked.vlm]
+    text = json.dumps(decides, sort_keys=True)
     return f"eval-{hashlib.sha256(text.encode()).hexdigest()[:16]}"

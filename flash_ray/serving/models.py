@@ -1,19 +1,22 @@
 """Which models can be asked: the teacher, published students of its base, and aliases of them."""
 
 import asyncio
+import json
 import logging
 import threading
 import time
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal
 
-from flash_ray.backbones.load import base_digest
+from flash_ray.backbones.load import base_digest, resolve_base
 from flash_ray.backbones.sampling import schedule
 from flash_ray.checkpoints.aliases import read_aliases
 from flash_ray.checkpoints.publish import CorruptManifest, Student, read_student, student_names
 from flash_ray.checkpoints.storage import Store
-from flash_ray.recipe import Recipe
+from flash_ray.miniature.bench import BENCHES
+from flash_ray.recipe import Recipe, load_recipe
 
 logger = logging.getLogger("ray.serve")
 
@@ -32,7 +35,8 @@ class Model:
         sigmas: descending in (0, 1], without the terminal 0.
         shift: time shift of the sigmas when a request asks for another number of steps.
         guidance: classifier-free guidance scale; 1 asks the transformer once a step.
-        scores: of the benches when it was published, or None.
+        scores: of the benches when it was published, or when the base was made, by bench, and
+            `cases_per_category`; None if there are none.
         created: seconds since 1970.
     """
 
@@ -71,9 +75,30 @@ def teacher_of(recipe: Recipe) -> Model:
         shift=1.0,
         guidance=recipe.teaching.guidance,
         rescale=recipe.teaching.rescale,
-        scores=None,
+        scores=_base_scores(recipe),
         created=0,
     )
+
+
+def _base_scores(recipe: Recipe) -> dict[str, Any] | None:
+    """What the base's scores.json says of the teacher, in the shape of a student's scores.
+
+    None without that file, or if the recipe guides its teachers otherwise than those scored there.
+    """
+    file = Path(resolve_base(recipe.base)) / "scores.json"
+    ours, scored = recipe.teaching, load_recipe("miniature").teaching  # as `card.write_card` does
+    if not file.is_file() or (ours.guidance, ours.rescale) != (scored.guidance, scored.rescale):
+        return None
+    try:
+        teacher = json.loads(file.read_bytes())["teacher"]
+        categories = [row for bench in BENCHES for row in teacher["categories"][bench].values()]
+        return {
+            "cases_per_category": min(int(row["cases"]) for row in categories),
+            **{bench: float(teacher[bench]) for bench in BENCHES},
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        logger.warning("%s has no scores of a teacher: %r", file, error)
+        return None
 
 
 def model_of(student: Student, name: str | None = None) -> Model:

@@ -82,7 +82,11 @@ class ModelCard(Body):
     guidance: float
     digest: str
     sizes: list[str]
-    scores: dict[str, Any] | None = Field(description="Of the benches, 1 to 5, at publication.")
+    scores: dict[str, Any] | None = Field(
+        description="Of the benches, 1 to 5, when it was published; the teacher's, when its base "
+        "was made.",
+        examples=[{"cases_per_category": 24, "t2i": 4.4, "edit": 4.3}],
+    )
 
 
 class ModelCards(Body):
@@ -139,15 +143,28 @@ class EvaluationRequest(Body):
     bench: Bench
     cases: int = Field(4, ge=1, description="Of each category.")
     seed: int = Field(0, ge=0, lt=2**31, description="Added to the cases' own seeds.")
+    judge: str = Field(
+        "exact",
+        max_length=100,
+        examples=["exact", "ocr"],
+        description="`exact`, `ocr`, or a VLM that the server's settings name.",
+    )
 
 
 class Progress(Body):
+    """Answers that are drawn; once all are, they are judged."""
+
     done: int
     total: int
 
 
 class Evaluation(Body):
-    """An evaluation; `result` has scores, categories and answers once it has succeeded."""
+    """An evaluation; `result` has scores, categories and answers once it has succeeded.
+
+    Of judges other than `exact`, `counted` says how many cases have a score, and what they do not
+    measure is null: compliance, quality, diversity, attributes; the score too, where `failure` says
+    why an opinion is missing, or where there is nothing to judge.
+    """
 
     id: str
     object: Literal["evaluation"] = "evaluation"
@@ -156,6 +173,7 @@ class Evaluation(Body):
     bench: Bench
     cases: int
     seed: int
+    judge: str
     created: int
     progress: Progress
     error: str | None = None
@@ -165,6 +183,7 @@ class Evaluation(Body):
 class Evaluations(Body):
     object: Literal["list"] = "list"
     data: list[Evaluation]
+    has_more: bool = Field(description="Ask for those `after` the last id.")
 
 
 class ErrorBody(Body):

@@ -54,7 +54,7 @@ class Scorer:
 
     async def check_health(self) -> None:
         """Called by Serve every few seconds: takes up what an earlier replica left unfinished."""
-        for name in await asyncio.to_thread(self._book.unfinished):
+        for name in await asyncio.to_thread(self._book.unfinished, self._recipe.base):
             await self.start(name)
 
     async def _run(self, name: str) -> None:

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from flash_ray.errors import UserError
+from flash_ray.evaluation.judges.vlm_settings import VlmSettings, read_settings
 from flash_ray.recipe import explain
 from flash_ray.recipe.load import RecipeLoader, override
 from flash_ray.recipe.schema import Section
@@ -43,6 +45,26 @@ class Replicas(Section):
     )
 
 
+def _judge_name(name: str) -> str:
+    if name in ("exact", "ocr"):
+        raise ValueError("is a judge of every server")
+    return name
+
+
+def _judge_of(file: Any) -> VlmSettings:
+    """What the file says: it is read here once, other nodes need not have it."""
+    if isinstance(file, VlmSettings):
+        return file
+    if not isinstance(file, str):
+        raise ValueError("is not the name of a file")
+    return read_settings(file, "judges")
+
+
+JudgeName = Annotated[
+    str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$"), AfterValidator(_judge_name)
+]
+
+
 class Serving(Section):
     """Everything about the endpoints that is not the recipe's."""
 
@@ -66,6 +88,11 @@ class Serving(Section):
     cpus: float = Field(1.0, ge=0, description="CPU cores of a drawing replica")
     threads: int = Field(1, ge=1, description="threads that a drawing replica computes with")
     evaluations: int = Field(1, ge=1, description="evaluations at the same time, 1 or more")
+    judges: dict[JudgeName, Annotated[VlmSettings, BeforeValidator(_judge_of)]] = Field(
+        {},
+        description="VLMs that may judge evaluations, {NAME: FILE.yaml}: names of a-z 0-9 . _ - "
+        "other than exact and ocr, files as `flash-ray evaluate --judge vlm:FILE.yaml` takes them",
+    )
 
 
 def load_serving(file: Path | None, overrides: list[str] | None = None) -> Serving:

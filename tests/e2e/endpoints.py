@@ -1,5 +1,7 @@
 """Starts the server that the tests of the endpoints and of the gallery ask."""
 
+import http.client
+import json
 import os
 import signal
 import socket
@@ -9,6 +11,10 @@ import time
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psutil
 
 from flash_ray.serving.tokens import ROLES, Role, add_token
 
@@ -41,6 +47,37 @@ class Served:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
             self.process.wait()
+
+    def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        """(status, JSON) of a request with the token."""
+        connection = http.client.HTTPConnection(urlsplit(self.url).netloc)
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
+        connection.request(method, path, json.dumps(body) if body else None, headers)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+
+    def settled(self, name: str) -> Any:
+        """The evaluation once it has ended."""
+        while (view := self.call("GET", f"/v1/evaluations/{name}")[1])["status"] in (
+            "queued",
+            "running",
+        ):
+            time.sleep(0.5)
+        return view
+
+
+def replicas(served: Served, *deployments: str) -> list[psutil.Process]:
+    """The server's processes of these deployments."""
+    titles = [f"ServeReplica:flash-ray:{name}" for name in deployments]
+    family = psutil.Process(served.process.pid).children(recursive=True)
+    return [p for p in family if any(title in _title(p) for title in titles)]
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # it has just ended
+        return ""
 
 
 def start_server(base: Path, place: Place, *options: str) -> Served:

@@ -2,7 +2,6 @@
 
 import base64
 import concurrent.futures
-import http.client
 import json
 import re
 import socket
@@ -17,7 +16,7 @@ import numpy as np
 import openai
 import psutil
 import pytest
-from endpoints import start_server
+from endpoints import replicas, start_server
 from PIL import Image
 
 PROMPTS = [
@@ -39,25 +38,6 @@ def draw(client, prompt="A red circle", model="plain", seed=1):
     return np.asarray(Image.open(BytesIO(base64.b64decode(answer.data[0].b64_json))))
 
 
-def call(served, method, path, body=None):
-    """(status, JSON) of a request with the token."""
-    connection = http.client.HTTPConnection(urlsplit(served.url).netloc)
-    headers = {"Authorization": f"Bearer {served.token}", "Content-Type": "application/json"}
-    connection.request(method, path, json.dumps(body) if body else None, headers)
-    answer = connection.getresponse()
-    return answer.status, json.loads(answer.read())
-
-
-def settled(served, name):
-    """The evaluation once it has ended."""
-    while (view := call(served, "GET", f"/v1/evaluations/{name}")[1])["status"] in (
-        "queued",
-        "running",
-    ):
-        time.sleep(0.5)
-    return view
-
-
 def test_the_official_client_and_pictures_that_do_not_depend_on_the_load(client):
     assert {model.id for model in client.models.list()} >= {"teacher", "plain", "bold"}
     alone = [draw(client, prompt) for prompt in PROMPTS]
@@ -69,18 +49,18 @@ def test_the_official_client_and_pictures_that_do_not_depend_on_the_load(client)
 
 def test_an_evaluation_runs_and_is_cancelled(served):
     asked = {"model": "plain", "bench": "t2i", "cases": 1}
-    status, view = call(served, "POST", "/v1/evaluations", asked)
+    status, view = served.call("POST", "/v1/evaluations", asked)
     assert status == 202
-    assert settled(served, view["id"])["result"]["score"] >= 1
-    status, again = call(served, "POST", "/v1/evaluations", asked)
+    assert served.settled(view["id"])["result"]["score"] >= 1
+    status, again = served.call("POST", "/v1/evaluations", asked)
     assert (status, again["id"]) == (200, view["id"])
 
-    long = call(
-        served, "POST", "/v1/evaluations", {"model": "teacher", "bench": "edit", "cases": 16}
+    long = served.call(
+        "POST", "/v1/evaluations", {"model": "teacher", "bench": "edit", "cases": 16}
     )
     name = long[1]["id"]
-    assert call(served, "DELETE", f"/v1/evaluations/{name}")[1]["status"] == "cancelled"
-    assert settled(served, name)["status"] == "cancelled"
+    assert served.call("DELETE", f"/v1/evaluations/{name}")[1]["status"] == "cancelled"
+    assert served.settled(name)["status"] == "cancelled"
 
 
 def test_a_client_that_hangs_up_frees_its_place(served, client):
@@ -134,7 +114,7 @@ def test_an_alias_goes_over_under_load_without_a_failed_request(served, client, 
     def difference(one, other):
         return np.abs(one.astype(int) - other.astype(int)).max()
 
-    while call(served, "GET", "/v1/models/best")[0] == 404:
+    while served.call("GET", "/v1/models/best")[0] == 404:
         time.sleep(0.2)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         clients = [pool.submit(ask) for _ in range(4)]
@@ -151,25 +131,18 @@ def test_an_alias_goes_over_under_load_without_a_failed_request(served, client, 
 
 def test_a_replica_that_dies_loses_no_evaluation(served, client):
     asked = {"model": "plain", "bench": "edit", "cases": 4}
-    name = call(served, "POST", "/v1/evaluations", asked)[1]["id"]
-    for process in replicas(served, "generate", "score"):
+    name = served.call("POST", "/v1/evaluations", asked)[1]["id"]
+    dying = replicas(served, "generate", "score")
+    assert len(dying) == 2
+    for process in dying:
         process.kill()
-    assert settled(served, name)["status"] == "succeeded"
+    assert served.settled(name)["status"] == "succeeded"
     while True:  # the replica comes back
         try:
             draw(client)
             break
         except openai.InternalServerError:
             time.sleep(0.5)
-
-
-def replicas(served, *deployments):
-    """The server's processes of these deployments."""
-    titles = [f"ServeReplica:flash-ray:{name}" for name in deployments]
-    family = psutil.Process(served.process.pid).children(recursive=True)
-    found = [p for p in family if any(title in " ".join(p.cmdline()) for title in titles)]
-    assert len(found) == len(deployments)
-    return found
 
 
 def scraped(served):
@@ -185,7 +158,7 @@ def scraped(served):
 def test_metrics_tell_stages_batches_caches_and_errors(served, client):
     draw(client)
     draw(client)
-    assert call(served, "POST", "/v1/images/generations", {"model": "nobody"})[0] == 400
+    assert served.call("POST", "/v1/images/generations", {"model": "nobody"})[0] == 400
     wanted = {
         *(f'flash_serve_stage_seconds_count{{.*stage="{stage}"' for stage in STAGES),
         "flash_serve_batch_pictures_count",
@@ -200,15 +173,15 @@ def test_metrics_tell_stages_batches_caches_and_errors(served, client):
 
 
 def test_evaluations_are_found_again_after_a_restart(served, base, place):
-    before = call(served, "GET", "/v1/evaluations")[1]["data"]
+    before = served.call("GET", "/v1/evaluations")[1]["data"]
     asked = {"model": "bold", "bench": "edit", "cases": 8}
-    name = call(served, "POST", "/v1/evaluations", asked)[1]["id"]
+    name = served.call("POST", "/v1/evaluations", asked)[1]["id"]
     served.stop()
     assert served.process.returncode == 0
     again = start_server(base, place)
     try:
-        assert settled(again, name)["status"] == "succeeded"
-        after = call(again, "GET", "/v1/evaluations")[1]["data"]
+        assert again.settled(name)["status"] == "succeeded"
+        after = again.call("GET", "/v1/evaluations")[1]["data"]
         assert {one["id"] for one in after} == {one["id"] for one in before} | {name}
     finally:
         again.stop()
@@ -219,6 +192,7 @@ def test_bad_input_is_refused_in_one_line(flash_ray, tmp_path):
         (["serve", "--host", "0.0.0.0"], "--tokens"),
         (["serve", "--store", "nowhere"], "--store: no store in nowhere"),
         (["serve", "--serving", "limits.m=4"], "limits.m: unknown key; did you mean limits.n?"),
+        (["serve", "--serving", "judges.mine=nowhere.yaml"], "judges:nowhere.yaml: No such file"),
         (["serve", "--tokens", "nowhere.json"], "--tokens: nowhere.json"),
         (["serve", "--set", "base=nowhere"], "base: no pipeline in nowhere"),
         (["token", "tokens.json", "a b"], "NAME: 'a b'"),

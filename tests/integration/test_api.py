@@ -70,6 +70,7 @@ def refused(answer, status, param, *words):
 
 def test_models_are_the_teacher_and_the_students_with_their_digests(client, official):
     found = {model["id"]: model for model in client.get("/v1/models").json()["data"]}
+    assert found["teacher"]["scores"] is None  # this base brings none
     assert found["teacher"]["evaluations"] == 80 and found["teacher"]["steps"] == 40
     assert found["plain"]["evaluations"] == 4 and found["plain"]["scores"]["t2i"] == 3.0
     assert found["plain"]["digest"] != found["bold"]["digest"]

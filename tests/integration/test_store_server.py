@@ -33,6 +33,16 @@ def test_objects_come_back(store: Store, tmp_path: Path) -> None:
     assert list(store.list()) == []
 
 
+def test_folders_are_listed_beyond_one_page(store: Store) -> None:
+    store = Store(store.bucket, "many/folders", store.endpoint)
+    names = [f"folder-{number:04d}" for number in range(1005)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: store.put_bytes(f"a/{name}/deep/object", b""), names))
+    store.put_bytes("a/object", b"")
+    assert list(store.folders("a/")) == names
+    assert list(store.folders("b/")) == []
+
+
 def test_of_16_writers_one_wins(store: Store) -> None:
     with ThreadPoolExecutor(16) as pool:
         won = list(pool.map(lambda i: store.put_bytes_if_absent("race", b"%d" % i), range(16)))

@@ -1,9 +1,12 @@
 """The endpoints' small parts: caches of bounded bytes, tokens, settings, schedules of models."""
 
+import json
+import shutil
 import stat
 
 import pytest
 
+from flash_ray.backbones.load import MINIATURE
 from flash_ray.errors import UserError
 from flash_ray.recipe import load_recipe
 from flash_ray.serving.lru import Lru
@@ -68,3 +71,20 @@ def test_the_teacher_takes_other_numbers_of_steps():
     assert teacher.evaluations() == 80
     assert teacher.sigmas_for(2) == (1.0, 0.5)
     assert teacher.evaluations(2) == 4
+
+
+def test_the_teachers_scores_come_with_its_base(tmp_path):
+    shipped = json.loads((MINIATURE / "scores.json").read_text())["teacher"]
+    scores = {"cases_per_category": 24, "t2i": shipped["t2i"], "edit": shipped["edit"]}
+    assert teacher_of(load_recipe("miniature")).scores == scores
+    # Another guidance is another teacher.
+    assert teacher_of(load_recipe("miniature", ["teaching.guidance=3"])).scores is None
+
+    base = shutil.copytree(str(MINIATURE), tmp_path / "base")
+    recipe = load_recipe("miniature", [f"base={base}"])
+    assert teacher_of(recipe).scores == scores
+    for text in ("[]", "{", '{"teacher": {"t2i": 4}}', '{"teacher": 1}'):
+        (base / "scores.json").write_text(text)
+        assert teacher_of(recipe).scores is None
+    (base / "scores.json").unlink()
+    assert teacher_of(recipe).scores is None

@@ -58,14 +58,17 @@ class VlmSettings(Section):
         return key
 
 
-def read_settings(file: str) -> VlmSettings:
+def read_settings(file: str, option: str = "--judge vlm") -> VlmSettings:
     """Reads a YAML file.
+
+    Args:
+        option: what named the file, for messages.
 
     Raises:
         UserError: one line that names the field and the cure; it quotes no value, since someone may
             have put a secret there.
     """
-    field = f"--judge vlm:{file}"
+    field = f"{option}:{file}"
     try:
         raw = yaml.load(Path(file).read_text(encoding="utf-8"), RecipeLoader)
     except (OSError, UnicodeDecodeError) as error:

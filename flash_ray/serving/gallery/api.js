@@ -18,7 +18,7 @@ export class ApiError extends Error {
 export const readMe = () => json("/v1/me");
 export const listModels = async () => (await json("/v1/models")).data;
 export const listBenches = async () => (await json("/v1/benches")).data;
-export const listEvaluations = async () => (await json("/v1/evaluations")).data;
+export const listEvaluations = async () => (await json("/v1/evaluations?limit=100")).data;
 export const readEvaluation = (id) => json(evaluationPath(id));
 export const cancelEvaluation = (id) => json(evaluationPath(id), { method: "DELETE" });
 export const startEvaluation = (asked) => json("/v1/evaluations", post(asked));

@@ -1,10 +1,13 @@
 """Evaluations: a model's score on a bench, asked for once and found again."""
 
-from fastapi import APIRouter, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
 from starlette.concurrency import run_in_threadpool
 
 from flash_ray.serving.errors import ApiError
 from flash_ray.serving.evaluations import ENDS
+from flash_ray.serving.judging import refuse_judge, vlm_of
 from flash_ray.serving.routes.images import find_model
 from flash_ray.serving.schemas import Evaluation, EvaluationRequest, Evaluations
 from flash_ray.serving.service import Served, Service, needs
@@ -24,8 +27,10 @@ async def ask(body: EvaluationRequest, service: Served, response: Response) -> E
         raise ApiError(
             400, f"cases: {body.cases}; allowed: at most {service.settings.limits.cases}.", "cases"
         )
+    refuse_judge(body.judge, service.settings)
+    vlm = vlm_of(body.judge, service.settings)
     model = await find_model(service, body.model)
-    name, to_start = await run_in_threadpool(service.book.open, body, model)
+    name, to_start = await run_in_threadpool(service.book.open, body, model, vlm)
     if to_start:
         await service.start(name)
     else:
@@ -34,14 +39,17 @@ async def ask(body: EvaluationRequest, service: Served, response: Response) -> E
 
 
 @router.get("", dependencies=[needs("read")])
-async def evaluations(service: Served) -> Evaluations:
-    """All evaluations without their results, the newest first."""
-
-    def views() -> list[Evaluation]:
-        found = [service.book.view(name, whole=False) for name in service.book.names()]
-        return sorted((view for view in found if view), key=lambda view: -view.created)
-
-    return Evaluations(data=await run_in_threadpool(views))
+async def evaluations(
+    service: Served,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    after: Annotated[str | None, Query(description="The last id of the page before.")] = None,
+) -> Evaluations:
+    """Evaluations without their results, the newest first."""
+    if after is not None:
+        if await run_in_threadpool(service.book.asked, _plain(after)) is None:
+            raise ApiError(404, f"after: there is no evaluation {after[:100]!r}.", "after")
+    views, more = await run_in_threadpool(service.book.page, limit, after)
+    return Evaluations(data=views, has_more=more)
 
 
 @router.get("/{id}", dependencies=[needs("read")])
@@ -68,9 +76,9 @@ async def cancel(id: str, service: Served) -> Evaluation:
 )
 async def picture(id: str, case: str, service: Served) -> Response:
     """A model's answer to a case."""
-    view = await _view(service, id)
-    found = await run_in_threadpool(service.book.picture, view.id, _plain(case))
+    found = await run_in_threadpool(service.book.picture, _plain(id), _plain(case))
     if found is None:
+        await _view(service, id)
         raise ApiError(404, f"case: there is no answer to {case[:100]!r} yet.", "case")
     return Response(found, media_type="image/png")
 

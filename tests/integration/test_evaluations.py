@@ -1,0 +1,251 @@
+"""Evaluations by several kinds of judges, and lists of many; a real store, a small model."""
+
+import json
+from dataclasses import asdict
+from functools import partial
+
+import pytest
+from chat_server import KEY, Answer, chat_server, good
+from distilling import small_recipe
+from fastapi.testclient import TestClient
+from serving import in_process
+from small import build_base, publish
+
+from flash_ray.checkpoints.storage import Store
+from flash_ray.evaluation.judges.vlm_settings import VlmSettings
+from flash_ray.serving.api import build_api
+from flash_ray.serving.evaluations import EvaluationBook
+from flash_ray.serving.schemas import EvaluationRequest
+from flash_ray.serving.settings import Serving
+
+ASKED = {"model": "plain", "bench": "t2i", "cases": 1}
+
+
+@pytest.fixture(scope="module")
+def own_store(store):
+    """A place where no other test leaves evaluations."""
+    return Store(store.bucket, "evaluated", store.endpoint)
+
+
+@pytest.fixture(scope="module")
+def recipe(own_store, tmp_path_factory):
+    recipe = small_recipe(build_base(tmp_path_factory.mktemp("base")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLASH_RAY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        publish(own_store, recipe, "plain", tmp_path_factory.mktemp("student"))
+        yield recipe
+
+
+@pytest.fixture(scope="module")
+def service(recipe, own_store):
+    return in_process(recipe, own_store, Serving())
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with chat_server() as running:
+        yield running
+    assert running.problems == []
+
+
+def evaluated(recipe, store, settings, **fields):
+    """The answer to a request, and the evaluation once it has ended."""
+    with TestClient(build_api(in_process(recipe, store, settings))) as client:
+        first = client.post("/v1/evaluations", json={**ASKED, **fields})
+        assert first.status_code in (200, 202), first.text
+        return first, client.get(f"/v1/evaluations/{first.json()['id']}").json()
+
+
+def with_judge(server, **fields):
+    vlm = {"base_url": server.base_url, "key_variable": "JUDGE_KEY", "max_requests": 9, **fields}
+    return Serving(judges={"mine": VlmSettings(**{"model": "seer", **vlm})})
+
+
+def test_ocr_judges_texts_only(recipe, own_store):
+    first, found = evaluated(recipe, own_store, Serving(), judge="ocr")
+    assert first.status_code == 202 and found["status"] == "succeeded"
+    assert found["judge"] == "ocr" and found["progress"] == {"done": 3, "total": 3}
+    result = found["result"]
+    text = result["categories"]["text"]
+    assert text["counted"] == 1 and 1 <= text["score"] <= 5 and text["score"] == result["score"]
+    assert result["categories"]["landscape"]["score"] is None
+    answers = {answer["category"]: answer for answer in result["answers"]}
+    assert answers["text"]["details"]["cer"] >= 0
+    for answer in answers.values():
+        assert answer["compliance"] is None and answer["attributes"] is None
+
+    exact = evaluated(recipe, own_store, Serving())[1]
+    assert exact["id"] != found["id"] and exact["judge"] == "exact"
+    assert exact["result"]["categories"]["landscape"]["compliance"] is not None
+
+
+def test_a_vlm_judges_by_the_name_that_the_settings_give_it(recipe, own_store, server):
+    judged = partial(evaluated, recipe, own_store, judge="mine")
+    server.script = lambda asked, number: good(2 + number) if number < 2 else Answer("no idea")
+    settings = with_judge(server, concurrency=1)
+    _, found = judged(settings)
+    assert found["status"] == "succeeded", found
+    result = found["result"]
+    assert (result["score"], result["counted"], result["quality"]) == (2.5, 2, None)
+    assert [answer["failure"] for answer in result["answers"]] == [None, None, "unparsed"]
+    assert result["answers"][0]["details"]["reason"] == "as asked"
+    again, _ = judged(settings)
+    assert again.status_code == 200 and len(server.asked) == 4  # the last question twice
+
+    other = with_judge(server, model="other")
+    server.script = lambda asked, number: good(5)
+    assert judged(other)[1]["id"] != found["id"]
+    assert len(server.asked) == 7
+
+
+def test_a_budget_that_does_not_suffice_fails_and_a_larger_one_goes_on(recipe, own_store, server):
+    judged = partial(evaluated, recipe, own_store, judge="mine", seed=1)
+    _, failed = judged(with_judge(server, max_requests=2, concurrency=1))
+    assert failed["status"] == "failed" and failed["result"] is None
+    assert "vlm.max_requests: 2 do not suffice" in failed["error"] and KEY not in failed["error"]
+    again, found = judged(with_judge(server, max_requests=9))
+    assert (again.status_code, again.json()["id"]) == (202, failed["id"])
+    assert found["status"] == "succeeded" and len(server.asked) == 3
+
+
+def test_without_its_key_or_its_settings_a_judge_fails_before_anything_is_drawn(
+    recipe, own_store, server, monkeypatch
+):
+    settings = with_judge(server)
+    monkeypatch.delenv("JUDGE_KEY")
+    _, found = evaluated(recipe, own_store, settings, judge="mine", seed=2)
+    assert found["status"] == "failed" and "JUDGE_KEY" in found["error"]
+    assert found["progress"]["done"] == 0
+
+    # Asked for of one server, taken up by another one, that has another judge of that name.
+    book = EvaluationBook(own_store)
+    model = book.asked(found["id"]).model
+    request = EvaluationRequest(**ASKED, judge="mine", seed=3)
+    name, _ = book.open(request, model, {"model": "another", "parameters": {}})
+    service = in_process(recipe, own_store, settings)
+    with TestClient(build_api(service)) as client:
+        assert client.portal.call(service.start, name) is None
+        view = client.get(f"/v1/evaluations/{name}").json()
+    assert view["status"] == "failed" and "do not name 'mine' any more" in view["error"]
+    assert server.asked == []
+
+
+def test_unknown_judges_are_refused(service):
+    with TestClient(build_api(service)) as client:
+        for judge in ("mine", "vlm:/etc/passwd", "http://127.0.0.1/v1"):
+            answer = client.post("/v1/evaluations", json={**ASKED, "judge": judge})
+            assert answer.status_code == 400
+            error = answer.json()["error"]
+            assert error["param"] == "judge" and "allowed: exact, ocr." in error["message"]
+
+
+@pytest.fixture
+def many(recipe, store, service):
+    """A store of its own with seven requests, the last three of one second, and their ids in the
+    order of lists; the fourth succeeded, the fifth failed, and the sixth is of another base."""
+    place = Store(store.bucket, "many", store.endpoint)
+    model = EvaluationBook(Store(store.bucket, "evaluated", store.endpoint))
+    with TestClient(build_api(service)) as client:
+        name = client.post("/v1/evaluations", json=ASKED).json()["id"]
+    fields = asdict(model.asked(name))
+    del fields["judge"], fields["vlm"]  # as records were before there were other judges
+    names = [f"eval-{number}" for number in range(7)]
+    for number, name in enumerate(names):
+        own = {**fields, "created": 100 - min(number, 4), "seed": number}
+        if number == 5:
+            own["model"] = {**fields["model"], "base": "another"}
+        place.put_bytes_if_absent(f"evaluations/{name}/request.json", json.dumps(own).encode())
+        for case in range(number):
+            place.put_bytes(f"evaluations/{name}/pictures/{case}.png", b"")
+    EvaluationBook(place).finish(names[3], "result", {"score": 1})
+    EvaluationBook(place).finish(names[4], "failed", {"error": "why"})
+    return place, names
+
+
+class Counting(Store):
+    """Counts what is asked of the server."""
+
+    def ask(self, *names):
+        return sum(self.__dict__.get("asked", {}).get(name, 0) for name in names)
+
+    def _count(self, name):
+        asked = self.__dict__.setdefault("asked", {})
+        asked[name] = asked.get(name, 0) + 1
+
+    def get_bytes(self, key):
+        self._count("get")
+        return super().get_bytes(key)
+
+    def _listed(self, prefix):
+        self._count("list")
+        return super()._listed(prefix)
+
+    def folders(self, prefix):
+        self._count("folders")
+        return super().folders(prefix)
+
+
+def test_a_list_has_pages_and_old_records_are_of_the_exact_judge(recipe, many):
+    place, names = many
+    with TestClient(build_api(in_process(recipe, place, Serving()))) as client:
+
+        def page(**fields):
+            answer = client.get("/v1/evaluations", params=fields)
+            assert answer.status_code == 200, answer.text
+            return answer.json()
+
+        whole = page()
+        assert [one["id"] for one in whole["data"]] == names and not whole["has_more"]
+        assert [one["judge"] for one in whole["data"]] == ["exact"] * 7
+        assert [one["progress"]["done"] for one in whole["data"]] == list(range(7))
+        states = [one["status"] for one in whole["data"]]
+        assert states == ["queued", *["running"] * 2, "succeeded", "failed", *["running"] * 2]
+        assert whole["data"][4]["error"] == "why" and whole["data"][3]["result"] is None
+        assert client.get(f"/v1/evaluations/{names[3]}").json()["result"] == {"score": 1}
+
+        seen, after = [], {}
+        while True:
+            part = page(limit=3, **after)
+            seen += [one["id"] for one in part["data"]]
+            if not part["has_more"]:
+                break
+            after = {"after": seen[-1]}
+        assert seen == names
+        assert page(after=names[-1]) == {"object": "list", "data": [], "has_more": False}
+        for fields, status, param in (
+            ({"limit": 0}, 400, "limit"),
+            ({"limit": 101}, 400, "limit"),
+            ({"after": "eval-9"}, 404, "after"),
+        ):
+            answer = client.get("/v1/evaluations", params=fields)
+            assert (answer.status_code, answer.json()["error"]["param"]) == (status, param)
+
+
+def test_requests_are_read_once_and_what_has_ended_is_not_looked_at_again(recipe, many):
+    place, names = many
+    store = Counting(place.bucket, place.prefix, place.endpoint)
+    book = EvaluationBook(store)
+    for times in (1, 2):
+        views, more = book.page(2, None)
+        assert [view.id for view in views] == names[:2] and more
+        assert store.ask("get") == 7
+        assert store.ask("folders") == times and store.ask("list") == 2 * times
+
+    before = store.ask("list")
+    assert set(book.unfinished(recipe.base)) == {names[i] for i in (0, 1, 2, 6)}
+    assert store.ask("list") - before == 7
+    assert set(book.unfinished("another")) == {names[5]}
+    assert store.ask("list") - before == 7 + 5
+    assert store.ask("get") == 7
+
+
+def test_an_evaluation_that_was_taken_out_of_the_store_is_gone(recipe, many):
+    place, names = many
+    book = EvaluationBook(place)
+    assert book.view(names[0]).id == names[0]
+    for key in list(place.list(f"evaluations/{names[0]}/")):
+        place.delete(key)
+    assert book.view(names[0]) is None
+    assert names[0] not in [view.id for view in book.page(100, None)[0]]
