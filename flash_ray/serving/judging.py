@@ -21,21 +21,21 @@ from flash_ray.serving.settings import Serving
 Scoring = Callable[[Sequence[Case], np.ndarray], dict[str, Any]]
 
 
+def judges_of(settings: Serving) -> list[str]:
+    """The names of the judges that the server has: exact, ocr if it is installed, its VLMs."""
+    try:
+        refuse_missing()
+    except UserError:
+        return ["exact", *settings.judges]
+    return ["exact", "ocr", *settings.judges]
+
+
 def refuse_judge(name: str, settings: Serving) -> None:
     """Raises ApiError if the server has no judge of that name."""
-    known = ["exact", "ocr", *settings.judges]
+    known = judges_of(settings)
     if name not in known:
-        raise ApiError(400, f"judge: {name!r}; allowed: {', '.join(known)}.", "judge")
-    if name == "ocr":
-        try:
-            refuse_missing()
-        except UserError as error:
-            known.remove("ocr")
-            raise ApiError(
-                400,
-                f"judge: ocr is not installed on this server; allowed: {', '.join(known)}.",
-                "judge",
-            ) from error
+        problem = "ocr is not installed on this server" if name == "ocr" else repr(name)
+        raise ApiError(400, f"judge: {problem}; allowed: {', '.join(known)}.", "judge")
 
 
 def vlm_of(judge: str, settings: Serving) -> dict[str, Any] | None:

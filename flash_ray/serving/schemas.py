@@ -33,6 +33,9 @@ class Me(Body):
         "everybody is admin.",
     )
     limits: Bounds
+    judges: list[str] = Field(
+        examples=[["exact", "ocr"]], description="Those that an evaluation may ask for."
+    )
 
 
 class Generation(Body):
@@ -147,7 +150,7 @@ class EvaluationRequest(Body):
         "exact",
         max_length=100,
         examples=["exact", "ocr"],
-        description="`exact`, `ocr`, or a VLM that the server's settings name.",
+        description="One of those of GET /v1/me: `exact`, `ocr`, or a VLM of the settings.",
     )
 
 

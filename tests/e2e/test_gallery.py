@@ -4,11 +4,13 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
+from chat_server import KEY, Answer, ChatServer, chat_server, good
 from endpoints import Place, Served, start_server
 from PIL import Image
 from selenium import webdriver
@@ -19,6 +21,10 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
+from flash_ray.checkpoints.storage import Store
+from flash_ray.recipe import load_recipe
+from flash_ray.serving.evaluations import Asked
+from flash_ray.serving.models import teacher_of
 from flash_ray.serving.tokens import Role
 
 WAIT_S = 300  # the longest that a busy machine may take for one step
@@ -121,27 +127,28 @@ class Page:
         """Of a picture's file, in pixels, once it is loaded."""
         return self.wait(lambda: picture.get_property("naturalWidth"))
 
-    def evaluate(self, model: str, bench: str = "t2i") -> WebElement:
+    def evaluate(self, model: str, bench: str = "t2i", judge: str = "exact") -> WebElement:
         """Asks for an evaluation of a case a category and opens it; its place in the list."""
         self.one("#evaluations-tab").click()
         Select(self.one("#evaluation-model")).select_by_value(model)
         Select(self.one("#evaluation-bench")).select_by_value(bench)
+        Select(self.one("#evaluation-judge")).select_by_value(judge)
         cases = self.one("#evaluation-cases")
         cases.clear()
         cases.send_keys("1", Keys.ENTER)
-        label = f"Open {model} on {bench}, 1 case a category, seed 0"
+        by = "" if judge == "exact" else f", judged by {judge}"
+        label = f"Open {model} on {bench}{by}, 1 case a category, seed 0"
         button = self.wait(lambda: self.one(f"[aria-label='{label}']"))
         self.wait(button.is_displayed)
         button.click()
         self.wait(lambda: self.all(".answers img") and not self.all(".answers .frame"))
         return button.find_element(By.XPATH, "ancestor::li")
 
-    def result(self, model: str, bench: str) -> dict[str, Any]:
+    def result(self, model: str, bench: str, judge: str = "exact") -> dict[str, Any]:
         """What the server says of the evaluation that `evaluate` asks for."""
+        asked = {"model": model, "bench": bench, "cases": 1, "seed": 0, "judge": judge}
         (found,) = [
-            one["id"]
-            for one in self.api("/v1/evaluations")["data"]
-            if (one["model"], one["bench"], one["cases"], one["seed"]) == (model, bench, 1, 0)
+            one["id"] for one in self.api("/v1/evaluations")["data"] if asked.items() <= one.items()
         ]
         return self.api(f"/v1/evaluations/{found}")["result"]
 
@@ -161,12 +168,41 @@ class Page:
 
 
 @pytest.fixture(scope="module")
-def served(base: Path, place: Place) -> Iterator[Served]:
-    """A server with limits of its own."""
-    limits = [word for k, v in LIMITS.items() for word in ("--serving", f"limits.{k}={v}")]
-    server = start_server(base, place, *limits)
+def vlm() -> Iterator[ChatServer]:
+    """Where the server's judge `seer` asks; its key is in the environment."""
+    with pytest.MonkeyPatch.context() as patch, chat_server() as running:
+        patch.setenv("JUDGE_KEY", KEY)
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        yield running
+
+
+@pytest.fixture(scope="module")
+def served(base: Path, place: Place, vlm: ChatServer) -> Iterator[Served]:
+    """A server with limits and a judge of its own."""
+    seer = {"base_url": vlm.base_url, "model": "seer", "key_variable": "JUDGE_KEY"}
+    file = place.folder / "seer.yaml"
+    file.write_text(json.dumps({**seer, "max_requests": 9, "concurrency": 1}))
+    settings = [f"judges.seer={file}", *(f"limits.{k}={v}" for k, v in LIMITS.items())]
+    words = [word for setting in settings for word in ("--serving", setting)]
+    server = start_server(base, place, *words)
     yield server
     server.stop()
+
+
+@pytest.fixture
+def crowd(place: Place) -> Iterator[int]:
+    """As many evaluations as the page lists at first, newer than all that the tests ask for."""
+    store = Store.from_url(place.store)
+    model, size = teacher_of(load_recipe("miniature")), 100
+    homes = [f"evaluations/eval-crowd-{number}" for number in range(size)]
+    for number, home in enumerate(homes):
+        asked = Asked(model, "t2i", 1, number, created=2**31)
+        store.put_bytes(f"{home}/cancelled.json", b"{}")
+        store.put_bytes(f"{home}/request.json", json.dumps(asdict(asked)).encode())
+    yield size
+    for home in homes:
+        store.delete(f"{home}/request.json")
+        store.delete(f"{home}/cancelled.json")
 
 
 @pytest.fixture(scope="module")
@@ -313,6 +349,70 @@ def test_what_an_edit_did_not_do_and_did_not_keep_is_told_apart(page):
             assert len(words.split(", ") if words else []) == len(faults)
             assert "_" not in words and part not in words
         assert told == {}
+
+
+def test_an_evaluation_by_ocr_shows_what_was_read_and_where_there_was_nothing_to_read(page):
+    page.sign_in()
+    model = page.api("/v1/models")["data"][1]["id"]
+    judges = [option.text for option in Select(page.one("#evaluation-judge")).options]
+    assert judges == ["exact", "ocr", "seer"] == page.api("/v1/me")["judges"]
+    listed = page.evaluate(model, judge="ocr")
+
+    assert f"{model} on t2i, judged by ocr" in listed.text
+    assert page.focused().text == f"{model} on t2i, judged by ocr"
+    rows = page.texts(".categories tbody tr")
+    assert sorted(rows)[:2] == ["landscape 1, 0 judged", "portrait 1, 0 judged"]
+    text, *others = page.texts(".answers > li")
+    (read,) = [a for a in page.result(model, "t2i", "ocr")["answers"] if a["score"] is not None]
+    assert f"{read['score']:.2f} {read['case']}" in text
+    assert f"text wanted: {read['details']['wanted']}" in text
+    assert f"text read: {read['details']['read'] or 'nothing'}" in text
+    assert len(others) == 2
+    for other in others:
+        assert "No opinion: there is nothing here that this judge looks at." in other
+    shown = page.one("#evaluation").text
+    assert "compliance ," not in shown and "asked is there" not in shown
+    assert page.one("#alerts").text == ""
+
+
+def test_a_vlms_reasons_are_shown_and_why_it_has_no_opinion(page, vlm):
+    replies = [good(2, "The <b>moon</b> is missing."), Answer(refusal="No.")]
+    vlm.script = lambda _, number: replies[number] if number < 2 else Answer("no idea")
+    page.sign_in()
+    model = page.api("/v1/models")["data"][1]["id"]
+    page.evaluate(model, judge="seer")
+
+    scored, *failed = page.texts(".answers > li")
+    assert "2.00 " in scored and "reason: The <b>moon</b> is missing." in scored
+    assert {line.text for line in page.all(".answers .failure")} == {
+        "No opinion: the judge refused to answer.",
+        "No opinion: the judge did not answer in the form that it was asked for.",
+    }
+    assert len(failed) == 2 and "what it answered: no idea" in "".join(failed)
+    assert page.texts(".categories tfoot td")[:2] == ["3, 1 judged", "2.00 [2.00, 2.00]"]
+    assert page.one("#alerts").text == "" and vlm.problems == []
+
+
+def test_older_evaluations_are_shown_when_asked_for(page, crowd):
+    model = page.api("/v1/models")["data"][1]["id"]
+    page.api("/v1/evaluations", {"model": model, "bench": "t2i", "cases": 1})
+    page.api("/v1/evaluations", {"model": model, "bench": "t2i", "cases": 1, "seed": 2})
+    items = "#evaluation-list > li"
+    page.sign_in()
+    page.one("#evaluations-tab").click()
+    page.wait(lambda: len(page.all(items)) == crowd)
+    older = page.one("#older")
+    older.send_keys(Keys.ENTER)
+    page.wait(lambda: len(page.all(items)) > crowd)
+    first = page.all(items)[crowd]
+    page.wait(lambda: page.focused() == first)
+    assert not older.is_displayed()
+    newest = page.one(f"[aria-label='Open {model} on t2i, 1 case a category, seed 2']")
+    page.wait(newest.is_displayed)  # it has been asked for again until it had ended
+    assert newest.find_element(By.XPATH, "ancestor::li") == first == page.focused()
+
+    page.sign_in()
+    page.evaluate(model)  # one that there is, too old for the first page
 
 
 def test_a_token_that_may_only_read_is_offered_what_there_is_to_read(page):

@@ -14,6 +14,8 @@ from serving import in_process
 from small import build_base, publish
 
 from flash_ray.checkpoints.aliases import set_alias
+from flash_ray.evaluation.judges import base
+from flash_ray.evaluation.judges.vlm_settings import VlmSettings
 from flash_ray.serving.api import build_api
 from flash_ray.serving.pictures import png
 from flash_ray.serving.settings import Limits, Serving
@@ -287,6 +289,18 @@ def test_limits_are_told_as_they_are_enforced(client):
     cases = "/v1/benches/t2i/cases?per_category="
     assert client.get(f"{cases}{limits['cases']}").status_code == 200
     refused(client.get(f"{cases}{limits['cases'] + 1}"), 400, "per_category")
+
+
+def test_the_judges_that_there_are_are_told(service, client, monkeypatch):
+    seer = VlmSettings(base_url="http://127.0.0.1:1/v1", model="seer", max_requests=1)
+    settings = SETTINGS.model_copy(update={"judges": {"mine": seer}})
+    assert client.get("/v1/me").json()["judges"] == ["exact", "ocr"]
+    with TestClient(build_api(replace(service, settings=settings))) as other:
+        assert other.get("/v1/me").json()["judges"] == ["exact", "ocr", "mine"]
+        monkeypatch.setattr(base, "find_spec", lambda module: None)
+        assert other.get("/v1/me").json()["judges"] == ["exact", "mine"]
+        asked = {"model": "plain", "bench": "t2i", "cases": 1, "judge": "ocr"}
+        refused(other.post("/v1/evaluations", json=asked), 400, "judge", "allowed: exact, mine.")
 
 
 def test_the_document_has_every_path_and_an_example(client):

@@ -2,6 +2,8 @@
 
 import { askToken, currentToken } from "./token.js";
 
+export const PAGE = 100; // evaluations that one answer lists
+
 const READ_MS = 60_000; // for what the server has at hand
 const WORK_MS = 1_800_000; // for what it computes, which the user can stop
 
@@ -18,10 +20,26 @@ export class ApiError extends Error {
 export const readMe = () => json("/v1/me");
 export const listModels = async () => (await json("/v1/models")).data;
 export const listBenches = async () => (await json("/v1/benches")).data;
-export const listEvaluations = async () => (await json("/v1/evaluations?limit=100")).data;
 export const readEvaluation = (id) => json(evaluationPath(id));
 export const cancelEvaluation = (id) => json(evaluationPath(id), { method: "DELETE" });
 export const startEvaluation = (asked) => json("/v1/evaluations", post(asked));
+
+/**
+ * Evaluations, the newest first.
+ * @param {number} least how many, if there are so many; whole pages are given
+ * @param {number} since seconds since 1970; all from then on are given
+ * @returns {Promise<{found: object[], hasOlder: boolean}>}
+ */
+export async function listEvaluations(least, since) {
+  const found = [];
+  let page;
+  do {
+    const after = page ? `&after=${encodeURIComponent(found.at(-1).id)}` : "";
+    page = await json(`/v1/evaluations?limit=${PAGE}${after}`);
+    found.push(...page.data);
+  } while (page.has_more && (found.length < least || found.at(-1).created >= since));
+  return { found, hasOlder: page.has_more };
+}
 
 export async function listCases(bench, perCategory, signal) {
   const path = `/v1/benches/${encodeURIComponent(bench)}/cases?per_category=${perCategory}`;

@@ -1,4 +1,4 @@
-// The attributes that the judge looks at, in words.
+// The attributes that the exact judge looks at, in words.
 
 import { element } from "./dom.js";
 
@@ -19,9 +19,11 @@ const HEADINGS = { changed: "Not changed as asked", kept: "Not kept" }; // of ed
 
 /**
  * Paragraphs that say which attributes do not hold.
- * @param {Object<string, number>} attributes credit from 0 to 1; of edits "changed.*" and "kept.*"
+ * @param {Object<string, number>} attributes credit from 0 to 1; of edits "changed.*" and "kept.*";
+ *   null if the judge was another
  */
 export function faultLines(attributes) {
+  if (attributes === null) return [];
   return faults(attributes).map((fault) => element("p", { className: "fault" }, fault));
 }
 

@@ -2,43 +2,55 @@
 
 import { permit } from "./access.js";
 import { trying } from "./alerts.js";
-import { cancelEvaluation, listEvaluations, readEvaluation, startEvaluation } from "./api.js";
+import {
+  cancelEvaluation,
+  listEvaluations,
+  PAGE,
+  readEvaluation,
+  startEvaluation,
+} from "./api.js";
 import { bound, byId, element, fillSelect } from "./dom.js";
-import { count } from "./format.js";
+import { count, titleOf, workOf } from "./format.js";
 import { Result } from "./result.js";
 
 const POLL_MS = 2000;
 
 const isActive = ({ status }) => status === "queued" || status === "running";
-const titleOf = ({ model, bench }) => `${model} on ${bench}`;
 
 /** Makes the part work, once the server has said who we are, which models and benches there are. */
-export function setUpEvaluations({ role, limits }, models, benches) {
+export function setUpEvaluations({ role, limits, judges }, models, benches) {
   const mayStart = permit(byId("evaluate-denied"), role, "generate", "Evaluating a model");
   const mayCancel = permit(byId("cancel-denied"), role, "admin", "Cancelling an evaluation");
   const result = new Result(byId("evaluation"));
+  const list = byId("evaluation-list");
   const items = new Map();
+  let wanted = PAGE; // how many are listed
+  let since = Infinity; // those from then on are listed too
+  let polls = 0;
   let timer = null;
 
   /** Reads the list, and again while something in it changes. */
   async function poll() {
     clearTimeout(timer);
-    const before = [...items.keys()];
-    const evaluations = await listEvaluations();
-    evaluations.sort((a, b) => a.created - b.created).forEach(show);
-    const listed = new Set(evaluations.map(({ id }) => id));
-    for (const id of before) if (!listed.has(id)) drop(id);
-    byId("cancel-denied").hidden = mayCancel || !evaluations.some(isActive);
-    clearTimeout(timer); // of another call, that ended meanwhile
-    if (evaluations.some(isActive)) timer = setTimeout(() => trying("evaluations", poll), POLL_MS);
+    polls += 1;
+    const own = polls;
+    const { found, hasOlder } = await listEvaluations(wanted, since);
+    if (own !== polls) return; // a later call will know more
+    const listed = new Set(found.map(({ id }) => id));
+    for (const id of items.keys()) if (!listed.has(id)) drop(id);
+    found.forEach(show);
+    byId("older").hidden = !hasOlder;
+    byId("cancel-denied").hidden = mayCancel || !found.some(isActive);
+    if (found.some(isActive)) timer = setTimeout(() => trying("evaluations", poll), POLL_MS);
   }
 
-  function show(evaluation) {
+  /** Shows an evaluation at its place in the list; those before it are there already. */
+  function show(evaluation, place) {
     let item = items.get(evaluation.id);
     if (!item) {
       item = new Item(evaluation, open, mayCancel && cancel);
       items.set(evaluation.id, item);
-      byId("evaluation-list").prepend(item.box);
+      list.insertBefore(item.box, list.children[place] ?? null);
     } else if (isActive(item.evaluation) && !isActive(evaluation)) {
       say(evaluation);
     }
@@ -56,10 +68,18 @@ export function setUpEvaluations({ role, limits }, models, benches) {
       bench: byId("evaluation-bench").value,
       cases: byId("evaluation-cases").valueAsNumber,
       seed: byId("evaluation-seed").valueAsNumber,
+      judge: byId("evaluation-judge").value,
     });
     say(evaluation);
-    show(evaluation);
+    since = Math.min(since, evaluation.created); // it may be an old one
     await trying("evaluations", poll);
+  }
+
+  async function showOlder() {
+    const last = list.lastElementChild;
+    wanted = items.size + PAGE;
+    await poll();
+    last.nextElementSibling?.focus(); // the button may be gone
   }
 
   function open(id) {
@@ -69,7 +89,10 @@ export function setUpEvaluations({ role, limits }, models, benches) {
   }
 
   function cancel(id) {
-    return trying("evaluation", async () => show(await cancelEvaluation(id)));
+    return trying("evaluation", async () => {
+      await cancelEvaluation(id);
+      await trying("evaluations", poll);
+    });
   }
 
   fillSelect(
@@ -80,6 +103,8 @@ export function setUpEvaluations({ role, limits }, models, benches) {
     byId("evaluation-bench"),
     benches.map((bench) => bench.id),
   );
+  fillSelect(byId("evaluation-judge"), judges);
+  byId("older").addEventListener("click", () => trying("evaluations", showOlder));
   byId("evaluation-form").addEventListener("submit", (event) => {
     event.preventDefault();
     trying("evaluation", start);
@@ -104,7 +129,7 @@ class Item {
 
   /** `cancel` is false if the caller may not. */
   constructor(evaluation, open, cancel) {
-    const { id, bench, model, cases, seed, created } = evaluation;
+    const { id, model, cases, seed, created } = evaluation;
     const title = titleOf(evaluation);
     const how = `${count(cases, "case")} a category, seed ${seed}`;
     this.#progress.setAttribute("aria-label", `Answers of ${title}`);
@@ -118,7 +143,8 @@ class Item {
       dateStyle: "medium",
       timeStyle: "short",
     });
-    const name = element("p", { className: "title" }, element("b", {}, model), ` on ${bench}`);
+    const name = element("p", { className: "title" }, element("b", {}, model));
+    name.append(` ${workOf(evaluation)}`);
     name.append(element("span", { className: "soft" }, `${how}, ${when}`));
     this.box = element("li", { tabIndex: -1 }, name, this.#progress, this.#state);
     this.box.append(this.#open, this.#cancel, this.#error);

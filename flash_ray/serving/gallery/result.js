@@ -4,7 +4,8 @@ import { trying } from "./alerts.js";
 import { readPicture } from "./api.js";
 import { faultLines } from "./attributes.js";
 import { element } from "./dom.js";
-import { count, decimal } from "./format.js";
+import { count, decimal, titleOf } from "./format.js";
+import { opinionLines } from "./opinion.js";
 import { Pictures } from "./pictures.js";
 import { Pool } from "./pool.js";
 
@@ -24,17 +25,18 @@ export class Result {
   /** Shows an evaluation that succeeded, instead of the one before; `onClose` after it is closed. */
   show(evaluation, onClose) {
     this.#clear();
-    const { model, bench, cases, seed, result } = evaluation;
-    const title = element("h2", { tabIndex: -1 }, `${model} on ${bench}`);
+    const { model, cases, seed, result } = evaluation;
+    const title = element("h2", { tabIndex: -1 }, titleOf(evaluation));
     const close = element("button", { type: "button" }, "Close");
     close.addEventListener("click", () => {
       this.#clear();
       onClose();
     });
     const worst = [...result.answers].sort(
-      (a, b) => a.score - b.score || a.case.localeCompare(b.case),
+      (a, b) => rank(a) - rank(b) || a.case.localeCompare(b.case),
     );
-    const how = `${count(cases, "case")} a category, seed ${seed}. Brackets: 95 % interval.`;
+    const brackets = result.interval ? " Brackets: 95 % interval." : "";
+    const how = `${count(cases, "case")} a category, seed ${seed}.${brackets}`;
     this.#box.append(
       element("div", { className: "heading" }, title, close),
       element("p", { className: "soft" }, how),
@@ -89,6 +91,9 @@ export class Result {
   }
 }
 
+/** Answers without a score come after all others. */
+const rank = ({ score }) => score ?? Number.MAX_VALUE;
+
 /** A box of its own for what may be too wide; the keyboard reaches it and scrolls it. */
 function scroller(name, content) {
   const box = element("div", { className: "scroll", tabIndex: 0, role: "region" }, content);
@@ -96,7 +101,7 @@ function scroller(name, content) {
   return box;
 }
 
-function categoryTable({ categories, score, interval, compliance, quality }) {
+function categoryTable({ categories, score, interval, counted, compliance, quality }) {
   const line = (cells) => {
     const [name, ...values] = cells;
     const boxes = values.map((value) => element("td", { className: "number" }, value));
@@ -106,11 +111,11 @@ function categoryTable({ categories, score, interval, compliance, quality }) {
   const rows = Object.entries(categories).map(([name, row]) => {
     const gap = row.diversity_gap === null ? "" : row.diversity_gap.toFixed(3);
     const measures = [row.score, row.compliance, row.quality].map(decimal);
-    return line([name, String(row.cases), ...measures, gap]);
+    return line([name, casesOf(row), ...measures, gap]);
   });
   const all = Object.values(categories).reduce((sum, row) => sum + row.cases, 0);
-  const [low, high] = interval.map(decimal);
-  const total = [`${decimal(score)} [${low}, ${high}]`, decimal(compliance), decimal(quality), ""];
+  const range = interval ? ` [${interval.map(decimal).join(", ")}]` : "";
+  const total = [decimal(score) + range, decimal(compliance), decimal(quality), ""];
   return element(
     "table",
     { className: "categories" },
@@ -120,9 +125,13 @@ function categoryTable({ categories, score, interval, compliance, quality }) {
       element("tr", {}, ...heads.map((head) => element("th", { scope: "col" }, head))),
     ),
     element("tbody", {}, ...rows),
-    element("tfoot", {}, line(["all", String(all), ...total])),
+    element("tfoot", {}, line(["all", casesOf({ cases: all, counted }), ...total])),
   );
 }
+
+/** How many cases there are, and how many have a score if the judge has none for some. */
+const casesOf = ({ cases, counted = cases }) =>
+  counted === cases ? String(cases) : `${cases}, ${counted} judged`;
 
 function answerItem(answer) {
   const { case: name, prompt, score, compliance, quality, cap, picture, input } = answer;
@@ -153,10 +162,12 @@ function answerItem(answer) {
     cap && element("p", { className: "failure" }, `capped: ${cap}`),
     element("p", { className: "prompt" }, prompt),
     ...faultLines(answer.attributes),
-    element(
-      "p",
-      { className: "soft" },
-      `compliance ${decimal(compliance)}, quality ${decimal(quality)}`,
-    ),
+    ...opinionLines(answer),
+    compliance !== null &&
+      element(
+        "p",
+        { className: "soft" },
+        `compliance ${decimal(compliance)}, quality ${decimal(quality)}`,
+      ),
   );
 }
