@@ -354,7 +354,7 @@ def test_what_an_edit_did_not_do_and_did_not_keep_is_told_apart(page):
 def test_an_evaluation_by_ocr_shows_what_was_read_and_where_there_was_nothing_to_read(page):
     page.sign_in()
     model = page.api("/v1/models")["data"][1]["id"]
-    judges = [option.text for option in Select(page.one("#evaluation-judge")).options]
+    judges = [option.get_property("value") for option in page.all("#evaluation-judge option")]
     assert judges == ["exact", "ocr", "seer"] == page.api("/v1/me")["judges"]
     listed = page.evaluate(model, judge="ocr")
 
