@@ -19,7 +19,7 @@ def local_cluster(cpus: int, trainers: int, teachers: int) -> Iterator[None]:
 
     Custom resources keep workers and teachers from counting on the same CPUs.
     """
-    address = f"{get_node_ip_address()}:{_free_port()}"
+    address = f"{get_node_ip_address()}:{free_port()}"
     with _variable("RAY_GCS_SERVER_PORT", address.rpartition(":")[2]):
         ray.init(
             address="local",
@@ -39,7 +39,8 @@ def local_cluster(cpus: int, trainers: int, teachers: int) -> Iterator[None]:
         ray.shutdown()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port that nobody listens to."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         return probe.getsockname()[1]

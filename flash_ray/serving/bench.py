@@ -6,7 +6,6 @@ the rate that the server can take; the first picture of a student that is in obj
 and a replica's memory while students come and go.
 """
 
-import json
 import os
 import socket
 import subprocess
@@ -15,8 +14,6 @@ import sysconfig
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,6 +23,7 @@ from typing import Annotated
 
 import numpy as np
 import psutil
+import requests
 import torch
 import typer
 from diffusers import QwenImage21Pipeline, QwenImage21Transformer2DModel
@@ -83,23 +81,22 @@ class Client:
         self._url = url
         self._prompts = prompts()
         self._lock = threading.Lock()
+        self._own = threading.local()  # a connection for each thread, kept open as clients do
 
     def draw(self, model: str = STUDENT) -> tuple[int, float]:
         """(status, seconds) of one request."""
         with self._lock:
             prompt = next(self._prompts)
-        body = json.dumps({"model": model, "prompt": prompt, "seed": 1}).encode()
-        request = urllib.request.Request(
-            f"{self._url}/v1/images/generations", body, {"Content-Type": "application/json"}
-        )
+        if not hasattr(self._own, "session"):
+            self._own.session = requests.Session()
         start = time.perf_counter()
-        try:
-            with urllib.request.urlopen(request, timeout=300) as answer:
-                json.loads(answer.read())
-                status = answer.status
-        except urllib.error.HTTPError as error:
-            status = error.code
-        return status, time.perf_counter() - start
+        answer = self._own.session.post(
+            f"{self._url}/v1/images/generations",
+            json={"model": model, "prompt": prompt, "seed": 1},
+            timeout=300,
+        )
+        answer.json()
+        return answer.status_code, time.perf_counter() - start
 
     def closed(self, clients: int, seconds: float) -> Load:
         """That many clients, each asking again as soon as it is answered."""
@@ -229,9 +226,8 @@ def _server(folder: Path, store: Store) -> Iterator[tuple[str, int]]:
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/healthz", timeout=5):
-            return True
-    except OSError:
+        return requests.get(f"{url}/healthz", timeout=5).ok
+    except requests.ConnectionError:
         return False
 
 

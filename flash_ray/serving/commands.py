@@ -60,27 +60,47 @@ def _serve(
     address: tuple[str, int],
     steps: Steps,
 ) -> None:
+    host, port = address
+    if not is_job():
+        _ready_own_ray(port)
     from ray import serve  # here, so that the checks above cost nothing
 
+    from flash_ray.distill.cluster import free_port
     from flash_ray.distill.connect import connected_with
     from flash_ray.serving.app import NAME, application
 
     replicas = settings.generate.max + settings.edit.max
     evaluations = settings.evaluations * recipe.runtime.cpus_per_worker
     cpus = math.ceil(replicas * settings.cpus + evaluations)
-    # Ray's workers are nice by default: here they answer people.
-    os.environ.setdefault("RAY_worker_niceness", "0")
     steps.say("start Ray")
     with connected_with({"CPU": cpus, "trainer": 0, "teacher": 0}):
         steps.say("start the replicas")
-        host, port = address
-        serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
+        proxy = port if is_job() else free_port()
+        serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": proxy})
         try:
             serve.run(application(recipe, store, settings, tokens), name=NAME, route_prefix="/")
             steps.say(f"serving at http://{host}:{port}  (Ctrl-C ends it)")
             _until_asked_to_stop()
         finally:
             serve.shutdown()
+
+
+def _ready_own_ray(port: int) -> None:
+    """Settings of a Ray of our own, which reads them as it starts and as it is imported."""
+    settings = {
+        "RAY_worker_niceness": 0,  # workers are nice by default: here they answer people
+        # The gateway listens itself: Serve's proxy before it would cost 10 ms a request. It takes
+        # a port from a range, whose end is not in it.
+        "RAY_SERVE_ENABLE_DIRECT_INGRESS": 1,
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": port,
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": port + 1,
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": 0,  # no load balancer to wait for
+        # Ten times a second, as by default, takes a third of a core.
+        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": 1,
+        "RAY_SERVE_PORT_QUARANTINE_S": 0,
+    }
+    for name, value in settings.items():
+        os.environ.setdefault(name, str(value))
 
 
 def _until_asked_to_stop() -> None:

@@ -38,7 +38,10 @@ class Service:
     cancel: Callable[[str], Awaitable[None]]
 
 
-def _service(request: Request) -> Service:
+# Dependencies are async: FastAPI runs others in threads, a switch for each of them.
+
+
+async def _service(request: Request) -> Service:
     return request.app.state.service
 
 
@@ -46,7 +49,7 @@ Served = Annotated[Service, Depends(_service)]
 _bearer = HTTPBearer(auto_error=False, description="A token made by `flash-ray token`.")
 
 
-def _caller(
+async def _caller(
     service: Served, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> Role:
     if not service.tokens:
@@ -68,7 +71,7 @@ Caller = Annotated[Role, Depends(_caller)]  # the role of who asks; a request wi
 def needs(role: Role) -> Any:
     """A dependency that refuses requests whose token does not have the role."""
 
-    def check(caller: Caller) -> None:
+    async def check(caller: Caller) -> None:
         if not allows(caller, role):
             raise ApiError(
                 403, f"The token's role is {caller}, this needs {role}.", code="role_too_low"
