@@ -59,14 +59,20 @@ def _variable(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
-def cluster_needs(recipe: Recipe, hiring: bool = True) -> dict[str, float]:
-    """Resources that a run holds at the same time; without `hiring` its teachers run already."""
+def cluster_needs(recipe: Recipe, hiring: bool = True, least: bool = False) -> dict[str, float]:
+    """Resources that a run holds at the same time.
+
+    Args:
+        hiring: False: its teachers run already.
+        least: with as few workers as it can do with, not as many.
+    """
     runtime, teachers = recipe.runtime, 0
+    workers = runtime.fewest_workers if least else runtime.most_workers
     if recipe.teaching.placement == "actors" and hiring:
         teachers = sum(group.replicas for group in groups(recipe))
-    processes = runtime.workers + teachers
+    processes = workers + teachers
     return {
-        "trainer": runtime.workers,
+        "trainer": workers,
         "teacher": teachers,
         "CPU": processes * runtime.cpus_per_worker,
         "GPU": processes if runtime.gpu else 0,
@@ -82,7 +88,7 @@ def check_cluster(recipe: Recipe, hiring: bool = True) -> None:
         "CPU": "runtime.cpus_per_worker",
         "GPU": "runtime.gpu",
     }
-    for resource, needed in cluster_needs(recipe, hiring).items():
+    for resource, needed in cluster_needs(recipe, hiring, least=True).items():
         if needed > offered.get(resource, 0) + 1e-6:
             raise UserError(
                 f"{fields[resource]}: the run needs {needed:g} {resource}, the cluster has "
