@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -19,7 +19,7 @@ import requests
 from flash_ray.checkpoints.weed import LAUNCHER
 from flash_ray.errors import UserError
 from flash_ray.local_cluster.plan import LABEL, MEBIBYTE, Plan, autoscaling_config
-from flash_ray.local_cluster.processes import MARK, end_all, kill_node
+from flash_ray.local_cluster.processes import end_all, kill_node
 from flash_ray.local_cluster.token import Token, find_token
 
 HOST = "127.0.0.1"
@@ -34,15 +34,15 @@ class Cluster:
     address: str  # for `ray.init` and RAY_ADDRESS
     jobs_url: str  # for `ray job submit --address`
     folder: Path
-    token: Token = field(repr=False)
+    token: Token
+    session: int  # of the operating system: all its processes are in it, or descend from it
 
     def environment(self) -> dict[str, str]:
         """The variables with which a process of yours can use the cluster."""
         return {
             "RAY_ADDRESS": self.address,
             "RAY_API_SERVER_ADDRESS": self.jobs_url,
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": self.token.value,
+            **self.token.environment(),
         }
 
     def nodes(self) -> dict[str, str]:
@@ -54,7 +54,7 @@ class Cluster:
 
     def kill(self, node: str) -> None:
         """Ends all processes of a node (its id) at once. LookupError if there is none."""
-        kill_node(self.folder, node)
+        kill_node(self.session, node)
 
     def ready(self) -> bool:
         """Whether the job server answers."""
@@ -90,24 +90,24 @@ def autoscaling_cluster(plan: Plan, port: int, deadline_s: float = 120) -> Itera
 
         # Not the loopback address: Ray's clients make that one out of it.
         address = f"{get_node_ip_address()}:{free_ports(1)[0]}"
-        cluster = Cluster(address, f"http://{HOST}:{port}", folder, token)
-        head = _start_head(cluster, plan, port)
+        head = _start_head(plan, address, port, folder, token)
+        cluster = Cluster(address, f"http://{HOST}:{port}", folder, token, head.pid)
         _await_ready(cluster, head, deadline_s)
         yield cluster
     finally:
-        end_all(folder)
         if head is not None:
+            end_all(head.pid)
             head.wait()
         _keep_logs(folder)
 
 
-def _start_head(cluster: Cluster, plan: Plan, port: int) -> subprocess.Popen[bytes]:
+def _start_head(
+    plan: Plan, address: str, port: int, folder: Path, token: Token
+) -> subprocess.Popen[bytes]:
     """Starts `ray start --head`, which starts the rest and waits."""
-    from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
-
-    config = cluster.folder / "autoscaler.json"
-    config.write_text(json.dumps(autoscaling_config(plan, cluster.address)))
-    host, _, gcs = cluster.address.rpartition(":")
+    config = folder / "autoscaler.json"
+    config.write_text(json.dumps(autoscaling_config(plan, address)))
+    host, _, gcs = address.rpartition(":")
     client, autoscaler_metrics, dashboard_metrics = free_ports(3)
     options = {
         "node-ip-address": host,
@@ -120,33 +120,38 @@ def _start_head(cluster: Cluster, plan: Plan, port: int) -> subprocess.Popen[byt
         "max-worker-port": 0,
         "num-cpus": 0,
         "object-store-memory": plan.object_store_mib * MEBIBYTE,
-        "temp-dir": cluster.folder,
+        "temp-dir": folder,
         "autoscaling-config": config,
     }
-    variables = {
-        **cluster.environment(),
-        MARK: str(cluster.folder),
-        "RAY_FAKE_CLUSTER": "1",
-        "RAY_enable_autoscaler_v2": "1",
-        "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,  # by it the autoscaler knows the head
-        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
-        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+    command += [f"--{name}={value}" for name, value in options.items()]
+    ports = {
         "AUTOSCALER_METRIC_PORT": str(autoscaler_metrics),
         "DASHBOARD_METRIC_PORT": str(dashboard_metrics),
     }
-    variables = {**os.environ, **variables}
-    del variables["RAY_ADDRESS"]  # `ray start --head` would warn of it
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
-    command += [f"--{name}={value}" for name, value in options.items()]
-    with (cluster.folder / "head.log").open("wb") as log:
+    with (folder / "head.log").open("wb") as log:
         return subprocess.Popen(
             [sys.executable, "-ISc", LAUNCHER, str(os.getpid()), *command, "--disable-usage-stats"],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=variables,
-            start_new_session=True,  # Ctrl-C is ours
+            env={**_environment(), **token.environment(), **ports},
+            start_new_session=True,  # by which its processes are found; and Ctrl-C is ours
         )
+
+
+def _environment() -> dict[str, str]:
+    """This process's variables, and those that Ray's autoscaler wants for nodes on one machine."""
+    from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
+
+    return {
+        **{name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
+        "RAY_FAKE_CLUSTER": "1",
+        "RAY_enable_autoscaler_v2": "1",
+        "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,  # by it the autoscaler knows the head
+        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+    }
 
 
 def _await_ready(cluster: Cluster, head: subprocess.Popen[bytes], deadline_s: float) -> None:

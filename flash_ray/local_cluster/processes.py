@@ -1,50 +1,62 @@
-"""The processes of one local cluster. Every one inherits a variable that names it."""
+"""The processes of one local cluster: a session of the operating system, and its descendants.
 
-from collections.abc import Iterator
-from pathlib import Path
+Ray's own `ray stop` ends every Ray of the machine; this ends one.
+"""
+
+import os
+import time
 
 import psutil
 
-MARK = "FLASH_RAY_LOCAL_CLUSTER"  # its value is the cluster's folder
-NODE = "RAY_OVERRIDE_NODE_ID_FOR_TESTING"  # Ray gives it to a node's processes: the node's id
+# Ray gives it to the raylet of a node; the value is the node's id.
+NODE = "RAY_OVERRIDE_NODE_ID_FOR_TESTING"
 
 
-def processes_of(folder: Path, node: str | None = None) -> list[psutil.Process]:
-    """The cluster's processes, or those of one of its nodes (an id)."""
-    wanted = {MARK: str(folder)} | ({NODE: node} if node else {})
-    return [
-        process for process, variables in _environments() if wanted.items() <= variables.items()
-    ]
-
-
-def _environments() -> Iterator[tuple[psutil.Process, dict[str, str]]]:
+def members(session: int) -> set[psutil.Process]:
+    """The session's processes that run, and what descends from them (jobs have sessions too)."""
+    found: set[psutil.Process] = set()
     for process in psutil.process_iter():
         try:
-            yield process, process.environ()
-        except psutil.Error:  # another user's, or it has just ended
+            if os.getsid(process.pid) == session:
+                found |= {process, *process.children(recursive=True)}
+        except (OSError, psutil.Error):  # it has just ended
             continue
+    return {process for process in found if _runs(process)}
 
 
-def kill_node(folder: Path, node: str) -> None:
-    """Ends a node as a power cut does. LookupError if the cluster has no such node."""
-    processes = processes_of(folder, node)
-    if not processes:
-        raise LookupError(f"no node {node} in the cluster of {folder}")
-    for process in processes:
+def kill_node(session: int, node: str) -> None:
+    """Ends a node (an id) as a power cut does. LookupError if no such node runs."""
+    raylets = [p for p in members(session) if p.name() == "raylet" and _node(p) == node]
+    if not raylets:
+        raise LookupError(f"no node {node} in the local cluster")
+    (raylet,) = raylets
+    for process in (raylet, *raylet.children(recursive=True)):
         _send(process, "kill")
-    psutil.wait_procs(processes, timeout=10)
 
 
-def end_all(folder: Path, grace_s: float = 10) -> None:
+def end_all(session: int, grace_s: float = 10) -> None:
     """Ends the cluster's processes, and those that they start meanwhile, and no others."""
-    asked = processes_of(folder)
-    for process in asked:
+    until = time.monotonic() + grace_s
+    seen = members(session)
+    for process in seen:
         _send(process, "terminate")
-    psutil.wait_procs(asked, timeout=grace_s)
-    while left := processes_of(folder):
-        for process in left:
-            _send(process, "kill")
-        psutil.wait_procs(left, timeout=1)
+    while left := {process for process in seen if _runs(process)}:
+        if time.monotonic() > until:
+            for process in left:
+                _send(process, "kill")
+        time.sleep(0.1)
+        seen |= members(session)
+
+
+def _node(raylet: psutil.Process) -> str | None:
+    return raylet.environ().get(NODE)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _send(process: psutil.Process, how: str) -> None:

@@ -15,6 +15,12 @@ class Token:
     value: str = field(repr=False)
     place: str
 
+    def environment(self) -> dict[str, str]:
+        """The variables with which Ray finds it: a file by its path."""
+        if self.place == "RAY_AUTH_TOKEN":
+            return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.value}
+        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": self.place}
+
 
 def find_token() -> Token:
     """The user's token: RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token.
@@ -27,7 +33,7 @@ def find_token() -> Token:
     if value := os.environ.get("RAY_AUTH_TOKEN"):
         return Token(value, "RAY_AUTH_TOKEN")
     default = Path.home() / ".ray" / "auth_token"
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or default)
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or default).absolute()
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _make(path)

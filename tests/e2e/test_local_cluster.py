@@ -96,38 +96,60 @@ def test_nodes_come_are_replaced_and_go(cluster, until):
         cluster.kill(lost)
 
 
+@contextmanager
+def typed(*options: str, **variables: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`flash-ray cluster local` as a user types it, and what it said when it was ready."""
+    words = [SCRIPTS / "flash-ray", "cluster", "local", *options]
+    environment = {**os.environ, **variables}
+    server = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
+    with server:
+        try:
+            said = ""
+            while not said.endswith("Ctrl-C ends it.\n"):
+                line = server.stdout.readline()
+                assert line, f"it ended: {said}"
+                said += line
+            yield server, said
+        finally:
+            server.terminate()
+
+
+def submit(port: int, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    command = [SCRIPTS / "ray", "job", "submit", "--address", f"http://127.0.0.1:{port}", *words]
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", **variables}
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
 @pytest.mark.slow
-def test_the_command_runs_a_job_and_leaves_nothing_but_logs(cluster, tmp_path):
+def test_the_command_runs_jobs_and_leaves_nothing_but_logs(cluster, tmp_path):
     (port,) = free_ports(1)
     token = tmp_path / "token"
-    server = subprocess.Popen(
-        [SCRIPTS / "flash-ray", "cluster", "local", "--port", str(port), "--idle-s", "5"],
-        env={**os.environ, "RAY_AUTH_TOKEN_PATH": str(token), "STORE": "s3"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    said = "".join(iter(server.stdout.readline, "Ctrl-C ends it.\n"))
+    own = {"RAY_AUTH_TOKEN_PATH": str(token)}
+    with typed("--port", str(port), "--idle-s", "5", STORE="s3", **own) as (server, said):
+        assert f"jobs and dashboard: http://127.0.0.1:{port}\n" in said
+        assert f"token: {token}\n" in said
+        assert token.stat().st_mode & 0o777 == 0o600
+
+        (tmp_path / "job").mkdir()
+        (tmp_path / "job" / "teach.py").write_text(TEACH)
+        job = ["--working-dir", str(tmp_path / "job"), "--", "python", "teach.py"]
+        ended = submit(port, *job, **own)
+        assert "taught with s3" in ended.stdout, ended.stdout + ended.stderr
+        assert ended.returncode == 0
+        assert submit(port, *job, RAY_AUTH_TOKEN="wrong").returncode != 0
+
+        submit(port, "--no-wait", "--", "sleep", "3600", **own)
+        while "sleep" not in [process.name() for process in descendants(server)]:
+            time.sleep(0.5)
+        family = descendants(server)
+        server.send_signal(signal.SIGINT)
+        assert server.wait() == 0
+    assert [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
     folder = Path(re.search(r"logs: (\S+)/session_latest/logs", said)[1])
-    assert f"jobs and dashboard: http://127.0.0.1:{port}\n" in said
-    assert f"token: {token}\n" in said
-    assert token.stat().st_mode & 0o777 == 0o600
-
-    submit = [SCRIPTS / "ray", "job", "submit", "--address", f"http://127.0.0.1:{port}"]
-    variables = {**os.environ, "RAY_AUTH_MODE": "token"}
-    job = [*submit, "--", "python", "-c", f"'{TEACH}'"]
-    right = {**variables, "RAY_AUTH_TOKEN_PATH": str(token)}
-    ended = subprocess.run(job, env=right, capture_output=True, text=True)
-    assert "taught with s3" in ended.stdout, ended.stdout + ended.stderr
-    assert ended.returncode == 0
-    ended = subprocess.run(
-        job, env={**variables, "RAY_AUTH_TOKEN": "wrong"}, capture_output=True, text=True
-    )
-    assert ended.returncode != 0
-
-    family = psutil.Process(server.pid).children(recursive=True)
-    server.send_signal(signal.SIGINT)
-    assert server.wait() == 0
-    assert not [p for p in family if p.is_running()]
     assert {path.name for path in folder.iterdir()} == {"logs", "head.log"}
     assert cluster.nodes() == {}  # the other cluster still answers
 
