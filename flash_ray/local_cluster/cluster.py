@@ -23,6 +23,7 @@ from flash_ray.local_cluster.processes import end_all, kill_node
 from flash_ray.local_cluster.token import Token, find_token
 
 HOST = "127.0.0.1"
+CONFIG = "autoscaler.json"
 SOCKET_PATH = 103  # characters that a local socket's path may have, of which Ray's own part is
 RAYS_PART = len("/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store.00")
 
@@ -55,6 +56,10 @@ class Cluster:
     def kill(self, node: str) -> None:
         """Ends all processes of a node (its id) at once. LookupError if there is none."""
         kill_node(self.session, node)
+
+    def allow(self, plan: Plan) -> None:
+        """From now on at most the plan's nodes; those beyond stay until they are idle."""
+        _write_config(plan, self.address, self.folder)
 
     def ready(self) -> bool:
         """Whether the job server answers."""
@@ -101,12 +106,18 @@ def autoscaling_cluster(plan: Plan, port: int, deadline_s: float = 120) -> Itera
         _keep_logs(folder)
 
 
+def _write_config(plan: Plan, address: str, folder: Path) -> None:
+    """Puts the autoscaler's file into place, whole: it is read anew every second."""
+    partial = folder / f"{CONFIG}.partial"
+    partial.write_text(json.dumps(autoscaling_config(plan, address)))
+    partial.replace(folder / CONFIG)
+
+
 def _start_head(
     plan: Plan, address: str, port: int, folder: Path, token: Token
 ) -> subprocess.Popen[bytes]:
     """Starts `ray start --head`, which starts the rest and waits."""
-    config = folder / "autoscaler.json"
-    config.write_text(json.dumps(autoscaling_config(plan, address)))
+    _write_config(plan, address, folder)
     host, _, gcs = address.rpartition(":")
     client, autoscaler_metrics, dashboard_metrics = free_ports(3)
     options = {
@@ -121,7 +132,7 @@ def _start_head(
         "num-cpus": 0,
         "object-store-memory": plan.object_store_mib * MEBIBYTE,
         "temp-dir": folder,
-        "autoscaling-config": config,
+        "autoscaling-config": folder / CONFIG,
     }
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
     command += [f"--{name}={value}" for name, value in options.items()]
