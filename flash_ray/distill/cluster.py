@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import ray
 from ray.util import get_node_ip_address
 
+from flash_ray.checkpoints.storage import Store
+from flash_ray.distill.places import can_come
 from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe
 from flash_ray.teachers.groups import groups
@@ -74,17 +76,46 @@ def cluster_needs(recipe: Recipe, hiring: bool = True) -> dict[str, float]:
 
 
 def check_cluster(recipe: Recipe, hiring: bool = True) -> None:
-    """Raises UserError if the cluster that Ray is connected to cannot hold the run."""
+    """Raises UserError if the cluster that Ray is connected to cannot hold the run, also with the
+    nodes that its autoscaler could bring."""
     offered = ray.cluster_resources()
-    fields = {
-        "trainer": "runtime.workers",
-        "teacher": "teaching.replicas",
-        "CPU": "runtime.cpus_per_worker",
-        "GPU": "runtime.gpu",
-    }
-    for resource, needed in cluster_needs(recipe, hiring).items():
-        if needed > offered.get(resource, 0) + 1e-6:
-            raise UserError(
-                f"{fields[resource]}: the run needs {needed:g} {resource}, the cluster has "
-                f"{offered.get(resource, 0):g}; lower it, or add nodes with that resource"
-            )
+    needs = cluster_needs(recipe, hiring)
+    lacking = [name for name, need in needs.items() if need > offered.get(name, 0) + 1e-6]
+    if not lacking:
+        return
+    places = {role: _places(recipe, role, int(needs[role])) for role in ("trainer", "teacher")}
+    if can_come([*places["trainer"], *places["teacher"]]):
+        return
+    if not places["teacher"] or not can_come(places["trainer"]):
+        role, field = "trainer", "runtime.workers"
+    else:
+        role, field = "teacher", "teaching.replicas"
+    short = next((name for name in (role, *lacking) if name in lacking), role)
+    raise UserError(
+        f"{field}: the run needs {needs[short]:g} {short}, the cluster has "
+        f"{offered.get(short, 0):g} and no node type brings the rest; one {role} is "
+        f"{places[role][0]}; lower {field}, or add nodes that offer it"
+    )
+
+
+def _places(recipe: Recipe, role: str, count: int) -> list[dict[str, float]]:
+    """What each of `count` trainers or teachers takes of its node."""
+    runtime = recipe.runtime
+    place = {role: 1, "CPU": runtime.cpus_per_worker, "GPU": int(runtime.gpu)}
+    return [{name: need for name, need in place.items() if need} for _ in range(count)]
+
+
+def check_store(store: Store) -> None:
+    """Raises UserError if a trainer's node cannot use the store; waits for one if there is none."""
+    if problem := ray.get(_complaint.remote(store)):
+        raise UserError(problem)
+
+
+# A sliver of a trainer: it runs where trainers do, and brings a node as they do.
+@ray.remote(num_cpus=0, resources={"trainer": 0.001})
+def _complaint(store: Store) -> str | None:
+    try:
+        store.check()
+    except UserError as error:
+        return f"{error}; found on worker node {get_node_ip_address()}, which needs its own AWS_*"
+    return None

@@ -1,0 +1,86 @@
+"""Sends a job once: its files and this flash_ray travel with it, the same job is not sent twice."""
+
+import logging
+import re
+import shlex
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ray.job_submission import JobDetails, JobSubmissionClient
+
+import flash_ray
+from flash_ray.errors import UserError
+from flash_ray.submission.job import Job
+from flash_ray.submission.requirements import pins, requirements
+from flash_ray.submission.start import REQUIREMENTS
+
+ENTRY = "python -m flash_ray.submission.start"
+
+
+def send(client: JobSubmissionClient, job: Job, again: bool = False, pip: bool = False) -> str:
+    """Submits the job; returns its id.
+
+    No credentials travel: whoever may see the dashboard sees what was sent. The nodes have them.
+
+    Args:
+        again: sends a job that has ended once more.
+        pip: has the nodes install flash_ray's requirements, at this machine's versions.
+
+    Raises:
+        UserError: it runs already, it has ended and `again` is false, or the server refuses it.
+    """
+    name = free_id(job.id, client.list_jobs(), again)
+    wanted = requirements()
+    logging.getLogger("ray").setLevel(logging.WARNING)  # "Uploading package gcs://..."
+    with tempfile.TemporaryDirectory(prefix="flash-ray-") as folder:
+        for file, text in {**job.files, REQUIREMENTS: "\n".join(wanted)}.items():
+            (Path(folder) / file).write_text(text, encoding="utf-8")
+        environment: dict[str, Any] = {
+            "working_dir": folder,
+            # The package's folder, be it installed or a checkout; it wins over the image's.
+            "py_modules": [str(Path(flash_ray.__file__).parent)],
+            "excludes": ["__pycache__"],
+        }
+        if pip:
+            environment["pip"] = pins(wanted)
+        try:
+            return client.submit_job(
+                entrypoint=f"{ENTRY} {shlex.join([*job.words, *job.repeats])}",
+                submission_id=name,
+                runtime_env=environment,
+                metadata=job.metadata,
+                **job.resources,
+            )
+        except RuntimeError as error:
+            free_id(job.id, client.list_jobs(), again)  # another may have sent it meanwhile
+            raise UserError(
+                f"--address: the job server refused {name}: {_last_line(error)}; see its log"
+            ) from error
+
+
+def free_id(wanted: str, jobs: Iterable[JobDetails], again: bool) -> str:
+    """`wanted`, or `wanted`-2 and so on for one that is sent again.
+
+    Raises:
+        UserError: it runs already, or has ended and `again` is false.
+    """
+    same = [j for j in jobs if re.fullmatch(rf"{re.escape(wanted)}(-\d+)?", j.submission_id or "")]
+    for job in same:
+        if not job.status.is_terminal():
+            raise UserError(
+                f"job: {job.submission_id} runs already ({job.status.value}); allowed: once at a "
+                f"time; see `flash-ray jobs logs {job.submission_id} --follow`, or stop it"
+            )
+    if same and not again:
+        last = max(same, key=lambda job: job.start_time or 0)
+        raise UserError(
+            f"job: {last.submission_id} has ended ({last.status.value}); allowed: --again to send "
+            f"it once more; see `flash-ray jobs logs {last.submission_id}` first"
+        )
+    return f"{wanted}-{len(same) + 1}" if same else wanted
+
+
+def _last_line(error: RuntimeError) -> str:
+    return str(error).strip().rstrip(".").splitlines()[-1]
