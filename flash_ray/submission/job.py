@@ -49,12 +49,10 @@ class Job:
         }
 
     @property
-    def resources(self) -> dict[str, float]:
-        """What the entry point asks for, as arguments of Ray's submit_job.
+    def gpus(self) -> int:
+        """GPUs that the entry point asks for.
 
-        Without any it runs on the head, also on one that offers no CPU. On GPUs it loads the base
-        to score the student, and so takes a GPU of a worker node.
+        Without any it runs on the head, also on one that offers no CPU. A recipe on GPUs has it
+        load the base, to score the student: it takes a GPU of a worker node.
         """
-        if self.serves or not self.recipe.runtime.gpu:
-            return {}
-        return {"entrypoint_num_gpus": 1}
+        return int(self.recipe.runtime.gpu and not self.serves)

@@ -8,15 +8,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ray.job_submission import JobDetails, JobSubmissionClient
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 import flash_ray
 from flash_ray.errors import UserError
+from flash_ray.submission.follow import wait
 from flash_ray.submission.job import Job
 from flash_ray.submission.requirements import pins, requirements
 from flash_ray.submission.start import REQUIREMENTS
 
 ENTRY = "python -m flash_ray.submission.start"
+SAYS = "flash-ray: "
 
 
 def send(client: JobSubmissionClient, job: Job, again: bool = False, pip: bool = False) -> str:
@@ -45,19 +47,33 @@ def send(client: JobSubmissionClient, job: Job, again: bool = False, pip: bool =
         }
         if pip:
             environment["pip"] = pins(wanted)
+        if job.gpus:
+            _refuse_unplaced(client, environment, f"GPU={job.gpus}")
         try:
             return client.submit_job(
                 entrypoint=f"{ENTRY} {shlex.join([*job.words, *job.repeats])}",
                 submission_id=name,
                 runtime_env=environment,
                 metadata=job.metadata,
-                **job.resources,
+                entrypoint_num_gpus=job.gpus or None,
             )
         except RuntimeError as error:
             free_id(job.id, client.list_jobs(), again)  # another may have sent it meanwhile
             raise UserError(
                 f"--address: the job server refused {name}: {_last_line(error)}; see its log"
             ) from error
+
+
+def _refuse_unplaced(client: JobSubmissionClient, environment: dict[str, Any], what: str) -> None:
+    """Raises UserError if no node can come that offers it, as a job on the head finds out."""
+    name = client.submit_job(
+        entrypoint=f"python -m flash_ray.submission.check {what}", runtime_env=environment
+    )
+    ended = wait(client, name)
+    if ended.status != JobStatus.SUCCEEDED:
+        said = [x for x in client.get_job_logs(name).splitlines() if x.startswith(SAYS)]
+        raise UserError(said[-1].removeprefix(SAYS) if said else f"{name}: {ended.message}")
+    client.delete_job(name)
 
 
 def free_id(wanted: str, jobs: Iterable[JobDetails], again: bool) -> str:

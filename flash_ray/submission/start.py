@@ -11,22 +11,23 @@ from flash_ray.submission.requirements import lacking
 REQUIREMENTS = "requirements.txt"
 
 
+def refuse_image() -> None:
+    """Exits with code 2 and one line if the image lacks a package."""
+    if missing := lacking(Path(REQUIREMENTS).read_text(encoding="utf-8").splitlines()):
+        print(
+            f"flash-ray: the image of the cluster's nodes lacks {', '.join(missing)}; add it to "
+            "the image, or submit with --pip",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+
+
 def main(words: list[str]) -> None:
-    """Runs the `flash-ray` command; exit code 2 and one line if the image cannot."""
-    if missing := lacking(Path(REQUIREMENTS).read_text().splitlines()):
-        sys.exit(_refused(missing))
+    """Runs a `flash-ray` command."""
+    refuse_image()
     from flash_ray.cli import main as run
 
     run(words)
-
-
-def _refused(missing: list[str]) -> int:
-    print(
-        f"flash-ray: the image of the cluster's nodes lacks {', '.join(missing)}; add it to the "
-        "image, or submit with --pip",
-        file=sys.stderr,
-    )
-    return 2
 
 
 if __name__ == "__main__":
