@@ -12,6 +12,7 @@ from flash_ray.checkpoints.storage import Store
 from flash_ray.distill.places import can_come
 from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe
+from flash_ray.requirements import image_problem
 from flash_ray.teachers.groups import groups
 
 
@@ -105,17 +106,19 @@ def _places(recipe: Recipe, role: str, count: int) -> list[dict[str, float]]:
     return [{name: need for name, need in place.items() if need} for _ in range(count)]
 
 
-def check_store(store: Store) -> None:
-    """Raises UserError if a trainer's node cannot use the store; waits for one if there is none."""
-    if problem := ray.get(_complaint.remote(store)):
-        raise UserError(problem)
+def check_worker(store: Store) -> None:
+    """Raises UserError if a trainer's node lacks a package or cannot use the store; waits for one
+    if none is there yet."""
+    # A sliver of a trainer: it runs where trainers do, and brings a node as they do.
+    there = ray.remote(num_cpus=0, resources={"trainer": 0.001})
+    for problem in (there(image_problem).remote(), there(_store_problem).remote(store)):
+        if said := ray.get(problem):
+            raise UserError(f"{said}; found on a worker node")
 
 
-# A sliver of a trainer: it runs where trainers do, and brings a node as they do.
-@ray.remote(num_cpus=0, resources={"trainer": 0.001})
-def _complaint(store: Store) -> str | None:
+def _store_problem(store: Store) -> str | None:
     try:
         store.check()
     except UserError as error:
-        return f"{error}; found on worker node {get_node_ip_address()}, which needs its own AWS_*"
+        return f"{error} (every node needs its own AWS_*)"
     return None

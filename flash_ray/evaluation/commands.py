@@ -190,10 +190,10 @@ def _refuse_taken(recipe: Recipe, store: Store, name: str, resume: bool) -> None
 def _refuse_cluster(recipe: Recipe, store: Store, hiring: bool) -> None:
     """Finds out before anything is loaded what a cluster's nodes cannot do; a local one can."""
     if is_job():
-        from flash_ray.distill.cluster import check_cluster, check_store
+        from flash_ray.distill.cluster import check_cluster, check_worker
 
         check_cluster(recipe, hiring)
-        check_store(store)
+        check_worker(store)
 
 
 def _refuse_foreign(out: Path) -> None:

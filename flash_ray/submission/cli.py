@@ -193,9 +193,9 @@ def jobs_wait(job: JobId, address: Address = None) -> None:
     from flash_ray.submission import follow as following
     from flash_ray.submission.client import connect
 
-    ended = following.wait(connect(address), job)
-    typer.echo(f"{job} {ended.status.value}")
-    raise typer.Exit(following.exit_code(ended))
+    client = connect(address)
+    following.find(client, job)
+    raise typer.Exit(following.follow(client, job, log=False))
 
 
 @jobs_app.command("stop")

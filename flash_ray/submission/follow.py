@@ -13,16 +13,17 @@ POLL_S = 1.0
 DETACHED = 130
 
 
-def follow(client: JobSubmissionClient, name: str) -> int:
-    """Prints the job's log until it ends; returns what `exit_code` does.
+def follow(client: JobSubmissionClient, name: str, log: bool = True) -> int:
+    """Prints the job's log, or only how it ended, when it has; returns what `exit_code` does.
 
     Ctrl-C, or a connection that is lost, leaves the job alone; the code is then 130 or 1.
     """
     back = f"it goes on; come back with `flash-ray jobs logs {name} --follow`, end it with "
     back += f"`flash-ray jobs stop {name}`"
     try:
-        asyncio.run(_print_log(client, name))
-        return exit_code(wait(client, name))
+        if log:
+            asyncio.run(_print_log(client, name))
+        ended = wait(client, name)
     except KeyboardInterrupt:
         print(f"\nflash-ray: detached from {name}: {back}", file=sys.stderr)
         return DETACHED
@@ -30,6 +31,9 @@ def follow(client: JobSubmissionClient, name: str) -> int:
         lost = f"lost the connection to {name} ({type(error).__name__})"
         print(f"flash-ray: {lost}: {back}", file=sys.stderr)
         return 1
+    if not log:
+        print(name, ended.status.value)
+    return exit_code(ended)
 
 
 async def _print_log(client: JobSubmissionClient, name: str) -> None:
@@ -62,7 +66,11 @@ def find(client: JobSubmissionClient, name: str) -> JobDetails:
     Raises:
         UserError: the cluster has none.
     """
-    for job in client.list_jobs():
-        if job.submission_id == name:
-            return job
-    raise UserError(f"JOB: no job {name!r} on {client.get_address()}; see `flash-ray jobs list`")
+    try:
+        return client.get_job_info(name)
+    except RuntimeError as error:
+        if "status code 404" not in str(error):
+            raise
+        raise UserError(
+            f"JOB: no job {name!r} on {client.get_address()}; see `flash-ray jobs list`"
+        ) from error

@@ -12,10 +12,9 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 import flash_ray
 from flash_ray.errors import UserError
+from flash_ray.requirements import FILE, pins, requirements
 from flash_ray.submission.follow import wait
 from flash_ray.submission.job import Job
-from flash_ray.submission.requirements import pins, requirements
-from flash_ray.submission.start import REQUIREMENTS
 
 ENTRY = "python -m flash_ray.submission.start"
 SAYS = "flash-ray: "
@@ -37,7 +36,7 @@ def send(client: JobSubmissionClient, job: Job, again: bool = False, pip: bool =
     wanted = requirements()
     logging.getLogger("ray").setLevel(logging.WARNING)  # "Uploading package gcs://..."
     with tempfile.TemporaryDirectory(prefix="flash-ray-") as folder:
-        for file, text in {**job.files, REQUIREMENTS: "\n".join(wanted)}.items():
+        for file, text in {**job.files, FILE: "\n".join(wanted)}.items():
             (Path(folder) / file).write_text(text, encoding="utf-8")
         environment: dict[str, Any] = {
             "working_dir": folder,

@@ -4,21 +4,14 @@ It says which packages the image lacks before anything that needs them is import
 """
 
 import sys
-from pathlib import Path
 
-from flash_ray.submission.requirements import lacking
-
-REQUIREMENTS = "requirements.txt"
+from flash_ray.requirements import image_problem
 
 
 def refuse_image() -> None:
     """Exits with code 2 and one line if the image lacks a package."""
-    if missing := lacking(Path(REQUIREMENTS).read_text(encoding="utf-8").splitlines()):
-        print(
-            f"flash-ray: the image of the cluster's nodes lacks {', '.join(missing)}; add it to "
-            "the image, or submit with --pip",
-            file=sys.stderr,
-        )
+    if problem := image_problem():
+        print(f"flash-ray: {problem}", file=sys.stderr)
         sys.exit(2)
 
 

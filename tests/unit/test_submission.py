@@ -11,6 +11,7 @@ from ray.job_submission import JobDetails
 
 from flash_ray.errors import UserError
 from flash_ray.recipe import load_recipe
+from flash_ray.requirements import FILE, lacking, pins, requirements
 from flash_ray.serving.settings import load_serving
 from flash_ray.studies.load import load_study
 from flash_ray.studies.plan import plan_trials
@@ -22,7 +23,6 @@ from flash_ray.submission.plan import (
     plan_serve,
     plan_study,
 )
-from flash_ray.submission.requirements import lacking, pins, requirements
 from flash_ray.submission.send import free_id
 
 STORED = "runtime.storage.url=s3://bucket/place"
@@ -151,12 +151,12 @@ def test_pins_are_of_this_machine():
 
 
 def test_a_lacking_image_is_one_line(tmp_path):
-    (tmp_path / "requirements.txt").write_text("no-such-package>=1\n")
+    (tmp_path / FILE).write_text("no-such-package>=1\n")
     words = [sys.executable, "-m", "flash_ray.submission.start", "recipe", "check", "miniature"]
     ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert ended.returncode == 2
-    assert ended.stderr.startswith("flash-ray: the image of the cluster's nodes lacks no-such")
+    assert ended.stderr.startswith("flash-ray: image: lacks no-such-package>=1;")
     assert ended.stderr.count("\n") == 1
-    (tmp_path / "requirements.txt").write_text("pydantic>=2\n")
+    (tmp_path / FILE).write_text("pydantic>=2\n")
     ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout[:12]) == (0, "OK miniature")

