@@ -84,10 +84,10 @@ def check_cluster(recipe: Recipe, hiring: bool = True) -> None:
     lacking = [name for name, need in needs.items() if need > offered.get(name, 0) + 1e-6]
     if not lacking:
         return
-    places = {role: _places(recipe, role, int(needs[role])) for role in ("trainer", "teacher")}
-    if can_come([*places["trainer"], *places["teacher"]]):
+    wanted = {role: places(recipe, role, int(needs[role])) for role in ("trainer", "teacher")}
+    if can_come([*wanted["trainer"], *wanted["teacher"]]):
         return
-    if not places["teacher"] or not can_come(places["trainer"]):
+    if not wanted["teacher"] or not can_come(wanted["trainer"]):
         role, field = "trainer", "runtime.workers"
     else:
         role, field = "teacher", "teaching.replicas"
@@ -95,11 +95,11 @@ def check_cluster(recipe: Recipe, hiring: bool = True) -> None:
     raise UserError(
         f"{field}: the run needs {needs[short]:g} {short}, the cluster has "
         f"{offered.get(short, 0):g} and no node type brings the rest; one {role} is "
-        f"{places[role][0]}; lower {field}, or add nodes that offer it"
+        f"{wanted[role][0]}; lower {field}, or add nodes that offer it"
     )
 
 
-def _places(recipe: Recipe, role: str, count: int) -> list[dict[str, float]]:
+def places(recipe: Recipe, role: str, count: int) -> list[dict[str, float]]:
     """What each of `count` trainers or teachers takes of its node."""
     runtime = recipe.runtime
     place = {role: 1, "CPU": runtime.cpus_per_worker, "GPU": int(runtime.gpu)}
