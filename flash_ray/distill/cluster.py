@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import ray
@@ -82,21 +82,27 @@ def check_cluster(recipe: Recipe, hiring: bool = True) -> None:
     offered = ray.cluster_resources()
     needs = cluster_needs(recipe, hiring)
     lacking = [name for name, need in needs.items() if need > offered.get(name, 0) + 1e-6]
-    if not lacking:
-        return
     wanted = {role: places(recipe, role, int(needs[role])) for role in ("trainer", "teacher")}
-    if can_come([*wanted["trainer"], *wanted["teacher"]]):
+    everyone = [*wanted["trainer"], *wanted["teacher"]]
+    if (not lacking and all(map(_is_offered, everyone))) or can_come(everyone):
         return
-    if not wanted["teacher"] or not can_come(wanted["trainer"]):
-        role, field = "trainer", "runtime.workers"
-    else:
-        role, field = "teacher", "teaching.replicas"
-    short = next((name for name in (role, *lacking) if name in lacking), role)
+    trainers_come = can_come(wanted["trainer"]) if wanted["teacher"] else False
+    role, field = (
+        ("teacher", "teaching.replicas") if trainers_come else ("trainer", "runtime.workers")
+    )
+    place = ", ".join(f"{amount:g} {name}" for name, amount in wanted[role][0].items())
+    short = role if role in lacking or not lacking else lacking[0]
     raise UserError(
         f"{field}: the run needs {needs[short]:g} {short}, the cluster has "
-        f"{offered.get(short, 0):g} and no node type brings the rest; one {role} is "
-        f"{wanted[role][0]}; lower {field}, or add nodes that offer it"
+        f"{offered.get(short, 0):g}, and no node type brings enough nodes that offer {place} for "
+        f"each {role}; lower {field}, or add such nodes"
     )
+
+
+def _is_offered(place: Mapping[str, float]) -> bool:
+    """Whether some node is large enough."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return any(all(node.get(name, 0) >= need for name, need in place.items()) for node in nodes)
 
 
 def places(recipe: Recipe, role: str, count: int) -> list[dict[str, float]]:
