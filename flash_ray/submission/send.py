@@ -34,7 +34,8 @@ def send(client: JobSubmissionClient, job: Job, again: bool = False, pip: bool =
     """
     name = free_id(job.id, client.list_jobs(), again)
     wanted = requirements()
-    logging.getLogger("ray").setLevel(logging.WARNING)  # "Uploading package gcs://..."
+    # It tells of every upload.
+    logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="flash-ray-") as folder:
         for file, text in {**job.files, FILE: "\n".join(wanted)}.items():
             (Path(folder) / file).write_text(text, encoding="utf-8")
