@@ -9,6 +9,7 @@ import ray
 from ray.util import get_node_ip_address
 
 from flash_ray.checkpoints.storage import Store
+from flash_ray.distill.connect import is_job
 from flash_ray.distill.places import can_come
 from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe
@@ -81,6 +82,8 @@ def check_cluster(recipe: Recipe, hiring: bool = True) -> None:
     nodes that its autoscaler could bring."""
     offered = ray.cluster_resources()
     needs = cluster_needs(recipe, hiring)
+    if is_job() and recipe.runtime.gpu:
+        needs["GPU"] += 1  # of the job's entry point, which scores the student
     lacking = [name for name, need in needs.items() if need > offered.get(name, 0) + 1e-6]
     wanted = {role: places(recipe, role, int(needs[role])) for role in ("trainer", "teacher")}
     everyone = [*wanted["trainer"], *wanted["teacher"]]

@@ -17,8 +17,8 @@ ANSWER_S = 10.0
 def connect(address: str | None) -> JobSubmissionClient:
     """A client of the job server.
 
-    The token is Ray's own matter: RAY_AUTH_TOKEN, the file that RAY_AUTH_TOKEN_PATH names, or
-    ~/.ray/auth_token; it travels in a header.
+    The token is Ray's own matter: RAY_AUTH_TOKEN, the file that RAY_AUTH_TOKEN_PATH names, or, with
+    RAY_AUTH_MODE=token, ~/.ray/auth_token. It travels in a header.
 
     Args:
         address: http(s)://host:port of the head's dashboard.

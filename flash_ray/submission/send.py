@@ -70,10 +70,10 @@ def _refuse_unplaced(client: JobSubmissionClient, environment: dict[str, Any], w
         entrypoint=f"python -m flash_ray.submission.check {what}", runtime_env=environment
     )
     ended = wait(client, name)
-    if ended.status != JobStatus.SUCCEEDED:
-        said = [x for x in client.get_job_logs(name).splitlines() if x.startswith(SAYS)]
-        raise UserError(said[-1].removeprefix(SAYS) if said else f"{name}: {ended.message}")
+    said = [x for x in client.get_job_logs(name).splitlines() if x.startswith(SAYS)]
     client.delete_job(name)
+    if ended.status != JobStatus.SUCCEEDED:
+        raise UserError(said[-1].removeprefix(SAYS) if said else f"{name}: {ended.message}")
 
 
 def free_id(wanted: str, jobs: Iterable[JobDetails], again: bool) -> str:
