@@ -58,7 +58,7 @@ class Cluster:
         kill_node(self.session, node)
 
     def allow(self, plan: Plan) -> None:
-        """From now on at most the plan's nodes; those beyond stay until they are idle."""
+        """From now on at most the plan's nodes; the autoscaler ends those beyond, busy or not."""
         _write_config(plan, self.address, self.folder)
 
     def ready(self) -> bool:

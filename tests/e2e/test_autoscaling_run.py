@@ -108,12 +108,11 @@ def test_a_run_grows_loses_a_node_and_leaves_no_node(store, tmp_path):
         assert line.look() == ({}, [])
         line.say("a run of 1 to 2 workers is submitted; there may be one trainer node")
         job = submit(cluster, "elastic", {**RECIPE, **ELASTIC})
-        kept = follow(line, job, lambda workers: 1 in workers)
+        follow(line, job, lambda workers: 1 in workers)
         cluster.allow(TWO)
         line.say("there may be two")
-        kept = follow(line, job, lambda workers: 2 in workers)
-        cluster.allow(ONE)
-        nodes = cluster.nodes()
+        follow(line, job, lambda workers: 2 in workers)
+        nodes, kept = cluster.nodes(), history(store, "elastic")
         cluster.kill(min(node for node, kind in nodes.items() if kind == "trainer"))
         line.say(f"a trainer node is killed; the last checkpoint is of update {len(kept)}")
         follow(line, job, lambda workers: False)
@@ -122,18 +121,17 @@ def test_a_run_grows_loses_a_node_and_leaves_no_node(store, tmp_path):
         while line.look()[0]:
             time.sleep(0.5)
 
-        cluster.allow(TWO)
         line.say("the same run with 2 workers is submitted")
         assert submit(cluster, "fixed", {**RECIPE, "runtime.workers": 2}).wait() == 0
         line.say("it has ended")
 
     elastic, fixed = history(store, "elastic"), history(store, "fixed")
     assert [one["update"] for one in elastic] == list(range(1, UPDATES + 1))
-    workers = [one["workers"] for one in elastic]
-    assert [size for size, _ in groupby(workers)] == [1, 2, 1]
-    # One worker went on from the last checkpoint that was seen before the loss, or the one after.
-    assert workers[: len(kept)] == kept
-    assert len(kept) <= len(workers) - workers[::-1].index(2) <= len(kept) + EVERY
+    # It began with one worker and grew. After the loss it went on from the last checkpoint, with
+    # one or two: another node came in the lost one's place. What was before is as it was, seconds
+    # too: nothing was done twice that was in a checkpoint.
+    assert [size for size, _ in groupby(one["workers"] for one in elastic)][:2] == [1, 2]
+    assert elastic[: len(kept)] == kept
     # The tasks alternate as they do without any of this.
     assert [sorted(one["tasks"]) for one in elastic] == [sorted(one["tasks"]) for one in fixed]
 
