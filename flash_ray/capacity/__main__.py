@@ -51,7 +51,10 @@ def work_table(work: Workload, fake_updates: int) -> Table:
 
 
 def plan_table(found: Sequence[Plan]) -> Table:
-    """The divisions of the GPUs; * marks the best with teachers of their own, for each size."""
+    """The divisions of the GPUs; * marks the best that has GPUs for teachers, for each size.
+
+    GB is what a trainer's GPU and a teacher's must hold.
+    """
     table = Table(
         *("GPUs", "trainers", "teachers", "ZeRO", "batch", "s/update", "images/s"),
         *("wait", "idle", "GB", "fits", "GPU-h/100"),
@@ -63,7 +66,10 @@ def plan_table(found: Sequence[Plan]) -> Table:
             table.add_section()
         before = plan.gpus
         mark = "*" if plan in chosen else ""
-        idle = f"{plan.timing.teacher_idle_share:.0%}" if plan.teachers else ""
+        idle, memory = "", f"{plan.trainer_memory.total:.0f}"
+        if plan.teachers:
+            idle = f"{plan.timing.teacher_idle_share:.0%}"
+            memory += f" / {plan.teacher_memory.total:.0f}"
         table.add_row(
             str(plan.gpus),
             f"{plan.trainers}{mark}",
@@ -74,7 +80,7 @@ def plan_table(found: Sequence[Plan]) -> Table:
             f"{plan.images_per_second:.2f}",
             f"{plan.timing.wait_share:.1%}",
             idle,
-            f"{plan.trainer_memory.total:.0f}",
+            memory,
             "yes" if plan.fits else "no",
             f"{plan.gpu_hours_per_100_updates:.1f}",
         )
@@ -98,9 +104,9 @@ def bytes_table(found: Sequence[Plan]) -> Table:
 
 
 def wide_console() -> Console:
-    """The terminal, or 110 columns elsewhere."""
+    """The terminal, or 116 columns elsewhere."""
     console = Console()
-    return console if console.is_terminal else Console(width=110)
+    return console if console.is_terminal else Console(width=116)
 
 
 def describe(architecture: Architecture, assumed: Assumptions) -> list[str]:

@@ -12,7 +12,7 @@ from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe
 from flash_ray.teachers.groups import groups
 
-TRAINERS_PER_TEACHER = (1, 2, 3, 4, 5, 7, 9, 11, 15)
+TRAINERS_PER_TEACHER = (1, 2, 3, 5, 7, 15)
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,14 @@ def plans(
             f"--gpus: {gpus}; allowed: {kinds + 1} or more, one trainer and one teacher of each of "
             f"{kinds} pipelines; raise it"
         )
-    found = [_plan(recipe, architecture, assumed, gpus, gpus, 0)]
+    splits = [(gpus, 0)]
     for ratio in TRAINERS_PER_TEACHER:
         replicas = gpus // (ratio + kinds)
-        if replicas:
-            trainers = ratio * replicas
-            found.append(_plan(recipe, architecture, assumed, gpus, trainers, replicas))
-    return found
+        if replicas and gpus - replicas * (ratio + kinds) < gpus / 4:  # few stay unused
+            splits.append((ratio * replicas, replicas))
+    if len(splits) == 1:
+        splits.append((gpus - kinds, 1))
+    return [_plan(recipe, architecture, assumed, gpus, *split) for split in splits]
 
 
 def best(found: list[Plan]) -> Plan:
@@ -98,9 +99,10 @@ def _plan(
     per_teacher = math.ceil(trainers / replicas) if replicas else 1
     tickets = recipe.teaching.max_in_flight * per_teacher
     teacher = sharding.teacher_memory(architecture, work, assumed, runtime.micro_batch, tickets)
+    inside = 0 if replicas else len(work.teachers)
     for stage in range(runtime.zero_stage, 4):
         trainer = sharding.trainer_memory(
-            architecture, work, assumed, stage, trainers, runtime.micro_batch
+            architecture, work, assumed, stage, trainers, runtime.micro_batch, inside
         )
         if trainer.total <= assumed.gpu_memory_gb:
             break
@@ -122,7 +124,7 @@ def _plan(
         timing,
         trainer,
         teacher,
-        max(trainer.total, teacher.total) <= assumed.gpu_memory_gb,
+        max(trainer.total, teacher.total if replicas else 0) <= assumed.gpu_memory_gb,
         sent * trainers * accumulation,
         _gathered_bytes(recipe, architecture, work, stage, trainers, accumulation),
         sharding.checkpoint_bytes(architecture),
@@ -169,7 +171,7 @@ def parts_of(
 
 
 def _in_process(parts: Parts, accumulation: int) -> Timing:
-    """As `TeacherPlacement` in_process: the trainer computes the teacher's part itself."""
+    """With `teaching.placement: in_process` the trainer computes the teacher's part itself."""
     own = parts.before + parts.prefill + parts.score + parts.fake_score + parts.backward
     return Timing(accumulation * own + parts.tail, 0.0, 0.0)
 

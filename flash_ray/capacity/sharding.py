@@ -26,8 +26,8 @@ class Memory:
     Args:
         engines: both engines' weights, gradients and optimiser states, and the average's share.
         frozen: the base's transformer and VAE, which every worker and teacher loads whole.
-        activations: what the longest micro-batch keeps for its backward pass, or as keys and
-            values of prefixes.
+        activations: what the longest micro-batch keeps for its backward pass, and keys and values
+            of prefixes.
     """
 
     engines: float
@@ -47,8 +47,13 @@ def trainer_memory(
     stage: int,
     trainers: int,
     micro_batch: int,
+    teachers_inside: int = 0,
 ) -> Memory:
-    """A trainer's GPU under ZeRO `stage` over so many trainers."""
+    """A trainer's GPU under ZeRO `stage` over so many trainers.
+
+    Args:
+        teachers_inside: groups of teachers in the trainer's process, the base's among them.
+    """
     sharded = {
         1: (0, 0, ADAM_BYTES),
         2: (0, GRADIENT_BYTES, ADAM_BYTES),
@@ -62,10 +67,12 @@ def trainer_memory(
         activations = layer * (architecture.layers + assumed.activation_widths)
     else:
         activations = layer * architecture.layers * assumed.activation_widths
+    # The rollout's prefix, the fake score's, and of each group both sides'.
+    prefixes = (2 + 2 * teachers_inside) * _prefix_bytes(architecture, work, micro_batch)
     return Memory(
         (each * architecture.parameters + live) / 1e9,
-        _frozen_gb(architecture, assumed),
-        activations / 1e9,
+        max(1, teachers_inside) * _frozen_gb(architecture, assumed),
+        (activations + prefixes) / 1e9,
         assumed.other_memory_gb,
     )
 
@@ -78,8 +85,7 @@ def teacher_memory(
     open_tickets: int,
 ) -> Memory:
     """A teacher's GPU: weights, and keys and values of both sides of all open tickets."""
-    keys = 2 * 2 * micro_batch * work.longest_prefix_tokens * architecture.width
-    prefixes = open_tickets * 2 * keys * architecture.layers
+    prefixes = open_tickets * 2 * _prefix_bytes(architecture, work, micro_batch)
     layer = 2 * micro_batch * work.longest_tokens * architecture.width * assumed.activation_widths
     return Memory(
         0.0,
@@ -87,6 +93,12 @@ def teacher_memory(
         (prefixes + layer) / 1e9,
         assumed.other_memory_gb,
     )
+
+
+def _prefix_bytes(architecture: Architecture, work: Workload, micro_batch: int) -> float:
+    """Keys and values, bf16, of every layer."""
+    tokens = micro_batch * work.longest_prefix_tokens
+    return 2 * 2 * tokens * architecture.width * architecture.layers
 
 
 def _frozen_gb(architecture: Architecture, assumed: Assumptions) -> float:
