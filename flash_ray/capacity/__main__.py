@@ -50,40 +50,46 @@ def work_table(work: Workload, fake_updates: int) -> Table:
     return table
 
 
-def plan_table(found: Sequence[Plan]) -> Table:
-    """The divisions of the GPUs; * marks the best that has GPUs for teachers, for each size.
+def plan_rows(found: Sequence[Plan]) -> list[list[str]]:
+    """A row for each division; * marks the best that has GPUs for teachers, for each size."""
+    chosen = [best([p for p in found if p.gpus == size]) for size in {p.gpus for p in found}]
+    return [_row(plan, "*" if plan in chosen else "") for plan in found]
 
-    GB is what a trainer's GPU and a teacher's must hold.
-    """
+
+def _row(plan: Plan, mark: str) -> list[str]:
+    teachers, idle, memory = "inside", "", f"{plan.trainer_memory.total:.0f}"
+    if plan.teachers:
+        teachers, idle = str(plan.teachers), f"{plan.timing.teacher_idle_share:.0%}"
+        memory += f" / {plan.teacher_memory.total:.0f}"
+    return [
+        str(plan.gpus),
+        f"{plan.trainers}{mark}",
+        teachers,
+        str(plan.stage),
+        str(plan.global_batch),
+        f"{plan.timing.seconds:.1f}",
+        f"{plan.images_per_second:.2f}",
+        f"{plan.timing.wait_share:.1%}",
+        idle,
+        memory,
+        "yes" if plan.fits else "no",
+        f"{plan.gpu_hours_per_100_updates:.1f}",
+    ]
+
+
+def plan_table(found: Sequence[Plan]) -> Table:
+    """GB is what a trainer's GPU and a teacher's must hold; the last column is GPU-hours for 100
+    updates."""
     table = Table(
         *("GPUs", "trainers", "teachers", "ZeRO", "batch", "s/update", "images/s"),
         *("wait", "idle", "GB", "fits", "GPU-h/100"),
     )
-    chosen = [best([p for p in found if p.gpus == size]) for size in {p.gpus for p in found}]
     before = None
-    for plan in found:
+    for plan, row in zip(found, plan_rows(found), strict=True):
         if before not in (None, plan.gpus):
             table.add_section()
         before = plan.gpus
-        mark = "*" if plan in chosen else ""
-        idle, memory = "", f"{plan.trainer_memory.total:.0f}"
-        if plan.teachers:
-            idle = f"{plan.timing.teacher_idle_share:.0%}"
-            memory += f" / {plan.teacher_memory.total:.0f}"
-        table.add_row(
-            str(plan.gpus),
-            f"{plan.trainers}{mark}",
-            str(plan.teachers) if plan.teachers else "inside",
-            str(plan.stage),
-            str(plan.global_batch),
-            f"{plan.timing.seconds:.1f}",
-            f"{plan.images_per_second:.2f}",
-            f"{plan.timing.wait_share:.1%}",
-            idle,
-            memory,
-            "yes" if plan.fits else "no",
-            f"{plan.gpu_hours_per_100_updates:.1f}",
-        )
+        table.add_row(*row)
     return table
 
 

@@ -69,7 +69,7 @@ class Way:
                 f"teaching.replicas={self.teachers}",
                 f"teaching.guidance={self.guidance}",
                 f"runtime.accumulation={self.accumulation}",
-                f"optimisation.updates={updates + WARM}",
+                f"optimisation.updates={max(2, updates // self.accumulation) + WARM}",
                 "runtime.checkpoint_every=0",
                 "runtime.bench_every=0",
                 "runtime.max_failures=0",
@@ -238,7 +238,12 @@ def run_ways(updates: int, steps: Steps) -> Iterator[tuple[Way, Timing, Timing]]
                 steps.say(f"run {way}")
                 recipe = way.recipe(updates)
                 result = distill(recipe, store, f"way-{number}", folder / f"student-{number}")
-                yield way, predicted(way, recipe, assumed, cores), measured(result.history)
+                model, run = predicted(way, recipe, assumed, cores), measured(result.history)
+                steps.say(
+                    f"{model.seconds:.2f} s an update predicted, {run.seconds:.2f} measured; "
+                    f"waited {model.wait_share:.1%} predicted, {run.wait_share:.1%} measured"
+                )
+                yield way, model, run
 
 
 def result_table(rows: list[tuple[Way, Timing, Timing]]) -> Table:
@@ -260,7 +265,9 @@ def result_table(rows: list[tuple[Way, Timing, Timing]]) -> Table:
 
 
 def command(
-    updates: Annotated[int, typer.Option(min=2, help="Counted, of each run; even.")] = 6,
+    updates: Annotated[
+        int, typer.Option(min=2, help="Counted, of one micro-batch each; even.")
+    ] = 6,
 ) -> None:
     """Compare the model's predictions with runs of the miniature on this machine (5 minutes)."""
     with Steps() as steps:

@@ -1,5 +1,7 @@
 """The capacity model: its counts against real models, its formulas against numbers by hand."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from diffusers import QwenImage21Transformer2DModel
@@ -7,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from flash_ray.backbones.base import Condition, Layout
 from flash_ray.capacity import sharding
-from flash_ray.capacity.__main__ import read
+from flash_ray.capacity.__main__ import plan_rows, read
 from flash_ray.capacity.architecture import Architecture, architecture_of
 from flash_ray.capacity.assumptions import Assumptions, assume
 from flash_ray.capacity.plan import best, parts_of, plans
@@ -256,3 +258,10 @@ def test_bad_assumptions_are_refused_in_one_line(values, words):
 def test_one_gpu_is_too_few():
     with pytest.raises(UserError, match="--gpus: 1; allowed: 2 or more"):
         plans(QWEN, Architecture(), Assumptions(), 1)
+
+
+def test_the_readmes_table_is_what_the_model_says():
+    readme = (Path(__file__).parents[2] / "cluster" / "README.md").read_text(encoding="utf-8")
+    for gpus in (8, 64, 512):
+        for row in plan_rows(plans(QWEN, Architecture(), Assumptions(recompute=True), gpus)):
+            assert f"| {' | '.join(row)} |" in readme
