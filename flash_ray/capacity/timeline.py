@@ -1,7 +1,8 @@
 """Plays a few updates through: trainers that keep step, teachers that answer in turn.
 
 The trainers do what `distill.distiller.Distiller` does, in its order; a teacher is an actor that
-takes its calls one after another, first come, first served.
+takes its calls one after another, first come, first served. The next micro-batch is announced as
+soon as one is asked about, as with `teaching.max_in_flight` of 2 or more.
 """
 
 from collections import deque

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import QwenImage21Transformer2DModel
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from flash_ray.backbones.base import Condition, Layout
 from flash_ray.capacity import sharding
@@ -26,6 +26,10 @@ def count(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def attention_flops(query, key, value, *_, **__) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
 def condition_of(backbone, rows: int, tokens: int) -> Condition:
     width = backbone.transformer.config.context_in_dim
     mask = torch.ones(rows, tokens, dtype=torch.bool)
@@ -43,19 +47,21 @@ def test_flops_are_those_that_torch_counts(backbone, miniature_folder):
     architecture = architecture_of(str(miniature_folder))
     x_BNC, t_B = torch.randn(2, 16, architecture.in_channels), torch.full((2,), 0.5)
     condition = condition_of(backbone, 2, 10)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    # Torch counts attention on GPUs only.
+    attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
+    with FlopCounterMode(display=False, custom_mapping=attention) as counter, torch.no_grad():
         backbone.velocity(backbone.transformer, x_BNC, t_B, condition)
     blocks = sum(
         sum(flops.values())
         for name, flops in counter.get_flop_counts().items()
         if name.split(".")[-2:-1] == ["transformer_blocks"]
     )
-    assert blocks == pytest.approx(2 * architecture.full_flops(10, 16), rel=0.02)
+    assert blocks == pytest.approx(2 * architecture.full_flops(10, 16))
 
 
 def test_activations_are_about_those_that_autograd_keeps(backbone, miniature_folder):
     architecture = architecture_of(str(miniature_folder))
-    student = backbone.copy_transformer()
+    student = backbone.copy_transformer().bfloat16()
     own = {weight.data_ptr() for weight in student.parameters()}
     kept = {}
 
@@ -70,9 +76,9 @@ def test_activations_are_about_those_that_autograd_keeps(backbone, miniature_fol
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         backbone.velocity(student, x_BNC, t_B, condition_of(backbone, rows, text))
     tokens = rows * (text + target)
-    in_widths = sum(size for size, _ in kept.values()) / 4 / tokens / architecture.width
+    in_widths = sum(size for size, _ in kept.values()) / 2 / tokens / architecture.width
     assert in_widths / architecture.layers == pytest.approx(
-        Assumptions().activation_widths, rel=0.25
+        Assumptions().activation_widths, rel=0.15
     )
 
 
@@ -147,7 +153,7 @@ def test_prefill_hides_behind_the_trainers_own_work():
 
 @pytest.mark.parametrize("trainers", [1, 3, 8])
 def test_more_teachers_help_down_to_one_answers_time(trainers):
-    enough = simulate(parts(prefill=0.5), trainers, replicas=100, passes=2)
+    enough = simulate(parts(), trainers, replicas=100, passes=2)
     assert enough.wait_share * enough.seconds == pytest.approx(2 * (2 - 1))
     quick = simulate(parts(score=0.5, prefill=0.1), trainers, replicas=100, passes=2)
     assert quick.wait_share == 0
