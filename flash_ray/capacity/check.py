@@ -207,15 +207,30 @@ def predicted(way: Way, recipe: Recipe, assumed: Assumptions, cores: int) -> Tim
     return simulate(parts, way.trainers, way.teachers, way.accumulation, cores)
 
 
-def measured(history: list[dict[str, Any]]) -> Timing:
-    """Of the updates after the first `WARM`; idle teachers are not measured."""
+@dataclass(frozen=True)
+class Measured:
+    """Means over a run's updates.
+
+    Args:
+        cpu_share: of a core, that a trainer had while it did not wait for teachers; well below 1
+            where other programs, or the run's own processes, wanted the cores too.
+    """
+
+    seconds: float
+    wait_share: float
+    cpu_share: float
+
+
+def measured(history: list[dict[str, Any]], trainers: int) -> Measured:
+    """Of the updates after the first `WARM`."""
     counted = [line["measures"] for line in history[WARM:]]
     seconds = mean(line["seconds"] for line in counted)
     waited = mean(line["seconds"] * line["teacher_wait_share"] for line in counted)
-    return Timing(seconds, waited / seconds, float("nan"))
+    busy = mean(line["cpu_seconds"] for line in counted) / trainers
+    return Measured(seconds, waited / seconds, busy / (seconds - waited))
 
 
-def run_ways(updates: int, steps: Steps) -> Iterator[tuple[Way, Timing, Timing]]:
+def run_ways(updates: int, steps: Steps) -> Iterator[tuple[Way, Timing, Measured]]:
     """Each way with what is predicted and what is measured."""
     cores = os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as name:
@@ -238,19 +253,25 @@ def run_ways(updates: int, steps: Steps) -> Iterator[tuple[Way, Timing, Timing]]
                 steps.say(f"run {way}")
                 recipe = way.recipe(updates)
                 result = distill(recipe, store, f"way-{number}", folder / f"student-{number}")
-                model, run = predicted(way, recipe, assumed, cores), measured(result.history)
+                model = predicted(way, recipe, assumed, cores)
+                run = measured(result.history, way.trainers)
                 steps.say(
                     f"{model.seconds:.2f} s an update predicted, {run.seconds:.2f} measured; "
-                    f"waited {model.wait_share:.1%} predicted, {run.wait_share:.1%} measured"
+                    f"waited {model.wait_share:.1%} predicted, {run.wait_share:.1%} measured; "
+                    f"{run.cpu_share:.0%} of a core for each trainer"
                 )
                 yield way, model, run
 
 
-def result_table(rows: list[tuple[Way, Timing, Timing]]) -> Table:
-    """Predicted beside measured; * marks more processes than cores."""
+def result_table(rows: list[tuple[Way, Timing, Measured]]) -> Table:
+    """Predicted beside measured; * marks more processes than cores.
+
+    Where trainers had much less than a core each, the machine was busy otherwise, or too small: the
+    model cannot know.
+    """
     table = Table(
         *("trainers", "teachers", "guidance", "passes"),
-        *("s/update predicted", "measured", "wait predicted", "measured"),
+        *("s/update predicted", "measured", "wait predicted", "measured", "of a core"),
     )
     cores = os.cpu_count() or 1
     for way, model, run in rows:
@@ -259,7 +280,7 @@ def result_table(rows: list[tuple[Way, Timing, Timing]]) -> Table:
             *(f"{way.trainers}{mark}", str(way.teachers)),
             *(f"{way.guidance:g}", str(way.accumulation)),
             *(f"{model.seconds:.2f}", f"{run.seconds:.2f}"),
-            *(f"{model.wait_share:.1%}", f"{run.wait_share:.1%}"),
+            *(f"{model.wait_share:.1%}", f"{run.wait_share:.1%}", f"{run.cpu_share:.0%}"),
         )
     return table
 
