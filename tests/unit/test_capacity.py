@@ -1,0 +1,273 @@
+"""The capacity model: its counts against real models, its formulas against numbers by hand."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import QwenImage21Transformer2DModel
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from flash_ray.backbones.base import Condition, Layout
+from flash_ray.capacity import sharding
+from flash_ray.capacity.__main__ import plan_rows, read
+from flash_ray.capacity.architecture import Architecture, architecture_of
+from flash_ray.capacity.assumptions import Assumptions, assume
+from flash_ray.capacity.plan import best, parts_of, plans
+from flash_ray.capacity.timeline import Parts, simulate
+from flash_ray.capacity.workload import Work, asked_shares, cases_of, workload
+from flash_ray.errors import UserError
+from flash_ray.recipe import load_recipe
+
+QWEN = load_recipe("qwen-image-2.1")
+TINY = Architecture(layers=1, width=2, head_width=2, mlp_ratio=3, context_width=4)
+
+
+def count(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def attention_flops(query, key, value, *_, **__) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def condition_of(backbone, rows: int, tokens: int) -> Condition:
+    width = backbone.transformer.config.context_in_dim
+    mask = torch.ones(rows, tokens, dtype=torch.bool)
+    return Condition(Layout("t2i", 64, 64), torch.randn(rows, tokens, width), mask, ~mask)
+
+
+def test_parameters_are_those_of_the_real_models(backbone, miniature_folder):
+    assert architecture_of(str(miniature_folder)).parameters == count(backbone.transformer)
+    with torch.device("meta"):
+        assert Architecture().parameters == count(QwenImage21Transformer2DModel())
+    assert architecture_of("Qwen/Qwen-Image-2.1") == Architecture()
+
+
+def test_flops_are_those_that_torch_counts(backbone, miniature_folder):
+    architecture = architecture_of(str(miniature_folder))
+    x_BNC, t_B = torch.randn(2, 16, architecture.in_channels), torch.full((2,), 0.5)
+    condition = condition_of(backbone, 2, 10)
+    # Torch counts attention on GPUs only.
+    attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
+    with FlopCounterMode(display=False, custom_mapping=attention) as counter, torch.no_grad():
+        backbone.velocity(backbone.transformer, x_BNC, t_B, condition)
+    blocks = sum(
+        sum(flops.values())
+        for name, flops in counter.get_flop_counts().items()
+        if name.split(".")[-2:-1] == ["transformer_blocks"]
+    )
+    assert blocks == pytest.approx(2 * architecture.full_flops(10, 16))
+
+
+def test_activations_are_about_those_that_autograd_keeps(backbone, miniature_folder):
+    architecture = architecture_of(str(miniature_folder))
+    student = backbone.copy_transformer().bfloat16()
+    own = {weight.data_ptr() for weight in student.parameters()}
+    kept = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    rows, text, target = 4, 16, 16
+    x_BNC, t_B = torch.randn(rows, target, architecture.in_channels), torch.full((rows,), 0.5)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        backbone.velocity(student, x_BNC, t_B, condition_of(backbone, rows, text))
+    tokens = rows * (text + target)
+    in_widths = sum(size for size, _ in kept.values()) / 2 / tokens / architecture.width
+    assert in_widths / architecture.layers == pytest.approx(
+        Assumptions().activation_widths, rel=0.15
+    )
+
+
+def test_flops_by_hand():
+    # 13 matrices of 2x2: 104 FLOPs a token; 8 for a pair of query and key.
+    assert TINY.full_flops(1, 2) == 3 * 104 + 8 * (1 + 2 * 3)
+    assert TINY.cached_flops(1, 2) == 2 * 104 + 8 * (2 * 3)
+    assert TINY.prefill_flops(1) == TINY.full_flops(1, 4)
+
+
+def test_the_rungs_share_one_prefix():
+    recipe = load_recipe("qwen-image-2.1", ["tasks.edit=0"])
+    work = workload(recipe, TINY, Assumptions(text_tokens=1))
+    full, cached = TINY.full_flops(1, 4096), TINY.cached_flops(1, 4096)
+    # To the four rungs: nothing; full; full and one cached; full and two cached.
+    assert work.rollout == Work((3 * full + 3 * cached) / 4, 1.5)
+    assert work.fake_update.flops == 3 * full
+
+
+def test_edits_carry_their_references():
+    (t2i, edit) = cases_of(QWEN, Assumptions(text_tokens=10, references=2))
+    assert (t2i.target_tokens, t2i.prefix_tokens, t2i.share) == (4096, 10, 0.5)
+    assert edit.prefix_tokens == 10 + 2 * 4096
+
+
+def test_guidance_doubles_a_teachers_scores():
+    def score(guidance: float) -> Work:
+        recipe = load_recipe("miniature", [f"teaching.guidance={guidance}", "tasks.edit=0"])
+        (teacher,) = workload(recipe, TINY, Assumptions(negative_text_tokens=256)).teachers
+        return teacher.score
+
+    assert score(4.0) == score(1.0) * 2
+
+
+def test_a_teacher_is_asked_where_it_counts():
+    by_rung = load_recipe("miniature", ["teachers=step-wise-by-rung"])
+    assert asked_shares(by_rung, "t2i") == pytest.approx([1.0, 0.5])
+    by_progress = load_recipe(
+        "miniature", ["teachers=step-wise-by-progress", "teaching.diagnose_every=4"]
+    )
+    assert asked_shares(by_progress, "edit") == pytest.approx([1.0, 0.5 + 0.5 / 4])
+
+
+def parts(**changed: float) -> Parts:
+    given = dict(before=1.0, fake_score=1.0, backward=1.0, tail=5.0, prefill=0.0, score=2.0)
+    return Parts(**given | changed)
+
+
+def test_one_trainer_waits_for_what_the_fake_score_does_not_hide():
+    timing = simulate(parts(), trainers=1, replicas=1, passes=1)
+    assert timing.seconds == pytest.approx(9)
+    assert timing.wait_share == pytest.approx(1 / 9)
+    assert timing.teacher_idle_share == pytest.approx(7 / 9)
+    four = simulate(parts(), trainers=1, replicas=1, passes=4)
+    assert (four.seconds, four.wait_share) == (pytest.approx(4 * 4 + 5), pytest.approx(4 / 21))
+
+
+def test_trainers_that_share_a_teacher_queue_up():
+    timing = simulate(parts(), trainers=2, replicas=1, passes=1)
+    # One answer after 2 s, the next after 4 s, of which 1 s is hidden; all go on together.
+    assert timing.seconds == pytest.approx(11)
+    assert timing.wait_share == pytest.approx((1 + 3) / 2 / 11)
+    assert timing.teacher_idle_share == pytest.approx(7 / 11)
+
+
+def test_prefill_hides_behind_the_trainers_own_work():
+    hidden = simulate(parts(prefill=5.0), trainers=1, replicas=1, passes=1)
+    assert hidden.seconds == pytest.approx(9)
+    late = simulate(parts(prefill=10.0), trainers=1, replicas=1, passes=1)
+    assert late.seconds > 9
+
+
+@pytest.mark.parametrize("trainers", [1, 3, 8])
+def test_more_teachers_help_down_to_one_answers_time(trainers):
+    enough = simulate(parts(), trainers, replicas=100, passes=2)
+    assert enough.wait_share * enough.seconds == pytest.approx(2 * (2 - 1))
+    quick = simulate(parts(score=0.5, prefill=0.1), trainers, replicas=100, passes=2)
+    assert quick.wait_share == 0
+    assert quick.teacher_idle_share > 0.9
+
+
+def test_processes_share_the_cores():
+    alone = simulate(parts(), trainers=1, replicas=1, passes=1, cores=2)
+    assert alone == simulate(parts(), trainers=1, replicas=1, passes=1)
+    # One core does everything: 8 s of the trainer, 2 s of the teacher.
+    assert simulate(parts(), 1, 1, passes=1, cores=1).seconds == pytest.approx(10)
+    # Two trainers on one core.
+    assert simulate(parts(score=0.0), 2, 1, passes=1, cores=1).seconds == pytest.approx(16)
+
+
+def memory(stage: int, trainers: int, **changed) -> sharding.Memory:
+    assumed = Assumptions(vae_gb=0.0, **changed)
+    work = workload(QWEN, Architecture(), assumed)
+    return sharding.trainer_memory(Architecture(), work, assumed, stage, trainers, 1)
+
+
+def test_zero_shards_optimiser_then_gradients_then_weights():
+    billions = Architecture().parameters / 1e9
+    assert memory(1, 4).engines == pytest.approx(billions * (2 * (4 + 12 / 4) + 4 / 4))
+    assert memory(2, 4).engines == pytest.approx(billions * (2 * (2 + 14 / 4) + 4 / 4))
+    gathered = 2 * 13 * 4096**2 * 2 / 1e9
+    assert memory(3, 4).engines == pytest.approx(billions * (2 * 16 / 4 + 4 / 4) + gathered)
+    assert memory(3, 4).frozen == pytest.approx(2 * billions)
+
+
+def test_recompute_keeps_the_layers_inputs():
+    layer = 2 * 4096 * (4096 + 4096 + 256) / 1e9
+    prefixes = 2 * 4 * 32 * 4096 * (4096 + 256) / 1e9
+    assert memory(3, 8).activations == pytest.approx(layer * 32 * 50 + prefixes)
+    assert memory(3, 8, recompute=True).activations == pytest.approx(layer * (32 + 50) + prefixes)
+
+
+def test_traffic_and_checkpoints_by_hand():
+    assumed = Assumptions(
+        gpu_link_gb_per_s=100, node_network_gb_per_s=10, network_efficiency=0.5,
+        s3_gb_per_s_per_node=2.0,
+    )  # fmt: skip
+    gigabytes = 2 * Architecture().parameters / 1e9
+    seconds = [sharding.traffic_seconds(Architecture(), assumed, n, 3.0) for n in (1, 8, 16)]
+    assert seconds[0] == 0
+    assert seconds[1] == pytest.approx(3 * gigabytes * 7 / 8 / 50)
+    assert seconds[2] == pytest.approx(3 * gigabytes * 15 / 16 / 5)
+    assert sharding.checkpoint_bytes(TINY) == 32 * TINY.parameters
+    upload = sharding.checkpoint_seconds(Architecture(), assumed, 9)
+    assert upload == pytest.approx(16 * gigabytes / (2 * 2))
+
+
+def test_plans_keep_the_global_batch_while_each_trainer_has_a_micro_batch():
+    few = {plan.trainers: plan for plan in plans(QWEN, Architecture(), Assumptions(), 8)}
+    assert (few[8].teachers, few[8].global_batch, few[8].accumulation) == (0, 64, 8)
+    assert (few[6].teachers, few[6].global_batch, few[6].accumulation) == (2, 66, 11)
+    many = best(plans(QWEN, Architecture(), Assumptions(), 512))
+    assert many.accumulation == 1
+    assert many.global_batch == many.trainers
+    assert many.trainers + many.teachers <= 512
+
+
+def test_the_best_plan_fits_if_any_does():
+    assumed = Assumptions(recompute=True)
+    found = plans(QWEN, Architecture(), assumed, 8)
+    assert any(not plan.fits for plan in found)
+    assert best(found).fits
+    assert best(found).trainer_memory.total <= assumed.gpu_memory_gb
+
+
+def test_a_slower_network_and_a_lower_mfu_take_longer():
+    def seconds(**changed: float) -> float:
+        return plans(QWEN, Architecture(), Assumptions(**changed), 64)[0].timing.seconds
+
+    assert seconds(node_network_gb_per_s=12.5) > seconds()
+    assert seconds(mfu=0.2) > seconds()
+
+
+def test_parts_at_one_trainer_are_flops_over_rates():
+    recipe = load_recipe("qwen-image-2.1", ["tasks.edit=0"])
+    assumed = Assumptions(device_flops_per_s=100.0, mfu=0.5, optimiser_step_seconds=1.0)
+    work = workload(recipe, TINY, assumed)
+    found = parts_of(recipe, TINY, assumed, work, stage=2, trainers=1, accumulation=3)
+    assert found.fake_score == pytest.approx(TINY.full_flops(256, 4096) / 50)
+    assert found.tail == pytest.approx(1 + 4 * (3 * 3 * found.fake_score + 1))
+
+
+def test_settings_go_to_the_recipe_or_to_the_assumptions():
+    recipe, assumed = read("miniature", ["mfu=0.35", "runtime.workers=1", "recompute=true"])
+    assert (assumed.mfu, assumed.recompute, recipe.runtime.workers) == (0.35, True, 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"mfu": 1.5}, ("mfu", "1.5", "above 0 to 1")),
+        ({"mfu": "fast"}, ("mfu", "'fast'")),
+        ({"gpus_per_node": 0}, ("gpus_per_node", "0")),
+    ],
+)
+def test_bad_assumptions_are_refused_in_one_line(values, words):
+    with pytest.raises(UserError) as refused:
+        assume(values)
+    assert all(word in str(refused.value) for word in words)
+    assert "\n" not in str(refused.value)
+
+
+def test_one_gpu_is_too_few():
+    with pytest.raises(UserError, match="--gpus: 1; allowed: 2 or more"):
+        plans(QWEN, Architecture(), Assumptions(), 1)
+
+
+def test_the_readmes_table_is_what_the_model_says():
+    readme = (Path(__file__).parents[2] / "cluster" / "README.md").read_text(encoding="utf-8")
+    for gpus in (8, 64, 512):
+        for row in plan_rows(plans(QWEN, Architecture(), Assumptions(recompute=True), gpus)):
+            assert f"| {' | '.join(row)} |" in readme
