@@ -60,10 +60,11 @@ def _variable(name: str, value: str) -> Iterator[None]:
 
 
 def cluster_needs(recipe: Recipe, hiring: bool = True) -> dict[str, float]:
-    """Resources that a run holds at the same time; without `hiring` its teachers run already."""
+    """Resources that a run holds at the same time, of teachers the fewest; without `hiring` its
+    teachers run already."""
     runtime, teachers = recipe.runtime, 0
     if recipe.teaching.placement == "actors" and hiring:
-        teachers = sum(group.replicas for group in groups(recipe))
+        teachers = sum(group.fewest for group in groups(recipe))
     processes = runtime.workers + teachers
     return {
         "trainer": runtime.workers,
