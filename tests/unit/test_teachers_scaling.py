@@ -56,7 +56,7 @@ def test_a_short_pause_dismisses_nobody_and_a_short_crowd_hires_nobody():
     assert goal(crowd, 1) == 1
 
 
-def staff_over_time(workers, think_s, work_s, teachers, most=8, minutes=60, seed=0):
+def staff_over_time(workers, think_s, work_s, teachers, most=8, minutes=30, seed=0):
     """A run in small: workers that compute, ask and wait; teachers that take a minute to come."""
     draw = random.Random(seed)
     around = lambda mean: mean * draw.uniform(0.5, 1.5)  # noqa: E731
