@@ -64,7 +64,7 @@ def _variable(name: str, value: str) -> Iterator[None]:
 
 
 def cluster_needs(recipe: Recipe, hiring: bool = True, least: bool = False) -> dict[str, float]:
-    """Resources that a run holds at the same time.
+    """Resources that a run holds at the same time, of teachers the fewest.
 
     Args:
         hiring: False: its teachers run already.
@@ -73,7 +73,7 @@ def cluster_needs(recipe: Recipe, hiring: bool = True, least: bool = False) -> d
     runtime, teachers = recipe.runtime, 0
     workers = runtime.fewest_workers if least else runtime.most_workers
     if recipe.teaching.placement == "actors" and hiring:
-        teachers = sum(group.replicas for group in groups(recipe))
+        teachers = sum(group.fewest for group in groups(recipe))
     processes = workers + teachers
     return {
         "trainer": workers,

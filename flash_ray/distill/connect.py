@@ -48,7 +48,8 @@ def connected_with(needs: Mapping[str, float]) -> Iterator[None]:
 
     if not is_job():
         cpus = max(os.cpu_count() or 1, math.ceil(needs["CPU"]))
-        with local_cluster(cpus, int(needs["trainer"]), int(needs["teacher"])):
+        # A teacher for each core: those that are free may be hired where the number is a range.
+        with local_cluster(cpus, int(needs["trainer"]), max(int(needs["teacher"]), cpus)):
             yield
         return
     ray.init(log_to_driver=False, logging_level="ERROR")

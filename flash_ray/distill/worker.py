@@ -233,7 +233,7 @@ def _load(job: Job, rank: int, world: int, device: torch.device, checkpoint: Pat
         if not set(group.members) & set(places):
             continue
         if job.roster:
-            found, teachers = _pool(job.roster, number, group, backbone, rank)
+            found, teachers = _pool(job, number, group, backbone, rank)
         else:
             found, teachers = _in_process(recipe, group, backbone, device)
         if group.pipeline != recipe.base:
@@ -261,15 +261,15 @@ def _in_process(
 
 
 def _pool(
-    roster: Roster, number: int, group: Group, base: Backbone, rank: int
+    job: Job, number: int, group: Group, base: Backbone, rank: int
 ) -> tuple[str, TeacherPool]:
     """The group's weights, of its own pipeline those that its first actor has, and its actors."""
-    recipe, actors = roster.recipe, roster.actors[number]
-    if group.pipeline == recipe.base:
-        weights = group_fingerprint(recipe, group, base.transformer)
+    roster = job.roster
+    if group.pipeline == roster.recipe.base:
+        weights = group_fingerprint(roster.recipe, group, base.transformer)
     else:
-        weights = ray.get(actors[0].fingerprint.remote())
-    return weights, TeacherPool(actors, weights, recipe.teaching.max_in_flight, rank)
+        weights = ray.get(roster.actors[number][0].fingerprint.remote())
+    return weights, roster.pool(number, weights, job.run_name, rank)
 
 
 def _first_problem(mine: str | None) -> str | None:

@@ -117,15 +117,26 @@ def _teachers(recipe: Recipe) -> Iterator[str]:
                 f"teachers.{index}.name: {name!r} is teachers.{names.index(name)}'s too; allowed: "
                 f"a name of its own; rename it"
             )
-    if recipe.teaching.placement != "in_process":
-        return
+    yield from _replicas(recipe)
+
+
+def _replicas(recipe: Recipe) -> Iterator[str]:
     counts = {"teaching": recipe.teaching.replicas}
     counts |= {f"teachers.{i}": teacher.replicas for i, teacher in enumerate(recipe.teachers)}
     for where, replicas in counts.items():
-        if (replicas or 1) > 1:
+        if replicas is None or replicas == 1:
+            continue
+        field, is_range = f"{where}.replicas", not isinstance(replicas, int)
+        if recipe.teaching.placement == "in_process":
+            value = "a range" if is_range else replicas
             yield (
-                f"{where}.replicas: {replicas} with teaching.placement in_process; allowed: 1, "
-                f"every worker has its own copy; set {where}.replicas=1"
+                f"{field}: {value} with teaching.placement in_process; allowed: 1, every worker "
+                f"has its own copy; set {field}=1"
+            )
+        elif is_range and replicas.min > replicas.max:
+            yield (
+                f"{field}.min: {replicas.min} is above {field}.max {replicas.max}; allowed: "
+                f"min <= max; set {field}.max={replicas.min}"
             )
 
 

@@ -13,7 +13,6 @@ Pixels = Annotated[int, Field(ge=16, le=4096, multiple_of=16)]
 Sigma = Annotated[float, Field(gt=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 GuidanceScale = Annotated[float, Field(ge=1, le=100)]
-Replicas = Annotated[int, Field(ge=1, le=1024)]
 CategoryWeight = Annotated[
     float, Field(ge=0, description="relative weight of the category, a number >= 0")
 ]
@@ -140,6 +139,25 @@ def _weight_kind(value: Any) -> str:
     return "<table>" if isinstance(value, list | tuple) else "<number>"
 
 
+class ReplicaRange(Section):
+    """A pool of teachers that follows its queue: between min and max actors."""
+
+    min: int = Field(ge=1, le=1024, description="fewest actors, there from the start, 1 to 1024")
+    max: int = Field(ge=1, le=1024, description="most actors, 1 to 1024")
+
+
+def _number_or_range(value: Any) -> str:
+    return "<range>" if isinstance(value, dict | Section) else "<number>"
+
+
+def _replicas_kind(value: Any) -> str:
+    return "<none>" if value is None else _number_or_range(value)
+
+
+_Number = Annotated[int, Field(ge=1, le=1024), Tag("<number>")]
+_Range = Annotated[ReplicaRange, Tag("<range>")]
+
+
 class Teacher(Section):
     """A frozen model whose score guides the student."""
 
@@ -158,8 +176,12 @@ class Teacher(Section):
         description="true or false: rescale guided scores to the conditional norm; null: "
         "teaching.rescale",
     )
-    replicas: Replicas | None = Field(
-        None, description="actors of this teacher, 1 to 1024; null: teaching.replicas"
+    replicas: Annotated[
+        _Number | _Range | Annotated[None, Tag("<none>")], Discriminator(_replicas_kind)
+    ] = Field(
+        None,
+        description="actors of this teacher, 1 to 1024, or {min: ..., max: ...}; null: "
+        "teaching.replicas",
     )
     weight: Annotated[
         Annotated[float, Field(ge=0, le=1), Tag("<number>")]
@@ -185,8 +207,10 @@ class Teaching(Section):
     placement: Literal["actors", "in_process"] = Field(
         "actors", description="'actors' (Ray actors) or 'in_process' (a copy in every worker)"
     )
-    replicas: Replicas = Field(
-        1, description="actors per teacher, 1 to 1024; LoRAs and the base share theirs"
+    replicas: Annotated[_Number | _Range, Discriminator(_number_or_range)] = Field(
+        1,
+        description="actors per teacher, 1 to 1024, or {min: ..., max: ...} to follow the queue of "
+        "questions; LoRAs and the base share theirs",
     )
     max_in_flight: int = Field(
         2, ge=1, le=64, description="unanswered requests a worker may have, 1 to 64"
@@ -281,17 +305,13 @@ class WorkerRange(Section):
     )
 
 
-def _workers_kind(value: Any) -> str:
-    return "<range>" if isinstance(value, dict | WorkerRange) else "<number>"
-
-
 class Runtime(Section):
     """The machines' part: it sets speed and memory, and through the global batch the result."""
 
     workers: Annotated[
         Annotated[int, Field(ge=1, le=4096), Tag("<number>")]
         | Annotated[WorkerRange, Tag("<range>")],
-        Discriminator(_workers_kind),
+        Discriminator(_number_or_range),
     ] = Field(description="training workers, 1 to 4096, or {min: ..., max: ...}")
     zero_stage: Literal[1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage: 1, 2 or 3")
     micro_batch: int = Field(ge=1, le=4096, description="cases per worker and pass, 1 to 4096")

@@ -10,13 +10,17 @@ from ray.actor import ActorHandle
 from flash_ray.backbones.load import load_backbone
 from flash_ray.backbones.process import one_process, thread_limits
 from flash_ray.recipe import Recipe
-from flash_ray.teachers.groups import Group, groups
+from flash_ray.teachers.groups import Group
 from flash_ray.teachers.scorer import group_fingerprint, group_scorer
 from flash_ray.teachers.wire import Packed, pack, unpack, unpack_conditioned
 
 
 class TeacherActor:
-    """Loads a group's pipeline and answers questions; every answer carries its fingerprint."""
+    """Loads a group's pipeline and answers questions; every answer carries its fingerprint.
+
+    One question at a time, in the thread that loaded the model: torch keeps OpenMP threads for
+    each thread that computes, and those of two get in each other's way.
+    """
 
     def __init__(self, recipe: Recipe, group: Group):
         device = one_process(recipe)
@@ -42,16 +46,14 @@ class TeacherActor:
         return self._fingerprint, {index: pack(v_BNC) for index, v_BNC in velocities.items()}
 
 
-def start_teachers(recipe: Recipe) -> list[list[ActorHandle]]:
-    """Starts the replicas of each group, without waiting for them; `ray.kill` ends them."""
+def start_teacher(recipe: Recipe, group: Group, max_restarts: int) -> ActorHandle:
+    """Starts a teacher, without waiting for a place; `ray.kill` ends it."""
     runtime = recipe.runtime
     actor = ray.remote(TeacherActor).options(
         num_cpus=runtime.cpus_per_worker,
         num_gpus=1 if runtime.gpu else 0,
         resources={"teacher": 1},
-        max_restarts=runtime.max_failures,
+        max_restarts=max_restarts,
         runtime_env={"env_vars": thread_limits(recipe)},
     )
-    return [
-        [actor.remote(recipe, group) for _ in range(group.replicas)] for group in groups(recipe)
-    ]
+    return actor.remote(recipe, group)

@@ -14,12 +14,13 @@ class Group:
     Args:
         pipeline: the recipe's base, or a teacher's folder or hub id.
         members: positions in the recipe's list of teachers.
-        replicas: actors, the largest number that a member asks for.
+        fewest, most: actors, the largest numbers that a member asks for.
     """
 
     pipeline: str
     members: tuple[int, ...]
-    replicas: int
+    fewest: int
+    most: int
 
 
 def groups(recipe: Recipe) -> list[Group]:
@@ -27,16 +28,15 @@ def groups(recipe: Recipe) -> list[Group]:
     members: dict[str, list[int]] = {}
     for index, teacher in enumerate(recipe.teachers):
         members.setdefault(_pipeline(recipe, teacher), []).append(index)
-    return [
-        Group(pipeline, tuple(found), max(_replicas(recipe, index) for index in found))
-        for pipeline, found in members.items()
-    ]
+    return [_group(recipe, pipeline, found) for pipeline, found in members.items()]
+
+
+def _group(recipe: Recipe, pipeline: str, members: list[int]) -> Group:
+    asked = [recipe.teachers[index].replicas or recipe.teaching.replicas for index in members]
+    spans = [(n, n) if isinstance(n, int) else (n.min, n.max) for n in asked]
+    return Group(pipeline, tuple(members), *map(max, zip(*spans, strict=True)))
 
 
 def _pipeline(recipe: Recipe, teacher: Teacher) -> str:
     shares_base = teacher.model in ("base", recipe.base) or is_lora(teacher.model)
     return recipe.base if shares_base else teacher.model
-
-
-def _replicas(recipe: Recipe, index: int) -> int:
-    return recipe.teachers[index].replicas or recipe.teaching.replicas

@@ -1,31 +1,39 @@
-"""A worker's view of a group's actors: round robin, bounded, with retry after a restart."""
+"""A worker's view of a group's actors: round robin, bounded, with retry where one is lost."""
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import cycle
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError
+from ray.exceptions import ObjectLostError, RayActorError
 from torch import Tensor
 
 from flash_ray.backbones.base import Conditioned
 from flash_ray.teachers.base import TeacherLost, UnknownTicket
+from flash_ray.teachers.register import Register
 from flash_ray.teachers.wire import pack, pack_conditioned, unpack
 
 ATTEMPTS = 5
 
 
-@dataclass
-class _Request:
-    """A ticket's whole story, kept until it is answered, to be told again to a restarted actor."""
+@dataclass(frozen=True)
+class _Teacher:
+    """`number`: what the registrar calls it; None: it is of the minimum, and restarted."""
 
     actor: ActorHandle
+    number: int | None = None
+
+
+@dataclass
+class _Request:
+    """A ticket's whole story, kept until it is answered, to be told again if its teacher dies."""
+
+    teacher: _Teacher
     conditioned: Any
     asked: Sequence[int]
-    prefilled: Any
+    prefilled: Any = None
     question: tuple[Any, Any] | None = None
 
 
@@ -33,10 +41,13 @@ class TeacherPool:
     """Replicas of one group of teachers.
 
     Args:
-        actors: the replicas.
+        actors: the replicas that are always there.
         expected: fingerprint that every answer must carry.
         max_in_flight: tickets that may be open at once.
-        client: this worker's rank: keeps tickets of several workers apart, and starts the round.
+        client: this worker, as no other that asks these actors is called: it keeps their tickets
+            apart.
+        first: the position at which the round starts: this worker's rank.
+        register: knows of teachers that come and go; None: there are none.
         patience_s: how long a restarted actor may take to load its model.
     """
 
@@ -45,11 +56,13 @@ class TeacherPool:
         actors: Sequence[ActorHandle],
         expected: str,
         max_in_flight: int = 2,
-        client: int = 0,
+        client: str = "",
+        first: int = 0,
+        register: Register | None = None,
         patience_s: float = 600,
     ):
-        first = client % len(actors)
-        self._round = cycle([*actors[first:], *actors[:first]])
+        self._always = [_Teacher(actor) for actor in actors]
+        self._turn, self._register = first, register
         self._expected, self._max_in_flight = expected, max_in_flight
         self._client, self._patience_s = client, patience_s
         self._open: dict[int, _Request] = {}
@@ -62,9 +75,11 @@ class TeacherPool:
     def prefill(self, ticket: int, conditioned: Conditioned, asked: Sequence[int]) -> None:
         if not self.room:
             raise ValueError(f"{len(self._open)} tickets are open, {self._max_in_flight} may be")
-        actor, shipped = next(self._round), ray.put(pack_conditioned(conditioned))
-        prefilled = actor.prefill.remote((self._client, ticket), shipped, asked)
-        self._open[ticket] = _Request(actor, shipped, asked, prefilled)
+        hired = self._register.hired() if self._register else {}
+        teachers = [*self._always, *(_Teacher(actor, number) for number, actor in hired.items())]
+        request = _Request(self._next(teachers), ray.put(pack_conditioned(conditioned)), asked)
+        self._announce(ticket, request)
+        self._open[ticket] = request
 
     def score(self, ticket: int, x_BNC: Tensor, t_B: Tensor) -> "_Answer":
         request = self._open[ticket]
@@ -77,13 +92,11 @@ class TeacherPool:
         for _ in range(ATTEMPTS):
             try:
                 fingerprint, packed = ray.get(answer)
-            except (RayActorError, UnknownTicket) as error:
-                # UnknownTicket: the actor died, and was restarted, before the question.
-                self._await_restart(request.actor, error)
-                name = (self._client, ticket)
-                request.prefilled = request.actor.prefill.remote(
-                    name, request.conditioned, request.asked
-                )
+            except (RayActorError, ObjectLostError, UnknownTicket) as error:
+                # ObjectLostError: its node died after the answer. UnknownTicket: the actor died,
+                # and was restarted, before the question.
+                request.teacher = self._replacement(request.teacher, error)
+                self._announce(ticket, request)
                 answer = self._ask(ticket, request)
                 continue
             if fingerprint != self._expected:
@@ -95,13 +108,37 @@ class TeacherPool:
             return {index: unpack(v) for index, v in packed.items()}
         raise TeacherLost(f"a teacher died {ATTEMPTS} times on one question")
 
-    def _ask(self, ticket: int, request: _Request) -> Any:
+    def _next(self, teachers: Sequence[_Teacher]) -> _Teacher:
+        self._turn += 1
+        return teachers[(self._turn - 1) % len(teachers)]
+
+    def _announce(self, ticket: int, request: _Request) -> None:
+        prefill = request.teacher.actor.prefill
         name = (self._client, ticket)
-        return request.actor.score.remote(name, *request.question, request.prefilled)
+        request.prefilled = prefill.remote(name, request.conditioned, request.asked)
+        self._note(request.teacher, request.prefilled)
+
+    def _ask(self, ticket: int, request: _Request) -> Any:
+        score = request.teacher.actor.score
+        answer = score.remote((self._client, ticket), *request.question, request.prefilled)
+        self._note(request.teacher, answer)
+        return answer
+
+    def _note(self, teacher: _Teacher, answer: Any) -> None:
+        if self._register:
+            self._register.note(teacher.number, answer)
+
+    def _replacement(self, lost: _Teacher, cause: Exception) -> _Teacher:
+        """Who answers in place of a teacher that died: one that is always there, or its restart."""
+        self.restarts += 1
+        if lost.number is not None:
+            self._register.lost(lost.number)
+            return self._next(self._always)
+        self._await_restart(lost.actor, cause)
+        return lost
 
     def _await_restart(self, actor: ActorHandle, cause: Exception) -> None:
         """Waits until Ray has restarted the actor; TeacherLost if it will not."""
-        self.restarts += 1
         until = time.monotonic() + self._patience_s
         while True:
             try:

@@ -8,7 +8,12 @@ from ray.actor import ActorHandle
 
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Teacher
-from flash_ray.teachers.actor import start_teachers
+from flash_ray.teachers.actor import start_teacher
+from flash_ray.teachers.groups import groups
+from flash_ray.teachers.pool import TeacherPool
+from flash_ray.teachers.register import Register
+from flash_ray.teachers.registrar import start_registrar
+from flash_ray.teachers.scaling import Pace
 
 
 @dataclass(frozen=True)
@@ -17,26 +22,44 @@ class Roster:
 
     Args:
         recipe: lists them.
-        actors: of each of that recipe's groups.
+        actors: of each of that recipe's groups, the fewest that it may have.
+        registrar: hires and dismisses others; None: the recipe has fixed numbers.
     """
 
     recipe: Recipe
     actors: Sequence[Sequence[ActorHandle]]
+    registrar: ActorHandle | None
 
     def places(self, recipe: Recipe) -> list[int]:
         """For each teacher of a recipe its position among those that are running."""
         running = [_what(self.recipe, teacher) for teacher in self.recipe.teachers]
         return [running.index(_what(recipe, teacher)) for teacher in recipe.teachers]
 
+    def pool(self, group: int, weights: str, run_name: str, rank: int) -> TeacherPool:
+        """A group as a worker of a run sees it; `weights`: the fingerprint of every answer."""
+        # Runs of a study share teachers and number their tickets alike: so the run's name.
+        client = f"{run_name}/{rank}"
+        register = Register(self.registrar, group, client) if self.registrar else None
+        in_flight = self.recipe.teaching.max_in_flight
+        return TeacherPool(self.actors[group], weights, in_flight, client, rank, register)
+
     def stop(self) -> None:
+        if self.registrar:
+            ray.kill(self.registrar)  # those it hired end with it, placed or not
         for actors in self.actors:
             for actor in actors:
                 ray.kill(actor)
 
 
-def hire(recipe: Recipe) -> Roster:
-    """Starts a recipe's teachers, without waiting for them."""
-    return Roster(recipe, start_teachers(recipe))
+def hire(recipe: Recipe, pace: Pace = Pace()) -> Roster:  # noqa: B008 (frozen)
+    """Starts the fewest teachers that a recipe asks for, without waiting for them, and what hires
+    more at that pace."""
+    restarts = recipe.runtime.max_failures
+    actors = [
+        [start_teacher(recipe, group, restarts) for _ in range(group.fewest)]
+        for group in groups(recipe)
+    ]
+    return Roster(recipe, actors, start_registrar(recipe, pace))
 
 
 def all_teachers(recipes: Sequence[Recipe]) -> Recipe:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 
 import pytest
 import ray
@@ -11,11 +12,12 @@ from distilling import build_lora, small_recipe
 from small import build_base
 
 from flash_ray.backbones.load import load_backbone
-from flash_ray.teachers.actor import start_teachers
+from flash_ray.teachers.actor import start_teacher
 from flash_ray.teachers.base import TeacherLost
 from flash_ray.teachers.groups import groups
 from flash_ray.teachers.in_process import InProcessTeachers
 from flash_ray.teachers.pool import TeacherPool
+from flash_ray.teachers.roster import Roster
 from flash_ray.teachers.scorer import group_fingerprint, group_scorer
 
 BOTH = (0, 1)
@@ -34,7 +36,6 @@ def recipe(tmp_path_factory):
     return small_recipe(
         base,
         "teaching.placement=actors",
-        "runtime.max_failures=2",
         f"teachers={json.dumps(teachers)}",
     )
 
@@ -57,8 +58,8 @@ def conditioned(backbone):
 
 
 @pytest.fixture(scope="module")
-def actor(recipe, cluster):
-    ((started,),) = start_teachers(recipe)
+def actor(recipe, group, cluster):
+    started = start_teacher(recipe, group, max_restarts=2)
     yield started
     ray.kill(started)
 
@@ -134,6 +135,30 @@ def test_a_killed_teacher_is_restarted_and_asked_again(pool, twin, actor, backbo
     assert pool.restarts >= 1 and pool.room
 
 
+def test_runs_that_share_a_teacher_keep_their_tickets_apart(
+    recipe, actor, weights, twin, backbone, conditioned
+):
+    """Workers of the same rank and at the same ticket, as in a study."""
+    shared = Roster(recipe, [[actor]], registrar=None)
+    runs = [shared.pool(0, weights, name, rank=0) for name in ("one", "two")]
+    others = backbone.encode(["a green circle", "snow"], None, (64, 64))
+    asked = question(backbone)
+    expected = [ask(twin, 0, told, asked).result() for told in (conditioned, others)]
+    for run, told in zip(runs, (conditioned, others), strict=True):
+        run.prefill(0, told, BOTH)
+    for run, velocities in zip(runs, expected, strict=True):
+        assert_equal_answers(run.score(0, *asked).result(), velocities)
+        assert run.restarts == 0
+
+
+def test_a_teacher_computes_in_the_one_thread_that_loaded_it(actor):
+    def where(self):
+        return threading.current_thread() is threading.main_thread(), torch.get_num_threads()
+
+    calls = [actor.__ray_call__.remote(where) for _ in range(4)]
+    assert ray.get(calls) == [(True, 1)] * 4
+
+
 def test_an_answer_with_other_weights_is_an_error(actor, backbone, conditioned):
     pool = TeacherPool([actor], "0" * 16)
     with pytest.raises(TeacherLost, match="its model was replaced"):
@@ -141,12 +166,9 @@ def test_an_answer_with_other_weights_is_an_error(actor, backbone, conditioned):
 
 
 def test_a_teacher_that_may_not_be_restarted_is_lost(
-    recipe, cluster, weights, backbone, conditioned
+    recipe, group, cluster, weights, backbone, conditioned
 ):
-    frail = recipe.model_copy(
-        update={"runtime": recipe.runtime.model_copy(update={"max_failures": 0})}
-    )
-    ((actor,),) = start_teachers(frail)
+    actor = start_teacher(recipe, group, max_restarts=0)
     ray.get(actor.fingerprint.remote())
     pool = TeacherPool([actor], weights)
     pool.prefill(0, conditioned, BOTH)

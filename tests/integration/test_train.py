@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import ray
 import ray.train
 import torch
 from diffusers import QwenImage21Transformer2DModel
@@ -18,6 +19,8 @@ from flash_ray.checkpoints.storage import Store
 from flash_ray.distill.monitor import Diverged
 from flash_ray.distill.run import Hooks, distill
 from flash_ray.errors import UserError
+from flash_ray.teachers.roster import hire
+from flash_ray.teachers.scaling import Pace
 
 TIMES = {"seconds", "cpu_seconds", "teacher_wait_share", "memory_mib", "images_per_second"}
 TWO_WORKERS = (
@@ -49,6 +52,18 @@ class KillOnce(MeanWeight):
                 time.sleep(0.2)
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(transformer)
+
+
+class AwaitSecondTeacher(MeanWeight):
+    """A bench that lets the run go on once a teacher beyond the minimum is there."""
+
+    def __init__(self, registrar):
+        self.registrar = registrar
+
+    def __call__(self, transformer):
+        while not ray.get(self.registrar.numbers.remote())[0]["there"]:
+            time.sleep(0.2)
         return super().__call__(transformer)
 
 
@@ -187,6 +202,24 @@ def test_a_run_goes_on_when_its_teacher_is_killed(base, store, cluster, tmp_path
     hooks = Hooks(live=kill_teacher)
     result = distill(recipe, store, "teacher-dies", tmp_path / "student", hooks=hooks)
     assert len(killed) == 1
+    assert exact(result.history) == exact(plain.history)
+    assert_same_student(result, plain)
+
+
+@pytest.mark.slow
+def test_a_run_whose_teachers_become_more_has_the_same_numbers(base, store, cluster, tmp_path):
+    recipe = small_recipe(base, *TWO_WORKERS, "optimisation.updates=8")
+    plain = distill(recipe, store, "one-teacher", tmp_path / "plain", hooks=Hooks(MeanWeight()))
+
+    growing = small_recipe(
+        base, *TWO_WORKERS, "optimisation.updates=8", "teaching.replicas={min: 1, max: 2}"
+    )
+    roster = hire(growing, Pace(crowded=0.01, hire_after_s=0))  # at the first question
+    try:
+        hooks = Hooks(AwaitSecondTeacher(roster.registrar))
+        result = distill(growing, store, "growing", tmp_path / "student", False, hooks, roster)
+    finally:
+        roster.stop()
     assert exact(result.history) == exact(plain.history)
     assert_same_student(result, plain)
 

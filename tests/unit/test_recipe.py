@@ -87,6 +87,14 @@ def test_digest_follows_the_content():
     assert parse_recipe(dict(reversed(fields.items()))).digest == digest
 
 
+def test_a_range_of_replicas_counts_to_the_digest_and_a_number_is_written_as_ever():
+    plain = load_recipe("miniature")
+    ranged = load_recipe("miniature", ["teaching.replicas={min: 1, max: 1}"])
+    assert plain.model_dump(mode="json")["teaching"]["replicas"] == 1
+    assert ranged.digest != plain.digest
+    assert parse_recipe(ranged.model_dump(mode="json")) == ranged
+
+
 def test_digest_is_the_same_in_every_process():
     code = "from flash_ray.recipe import load_recipe as l; print(l('miniature').digest)"
     seen = {
@@ -110,6 +118,8 @@ def test_digest_is_the_same_in_every_process():
         ("teachers.0.guidence=3", "teachers.0.guidence", "teachers.0.guidance"),
         ("lr=1", "lr", "optimisation.student.lr"),
         ("runtime.storage.uri=x", "runtime.storage.uri", "runtime.storage.url"),
+        ("teaching.replicas={mim: 1, max: 2}", "teaching.replicas.mim", "teaching.replicas.min"),
+        ("teachers.0.replicas={mx: 2}", "teachers.0.replicas.mx", "teachers.0.replicas.max"),
     ],
 )
 def test_unknown_key_is_named_with_the_nearest_known_one(override, field, near):
@@ -149,6 +159,9 @@ def test_unknown_key_is_named_with_the_nearest_known_one(override, field, near):
         ("optimisation.clip=0", "optimisation.clip"),
         ("optimisation.precision=fp16", "optimisation.precision"),
         ("runtime.workers=0", "runtime.workers"),
+        ("teaching.replicas=0", "teaching.replicas"),
+        ("teaching.replicas={min: 0, max: 2}", "teaching.replicas.min"),
+        ("teachers.0.replicas=many", "teachers.0.replicas"),
         ("runtime.zero_stage=4", "runtime.zero_stage"),
         ("runtime.micro_batch=true", "runtime.micro_batch"),
         ("runtime.gpu=1", "runtime.gpu"),
@@ -243,6 +256,16 @@ def test_value_out_of_range_names_field_value_and_what_is_allowed(override, fiel
             ["teaching={placement: in_process, replicas: 2}"],
             "teaching.replicas: 2",
             "set teaching.replicas=1",
+        ),
+        (
+            ["teaching={placement: in_process, replicas: {min: 1, max: 2}}"],
+            "teaching.replicas: a range with teaching.placement in_process",
+            "set teaching.replicas=1",
+        ),
+        (
+            ["teachers.0.replicas={min: 3, max: 2}"],
+            "teachers.0.replicas.min: 3 is above teachers.0.replicas.max 2",
+            "set teachers.0.replicas.max=3",
         ),
         (
             ["student.sigmas=[1, 0.5, 0.75, 0.25]"],

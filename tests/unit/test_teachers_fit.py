@@ -75,11 +75,11 @@ def test_a_pipeline_of_another_kind_or_width_is_refused(miniature_folder, other_
 
 def test_loras_share_the_bases_actors(miniature_folder, lora_folder, other_base):
     shared = recipe_with(miniature_folder, lora_folder)
-    assert groups(shared) == [Group(str(miniature_folder), (0, 1), 3)]
+    assert groups(shared) == [Group(str(miniature_folder), (0, 1), 3, 3)]
     apart = recipe_with(miniature_folder, other_base)
     assert groups(apart) == [
-        Group(str(miniature_folder), (0,), 1),
-        Group(str(other_base), (1,), 3),
+        Group(str(miniature_folder), (0,), 1, 1),
+        Group(str(other_base), (1,), 3, 3),
     ]
 
 

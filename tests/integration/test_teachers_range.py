@@ -1,0 +1,144 @@
+"""Teachers beyond the minimum come while questions wait, and go; no question is lost by it."""
+
+import os
+import signal
+import time
+from itertools import count
+
+import pytest
+import ray
+import torch
+from distilling import small_recipe
+from small import build_base
+
+from flash_ray.backbones.load import load_backbone
+from flash_ray.teachers.groups import groups
+from flash_ray.teachers.in_process import InProcessTeachers
+from flash_ray.teachers.roster import hire
+from flash_ray.teachers.scaling import Pace
+from flash_ray.teachers.scorer import group_fingerprint, group_scorer
+
+PACE = Pace(hire_after_s=1, dismiss_after_s=4)
+LIMIT_S = 240  # an error, not a measure: nothing here waits for it
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    base = build_base(tmp_path_factory.mktemp("range") / "base")
+    return small_recipe(base, "teaching.placement=actors", "teaching.replicas={min: 1, max: 2}")
+
+
+@pytest.fixture(scope="module")
+def backbone(recipe):
+    return load_backbone(recipe.base, torch.float32, "cpu", encoders=True)
+
+
+@pytest.fixture
+def roster(recipe, cluster):
+    hired = hire(recipe, PACE)
+    ray.get(hired.actors[0][0].fingerprint.remote())
+    yield hired
+    hired.stop()
+    wait_until(lambda: free_places() == 2)
+
+
+def free_places():
+    return ray.available_resources().get("teacher", 0)
+
+
+def wait_until(condition, meanwhile=lambda: time.sleep(0.2)):
+    until = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < until
+        meanwhile()
+
+
+class Load:
+    """Two workers that ask slow questions at the same time, and check every answer."""
+
+    def __init__(self, recipe, backbone, roster):
+        (group,) = groups(recipe)
+        weights = group_fingerprint(recipe, group, backbone.transformer)
+        self.registrar = roster.registrar
+        self.pools = [roster.pool(0, weights, "load", rank) for rank in (0, 1)]
+        self.told = backbone.encode([f"house {n}" for n in range(24)], None, (256, 256))
+        generator = torch.Generator().manual_seed(0)
+        self.x_BNC = torch.randn(24, 256, backbone.latent_channels, generator=generator)
+        self.t_B = torch.rand(24, generator=generator)
+        twin = InProcessTeachers(group_scorer(recipe, group, backbone))
+        self.tickets = count()
+        self.expected = self.ask(twin, next(self.tickets)).result()[0]
+
+    def ask(self, teachers, ticket):
+        teachers.prefill(ticket, self.told, [0])
+        return teachers.score(ticket, self.x_BNC, self.t_B)
+
+    def __call__(self):
+        ticket = next(self.tickets)
+        for answer in [self.ask(pool, ticket) for pool in self.pools]:
+            torch.testing.assert_close(answer.result()[0], self.expected, rtol=1e-6, atol=1e-6)
+
+    def numbers(self):
+        (numbers,) = ray.get(self.registrar.numbers.remote())
+        return numbers["hired"], numbers["there"]
+
+    def hired(self):
+        """The one beyond the minimum that both workers know of, or None."""
+        known = [list(pool._register.hired().values()) for pool in self.pools]
+        return known[0][0] if all(known) else None
+
+
+@pytest.fixture
+def load(recipe, backbone, roster):
+    return Load(recipe, backbone, roster)
+
+
+def test_a_queue_hires_a_teacher_that_goes_when_it_is_idle(load):
+    taken = ray.remote(Place).options(num_cpus=0, resources={"teacher": 1}).remote()
+    ray.get(taken.__ray_ready__.remote())
+    wait_until(lambda: load.numbers() == (1, 0), load)
+    for _ in range(3):  # it has no place, and nobody waits for it
+        load()
+    assert load.numbers() == (1, 0)
+    ray.kill(taken)
+    wait_until(lambda: load.numbers() == (1, 1), load)
+    wait_until(load.hired, load)
+    assert free_places() == 0
+    for pool in load.pools:  # announced to both, and not asked before one of them is gone
+        pool.prefill(-1, load.told, [0])
+        pool.prefill(-2, load.told, [0])
+    wait_until(lambda: free_places() == 1)
+    for pool in load.pools:
+        for ticket in (-1, -2):
+            answer = pool.score(ticket, load.x_BNC, load.t_B).result()[0]
+            torch.testing.assert_close(answer, load.expected, rtol=1e-6, atol=1e-6)
+    assert [pool.restarts for pool in load.pools] == [1, 1]
+    load()
+    assert not load.hired()
+
+
+def test_a_killed_teacher_loses_no_question_and_is_replaced(load):
+    wait_until(load.hired, load)
+    victim = load.hired()
+    process = ray.get(victim.__ray_call__.remote(lambda self: os.getpid()))
+    answers = [load.ask(pool, ticket) for pool in load.pools for ticket in (-1, -2)]
+    os.kill(process, signal.SIGKILL)
+    for answer in answers:
+        torch.testing.assert_close(answer.result()[0], load.expected, rtol=1e-6, atol=1e-6)
+    assert sum(pool.restarts for pool in load.pools) >= 1
+    wait_until(lambda: load.hired() not in (None, victim), load)
+    load()
+
+
+def test_a_registrar_that_dies_takes_its_teachers_and_hires_again(load):
+    wait_until(load.hired, load)
+    victim = load.hired()
+    process = ray.get(load.registrar.__ray_call__.remote(lambda self: os.getpid()))
+    os.kill(process, signal.SIGKILL)
+    load()
+    wait_until(lambda: load.hired() not in (None, victim), load)
+    load()
+
+
+class Place:
+    """Takes a teacher's place."""
