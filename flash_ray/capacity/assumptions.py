@@ -36,7 +36,7 @@ class Assumptions(Section):
     )
     vae_gb: float = Field(1.35, ge=0, description="the VAE, on every GPU, in GB, 0 or more")
     activation_widths: Positive = Field(
-        50.0,
+        38.0,
         description="values kept for the backward pass per token and layer, in units of the width",
     )
     recompute: bool = Field(
