@@ -9,12 +9,14 @@ from typing import Annotated, NoReturn
 import typer
 
 from flash_ray import __version__
+from flash_ray.cluster_cli import cluster_app
 from flash_ray.errors import UserError
 from flash_ray.evaluation.cli import rank
-from flash_ray.options import Overrides, Place, RecipeName
+from flash_ray.options import Overrides, Place, RecipeName, storage_of
 from flash_ray.recipe import dump_yaml, load_recipe
 from flash_ray.serving.cli import add_to as add_serving
 from flash_ray.studies.cli import study_app
+from flash_ray.submission.cli import add_to as add_submission
 
 app = typer.Typer(
     help="Distil many-step image models into few-step students.",
@@ -26,6 +28,7 @@ data_app = typer.Typer(help="Look at a recipe's training data, and encode it ahe
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(data_app, name="data")
 app.add_typer(study_app, name="study")
+app.add_typer(cluster_app, name="cluster")
 app.command()(rank)
 
 
@@ -100,7 +103,7 @@ def distill(
     store: Place = None,
 ) -> None:
     """Distil a student as a recipe says, and publish it."""
-    loaded = load_recipe(recipe, [*(overrides or []), *_storage(store)])
+    loaded = load_recipe(recipe, [*(overrides or []), *storage_of(store)])
     from flash_ray.console import Steps
     from flash_ray.evaluation import commands
 
@@ -166,7 +169,7 @@ def models(store: Place = None) -> None:
 @data_app.command("describe")
 def data_describe(recipe: RecipeName, overrides: Overrides = None, store: Place = None) -> None:
     """Print what a run will see: counts, shares, passes, layouts, bytes of cached conditions."""
-    loaded = load_recipe(recipe, [*(overrides or []), *_storage(store)])
+    loaded = load_recipe(recipe, [*(overrides or []), *storage_of(store)])
     from flash_ray.evaluation import commands
 
     found = commands.describe_data(loaded, store)
@@ -178,7 +181,7 @@ def data_describe(recipe: RecipeName, overrides: Overrides = None, store: Place 
 @data_app.command("encode")
 def data_encode(recipe: RecipeName, overrides: Overrides = None, store: Place = None) -> None:
     """Encode the cases' conditions ahead; what is encoded already is left as it is."""
-    loaded = load_recipe(recipe, [*(overrides or []), *_storage(store)])
+    loaded = load_recipe(recipe, [*(overrides or []), *storage_of(store)])
     from flash_ray.console import Steps
     from flash_ray.evaluation import commands
 
@@ -189,14 +192,7 @@ def data_encode(recipe: RecipeName, overrides: Overrides = None, store: Place = 
 
 
 add_serving(app)
-
-
-def _storage(place: str | None) -> list[str]:
-    """Overrides that put a run into the store that --store names."""
-    if place is None:
-        return []
-    url = place if place.startswith("s3://") else "embedded"
-    return [f"runtime.storage.url={url}", *([] if url == place else ["runtime.storage.endpoint="])]
+add_submission(app)
 
 
 def _refuse(reason: str) -> NoReturn:

@@ -22,3 +22,11 @@ def _store(default: str) -> Any:
 
 Place = Annotated[str | None, _store("~/.flash_ray/store")]
 PlaceOfStudy = Annotated[str | None, _store("the base recipe's, or DIR/store")]
+
+
+def storage_of(place: str | None) -> list[str]:
+    """Overrides that put a run into the store that --store names."""
+    if place is None:
+        return []
+    url = place if place.startswith("s3://") else "embedded"
+    return [f"runtime.storage.url={url}", *([] if url == place else ["runtime.storage.endpoint="])]

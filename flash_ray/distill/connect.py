@@ -15,8 +15,14 @@ def is_job() -> bool:
 
 
 def refuse_embedded_in_job(recipe: Recipe) -> None:
+    """Raises UserError if this is a job and its cluster's nodes could not reach the run's store."""
+    if is_job():
+        refuse_embedded(recipe)
+
+
+def refuse_embedded(recipe: Recipe) -> None:
     """Raises UserError if a cluster's nodes could not reach the run's store."""
-    if is_job() and recipe.runtime.storage.url == "embedded":
+    if recipe.runtime.storage.url == "embedded":
         raise UserError(
             "runtime.storage.url: 'embedded' in a Ray cluster; allowed: s3://bucket/prefix that "
             "all its nodes can reach, 'embedded' only without RAY_ADDRESS; "

@@ -21,7 +21,7 @@ from flash_ray.checkpoints.resume import open_run
 from flash_ray.checkpoints.storage import Store, check_name
 from flash_ray.console import Steps
 from flash_ray.data.refuse import refuse_data
-from flash_ray.distill.connect import refuse_embedded_in_job
+from flash_ray.distill.connect import is_job, refuse_embedded_in_job
 from flash_ray.errors import UserError
 from flash_ray.evaluation.judges.load import opened_judges, read_judges
 from flash_ray.recipe import Recipe, parse_recipe
@@ -49,6 +49,7 @@ def distill(
         from flash_ray.evaluation.produce import distil_and_publish
 
         with connected(recipe):
+            _refuse_cluster(recipe, store, hiring=True)
             return distil_and_publish(recipe, store, name, resume, steps)
 
 
@@ -119,8 +120,9 @@ def encode_data(recipe: Recipe, place: str | None, steps: Steps) -> "Prepared":
         from flash_ray.distill.connect import connected_with
 
         runtime = recipe.runtime
-        needs = {"CPU": runtime.workers * runtime.cpus_per_worker + 1, "teacher": 0}
-        with connected_with({**needs, "trainer": runtime.workers}):
+        needs = {"CPU": runtime.most_workers * runtime.cpus_per_worker + 1, "teacher": 0}
+        with connected_with({**needs, "trainer": runtime.most_workers}):
+            _refuse_cluster(recipe, store, hiring=False)
             steps.say("list the cases and encode what is not cached")
             prepared = prepare(recipe, store)
             for line in prepared.complaints:
@@ -183,6 +185,15 @@ def _refuse_taken(recipe: Recipe, store: Store, name: str, resume: bool) -> None
         )
     if resume:
         open_run(store, name, recipe.digest)
+
+
+def _refuse_cluster(recipe: Recipe, store: Store, hiring: bool) -> None:
+    """Finds out before anything is loaded what a cluster's nodes cannot do; a local one can."""
+    if is_job():
+        from flash_ray.distill.cluster import check_cluster, check_worker
+
+        check_cluster(recipe, hiring)
+        check_worker(store)
 
 
 def _refuse_foreign(out: Path) -> None:

@@ -12,8 +12,9 @@ from flash_ray.backbones.process import one_process, thread_limits
 from flash_ray.checkpoints.storage import Store
 from flash_ray.console import Steps
 from flash_ray.data.encode import prepare
-from flash_ray.distill.cluster import cluster_needs
+from flash_ray.distill.cluster import cluster_needs, places
 from flash_ray.distill.connect import connected_with, is_job
+from flash_ray.distill.places import can_come
 from flash_ray.errors import UserError
 from flash_ray.evaluation.questions import Questions, encode_questions
 from flash_ray.evaluation.ways import load_base
@@ -121,6 +122,13 @@ def _needs(recipes: Sequence[Recipe], at_once: int) -> dict[str, float]:
     return {**needs, "CPU": needs["CPU"] + OVERHEAD * at_once + 1}
 
 
+def _places(recipes: Sequence[Recipe]) -> list[dict[str, float]]:
+    """What each process of the largest trial and each of the teachers takes of its node."""
+    largest = max(recipes, key=lambda recipe: cluster_needs(recipe)["trainer"])
+    trainers = places(largest, "trainer", int(_trial_needs(recipes)["trainer"]))
+    return trainers + places(largest, "teacher", int(_teachers(recipes).get("teacher", 0)))
+
+
 def _fit_locally(recipes: Sequence[Recipe]) -> int:
     """As many trials as the machine has cores for."""
     each = max(_trial_needs(recipes)["CPU"], 0.01)
@@ -138,9 +146,12 @@ def _fit(recipes: Sequence[Recipe]) -> int:
     offered, one = ray.cluster_resources(), _needs(recipes, 1)
     for name, need in one.items():
         if need > offered.get(name, 0) + 1e-6:
+            if can_come(_places(recipes)):
+                return 1  # how many more nodes could come is not known
             raise UserError(
                 f"study: one trial and the teachers need {need:g} {name}, the cluster has "
-                f"{offered.get(name, 0):g}; add nodes with that resource"
+                f"{offered.get(name, 0):g} and no node type brings the rest; add nodes with that "
+                "resource"
             )
     each = {name: need for name, need in _trial_needs(recipes).items() if need}
     spare = {name: offered.get(name, 0) - one[name] for name in each}

@@ -52,6 +52,11 @@ def opened_judges(choices: Sequence[Choice], place: str | None) -> Iterator[list
         yield [*judges, *(VlmJudge(each, store) for each in settings)]
 
 
+def unknown_judge(word: str) -> str:
+    """What to say of a word that names no judge."""
+    return f"--judge: {word!r} is no judge; allowed: exact, ocr, vlm:FILE.yaml; choose one"
+
+
 def _read(word: str) -> Choice:
     if word == "exact":
         return word
@@ -62,9 +67,7 @@ def _read(word: str) -> Choice:
         return word
     kind, _, file = word.partition(":")
     if kind != "vlm" or not file:
-        raise UserError(
-            f"--judge: {word!r} is no judge; allowed: exact, ocr, vlm:FILE.yaml; choose one"
-        )
+        raise UserError(unknown_judge(word))
     from flash_ray.evaluation.judges.base import require
 
     require("openai", "vlm")

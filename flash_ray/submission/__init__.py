@@ -1,0 +1,1 @@
+"""Sends commands to a Ray cluster as jobs, and follows them."""

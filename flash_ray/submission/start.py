@@ -1,0 +1,27 @@
+"""`python -m flash_ray.submission.start ...`: a job's entry point, in the job's folder.
+
+It says which packages the image lacks before anything that needs them is imported.
+"""
+
+import sys
+
+from flash_ray.requirements import image_problem
+
+
+def refuse_image() -> None:
+    """Exits with code 2 and one line if the image lacks a package."""
+    if problem := image_problem():
+        print(f"flash-ray: {problem}", file=sys.stderr)
+        sys.exit(2)
+
+
+def main(words: list[str]) -> None:
+    """Runs a `flash-ray` command."""
+    refuse_image()
+    from flash_ray.cli import main as run
+
+    run(words)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,111 @@
+"""What a cluster cannot do is said in one line, with exit code 2: before the job, or as it starts.
+
+The worker node of this cluster reaches no bucket.
+"""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from job_server import started
+
+from flash_ray.checkpoints.weed import embedded_store
+
+PLACE = "s3://flash-ray/bad"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with embedded_store(tmp_path_factory.mktemp("store")):
+        worker = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"}
+        with started(tmp_path_factory.mktemp("cluster"), **worker) as server:
+            yield server
+
+
+def refuses(ended, *says: str) -> None:
+    assert ended.returncode == 2, ended.stdout + ended.stderr
+    (line,) = [line for line in ended.stderr.splitlines() if line.startswith("flash-ray: ")]
+    assert ended.stderr == f"{line}\n"
+    for words in says:
+        assert words in line
+
+
+def job_refuses(ended, *says: str) -> None:
+    """The line comes through --follow, as the job's last."""
+    assert ended.returncode == 2, ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stdout
+    last = ended.stdout.splitlines()[-1]
+    assert last.startswith("flash-ray: ")
+    for words in says:
+        assert words in last
+
+
+def test_no_address(flash_ray):
+    refuses(flash_ray("jobs", "list"), "--address: missing", "RAY_API_SERVER_ADDRESS")
+    refuses(flash_ray("jobs", "list", "--address", "head:8265"), "'head:8265' is no job server")
+    ended = flash_ray("jobs", "list", "--address", "http://me:word@head:8265")
+    refuses(ended, "without a login")
+    assert "word" not in ended.stderr
+
+
+def test_nobody_there(flash_ray):
+    words = ("submit", "encode", "miniature", "--store", PLACE)
+    ended = flash_ray(*words, "--address", "http://127.0.0.1:9")
+    refuses(ended, "--address: http://127.0.0.1:9 cannot be reached")
+
+
+def test_tokens(flash_ray, server, tmp_path):
+    words = ("jobs", "list", "--address", server.address)
+    refuses(flash_ray(*words), "asks for a token and none was sent", "RAY_AUTH_TOKEN_PATH")
+    ended = flash_ray(*words, RAY_AUTH_TOKEN="another-word")
+    refuses(ended, "refuses the token that was sent", "RAY_AUTH_TOKEN_PATH")
+    assert "another-word" not in ended.stderr
+
+
+def test_another_version_of_ray(flash_ray):
+    class Older(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"version": "4", "ray_version": "2.40.0"}).encode())
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Older) as older:
+        threading.Thread(target=older.serve_forever, daemon=True).start()
+        ended = flash_ray("jobs", "list", "--address", f"http://127.0.0.1:{older.server_port}")
+        older.shutdown()
+    refuses(ended, "runs Ray 2.40.0", "this machine Ray 2.")
+
+
+def test_no_such_job(flash_ray, server):
+    words = ("jobs", "stop", "nothing", "--address", server.address)
+    refuses(flash_ray(*words, **server.variables), "JOB: no job 'nothing'")
+
+
+def test_no_bucket_for_a_cluster(flash_ray, server, small):
+    words = ("submit", "distill", "miniature", *small, "--address", server.address)
+    refuses(flash_ray(*words, **server.variables), "runtime.storage.url: 'embedded'")
+
+
+def submit(flash_ray, server, name, *words):
+    settings = ("--name", name, "--set", f"runtime.storage.url={PLACE}", *words)
+    words = ("submit", "distill", "miniature", *settings, "--address", server.address, "--follow")
+    return flash_ray(*words, **server.variables)
+
+
+def test_no_place_for_the_trainers(flash_ray, server, small):
+    ended = submit(flash_ray, server, "wide", *small, "--set", "runtime.workers=2")
+    job_refuses(ended, "runtime.workers: the run needs 2 trainer, the cluster has 1")
+
+
+def test_no_gpu(flash_ray, server, small):
+    ended = submit(flash_ray, server, "gpu", *small, "--set", "runtime.gpu=true")
+    refuses(ended, "no node type of the cluster offers GPU=1", "runtime.gpu")
+
+
+def test_a_bucket_that_workers_cannot_reach(flash_ray, server, small):
+    ended = submit(flash_ray, server, "deaf", *small)
+    job_refuses(ended, f"runtime.storage.url: {PLACE}", "cannot be reached", "worker node")

@@ -1,0 +1,125 @@
+"""`flash-ray submit` and `flash-ray jobs` against a real job server that asks for a token."""
+
+import os
+import re
+import signal
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+import requests
+from job_server import TOKEN, started
+
+from flash_ray.checkpoints.publish import read_student
+from flash_ray.checkpoints.storage import Store
+from flash_ray.checkpoints.weed import embedded_store
+
+REPOSITORY = Path(__file__).parents[2]
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+PLACE = "s3://flash-ray/submitted"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The nodes have the store's credentials in their environment."""
+    with embedded_store(tmp_path_factory.mktemp("store")):
+        with started(tmp_path_factory.mktemp("cluster")) as server:
+            yield server
+
+
+@pytest.fixture
+def on_cluster(flash_ray, server):
+    """Runs the command with the server's address and token, and without any AWS_* of its own."""
+
+    def run(*words):
+        return flash_ray(*words, "--address", server.address, **server.variables)
+
+    return run
+
+
+def test_encode_is_followed_listed_and_not_sent_twice(on_cluster, server, small):
+    words = ("submit", "encode", "miniature", "--store", PLACE, *small, "--follow")
+    ended = on_cluster(*words)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert re.search(r"16 cases; (\d+) of \1 shards encoded now", ended.stdout)
+    name = re.search(r"submitted (encode-miniature-[0-9a-f]{8})\n", ended.stderr)[1]
+
+    ended = on_cluster(*words)
+    assert ended.returncode == 2
+    assert f"{name} has ended (SUCCEEDED)" in ended.stderr and "--again" in ended.stderr
+    ended = on_cluster(*words, "--again")
+    assert ended.returncode == 0
+    assert f"submitted {name}-2" in ended.stderr
+    assert re.search(r"16 cases; 0 of \d+ shards encoded now", ended.stdout)
+
+    assert "16 cases" in on_cluster("jobs", "logs", name).stdout
+    assert on_cluster("jobs", "wait", name).stdout == f"{name} SUCCEEDED\n"
+    listed = on_cluster("jobs", "list").stdout
+    assert listed.count("SUCCEEDED") >= 2 and f"{name}-2" in listed
+    shown = requests.get(
+        f"{server.address}/api/jobs/", headers={"Authorization": f"Bearer {TOKEN}"}
+    ).text
+    assert name in shown
+    for secret in (TOKEN, os.environ["AWS_SECRET_ACCESS_KEY"], os.environ["AWS_ACCESS_KEY_ID"]):
+        assert secret not in shown
+
+
+def test_a_running_job_is_left_and_stopped(on_cluster, server, home):
+    settings = ("--set", f"runtime.storage.url={PLACE}", "--set", "optimisation.updates=100000")
+    words = ("submit", "distill", "miniature", "--name", "long", *settings)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "RAY_"))}
+    process = subprocess.Popen(
+        [SCRIPTS / "flash-ray", *words, "--follow", "--address", server.address],
+        env={**environment, **server.variables, "HOME": str(home)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert "Running entrypoint for job distill-long-" in process.stdout.readline()
+    ended = on_cluster(*words)
+    assert ended.returncode == 2
+    name = re.search(r"job: (distill-long-[0-9a-f]{8}) runs already", ended.stderr)[1]
+
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 130
+    assert f"detached from {name}" in said and f"flash-ray jobs logs {name} --follow" in said
+
+    ended = on_cluster("jobs", "stop", name)
+    assert (ended.returncode, ended.stdout) == (0, f"{name} STOPPED\n")
+    ended = on_cluster("jobs", "wait", name)
+    assert ended.returncode == 1
+    assert f"{name}: STOPPED" in ended.stderr
+
+
+def test_rays_own_command_runs_the_same(server, small):
+    settings = ("recipe", "check", "miniature", *small)
+    ended = subprocess.run(
+        [SCRIPTS / "ray", "job", "submit", "--address", server.address, "--working-dir", "."]
+        + ["--", "python", "-m", "flash_ray", *settings],
+        cwd=REPOSITORY,
+        env={**os.environ, **server.variables},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "OK miniature" in ended.stdout
+
+
+@pytest.mark.slow
+def test_distil_and_evaluate(on_cluster, small):
+    storage = ("--set", f"runtime.storage.url={PLACE}")
+    words = ("submit", "distill", "miniature", "--name", "sent", *storage, *small, "--follow")
+    ended = on_cluster(*words)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert f"{PLACE}/students/sent" in ended.stdout
+    assert read_student(Store.from_url(PLACE), "sent").nfe == 4
+    ended = on_cluster(*words, "--again")
+    assert ended.returncode == 2
+    assert "--name: student 'sent' exists" in ended.stdout
+
+    words = ("submit", "evaluate", "sent", "--bench", "edit", "--cases", "1", "--store", PLACE)
+    ended = on_cluster(*words, "--follow")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "compliance" in ended.stdout

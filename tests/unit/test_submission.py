@@ -1,0 +1,162 @@
+"""What is sent to a cluster: ids, files, refusals, and what an image lacks."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from ray.job_submission import JobDetails
+
+from flash_ray.errors import UserError
+from flash_ray.recipe import load_recipe
+from flash_ray.requirements import FILE, lacking, pins, requirements
+from flash_ray.serving.settings import load_serving
+from flash_ray.studies.load import load_study
+from flash_ray.studies.plan import plan_trials
+from flash_ray.submission.follow import exit_code
+from flash_ray.submission.plan import (
+    plan_distill,
+    plan_encode,
+    plan_evaluate,
+    plan_serve,
+    plan_study,
+)
+from flash_ray.submission.send import free_id
+
+STORED = "runtime.storage.url=s3://bucket/place"
+RECIPE = load_recipe("miniature", [STORED])
+
+
+def write(job, folder):
+    for name, text in job.files.items():
+        (folder / name).write_text(text)
+
+
+def test_the_id_is_of_what_runs():
+    job = plan_distill(RECIPE, "mine", resume=False)
+    assert job.id.startswith("distill-mine-")
+    assert plan_distill(RECIPE, "mine", resume=True).id == job.id
+    others = [
+        plan_distill(RECIPE, "other", resume=False),
+        plan_distill(load_recipe("miniature", [STORED, "seed=1"]), "mine", resume=False),
+        plan_distill(load_recipe("miniature", [f"{STORED}2"]), "mine", resume=False),
+        plan_encode(RECIPE),
+    ]
+    assert len({job.id, *(other.id for other in others)}) == 5
+
+
+def test_the_recipe_travels_whole(tmp_path):
+    write(plan_encode(RECIPE), tmp_path)
+    assert load_recipe(tmp_path / "recipe.yaml") == RECIPE
+
+
+def test_a_study_travels_with_its_recipe(tmp_path, monkeypatch):
+    (tmp_path / "mine.yaml").write_text("seed: 9\n" + yaml.safe_dump(load_raw_miniature()))
+    study = {
+        "name": "small",
+        "recipe": str(tmp_path / "mine.yaml"),
+        "budget": {"updates": 2},
+        "arms": {"a": {"tasks": {"t2i": 1, "edit": 1}}, "b": {"tasks": {"t2i": 1, "edit": 0}}},
+    }
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(study))
+    job = plan_study(str(tmp_path / "small.yaml"), tmp_path / "out", None, "s3://bucket/place")
+    there = tmp_path / "there"
+    there.mkdir()
+    write(job, there)
+    here = plan_trials(load_study(str(tmp_path / "small.yaml")))
+    monkeypatch.chdir(there)
+    (tmp_path / "mine.yaml").unlink()
+    assert plan_trials(load_study("study.yaml")) == here
+
+
+def load_raw_miniature():
+    raw = RECIPE.model_dump(mode="json")
+    del raw["seed"]
+    return raw
+
+
+def test_settings_travel_with_their_judges(tmp_path, monkeypatch):
+    judge = tmp_path / "vlm.yaml"
+    judge.write_text("base_url: https://judge.example/v1\nmodel: m\nmax_requests: 5\n")
+    changes = [f"judges={{vlm: {judge}}}", "limits.n=4"]
+    job = plan_serve(RECIPE, None, changes, "s3://bucket/place", None, ("127.0.0.1", 8000))
+    here = load_serving(None, changes)
+    there = tmp_path / "there"
+    there.mkdir()
+    write(job, there)
+    judge.unlink()
+    monkeypatch.chdir(there)
+    assert load_serving(there / "serving.yaml") == here
+
+
+@pytest.mark.parametrize(
+    ("plan", "says"),
+    [
+        (lambda: plan_distill(load_recipe("miniature"), None, False), "runtime.storage.url"),
+        (lambda: plan_encode(load_recipe("miniature")), "'embedded' in a Ray cluster"),
+        (lambda: plan_distill(RECIPE, "Bad/Name", False), "--name"),
+        (lambda: plan_evaluate("./mine", "t2i", 1, [], RECIPE, "s3://b"), "MODEL"),
+        (lambda: plan_evaluate("mine", "t2i", 1, [], RECIPE, None), "--store"),
+        (lambda: plan_evaluate("mine", "t2i", 1, ["crowd"], RECIPE, "s3://b"), "'crowd'"),
+        (lambda: plan_study("three-factors", Path("out"), None, "s3://b"), "--out"),
+        (lambda: plan_serve(RECIPE, None, [], "folder", None, ("::1", 80)), "--store: folder"),
+    ],
+)
+def test_refuses_what_no_cluster_could_run(plan, says):
+    with pytest.raises(UserError, match=says):
+        plan()
+
+
+def details(name: str, status: str, **more) -> JobDetails:
+    return JobDetails(type="SUBMISSION", submission_id=name, status=status, entrypoint="", **more)
+
+
+def test_the_same_job_runs_once():
+    other = details("encode-a-12345678", "RUNNING")
+    assert free_id("encode-b-12345678", [other], again=False) == "encode-b-12345678"
+    with pytest.raises(UserError, match="runs already .RUNNING.*jobs logs encode-a-12345678"):
+        free_id("encode-a-12345678", [other], again=True)
+    ended = [details("encode-a-12345678", "FAILED")]
+    with pytest.raises(UserError, match="has ended .FAILED.*--again"):
+        free_id("encode-a-12345678", ended, again=False)
+    assert free_id("encode-a-12345678", ended, again=True) == "encode-a-12345678-2"
+    with pytest.raises(UserError, match="encode-a-12345678-2 runs already"):
+        ended.append(details("encode-a-12345678-2", "PENDING"))
+        free_id("encode-a-12345678", ended, again=True)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [("SUCCEEDED", 0, 0), ("FAILED", 2, 2), ("FAILED", -9, 137), ("STOPPED", None, 1)],
+)
+def test_the_exit_code_is_the_jobs(status, code, expected):
+    assert exit_code(details("a", status, driver_exit_code=code)) == expected
+
+
+def test_what_an_image_lacks():
+    wanted = ["no-such-package<2,>=1", "torch>=2", "pydantic<2"]
+    missing = lacking(wanted)
+    assert missing[0] == "no-such-package<2,>=1"
+    assert missing[1].startswith("pydantic<2 (has ")
+    assert len(missing) == 2
+    assert lacking(requirements()) == []
+
+
+def test_pins_are_of_this_machine():
+    assert pins(["torch>=2.9,<2.14", "ray[serve]>=2"]) == [
+        f"torch=={torch.__version__.partition('+')[0]}"
+    ]
+
+
+def test_a_lacking_image_is_one_line(tmp_path):
+    (tmp_path / FILE).write_text("no-such-package>=1\n")
+    words = [sys.executable, "-m", "flash_ray.submission.start", "recipe", "check", "miniature"]
+    ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("flash-ray: image: lacks no-such-package>=1;")
+    assert ended.stderr.count("\n") == 1
+    (tmp_path / FILE).write_text("pydantic>=2\n")
+    ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout[:12]) == (0, "OK miniature")
