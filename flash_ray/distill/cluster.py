@@ -64,7 +64,7 @@ def _variable(name: str, value: str) -> Iterator[None]:
 
 
 def cluster_needs(recipe: Recipe, hiring: bool = True, least: bool = False) -> dict[str, float]:
-    """Resources that a run holds at the same time, of teachers the fewest.
+    """Resources that a run holds at the same time, with the fewest teachers that it may have.
 
     Args:
         hiring: False: its teachers run already.

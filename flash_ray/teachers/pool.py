@@ -132,7 +132,7 @@ class TeacherPool:
         """Who answers in place of a teacher that died: one that is always there, or its restart."""
         self.restarts += 1
         if lost.number is not None:
-            self._register.lost(lost.number)
+            self._register.lost(lost.actor)
             return self._next(self._always)
         self._await_restart(lost.actor, cause)
         return lost

@@ -42,6 +42,6 @@ class Register:
                 self._version, self._hired = news
         return self._hired
 
-    def lost(self, teacher: int) -> None:
+    def lost(self, teacher: ActorHandle) -> None:
         """That a teacher is gone, before the registrar says so."""
-        self._hired = {n: actor for n, actor in self._hired.items() if n != teacher}
+        self._hired = {n: actor for n, actor in self._hired.items() if actor != teacher}

@@ -26,7 +26,6 @@ from flash_ray.checkpoints.weed import embedded_store
 from flash_ray.local_cluster.cluster import Cluster, autoscaling_cluster, free_ports
 from flash_ray.local_cluster.plan import Plan
 
-REPOSITORY = Path(__file__).parents[2]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 PLACE = "s3://flash-ray/elastic"
 EVERY = 10  # updates between checkpoints
@@ -86,12 +85,11 @@ def workers_of(store: Store, run: str) -> list[int]:
 
 def submit(cluster: Cluster, name: str, settings: dict[str, Any]) -> subprocess.Popen[bytes]:
     words = [SCRIPTS / "ray", "job", "submit", "--address", cluster.jobs_url]
-    words += ["--working-dir", REPOSITORY, "--", "python", "jobs/distill.py", "miniature"]
-    words += ["--name", name]
+    words += ["--", "python", "-m", "flash_ray", "distill", "miniature", "--name", name]
     for key, value in settings.items():
         words += ["--set", f"{key}={value}"]
     environment = {**os.environ, **cluster.environment()}
-    return subprocess.Popen(words, env=environment, cwd=REPOSITORY)
+    return subprocess.Popen(words, env=environment)
 
 
 @pytest.fixture(scope="module")

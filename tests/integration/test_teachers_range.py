@@ -9,6 +9,7 @@ import pytest
 import ray
 import torch
 from distilling import small_recipe
+from ray.util.state import list_actors
 from small import build_base
 
 from flash_ray.backbones.load import load_backbone
@@ -53,6 +54,16 @@ def wait_until(condition, meanwhile=lambda: time.sleep(0.2)):
         meanwhile()
 
 
+class Place:
+    """Is in a teacher's place."""
+
+
+def take_a_place():
+    actor = ray.remote(Place).options(num_cpus=0, resources={"teacher": 1}).remote()
+    ray.get(actor.__ray_ready__.remote())
+    return actor
+
+
 class Load:
     """Two workers that ask slow questions at the same time, and check every answer."""
 
@@ -88,14 +99,26 @@ class Load:
         return known[0][0] if all(known) else None
 
 
+class Asker:
+    """The load, in a process of its own."""
+
+    def __init__(self, recipe, roster):
+        torch.set_num_threads(1)
+        backbone = load_backbone(recipe.base, torch.float32, "cpu", encoders=True)
+        self.load = Load(recipe, backbone, roster)
+
+    def ask_on(self):
+        while True:
+            self.load()
+
+
 @pytest.fixture
 def load(recipe, backbone, roster):
     return Load(recipe, backbone, roster)
 
 
 def test_a_queue_hires_a_teacher_that_goes_when_it_is_idle(load):
-    taken = ray.remote(Place).options(num_cpus=0, resources={"teacher": 1}).remote()
-    ray.get(taken.__ray_ready__.remote())
+    taken = take_a_place()
     wait_until(lambda: load.numbers() == (1, 0), load)
     for _ in range(3):  # it has no place, and nobody waits for it
         load()
@@ -130,6 +153,25 @@ def test_a_killed_teacher_loses_no_question_and_is_replaced(load):
     load()
 
 
+def test_workers_that_are_gone_keep_no_teacher_up(recipe, roster):
+    asker = ray.remote(Asker).options(num_cpus=1).remote(recipe, roster)
+    asker.ask_on.remote()
+    wait_until(lambda: ray.get(roster.registrar.numbers.remote())[0]["there"] == 1)
+    ray.kill(asker)  # with questions open
+    wait_until(lambda: free_places() == 1)
+    assert ray.get(roster.registrar.numbers.remote()) == [{"hired": 0, "there": 0}]
+
+
+def test_at_the_end_all_go_also_one_that_has_no_place_yet(load, roster):
+    taken = take_a_place()
+    wait_until(lambda: load.numbers() == (1, 0), load)
+    roster.stop()
+    left = [("class_name", "=", "TeacherActor"), ("state", "!=", "DEAD")]
+    wait_until(lambda: not list_actors(filters=left))
+    ray.kill(taken)
+
+
+@pytest.mark.slow
 def test_a_registrar_that_dies_takes_its_teachers_and_hires_again(load):
     wait_until(load.hired, load)
     victim = load.hired()
@@ -138,7 +180,3 @@ def test_a_registrar_that_dies_takes_its_teachers_and_hires_again(load):
     load()
     wait_until(lambda: load.hired() not in (None, victim), load)
     load()
-
-
-class Place:
-    """Takes a teacher's place."""
