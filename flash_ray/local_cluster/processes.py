@@ -34,7 +34,7 @@ def kill_node(session: int, node: str) -> None:
         _send(process, "kill")
 
 
-def end_all(session: int, grace_s: float = 10) -> None:
+def end_all(session: int, grace_s: float = 5) -> None:
     """Ends the cluster's processes, and those that they start meanwhile, and no others."""
     until = time.monotonic() + grace_s
     seen = members(session)

@@ -3,17 +3,18 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
+from autoscaling import Timeline, submit
 
 from flash_ray.local_cluster.cluster import Cluster, autoscaling_cluster, free_ports
 from flash_ray.local_cluster.plan import Plan
@@ -47,25 +48,6 @@ def cluster() -> Iterator[Cluster]:
         yield started
 
 
-@pytest.fixture
-def until(cluster: Cluster) -> Callable[[Callable[[dict[str, str]], bool]], dict[str, str]]:
-    """Waits until the cluster's nodes are as a function says, and prints them as they change."""
-    start, said = time.monotonic(), None
-
-    def wait(good: Callable[[dict[str, str]], bool]) -> dict[str, str]:
-        nonlocal said
-        while True:
-            nodes = cluster.nodes()
-            if (now := Counter(nodes.values())) != said:
-                print(f"{time.monotonic() - start:5.0f} s  {dict(now) or 'no nodes'}", flush=True)
-                said = now
-            if good(nodes):
-                return nodes
-            time.sleep(0.5)
-
-    return wait
-
-
 @contextmanager
 def holding(cluster: Cluster) -> Iterator[subprocess.Popen[bytes]]:
     holder = subprocess.Popen(
@@ -81,16 +63,20 @@ def holding(cluster: Cluster) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.slow
-def test_nodes_come_are_replaced_and_go(cluster, until):
+def test_nodes_come_are_replaced_and_go(cluster):
+    timeline = Timeline(cluster)
+    until = timeline.until
     assert until(lambda nodes: True) == {}
     with holding(cluster) as holder:
         nodes = until(lambda nodes: len(nodes) == 2)
         assert set(nodes.values()) == {"trainer"}
         assert holder.stdout.readline() == b"held\n"
         lost = min(nodes)
+        timeline.say("a node is killed")
         cluster.kill(lost)
         nodes = until(lambda nodes: lost not in nodes and len(nodes) == 2)
         assert set(nodes.values()) == {"trainer"}
+    timeline.say("the work ends")
     until(lambda nodes: not nodes)
     with pytest.raises(LookupError):
         cluster.kill(lost)
@@ -114,12 +100,6 @@ def typed(*options: str, **variables: str) -> Iterator[tuple[subprocess.Popen[st
             server.terminate()
 
 
-def submit(port: int, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = [SCRIPTS / "ray", "job", "submit", "--address", f"http://127.0.0.1:{port}", *words]
-    environment = {**os.environ, "RAY_AUTH_MODE": "token", **variables}
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
-
-
 def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
@@ -127,22 +107,23 @@ def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
 @pytest.mark.slow
 def test_the_command_runs_jobs_and_leaves_nothing_but_logs(cluster, tmp_path):
     (port,) = free_ports(1)
+    address = f"http://127.0.0.1:{port}"
     token = tmp_path / "token"
     own = {"RAY_AUTH_TOKEN_PATH": str(token)}
     with typed("--port", str(port), "--idle-s", "5", STORE="s3", **own) as (server, said):
-        assert f"jobs and dashboard: http://127.0.0.1:{port}\n" in said
+        assert f"jobs and dashboard: {address}\n" in said
         assert f"token: {token}\n" in said
         assert token.stat().st_mode & 0o777 == 0o600
 
         (tmp_path / "job").mkdir()
         (tmp_path / "job" / "teach.py").write_text(TEACH)
         job = ["--working-dir", str(tmp_path / "job"), "--", "python", "teach.py"]
-        ended = submit(port, *job, **own)
+        ended = submit(address, *job, **own)
         assert "taught with s3" in ended.stdout, ended.stdout + ended.stderr
         assert ended.returncode == 0
-        assert submit(port, *job, RAY_AUTH_TOKEN="wrong").returncode != 0
+        assert submit(address, *job, RAY_AUTH_TOKEN="wrong").returncode != 0
 
-        submit(port, "--no-wait", "--", "sleep", "3600", **own)
+        submit(address, "--no-wait", "--", "sleep", "3600", **own)
         while "sleep" not in [process.name() for process in descendants(server)]:
             time.sleep(0.5)
         family = descendants(server)
@@ -154,10 +135,21 @@ def test_the_command_runs_jobs_and_leaves_nothing_but_logs(cluster, tmp_path):
     assert cluster.nodes() == {}  # the other cluster still answers
 
 
-def test_a_port_that_is_taken_is_refused(flash_ray, cluster):
-    port = cluster.jobs_url.rpartition(":")[2]
-    ended = flash_ray("cluster", "local", "--port", port)
-    assert ended.returncode == 2
-    assert ended.stderr == (
-        f"flash-ray: --port: 127.0.0.1:{port}: Address already in use; choose another\n"
+def test_bad_input_is_one_line(flash_ray):
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        taken = flash_ray("cluster", "local", "--port", str(port))
+    assert (taken.returncode, taken.stderr) == (
+        2,
+        f"flash-ray: --port: 127.0.0.1:{port}: Address already in use; choose another\n",
     )
+    for words, said in (
+        (["--trainers", "65"], "Invalid value for '--trainers'"),
+        (["--idle-s", "0"], "Invalid value for '--idle-s'"),
+        (["--object-store-mib", "1000000"], "--object-store-mib: 5 nodes with 1000000 MiB need"),
+    ):
+        ended = flash_ray("cluster", "local", "--port", str(port), *words)
+        assert ended.returncode == 2
+        assert ended.stderr.startswith(f"flash-ray: {said}") and ended.stderr.count("\n") == 1
