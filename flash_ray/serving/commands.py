@@ -34,7 +34,7 @@ def serve(
             is taken, or it is open to others and there are no tokens.
     """
     resolve_base(recipe.base)
-    _refuse_judges(settings)
+    refuse_judges(settings)
     tokens = read_tokens(tokens_file) if tokens_file else []
     host, port = address
     if host not in LOOPBACK and not tokens:
@@ -115,7 +115,8 @@ def _until_asked_to_stop() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def _refuse_judges(settings: Serving) -> None:
+def refuse_judges(settings: Serving) -> None:
+    """Raises UserError if a judge lacks its extra or its key."""
     if settings.judges:
         from flash_ray.evaluation.judges.base import require
 

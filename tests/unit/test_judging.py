@@ -12,7 +12,7 @@ from flash_ray.evaluation.judges.base import Opinion
 from flash_ray.evaluation.score import judge_bench
 from flash_ray.miniature.bench import cases
 from flash_ray.recipe import load_recipe
-from flash_ray.serving.commands import _refuse_judges
+from flash_ray.serving.commands import refuse_judges
 from flash_ray.serving.errors import ApiError
 from flash_ray.serving.evaluations import Asked, _name
 from flash_ray.serving.judging import opinions_json, refuse_judge, vlm_of
@@ -49,9 +49,9 @@ def test_judges_are_read_from_their_files_with_the_settings(settings, tmp_path):
 def test_a_server_does_not_start_without_a_judges_key(settings, monkeypatch):
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     with pytest.raises(UserError, match="JUDGE_KEY is not in the environment"):
-        _refuse_judges(settings)
+        refuse_judges(settings)
     monkeypatch.setenv("JUDGE_KEY", "x")
-    _refuse_judges(settings)
+    refuse_judges(settings)
 
 
 def test_judges_that_are_not_there_are_refused(settings, monkeypatch):
