@@ -94,7 +94,7 @@ def test_a_running_job_is_left_and_stopped(on_cluster, server, home):
 
 
 def test_rays_own_command_runs_the_same(server, small):
-    settings = ("recipe", "check", "miniature", *small)
+    settings = ("data", "encode", "miniature", "--store", PLACE, *small)
     ended = subprocess.run(
         [SCRIPTS / "ray", "job", "submit", "--address", server.address, "--working-dir", "."]
         + ["--", "python", "-m", "flash_ray", *settings],
@@ -104,7 +104,7 @@ def test_rays_own_command_runs_the_same(server, small):
         text=True,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "OK miniature" in ended.stdout
+    assert re.search(r"16 cases; \d+ of \d+ shards encoded now", ended.stdout)
 
 
 @pytest.mark.slow
