@@ -65,9 +65,9 @@ def test_encode_is_followed_listed_and_not_sent_twice(on_cluster, server, small)
         assert secret not in shown
 
 
-def test_a_running_job_is_left_and_stopped(on_cluster, server, home):
+def test_a_running_job_is_left_and_stopped(on_cluster, server, home, small):
     settings = ("--set", f"runtime.storage.url={PLACE}", "--set", "optimisation.updates=100000")
-    words = ("submit", "distill", "miniature", "--name", "long", *settings)
+    words = ("submit", "distill", "miniature", "--name", "long", *small, *settings)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "RAY_"))}
     process = subprocess.Popen(
         [SCRIPTS / "flash-ray", *words, "--follow", "--address", server.address],
