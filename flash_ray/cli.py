@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from flash_ray import __version__
+from flash_ray.cluster_cli import cluster_app
 from flash_ray.errors import UserError
 from flash_ray.evaluation.cli import rank
 from flash_ray.options import Overrides, Place, RecipeName, storage_of
@@ -27,6 +28,7 @@ data_app = typer.Typer(help="Look at a recipe's training data, and encode it ahe
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(data_app, name="data")
 app.add_typer(study_app, name="study")
+app.add_typer(cluster_app, name="cluster")
 app.command()(rank)
 
 

@@ -41,7 +41,7 @@ def category_uses(recipe: Recipe) -> dict[str, dict[str, CategoryUse]]:
     """
     runtime, tasks = recipe.runtime, recipe.tasks
     batches = recipe.optimisation.updates * runtime.accumulation
-    size = runtime.workers * runtime.micro_batch
+    size = runtime.most_workers * runtime.micro_batch
     mixture = Mixture(tasks.t2i, tasks.edit)
     table: dict[str, dict[str, CategoryUse]] = {}
     for task, share in tasks.model_dump().items():
@@ -111,7 +111,7 @@ def describe(recipe: Recipe, store: Store) -> Description:
     stored = {key.split("/")[-1].removesuffix(".safetensors"): n for key, n in sizes.items()}
     runtime = recipe.runtime
     samples = recipe.optimisation.updates * runtime.accumulation
-    samples *= runtime.workers * runtime.micro_batch
+    samples *= runtime.most_workers * runtime.micro_batch
     return Description(
         category_uses(recipe),
         tuple(_layouts(recipe, shards)),

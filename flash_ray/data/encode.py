@@ -163,7 +163,9 @@ def _run(
     encoded = rows.map_batches(
         encoder,
         fn_constructor_args=(recipe, store),
-        compute=ActorPoolStrategy(min_size=1, max_size=min(runtime.workers, -(-count // batch))),
+        compute=ActorPoolStrategy(
+            min_size=1, max_size=min(runtime.most_workers, -(-count // batch))
+        ),
         batch_size=batch,
         batch_format="numpy",
         num_cpus=runtime.cpus_per_worker,

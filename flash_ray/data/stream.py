@@ -13,12 +13,13 @@ from flash_ray.recipe import Recipe
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One worker's rows of micro-batch `number`; the other workers hold the rest, disjoint.
+    """One worker's rows of micro-batch `number`; other workers and passes hold the rest, disjoint.
 
     Args:
         categories: of this worker's rows.
-        size: rows of all workers together.
+        size: rows of all workers and passes together.
         mine: this worker's among them.
+        weight: of this part in a mean over all passes and workers; 0: other parts have these rows.
     """
 
     number: int
@@ -27,19 +28,24 @@ class MicroBatch:
     categories: tuple[str, ...]
     size: int
     mine: slice
+    weight: float
 
     def __len__(self) -> int:
         return len(self.conditioned)
 
 
 class Stream:
-    """All micro-batches of a run, indexed from 0: there is no other state.
+    """All passes of a run over its micro-batches, indexed from 0: there is no other state.
+
+    A micro-batch is as large as the recipe's most workers make it. With fewer workers it takes
+    `passes` passes, each of `micro_batch` rows per worker; what is left over repeats rows, with
+    weight 0.
 
     A micro-batch has one layout. A task's layouts take turns in the ratio of their cases, so that
     every case is taken equally often over the long run.
 
-    Every worker takes the same task at the same time, and the same global rows whatever the
-    number of workers is, as long as workers x micro_batch stays.
+    Every worker takes the same task at the same time, and a micro-batch has the same global rows
+    whatever the number of workers is.
     """
 
     def __init__(
@@ -47,20 +53,27 @@ class Stream:
     ):
         tasks = recipe.tasks
         self._mixture = Mixture(tasks.t2i, tasks.edit)
-        self._seed, rows = recipe.seed, recipe.runtime.micro_batch
-        self._size, self._mine = rows * world, slice(rank * rows, (rank + 1) * rows)
+        self._seed, self._rows = recipe.seed, recipe.runtime.micro_batch
+        self._rank, self._world, self._most = rank, world, recipe.runtime.most_workers
+        self.passes = -(-self._most // world)
+        self.size = self._rows * self._most
         self._sets: dict[str, list[ConditionSet]] = {}
         for task in tasks_of(recipe):
             own = [shard for shard in shards if shard.task == task]
             self._sets[task] = condition_sets(cache, own, epoch_counts(recipe, task))
 
-    def __getitem__(self, number: int) -> MicroBatch:
+    def __getitem__(self, turn: int) -> MicroBatch:
+        number, part = divmod(turn, self.passes)
+        place = part * self._world + self._rank
+        start = place % self._most * self._rows
+        mine = slice(start, start + self._rows)
+        weight = self.passes * self._world / self._most if place < self._most else 0.0
         task = self._mixture.task(number)
         sets = self._sets[task]
         which, ordinal = interleave([len(own) for own in sets], self._mixture.ordinal(number))
         cases = sets[which]
         labels = task if which == 0 else f"{task} {which}"
-        chosen = take(ordinal * self._size, self._size, len(cases), self._seed, labels)
-        conditioned = cases.take(chosen, self._mine)
-        categories = cases.categories(chosen[self._mine])
-        return MicroBatch(number, task, conditioned, categories, self._size, self._mine)
+        chosen = take(ordinal * self.size, self.size, len(cases), self._seed, labels)
+        conditioned = cases.take(chosen, mine)
+        categories = cases.categories(chosen[mine])
+        return MicroBatch(number, task, conditioned, categories, self.size, mine, weight)

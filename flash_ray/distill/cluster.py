@@ -63,14 +63,20 @@ def _variable(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
-def cluster_needs(recipe: Recipe, hiring: bool = True) -> dict[str, float]:
-    """Resources that a run holds at the same time; without `hiring` its teachers run already."""
+def cluster_needs(recipe: Recipe, hiring: bool = True, least: bool = False) -> dict[str, float]:
+    """Resources that a run holds at the same time.
+
+    Args:
+        hiring: False: its teachers run already.
+        least: with as few workers as it can do with, not as many.
+    """
     runtime, teachers = recipe.runtime, 0
+    workers = runtime.fewest_workers if least else runtime.most_workers
     if recipe.teaching.placement == "actors" and hiring:
         teachers = sum(group.replicas for group in groups(recipe))
-    processes = runtime.workers + teachers
+    processes = workers + teachers
     return {
-        "trainer": runtime.workers,
+        "trainer": workers,
         "teacher": teachers,
         "CPU": processes * runtime.cpus_per_worker,
         "GPU": processes if runtime.gpu else 0,
@@ -81,7 +87,7 @@ def check_cluster(recipe: Recipe, hiring: bool = True) -> None:
     """Raises UserError if the cluster that Ray is connected to cannot hold the run, also with the
     nodes that its autoscaler could bring."""
     offered = ray.cluster_resources()
-    needs = cluster_needs(recipe, hiring)
+    needs = cluster_needs(recipe, hiring, least=True)
     if is_job() and recipe.runtime.gpu:
         needs["GPU"] += 1  # of the job's entry point, which scores the student
     lacking = [name for name, need in needs.items() if need > offered.get(name, 0) + 1e-6]

@@ -90,7 +90,7 @@ class Distiller:
             "memory_mib": _memory_mib(self.student.device),
         }
         measures = self._averaged(mine)
-        images = sum(batch.size for batch, _ in samples)
+        images = self.recipe.runtime.accumulation * self.stream.size
         mine = torch.tensor([log.calls, time.process_time() - cpu_start], dtype=torch.float64)
         calls, cpu_seconds = _sum_over_workers(mine.to(self.student.device)).tolist()
         measures |= {"images": images, "teacher_calls": int(calls), "cpu_seconds": cpu_seconds}
@@ -104,7 +104,7 @@ class Distiller:
     def student_step(self, number: int, log: TeacherLog) -> tuple[Samples, list[dict[str, float]]]:
         """One optimiser step on the DMD gradient; the samples and measures of each micro-batch."""
         samples, parts = [], []
-        for n in self._micro_batches(number):
+        for n in self._turns(number):
             announced = self._announce(n)
             batch, rung, weights_BM = announced.batch, announced.rung, announced.weights_BM
             noise, t, xi = self._draw_student(batch)
@@ -120,13 +120,14 @@ class Distiller:
             velocities = self._await(answer)
             v_real = combine_scores(weights_BM, velocities)
             loss, diagnostics = self.dmd.student_loss(x, t, xi, v_real, v_fake)
-            self.student.backward(loss)
+            self.student.backward(loss * batch.weight)
             self.student.step()
 
-            log.add(rung, weights_BM, velocities, v_real, v_fake, t)
+            if batch.weight:
+                log.add(rung, weights_BM, velocities, v_real, v_fake, t)
             samples.append((batch, x.detach()))
             part = {"student_loss": loss.detach(), **diagnostics, **self._scale(x, rung)}
-            parts.append({name: float(value) for name, value in part.items()})
+            parts.append({name: float(value) * batch.weight for name, value in part.items()})
             del self._announced[n]
         return samples, parts
 
@@ -139,15 +140,20 @@ class Distiller:
             t = self.dmd.sample_t(batch.size, draws.generator(*labels, "t"))[batch.mine].to(x)
             eps = draws.noise(batch, x.shape[-1], *labels, "eps").to(x)
             fake = guided(self.backbone, self.fake, batch.conditioned)
-            loss = self.dmd.fake_loss(fake, x, t, eps)
+            loss = self.dmd.fake_loss(fake, x, t, eps) * batch.weight
             self.fake.backward(loss)
             self.fake.step()
             losses.append(float(loss.detach()))
         return losses
 
-    def _micro_batches(self, update: int) -> Iterator[int]:
-        passes = self.recipe.runtime.accumulation
-        return iter(range(update * passes, (update + 1) * passes))
+    @property
+    def _turns_per_update(self) -> int:
+        return self.recipe.runtime.accumulation * self.stream.passes
+
+    def _turns(self, update: int) -> Iterator[int]:
+        """The numbers of an update's passes over its micro-batches."""
+        turns = self._turns_per_update
+        return iter(range(update * turns, (update + 1) * turns))
 
     def _draw_student(self, batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor]:
         """(initial noise, re-noising time, re-noising noise) of a micro-batch."""
@@ -159,11 +165,11 @@ class Distiller:
         return noise, t, xi
 
     def _announce(self, n: int) -> _Announced:
-        """Takes micro-batch n and tells its teachers, unless that was done a step ahead."""
+        """Takes the part of turn n and tells its teachers, unless that was done a step ahead."""
         if n not in self._announced:
             recipe, batch = self.recipe, self.stream[n]
-            rung = self.dmd.sample_rung(draws.generator(recipe.seed, n, "rung"))
-            update = n // recipe.runtime.accumulation
+            rung = self.dmd.sample_rung(draws.generator(recipe.seed, batch.number, "rung"))
+            update = n // self._turns_per_update
             progress = update / recipe.optimisation.updates
             weights_BM = teacher_weights(recipe, rung, progress, batch.task, batch.categories)
             every = recipe.teaching.diagnose_every
@@ -174,7 +180,7 @@ class Distiller:
         return self._announced[n]
 
     def _announce_next(self, n: int) -> None:
-        last = self.recipe.optimisation.updates * self.recipe.runtime.accumulation - 1
+        last = self.recipe.optimisation.updates * self._turns_per_update - 1
         if n < last and self.teachers.room:
             self._announce(n + 1)
 
@@ -187,13 +193,15 @@ class Distiller:
     @torch.no_grad()
     def _base_scale(self) -> Tensor:
         """Standard deviation by rung and channel of what the untrained student (the base) draws."""
-        batch = self.stream[0]
-        noise = draws.noise(batch, self.backbone.latent_channels, self.recipe.seed, "scale")
-        velocity = guided(self.backbone, self.student, batch.conditioned)
-        z = noise.to(self.student.device)
-        rungs = range(len(self.dmd.sigmas))
-        scale_KC = torch.stack([_std(self.dmd.student_x(velocity, z, rung)) for rung in rungs])
-        return _mean_over_workers(scale_KC)
+        rungs, scales = range(len(self.dmd.sigmas)), []
+        for turn in range(self.stream.passes):
+            batch = self.stream[turn]
+            noise = draws.noise(batch, self.backbone.latent_channels, self.recipe.seed, "scale")
+            velocity = guided(self.backbone, self.student, batch.conditioned)
+            z = noise.to(self.student.device)
+            own_KC = torch.stack([_std(self.dmd.student_x(velocity, z, rung)) for rung in rungs])
+            scales.append(own_KC * batch.weight)
+        return _mean_over_workers(torch.stack(scales).mean(0))
 
     def _scale(self, x: Tensor, rung: int) -> dict[str, Tensor]:
         """The samples' scale, relative to the base's at this rung and to its finished samples."""

@@ -1,10 +1,12 @@
 """The exponential moving average of the student's weights: what is judged and published."""
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from flash_ray.distill.engines import local_fp32, shapes
 
@@ -28,12 +30,25 @@ class EMA:
         for name, _, values in local_fp32(self._engine):
             self._shares[name].lerp_(values, 1 - self._decay)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        return self._shares
+    def save(self, path: Path) -> None:
+        """Writes this rank's shares, and where in their parameters they begin."""
+        starts = {name: start for name, start, _ in local_fp32(self._engine)}
+        torch.save({"starts": starts, "values": self._shares}, path)
 
-    def load_state_dict(self, shares: dict[str, Tensor]) -> None:
-        for name, values in self._shares.items():
-            values.copy_(shares[name])
+    def load(self, paths: Iterable[Path]) -> None:
+        """Takes this rank's shares from files that ranks wrote, however many there were."""
+        missing = {name: values.numel() for name, values in self._shares.items()}
+        for path in paths:
+            saved = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+            for name, start, own in local_fp32(self._engine):
+                if name in saved["starts"]:
+                    other, offset = saved["values"][name], saved["starts"][name] - start
+                    begin, end = max(0, offset), min(own.numel(), offset + other.numel())
+                    if begin < end:
+                        self._shares[name][begin:end] = other[begin - offset : end - offset]
+                        missing[name] -= end - begin
+        if any(missing.values()):
+            raise RuntimeError(f"the averaged weights lack {sum(missing.values())} values")
 
     @torch.no_grad()
     def gather(self) -> nn.Module | None:

@@ -4,6 +4,7 @@ The losses of DMD are pseudo-losses through one network only, so the engines nev
 """
 
 import os
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
 TAG = "state"
+UNIVERSAL = "universal"  # the tag of what `reshard` makes
 
 
 def ready_deepspeed(gpu: bool) -> None:
@@ -34,25 +36,36 @@ def ready_deepspeed(gpu: bool) -> None:
         deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
 
 
-def build_engine(module: nn.Module, adam: Adam, recipe: Recipe) -> "DeepSpeedEngine":
-    """An engine around `module` with its own AdamW, as the recipe's runtime says."""
+def build_engine(
+    module: nn.Module, adam: Adam, recipe: Recipe, passes: int = 1, resharded: bool = False
+) -> "DeepSpeedEngine":
+    """An engine around `module` with its own AdamW, as the recipe's runtime says.
+
+    Args:
+        passes: over a micro-batch; more than one where there are fewer workers than at most.
+        resharded: it will load what `reshard` made.
+    """
     import deepspeed
 
+    parameters = sum(p.numel() for p in module.parameters())
     engine, *_ = deepspeed.initialize(
         model=module,
         model_parameters=list(module.parameters()),
-        config=engine_config(adam, recipe, sum(p.numel() for p in module.parameters())),
+        config={
+            **engine_config(adam, recipe, parameters, passes),
+            "checkpoint": {"load_universal": resharded},
+        },
     )
     return engine
 
 
-def engine_config(adam: Adam, recipe: Recipe, parameters: int) -> dict[str, Any]:
+def engine_config(adam: Adam, recipe: Recipe, parameters: int, passes: int = 1) -> dict[str, Any]:
     """The DeepSpeed configuration; `parameters` bounds its communication buffers."""
     runtime, optimisation = recipe.runtime, recipe.optimisation
     bucket = min(parameters, 500_000_000)
     return {
         "train_micro_batch_size_per_gpu": runtime.micro_batch,
-        "gradient_accumulation_steps": runtime.accumulation,
+        "gradient_accumulation_steps": runtime.accumulation * passes,
         "gradient_clipping": optimisation.clip or 0.0,
         "optimizer": {"type": "AdamW", "params": {**adam.model_dump(), "torch_adam": True}},
         "bf16": {"enabled": optimisation.precision == "bf16"},
@@ -95,8 +108,29 @@ def save_engine(engine: "DeepSpeedEngine", folder: Path) -> None:
     engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
 
 
+def reshard(folder: Path) -> None:
+    """Makes of what all ranks saved a universal checkpoint beside it, for any number of workers.
+
+    Unpickles: verify it first. Call it once for a folder, before engines are built.
+    """
+    from deepspeed.checkpoint.ds_to_universal import main
+
+    main(
+        Namespace(
+            input_folder=str(folder / TAG),
+            output_folder=str(folder / UNIVERSAL),
+            num_extract_workers=1,  # in this process: Ray's workers must not fork
+            num_merge_workers=1,
+            keep_temp_folder=False,
+            strict=True,
+            inject_missing_state=True,  # stages 1 and 2 save no list of their patterns
+        )
+    )
+
+
 def load_engine(engine: "DeepSpeedEngine", folder: Path) -> None:
     """Takes up weights and optimiser from what all ranks saved. Unpickles: verify it first."""
-    path, _ = engine.load_checkpoint(str(folder), tag=TAG)
+    tag = UNIVERSAL if engine.load_universal_checkpoint() else TAG
+    path, _ = engine.load_checkpoint(str(folder), tag=tag)
     if path is None:
         raise RuntimeError(f"DeepSpeed found no checkpoint in {folder}")

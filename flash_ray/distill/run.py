@@ -122,7 +122,7 @@ def _fit(job: Job) -> Outcome:
         train_loop_config={"job": job},
         torch_config=TorchConfig(backend="nccl" if runtime.gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=runtime.workers,
+            **_group_size(job.recipe),
             use_gpu=runtime.gpu,
             resources_per_worker={
                 "CPU": runtime.cpus_per_worker,
@@ -145,6 +145,17 @@ def _fit(job: Job) -> Outcome:
     if outcome.diverged:
         raise Diverged(outcome.diverged)
     return outcome
+
+
+def _group_size(recipe: Recipe) -> dict[str, Any]:
+    """The part of ScalingConfig that says how many workers there are, and whether that changes."""
+    workers = recipe.runtime.workers
+    if isinstance(workers, int):
+        return {"num_workers": workers}
+    return {
+        "num_workers": (workers.min, workers.max),
+        "elastic_resize_monitor_interval_s": workers.resize_every_s,
+    }
 
 
 def _fetch(store: Store, run_name: str, outcome: Outcome, folder: Path) -> None:

@@ -5,17 +5,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from flash_ray.checkpoints.resume import verify_manifest, write_manifest
 from flash_ray.distill.ema import EMA
-from flash_ray.distill.engines import load_engine, save_engine
+from flash_ray.distill.engines import load_engine, reshard, save_engine
 from flash_ray.errors import UserError
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
 HISTORY = "history.jsonl"
+ENGINES = ("student", "fake")
 
 
 @dataclass
@@ -37,9 +36,9 @@ class ResumeState:
 
     def save(self, folder: Path, digest: str, teacher: str, rank: int, world: int) -> None:
         """A collective: writes this worker's files and its manifest into its own folder."""
-        save_engine(self.student, folder / "student")
-        save_engine(self.fake, folder / "fake")
-        torch.save(self.ema.state_dict(), folder / f"ema-{rank:05d}.pt")
+        for name in ENGINES:
+            save_engine(getattr(self, name), folder / name)
+        self.ema.save(folder / _ema(rank))
         if rank == 0:
             lines = [json.dumps(line) + "\n" for line in self.progress.history]
             (folder / HISTORY).write_text("".join(lines))
@@ -47,28 +46,40 @@ class ResumeState:
             folder, digest, self.progress.updates, {"teacher": teacher}, part=rank, parts=world
         )
 
-    def load(self, folder: Path, rank: int) -> None:
-        """Takes up a checkpoint that `check` has accepted; a collective."""
-        load_engine(self.student, folder / "student")
-        load_engine(self.fake, folder / "fake")
-        self.ema.load_state_dict(
-            torch.load(folder / f"ema-{rank:05d}.pt", weights_only=True, map_location="cpu")
-        )
+    def load(self, folder: Path, rank: int, world: int, parts: int) -> None:
+        """Takes up a checkpoint of `parts` workers that `check` has accepted; a collective.
+
+        Where that is not this run's number, it was resharded.
+        """
+        for name in ENGINES:
+            load_engine(getattr(self, name), folder / name)
+        ranks = [rank] if parts == world else range(parts)
+        self.ema.load(folder / _ema(part) for part in ranks)
         lines = (folder / HISTORY).read_text().splitlines()
         self.progress.history[:] = map(json.loads, lines)
         self.progress.updates = len(lines)
 
 
-def check(folder: Path, digest: str, teacher: str, world: int) -> None:
-    """Raises UserError unless the checkpoint is whole, of this recipe, base and worker count."""
+def reshard_all(folder: Path) -> None:
+    """Makes a checkpoint loadable by any number of workers; once for a folder."""
+    for name in ENGINES:
+        reshard(folder / name)
+
+
+def check(folder: Path, digest: str, teacher: str) -> int:
+    """The number of workers that saved the checkpoint.
+
+    Raises:
+        UserError: it is not whole, or of another recipe or base.
+    """
     found = verify_manifest(folder, digest)
-    if found["parts"] != world:
-        raise UserError(
-            f"runtime.workers: the checkpoint is of {found['parts']} workers, the run has {world}; "
-            "resume with as many"
-        )
     if (before := found["extra"][0]["teacher"]) != teacher:
         raise UserError(
             f"base, teachers: the run began with weights {before}, these are {teacher}; "
             "restore them, or start a run with another name"
         )
+    return found["parts"]
+
+
+def _ema(rank: int) -> str:
+    return f"ema-{rank:05d}.pt"

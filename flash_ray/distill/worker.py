@@ -73,6 +73,7 @@ class _Parts:
     Args:
         student, fake: trainable copies of the base's transformer.
         weights: tells the base's and the teachers' weights from others.
+        saved_by: workers that saved the checkpoint; None without one.
     """
 
     backbone: Backbone
@@ -81,6 +82,7 @@ class _Parts:
     stream: Stream
     teachers: Faculty
     weights: str
+    saved_by: int | None
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,10 @@ def train_worker(config: dict[str, Any]) -> Outcome:
             problem = str(error)
         if refused := _first_problem(problem):
             return Outcome([], {}, refused=refused)
+        if parts.saved_by not in (None, world):
+            if context.get_local_rank() == 0:  # the workers of a node share the folder
+                state.reshard_all(folder)
+            dist.barrier()
         run = _Run(job, rank, world, folder, parts)
     try:
         run.train()
@@ -132,22 +138,27 @@ class _Run:
         self.recipe, self.weights = job.recipe, parts.weights
         optimisation = self.recipe.optimisation
         ready_deepspeed(self.recipe.runtime.gpu)
-        student = build_engine(parts.student, optimisation.student, self.recipe)
-        fake = build_engine(parts.fake, optimisation.fake, self.recipe)
+        how = (self.recipe, parts.stream.passes, parts.saved_by not in (None, world))
+        student = build_engine(parts.student, optimisation.student, *how)
+        fake = build_engine(parts.fake, optimisation.fake, *how)
         self.distiller = Distiller(
             self.recipe, parts.backbone, student, fake, parts.teachers, parts.stream
         )
         self.state = state.ResumeState(student, fake, self.distiller.ema, state.Progress())
         self.monitor = Monitor()
         if checkpoint:
-            self.state.load(checkpoint, rank)
+            self.state.load(checkpoint, rank, world, parts.saved_by)
             for line in self.state.progress.history:
                 self.monitor.observe(line["update"], line["measures"])
 
     def train(self) -> None:
         progress, last = self.state.progress, self.recipe.optimisation.updates
         while progress.updates < last:
-            line = {"update": progress.updates + 1, **self.distiller.update(progress.updates)}
+            line = {
+                "update": progress.updates + 1,
+                "workers": self.world,
+                **self.distiller.update(progress.updates),
+            }
             measures = line["measures"]
             self.monitor.observe(line["update"], measures)
             progress.updates += 1
@@ -228,10 +239,10 @@ def _load(job: Job, rank: int, world: int, device: torch.device, checkpoint: Pat
         if group.pipeline != recipe.base:
             weights.append(found)
         members.append((group, teachers))
-    if checkpoint:
-        state.check(checkpoint, recipe.digest, " ".join(weights), world)
+    known = " ".join(weights)
+    saved_by = state.check(checkpoint, recipe.digest, known) if checkpoint else None
     faculty = Faculty(members, places)
-    return _Parts(backbone, student, fake, stream, faculty, " ".join(weights))
+    return _Parts(backbone, student, fake, stream, faculty, known, saved_by)
 
 
 def _load_pipeline(recipe: Recipe, pipeline: str, device: torch.device) -> Backbone:

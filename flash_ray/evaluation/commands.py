@@ -120,8 +120,8 @@ def encode_data(recipe: Recipe, place: str | None, steps: Steps) -> "Prepared":
         from flash_ray.distill.connect import connected_with
 
         runtime = recipe.runtime
-        needs = {"CPU": runtime.workers * runtime.cpus_per_worker + 1, "teacher": 0}
-        with connected_with({**needs, "trainer": runtime.workers}):
+        needs = {"CPU": runtime.most_workers * runtime.cpus_per_worker + 1, "teacher": 0}
+        with connected_with({**needs, "trainer": runtime.most_workers}):
             _refuse_cluster(recipe, store, hiring=False)
             steps.say("list the cases and encode what is not cached")
             prepared = prepare(recipe, store)

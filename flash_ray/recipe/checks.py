@@ -208,12 +208,19 @@ def _workers(recipe: Recipe) -> Iterator[str]:
                 f"runtime.workers.min: {workers.min} is above runtime.workers.max {workers.max}; "
                 f"allowed: min <= max; set runtime.workers.max={workers.min}"
             )
-        return
-    if runtime.zero_stage == 3 and workers == 1:
+            return
+        if not runtime.checkpoint_every:
+            yield (
+                "runtime.checkpoint_every: 0 with a range of workers, which begins again at the "
+                "last checkpoint when it grows or shrinks; allowed: 1 or more; "
+                "set runtime.checkpoint_every=50"
+            )
+    if runtime.zero_stage == 3 and runtime.fewest_workers == 1:
         yield (
             "runtime.zero_stage: 3 with 1 worker has nothing to shard; allowed: stage 3 with 2 "
             "workers or more; set runtime.zero_stage=2 or runtime.workers=2"
         )
+    workers = runtime.most_workers
     samples = workers * runtime.micro_batch
     batch = runtime.global_batch
     if batch is not None and batch != samples * runtime.accumulation:
@@ -260,9 +267,4 @@ def _unsupported(recipe: Recipe) -> Iterator[str]:
         yield (
             "student.weights: 'lora' is not supported yet; allowed: 'full'; "
             "set student.weights=full"
-        )
-    if not isinstance(recipe.runtime.workers, int):
-        yield (
-            "runtime.workers: a range is not supported yet; allowed: a number; "
-            f"set runtime.workers={recipe.runtime.workers.max}"
         )

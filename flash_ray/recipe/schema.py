@@ -269,10 +269,16 @@ class Storage(Section):
 
 
 class WorkerRange(Section):
-    """Elastic training: between min and max workers."""
+    """Elastic training: between min and max workers, as many as the cluster has room for.
 
-    min: int = Field(ge=1, description="fewest workers, 1 or more")
-    max: int = Field(ge=1, description="most workers, 1 or more")
+    An update has the samples of `max` workers; fewer workers take several passes for them.
+    """
+
+    min: int = Field(ge=1, le=4096, description="fewest workers, 1 to 4096")
+    max: int = Field(ge=1, le=4096, description="most workers, 1 to 4096")
+    resize_every_s: float = Field(
+        60.0, ge=1, description="seconds between looks whether there is room for more, 1 or more"
+    )
 
 
 def _workers_kind(value: Any) -> str:
@@ -291,7 +297,7 @@ class Runtime(Section):
     micro_batch: int = Field(ge=1, le=4096, description="cases per worker and pass, 1 to 4096")
     accumulation: int = Field(1, ge=1, le=4096, description="passes per update, 1 to 4096")
     global_batch: int | None = Field(
-        None, ge=1, description="workers x micro_batch x accumulation, held to; null: not held"
+        None, ge=1, description="most workers x micro_batch x accumulation, held to; null: not held"
     )
     checkpoint_every: int = Field(
         50, ge=0, description="student updates between checkpoints; 0: only at the end"
@@ -305,6 +311,16 @@ class Runtime(Section):
     )
     cpus_per_worker: float = Field(1.0, ge=0, le=1024, description="CPU cores per worker, 0-1024")
     gpu: bool = Field(False, description="true or false: one GPU for each worker and teacher")
+
+    @property
+    def fewest_workers(self) -> int:
+        """Without them there is no training."""
+        return self.workers if isinstance(self.workers, int) else self.workers.min
+
+    @property
+    def most_workers(self) -> int:
+        """They need one pass for a micro-batch."""
+        return self.workers if isinstance(self.workers, int) else self.workers.max
 
 
 class Recipe(Section):

@@ -23,4 +23,4 @@ def with_budget(recipe: Recipe, budget: Budget) -> Recipe:
 def images_per_update(recipe: Recipe) -> int:
     """Samples of the student in one update, over all workers."""
     runtime = recipe.runtime
-    return runtime.workers * runtime.micro_batch * runtime.accumulation
+    return runtime.most_workers * runtime.micro_batch * runtime.accumulation

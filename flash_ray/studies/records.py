@@ -113,10 +113,11 @@ def shown(cases: list[Any]) -> list[int]:
     return [index for index, case in enumerate(cases) if case.index < SHOWN]
 
 
-def summary(history: list[dict[str, Any]], unit: str, workers: int) -> dict[str, Any]:
+def summary(history: list[dict[str, Any]], unit: str) -> dict[str, Any]:
     """A record's curve, cost, teachers and losses, from a run's history."""
     measures = [line["measures"] for line in history]
     seconds = sum(m["seconds"] for m in measures)
+    held = sum(line["measures"]["seconds"] * line["workers"] for line in history)
     cpu = sum(m["cpu_seconds"] for m in measures)
     tail = history[-max(1, len(history) // 10) :]
     return {
@@ -125,7 +126,7 @@ def summary(history: list[dict[str, Any]], unit: str, workers: int) -> dict[str,
             "images": sum(int(m["images"]) for m in measures),
             "teacher_calls": sum(int(m["teacher_calls"]) for m in measures),
             "seconds": seconds,
-            "compute": cpu if unit == "CPU-seconds" else seconds * workers,
+            "compute": cpu if unit == "CPU-seconds" else held,
             "unit": unit,
         },
         "teachers": _means_of([line["teachers"] for line in history]),

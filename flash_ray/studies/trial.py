@@ -68,7 +68,7 @@ def run_trial(
     unit = "GPU-seconds" if runtime.gpu else "CPU-seconds"
     record = Record(
         **fields,
-        **summary(made.history, unit, runtime.workers),
+        **summary(made.history, unit),
         scores={bench: _by_case(score) for bench, score in scores.items()},
         diversity={
             bench: {name: own.diversity_gap for name, own in score.categories.items()}

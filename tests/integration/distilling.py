@@ -137,12 +137,16 @@ def _joined(
         torch.distributed.destroy_process_group()
 
 
-def make_distiller(recipe: Recipe, cache: ConditionCache, rank: int, world: int) -> Distiller:
+def make_distiller(
+    recipe: Recipe, cache: ConditionCache, rank: int, world: int, resharded: bool = False
+) -> Distiller:
     backbone = load_backbone(recipe.base, torch.float32, "cpu", encoders=False)
     ready_deepspeed(gpu=False)
     optimisation = recipe.optimisation
-    student = build_engine(backbone.copy_transformer(), optimisation.student, recipe)
-    fake = build_engine(backbone.copy_transformer(), optimisation.fake, recipe)
+    stream = Stream(recipe, cache, plan_shards(recipe, {}), rank, world)
+    how = (recipe, stream.passes, resharded)
+    student = build_engine(backbone.copy_transformer(), optimisation.student, *how)
+    fake = build_engine(backbone.copy_transformer(), optimisation.fake, *how)
     (group,) = groups(recipe)
     members = [(group, InProcessTeachers(group_scorer(recipe, group, backbone)))]
     return Distiller(
@@ -151,7 +155,7 @@ def make_distiller(recipe: Recipe, cache: ConditionCache, rank: int, world: int)
         student,
         fake,
         Faculty(members, group.members),
-        Stream(recipe, cache, plan_shards(recipe, {}), rank, world),
+        stream,
     )
 
 

@@ -113,8 +113,8 @@ def test_rows_read_back_are_what_was_encoded(filled, miniature_folder, backbone,
 
 
 def test_workers_take_disjoint_rows_of_the_same_task_padded_alike(filled, miniature_folder):
-    small = recipe(miniature_folder, "runtime.micro_batch=2")
-    large = recipe(miniature_folder, "runtime.micro_batch=4")
+    small = recipe(miniature_folder, "runtime.micro_batch=2", "runtime.workers=2")
+    large = recipe(miniature_folder, "runtime.micro_batch=4", "runtime.workers=1")
     shards = plan_shards(small, {})
     whole = Stream(large, filled[0], shards, 0, 1)
     parts = [Stream(small, filled[0], shards, rank, 2) for rank in (0, 1)]
@@ -123,6 +123,35 @@ def test_workers_take_disjoint_rows_of_the_same_task_padded_alike(filled, miniat
         assert {half.task for half in halves} == {batch.task}
         joined = torch.cat([half.conditioned.positive.embeds_BLD for half in halves])
         assert torch.equal(joined, batch.conditioned.positive.embeds_BLD)
+
+
+@pytest.mark.parametrize(("world", "passes"), [(1, 3), (2, 2), (3, 1)])
+def test_fewer_workers_take_the_same_rows_in_more_passes(filled, miniature_folder, world, passes):
+    elastic = recipe(
+        miniature_folder,
+        "runtime.micro_batch=2",
+        "runtime.workers={min: 1, max: 3}",
+        "runtime.checkpoint_every=1",
+    )
+    shards = plan_shards(elastic, {})
+    most = [Stream(elastic, filled[0], shards, rank, 3) for rank in range(3)]
+    fewer = [Stream(elastic, filled[0], shards, rank, world) for rank in range(world)]
+    assert {stream.passes for stream in fewer} == {passes}
+    for number in range(6):
+        expected = [stream[number] for stream in most]
+        parts = [
+            fewer[rank][number * passes + turn] for turn in range(passes) for rank in range(world)
+        ]
+        assert {(part.number, part.task, part.size) for part in parts} == {
+            (number, expected[0].task, 6)
+        }
+        # Every row counts once in a mean over all parts, whatever their number is.
+        real = [part for part in parts if part.weight]
+        assert [part.mine for part in real] == [part.mine for part in expected]
+        assert sum(part.weight for part in parts) == pytest.approx(len(parts))
+        for part, own in zip(real, expected, strict=True):
+            ours, theirs = part.conditioned.positive, own.conditioned.positive
+            assert torch.equal(ours.embeds_BLD, theirs.embeds_BLD)
 
 
 def test_a_corrupt_shard_is_named(filled, miniature_folder, tmp_path):

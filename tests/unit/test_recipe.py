@@ -284,7 +284,6 @@ def test_contradictions_are_refused_with_a_cure(overrides, start, cure):
     [
         ("objective.name=gan", "objective.name", "objective.name=dmd"),
         ("student.weights=lora", "student.weights", "student.weights=full"),
-        ("runtime.workers={min: 1, max: 2}", "runtime.workers", "runtime.workers=2"),
     ],
 )
 def test_what_is_not_supported_yet_is_refused_not_ignored(override, field, cure):
@@ -292,6 +291,16 @@ def test_what_is_not_supported_yet_is_refused_not_ignored(override, field, cure)
     assert message.startswith(f"{field}: ")
     assert "not supported yet; allowed: " in message
     assert cure in message
+
+
+def test_a_range_of_workers_needs_checkpoints_and_room():
+    ranged = "runtime.workers={min: 2, max: 4}"
+    runtime = load_recipe("miniature", [ranged]).runtime
+    assert (runtime.fewest_workers, runtime.most_workers) == (2, 4)
+    assert "runtime.checkpoint_every: 0 with a range" in refusal(
+        ranged, "runtime.checkpoint_every=0"
+    )
+    assert "allowed: min <= max" in refusal("runtime.workers={min: 4, max: 2}")
 
 
 @pytest.mark.parametrize("url", ["s3://key:hunter2@bucket/x", "https://hunter2.example", "s3://"])

@@ -49,6 +49,7 @@ def history(updates=10):
     return [
         {
             "update": n + 1,
+            "workers": 1,
             "measures": {"images": 32, "teacher_calls": 64, "seconds": 2.0, "cpu_seconds": 1.5},
             "tasks": {"t2i": {"student_loss": 0.5, "fake_loss": 0.4}},
             "teachers": {
@@ -85,7 +86,7 @@ def record(trial):
         },
         data={"t2i": {"text": {"unique": 8, "passes": 2.5}}},
         published="s3://bucket/students/x",
-        **summary(history(), "CPU-seconds", 1),
+        **summary(history(), "CPU-seconds"),
     )
 
 

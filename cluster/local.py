@@ -1,0 +1,8 @@
+"""`python cluster/local.py ...`: the same as `flash-ray cluster local`."""
+
+import sys
+
+from flash_ray.cli import main
+
+if __name__ == "__main__":
+    main(["cluster", "local", *sys.argv[1:]])

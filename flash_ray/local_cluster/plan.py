@@ -1,0 +1,75 @@
+"""What a local cluster is made of, and how Ray's autoscaler is told so."""
+
+from dataclasses import dataclass
+from typing import Any
+
+HEAD = "ray.head.default"
+LABEL = "flash-ray/node"  # of a node; its value is the node's type
+MEBIBYTE = 2**20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The nodes that may come; each kind starts at none.
+
+    A trainer offers {"CPU": cpus, "trainer": 1}, a teacher {"CPU": cpus, "teacher": 1}, a server
+    {"CPU": cpus}. The CPUs are what Ray counts with, not what the machine has.
+    """
+
+    trainers: int = 2
+    teachers: int = 1
+    servers: int = 1
+    cpus: int = 2
+    idle_s: float = 60.0  # a node without work goes after that
+    object_store_mib: int = 200  # of each node, the head's too
+
+    @property
+    def most(self) -> dict[str, int]:
+        """The largest number of nodes of each type."""
+        return {"trainer": self.trainers, "teacher": self.teachers, "server": self.servers}
+
+
+def autoscaling_config(plan: Plan, address: str) -> dict[str, Any]:
+    """What `ray start --autoscaling-config` reads, for the cluster at `address` (host:port).
+
+    Ray's provider of nodes on one machine is named by its class: under its short name,
+    fake_multinode, Ray 2.60 looks for an example file that its wheel lacks.
+    """
+    provider = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+    store = {"object_store_memory": plan.object_store_mib * MEBIBYTE}
+    workers = {
+        name: {
+            "resources": {"CPU": plan.cpus, **store, **({} if name == "server" else {name: 1})},
+            "labels": {LABEL: name},
+            "node_config": {},
+            "min_workers": 0,
+            "max_workers": most,
+        }
+        for name, most in plan.most.items()
+    }
+    return {
+        "cluster_name": "flash-ray-local",
+        "provider": {
+            "type": "external",
+            "module": provider,
+            "gcs_address": address,
+            "launch_multiple": True,
+            "disable_node_updaters": True,
+        },
+        "head_node_type": HEAD,
+        "available_node_types": {
+            HEAD: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+            **workers,
+        },
+        **{f"{kind}setup_commands": [] for kind in ("", "head_", "worker_")},
+        "initialization_commands": [],
+        "head_start_ray_commands": [],
+        "worker_start_ray_commands": [],
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        "file_mounts_sync_continuously": False,
+        "auth": {},
+        "max_workers": sum(plan.most.values()),
+        "upscaling_speed": sum(plan.most.values()),
+        "idle_timeout_minutes": plan.idle_s / 60,
+    }
