@@ -76,7 +76,7 @@ def test_a_running_job_is_left_and_stopped(on_cluster, server, home, small):
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert "Running entrypoint for job distill-long-" in process.stdout.readline()
+    assert any("Running entrypoint for job distill-long-" in line for line in process.stdout)
     ended = on_cluster(*words)
     assert ended.returncode == 2
     name = re.search(r"job: (distill-long-[0-9a-f]{8}) runs already", ended.stderr)[1]
