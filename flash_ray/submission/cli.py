@@ -1,5 +1,6 @@
 """`flash-ray submit ...`: the commands as jobs of a cluster; `flash-ray jobs ...`: what they do."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,8 @@ submit_app = typer.Typer(help="Run a command as a job of a Ray cluster.")
 jobs_app = typer.Typer(help="See, follow, await and stop the jobs of a Ray cluster.")
 
 
-def _ready_token(address: str | None) -> str | None:
+def _ready_ray(address: str | None) -> str | None:
+    logging.disable(logging.WARNING)  # Ray's client tells of every upload and connection
     if any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it as it is imported
     return address
@@ -25,7 +27,7 @@ Address = Annotated[
     typer.Option(
         metavar="URL",
         envvar="RAY_API_SERVER_ADDRESS",
-        callback=_ready_token,
+        callback=_ready_ray,
         help="Of the head's dashboard, e.g. http://127.0.0.1:8265; the token comes from "
         "RAY_AUTH_TOKEN_PATH.",
     ),

@@ -1,6 +1,5 @@
 """Sends a job once: its files and this flash_ray travel with it, the same job is not sent twice."""
 
-import logging
 import re
 import shlex
 import tempfile
@@ -34,8 +33,6 @@ def send(client: JobSubmissionClient, job: Job, again: bool = False, pip: bool =
     """
     name = free_id(job.id, client.list_jobs(), again)
     wanted = requirements()
-    # It tells of every upload.
-    logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="flash-ray-") as folder:
         for file, text in {**job.files, FILE: "\n".join(wanted)}.items():
             (Path(folder) / file).write_text(text, encoding="utf-8")
