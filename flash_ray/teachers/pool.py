@@ -14,6 +14,7 @@ from torch import Tensor
 from flash_ray.backbones.base import Conditioned
 from flash_ray.teachers.base import TeacherLost, UnknownTicket
 from flash_ray.teachers.wire import pack, pack_conditioned, unpack
+from flash_ray.telemetry.metrics import PoolMetrics
 
 ATTEMPTS = 5
 
@@ -53,6 +54,7 @@ class TeacherPool:
         self._expected, self._max_in_flight = expected, max_in_flight
         self._client, self._patience_s = client, patience_s
         self._open: dict[int, _Request] = {}
+        self._metrics = PoolMetrics()
         self.restarts = 0
 
     @property
@@ -65,9 +67,11 @@ class TeacherPool:
         actor, shipped = next(self._round), ray.put(pack_conditioned(conditioned))
         prefilled = actor.prefill.remote((self._client, ticket), shipped, asked)
         self._open[ticket] = _Request(actor, shipped, asked, prefilled)
+        self._metrics.opened(len(self._open))
 
     def score(self, ticket: int, x_BNC: Tensor, t_B: Tensor) -> "_Answer":
         request = self._open[ticket]
+        self._metrics.asked(ticket)
         request.question = (ray.put(pack(x_BNC)), ray.put(pack(t_B)))
         return _Answer(self, ticket, self._ask(ticket, request), x_BNC.device)
 
@@ -92,6 +96,7 @@ class TeacherPool:
                     f"{self._expected}; its model was replaced"
                 )
             del self._open[ticket]
+            self._metrics.answered(ticket, len(self._open))
             return {index: unpack(v) for index, v in packed.items()}
         raise TeacherLost(f"a teacher died {ATTEMPTS} times on one question")
 
@@ -102,6 +107,7 @@ class TeacherPool:
     def _await_restart(self, actor: ActorHandle, cause: Exception) -> None:
         """Waits until Ray has restarted the actor; TeacherLost if it will not."""
         self.restarts += 1
+        self._metrics.restarted(self.restarts)
         until = time.monotonic() + self._patience_s
         while True:
             try:
