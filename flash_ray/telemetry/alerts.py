@@ -115,7 +115,6 @@ def _grafana_rule(alert: Alert, folder: str) -> dict[str, Any]:
         "title": alert.name,
         "folderUID": folder,
         "ruleGroup": GROUP,
-        "orgID": 1,
         "condition": "B",
         "for": alert.lasting,
         "noDataState": "OK",  # nothing is wrong: the expression has no series
