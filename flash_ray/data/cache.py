@@ -74,7 +74,7 @@ class ConditionCache:
         """The shard's file on this node, downloaded if need be."""
         path = self._path(digest)
         found = path.exists()
-        count_conditions("node", found, not found)
+        count_conditions("node", hits=found, misses=not found)
         if not found:
             with self._partial(digest) as partial:
                 self.store.get_file(self._key(digest), Path(partial))

@@ -23,7 +23,6 @@ SECONDS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 300]
 
 # Of a line's measures: the metric, what it says, and what the value is multiplied with.
 MEASURES = {
-    "seconds": ("flash_train_update_seconds", "Seconds of the last update.", 1),
     "images_per_second": ("flash_train_images_per_second", "Training images a second.", 1),
     "teacher_wait_share": (
         "flash_train_teacher_wait_ratio",
@@ -38,10 +37,6 @@ MEASURES = {
         "Peak of the GPU's memory, else what the process holds; mean over workers.",
         2**20,
     ),
-}
-COUNTED = {
-    "images": ("flash_train_images", "Images that updates were made from."),
-    "teacher_calls": ("flash_train_teacher_calls", "Calls of the teachers' transformers."),
 }
 
 
@@ -71,9 +66,9 @@ class RunMetrics:
             "flash_train_stage_seconds", "Seconds of each stage of training.", ("run", "stage")
         )
         self._updates = Counter("flash_train_updates", "Updates made.", ("run",))
-        self._counted = {
-            name: Counter(metric, text, ("run",)) for name, (metric, text) in COUNTED.items()
-        }
+        self._calls = Counter(
+            "flash_train_teacher_calls", "Of the teachers' transformers, for a picture.", ("run",)
+        )
         self._measures = {
             name: (_gauge(metric, text), factor)
             for name, (metric, text, factor) in MEASURES.items()
@@ -115,9 +110,8 @@ class RunMetrics:
         self._update.set(line["update"], self._run)
         for name, (gauge, factor) in self._measures.items():
             gauge.set(measures[name] * factor, self._run)
-        for name, counter in self._counted.items():
-            if measures[name]:
-                counter.inc(measures[name], self._run)
+        if calls := measures["teacher_calls"]:
+            self._calls.inc(calls, self._run)
         for stage, seconds in line["stages"].items():
             self._spent(stage, seconds)
         for network in ("student", "fake"):
