@@ -17,6 +17,7 @@ from flash_ray.recipe import dump_yaml, load_recipe
 from flash_ray.serving.cli import add_to as add_serving
 from flash_ray.studies.cli import study_app
 from flash_ray.submission.cli import add_to as add_submission
+from flash_ray.telemetry.cli import telemetry_app
 
 app = typer.Typer(
     help="Distil many-step image models into few-step students.",
@@ -29,6 +30,7 @@ app.add_typer(recipe_app, name="recipe")
 app.add_typer(data_app, name="data")
 app.add_typer(study_app, name="study")
 app.add_typer(cluster_app, name="cluster")
+app.add_typer(telemetry_app, name="telemetry")
 app.command()(rank)
 
 

@@ -23,6 +23,7 @@ from flash_ray.backbones.base import Condition, Conditioned, Layout
 from flash_ray.checkpoints.storage import Store
 from flash_ray.data.plan import Shard
 from flash_ray.errors import UserError
+from flash_ray.telemetry.metrics import count_conditions
 
 FETCHES = 16  # downloads at the same time
 _SIDES = ("positive", "negative")
@@ -72,7 +73,9 @@ class ConditionCache:
     def fetch(self, digest: str) -> Path:
         """The shard's file on this node, downloaded if need be."""
         path = self._path(digest)
-        if not path.exists():
+        found = path.exists()
+        count_conditions("node", hits=found, misses=not found)
+        if not found:
             with self._partial(digest) as partial:
                 self.store.get_file(self._key(digest), Path(partial))
                 os.replace(partial, path)

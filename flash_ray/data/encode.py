@@ -26,6 +26,7 @@ from flash_ray.data.rows import BadRow, upright
 from flash_ray.data.scan import CPU, case_of, index_key, quietly, read_rows, scan
 from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe
+from flash_ray.telemetry.metrics import count_conditions
 
 BATCH = 16  # cases of files that an encoder is given at once; of the miniature a shard
 
@@ -69,6 +70,7 @@ def prepare(recipe: Recipe, store: Store, also: Sequence[Recipe] = ()) -> Prepar
         if missing := cache.missing(list(wanted.values())):
             _encode(one, task, store, missing)
             encoded += len(missing)
+        count_conditions("store", len(wanted) - len(missing), len(missing))
     complaints = [line for _, _, own in listed for line in own]
     return Prepared(listed[0][1], encoded, list(dict.fromkeys(complaints)))
 

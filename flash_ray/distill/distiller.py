@@ -20,12 +20,14 @@ from flash_ray.distill.guidance import combine_scores, teacher_weights
 from flash_ray.distill.teacher_log import TeacherLog
 from flash_ray.recipe import Recipe
 from flash_ray.teachers.base import Answer, Teachers
+from flash_ray.telemetry.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
 Samples = list[tuple[MicroBatch, Tensor]]
 LOSSES = ("student_loss", "fake_loss")
+STAGES = ("data", "student", "teachers", "ema", "fake")
 
 
 @dataclass(frozen=True)
@@ -65,28 +67,34 @@ class Distiller:
         self.ema = EMA(student, recipe.optimisation.ema)
         self.scale_KC = self._base_scale()
         self._announced: dict[int, _Announced] = {}
-        self._waited = 0.0
+        self._stage = Stopwatch()
 
     def update(self, number: int) -> dict[str, dict[str, Any]]:
         """Update `number` (from 0): one student step, then the fake score's.
 
         Returns:
             `measures` of the whole update; `tasks`, losses of each task that it held; `teachers`,
-            what `TeacherLog.result` says.
+            what `TeacherLog.result` says; `stages`, seconds of each of `STAGES`, by which
+            `teachers` is the wait for them, mean over the workers.
         """
-        start, cpu_start, self._waited = time.monotonic(), time.process_time(), 0.0
-        log = TeacherLog(self.recipe)
-        samples, parts = self.student_step(number, log)
-        self.ema.update()
-        repeats = [self.fake_step(samples, r) for r in range(self.recipe.optimisation.fake_updates)]
-        for part, losses in zip(parts, zip(*repeats, strict=True), strict=True):
+        start, cpu_start, self._stage = time.monotonic(), time.process_time(), Stopwatch()
+        log, repeats = TeacherLog(self.recipe), range(self.recipe.optimisation.fake_updates)
+        with self._stage("student"):
+            samples, parts = self.student_step(number, log)
+        with self._stage("ema"):
+            self.ema.update()
+        with self._stage("fake"):
+            losses_RB = [self.fake_step(samples, repeat) for repeat in repeats]
+        for part, losses in zip(parts, zip(*losses_RB, strict=True), strict=True):
             part["fake_loss"] = sum(losses) / len(losses)
         seconds = time.monotonic() - start
+        stages = {stage: self._stage.seconds.get(stage, 0.0) for stage in STAGES}
         mine = {
             **_means(parts),
             "student_norm": float(self.student.get_global_grad_norm() or 0.0),
+            "fake_norm": float(self.fake.get_global_grad_norm() or 0.0),
             "seconds": seconds,
-            "teacher_wait_share": self._waited / seconds,
+            "teacher_wait_share": stages["teachers"] / seconds,
             "memory_mib": _memory_mib(self.student.device),
         }
         measures = self._averaged(mine)
@@ -99,6 +107,7 @@ class Distiller:
             "measures": measures,
             "tasks": self._by_task([batch.task for batch, _ in samples], parts),
             "teachers": log.result(self.student.device),
+            "stages": self._averaged(stages),
         }
 
     def student_step(self, number: int, log: TeacherLog) -> tuple[Samples, list[dict[str, float]]]:
@@ -167,7 +176,9 @@ class Distiller:
     def _announce(self, n: int) -> _Announced:
         """Takes the part of turn n and tells its teachers, unless that was done a step ahead."""
         if n not in self._announced:
-            recipe, batch = self.recipe, self.stream[n]
+            recipe = self.recipe
+            with self._stage("data"):
+                batch = self.stream[n]
             rung = self.dmd.sample_rung(draws.generator(recipe.seed, batch.number, "rung"))
             update = n // self._turns_per_update
             progress = update / recipe.optimisation.updates
@@ -185,10 +196,8 @@ class Distiller:
             self._announce(n + 1)
 
     def _await(self, answer: Answer) -> dict[int, Tensor]:
-        start = time.monotonic()
-        velocities = answer.result()
-        self._waited += time.monotonic() - start
-        return velocities
+        with self._stage("teachers"):
+            return answer.result()
 
     @torch.no_grad()
     def _base_scale(self) -> Tensor:

@@ -32,6 +32,13 @@ class Monitor:
         self._first: dict[str, list[float]] = {}
         self._last: dict[str, deque[float]] = {}
         self._since: dict[str, int] = {}
+        self._strain: dict[str, float] = {}
+
+    @property
+    def strain(self) -> dict[str, float]:
+        """How near each watched measure is to what ends the run, 1 being there; a growing measure
+        has one once there are enough updates to compare."""
+        return dict(self._strain)
 
     def observe(self, update: int, measures: Mapping[str, float]) -> None:
         """Takes the measures of update number `update`, from 1 upwards without gaps."""
@@ -39,6 +46,7 @@ class Monitor:
             if not math.isfinite(value):
                 raise Diverged(f"{name} is {value} at update {update}: the student has diverged")
         spread, excess = measures["spread"], measures["excess"]
+        self._strain |= {"spread": SPREAD[0] / max(spread, 1e-6), "excess": excess / SPREAD[1]}
         self._strange_for("spread", spread < SPREAD[0], update, "collapsed", spread)
         self._strange_for("excess", excess > SPREAD[1], update, "blown up", excess)
         for name in GROWING:
@@ -63,7 +71,10 @@ class Monitor:
         last = self._last.setdefault(name, deque(maxlen=WINDOW))
         last.append(value)
         start = max(median(first), GROWING[name])
-        if len(last) == WINDOW and median(last) > GROWTH * start:
+        if len(last) < WINDOW:
+            return
+        self._strain[name] = median(last) / (GROWTH * start)
+        if self._strain[name] > 1:
             since = update - WINDOW + 1
             raise Diverged(
                 f"{name} is {median(last) / start:.3g} times its beginning since update {since} "

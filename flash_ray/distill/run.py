@@ -38,7 +38,7 @@ class Hooks:
         bench: scores the averaged student, every `runtime.bench_every` updates, on worker 0;
             it is pickled.
         live: called in the driver, in a thread of its own, with every update's line:
-            {"update", "measures", "tasks", "teachers", and where it was scored "bench"}.
+            {"update", "measures", "tasks", "teachers", "stages", and where it was scored "bench"}.
         final: looks at the averaged student at the end, on worker 0; it is pickled.
     """
 

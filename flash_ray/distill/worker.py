@@ -40,6 +40,7 @@ from flash_ray.teachers.in_process import InProcessTeachers
 from flash_ray.teachers.pool import TeacherPool
 from flash_ray.teachers.roster import Roster
 from flash_ray.teachers.scorer import fingerprint, group_fingerprint, group_scorer
+from flash_ray.telemetry.metrics import RunMetrics, timed
 
 # The averaged student, frozen -> scores; runs on worker 0 between updates.
 Bench = Callable[[nn.Module], dict[str, Any]]
@@ -146,6 +147,7 @@ class _Run:
         )
         self.state = state.ResumeState(student, fake, self.distiller.ema, state.Progress())
         self.monitor = Monitor()
+        self.metrics = RunMetrics(job.run_name, self.recipe, leading=rank == 0)
         if checkpoint:
             self.state.load(checkpoint, rank, world, parts.saved_by)
             for line in self.state.progress.history:
@@ -167,6 +169,7 @@ class _Run:
             progress.history.append(line)
             if self.rank == 0:
                 self.job.live.put_nowait(line)
+                self.metrics.updated(line, self.monitor.strain)
             if self._due(self.recipe.runtime.checkpoint_every) or progress.updates == last:
                 self._checkpoint(measures)
 
@@ -188,12 +191,14 @@ class _Run:
     def _due(self, every: int) -> bool:
         return bool(every) and self.state.progress.updates % every == 0
 
+    @timed
     def _bench(self) -> dict[str, Any]:
         transformer = self.distiller.ema.gather()
         scores = self.job.bench(transformer) if transformer is not None else {}
         dist.barrier()
         return scores
 
+    @timed
     def _checkpoint(self, measures: dict[str, float]) -> None:
         updates = self.state.progress.updates
         with tempfile.TemporaryDirectory() as name:
@@ -203,6 +208,7 @@ class _Run:
                 checkpoint=ray.train.Checkpoint.from_directory(name),
                 checkpoint_dir_name=f"update-{updates:06d}",
             )
+            self.metrics.checkpointed(Path(name))
 
 
 def fetched(checkpoint: ray.train.Checkpoint | None, stack: ExitStack) -> Path | None:

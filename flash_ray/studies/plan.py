@@ -28,6 +28,10 @@ class Trial:
     benches: Mapping[str, int]
 
     @property
+    def study(self) -> str:
+        return self.name.removesuffix(f"-{self.arm}-{self.seed}")
+
+    @property
     def digest(self) -> str:
         """16 hex digits that change with whatever decides the trial's result."""
         loras = [t.model for t in self.recipe.teachers if is_lora(t.model)]

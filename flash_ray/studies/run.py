@@ -17,11 +17,12 @@ from flash_ray.distill.run import listening
 from flash_ray.evaluation.questions import Questions
 from flash_ray.evaluation.small_bench import CASES
 from flash_ray.studies.plan import Trial
-from flash_ray.studies.records import PICTURES, PROGRESS, read_records, write_record
+from flash_ray.studies.records import PICTURES, PROGRESS, Record, read_records, write_record
 from flash_ray.studies.setting import setting
 from flash_ray.studies.trial import forget_run, run_trial
 from flash_ray.studies.tuning import tuned
 from flash_ray.teachers.roster import Roster
+from flash_ray.telemetry.metrics import StudyMetrics
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def run_trials(
         live = Queue(actor_options={"num_cpus": 0})
         try:
             shared = Shared(store, questions, small[0] if small else None, ground.roster, live)
-            with listening(live, _Listener(out, store, todo, steps)):
+            with listening(live, _Listener(out, store, todo, done, steps)):
                 by_name = {trial.name: trial for trial in todo}
                 return tuned(
                     _trainable,
@@ -88,12 +89,22 @@ def _trainable(config: dict[str, Any], trials: Mapping[str, Trial], shared: Shar
 class _Listener:
     """Keeps what the trials send: records and pictures at once, progress every few seconds."""
 
-    def __init__(self, out: Path, store: Store, trials: Sequence[Trial], steps: Steps):
+    def __init__(
+        self,
+        out: Path,
+        store: Store,
+        trials: Sequence[Trial],
+        done: Mapping[str, Record],
+        steps: Steps,
+    ):
         self._out, self._store, self._steps = out, store, steps
         self._left = {trial.name for trial in trials}
         self._total = len(trials)
+        self._records = list(done.values())
         self._progress: dict[str, int] = {}
         self._written = 0.0
+        self._metrics = StudyMetrics(trials[0].study)
+        self._measure()
 
     def __call__(self, message: dict[str, Any]) -> None:
         name = message["trial"]
@@ -106,10 +117,25 @@ class _Listener:
                 (self._out / PICTURES / f"{name}.webp").write_bytes(pictures)
             write_record(self._out, record)
             forget_run(self._store, name)
+            self._records.append(record)
             self._left.discard(name)
             self._progress.pop(name, None)
             self._steps.say(f"{name}: {record.diverged or _in_words(record.scores)}")
         self._show()
+        self._measure()
+
+    def _measure(self) -> None:
+        diverged = sum(record.diverged is not None for record in self._records)
+        self._metrics.trials(
+            {
+                "waiting": len(self._left) - len(self._progress),
+                "running": len(self._progress),
+                "finished": len(self._records) - diverged,
+                "diverged": diverged,
+            }
+        )
+        for record in self._records:
+            self._metrics.scored(_means(record.scores))
 
     def _show(self) -> None:
         running = ", ".join(f"{name} {update}" for name, update in self._progress.items())
@@ -122,5 +148,9 @@ class _Listener:
 
 
 def _in_words(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
-    means = {b: sum(s[0] for s in own.values()) / len(own) for b, own in scores.items()}
-    return ", ".join(f"{bench} {mean:.2f}" for bench, mean in means.items())
+    return ", ".join(f"{bench} {mean:.2f}" for bench, mean in _means(scores).items())
+
+
+def _means(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, float]:
+    """Over the cases, by bench."""
+    return {bench: sum(s[0] for s in own.values()) / len(own) for bench, own in scores.items()}

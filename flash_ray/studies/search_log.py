@@ -1,6 +1,7 @@
 """What a search keeps: OUT/search.json, a row for each trial, written at every score."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from flash_ray.checkpoints.storage import Store
 from flash_ray.console import Steps
 from flash_ray.studies.commands import SEARCH
 from flash_ray.studies.space import Combination, in_words
+from flash_ray.telemetry.metrics import StudyMetrics
+
+STATES = ("running", "finished", "stopped", "diverged", "failed")
 
 
 class SearchLog(tune.Callback):
@@ -33,6 +37,7 @@ class SearchLog(tune.Callback):
         self._file, self._about, self._found = out / SEARCH, about, found
         self._count, self._store, self._steps = count, store, steps
         self._rows: dict[int, dict[str, Any]] = {}
+        self._metrics = StudyMetrics(about["study"])
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune keeps a pickled copy of its callbacks, to restore what we begin again
@@ -102,6 +107,12 @@ class SearchLog(tune.Callback):
         partial = self._file.with_name(f".{SEARCH}")
         partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
         partial.replace(self._file)
-        ended = sum(row["state"] != "running" for row in self.rows)
+        states = Counter(row["state"] for row in self.rows)
+        ended = len(self.rows) - states["running"]
         self._steps.show("trials", ended, self._count)
+        self._metrics.trials({state: states[state] for state in STATES})
+        self._metrics.trials({"waiting": self._count - len(self.rows)})
+        for row in self.rows:
+            if row["state"] == "finished":
+                self._metrics.scored(row["points"][-1][2])
         return content

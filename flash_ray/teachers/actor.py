@@ -13,6 +13,7 @@ from flash_ray.recipe import Recipe
 from flash_ray.teachers.groups import Group
 from flash_ray.teachers.scorer import group_fingerprint, group_scorer
 from flash_ray.teachers.wire import Packed, pack, unpack, unpack_conditioned
+from flash_ray.telemetry.metrics import TeacherMetrics, timed
 
 
 class TeacherActor:
@@ -28,15 +29,18 @@ class TeacherActor:
         backbone = load_backbone(group.pipeline, dtype, device, encoders=False)
         self._fingerprint = group_fingerprint(recipe, group, backbone.transformer)
         self._scorer = group_scorer(recipe, group, backbone)
+        self.metrics = TeacherMetrics([recipe.teachers[index].name for index in group.members])
 
     def fingerprint(self) -> str:
         return self._fingerprint
 
+    @timed
     def prefill(
         self, ticket: tuple[int, int], conditioned: dict[str, Any], asked: Sequence[int]
     ) -> None:
         self._scorer.prefill(ticket, unpack_conditioned(conditioned), asked)
 
+    @timed
     def score(
         self, ticket: tuple[int, int], x: Packed, t: Packed, prefilled: None
     ) -> tuple[str, dict[int, Packed]]:

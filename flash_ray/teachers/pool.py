@@ -14,6 +14,7 @@ from flash_ray.backbones.base import Conditioned
 from flash_ray.teachers.base import TeacherLost, UnknownTicket
 from flash_ray.teachers.register import Register
 from flash_ray.teachers.wire import pack, pack_conditioned, unpack
+from flash_ray.telemetry.metrics import PoolMetrics
 
 ATTEMPTS = 5
 
@@ -66,6 +67,7 @@ class TeacherPool:
         self._expected, self._max_in_flight = expected, max_in_flight
         self._client, self._patience_s = client, patience_s
         self._open: dict[int, _Request] = {}
+        self._metrics = PoolMetrics()
         self.restarts = 0
 
     @property
@@ -80,9 +82,11 @@ class TeacherPool:
         request = _Request(self._next(teachers), ray.put(pack_conditioned(conditioned)), asked)
         self._announce(ticket, request)
         self._open[ticket] = request
+        self._metrics.opened(len(self._open))
 
     def score(self, ticket: int, x_BNC: Tensor, t_B: Tensor) -> "_Answer":
         request = self._open[ticket]
+        self._metrics.asked(ticket)
         request.question = (ray.put(pack(x_BNC)), ray.put(pack(t_B)))
         return _Answer(self, ticket, self._ask(ticket, request), x_BNC.device)
 
@@ -105,6 +109,7 @@ class TeacherPool:
                     f"{self._expected}; its model was replaced"
                 )
             del self._open[ticket]
+            self._metrics.answered(ticket, len(self._open))
             return {index: unpack(v) for index, v in packed.items()}
         raise TeacherLost(f"a teacher died {ATTEMPTS} times on one question")
 
@@ -131,6 +136,7 @@ class TeacherPool:
     def _replacement(self, lost: _Teacher, cause: Exception) -> _Teacher:
         """Who answers in place of a teacher that died: one that is always there, or its restart."""
         self.restarts += 1
+        self._metrics.restarted(self.restarts)
         if lost.number is not None:
             self._register.lost(lost.actor)
             return self._next(self._always)

@@ -1,0 +1,1 @@
+"""What runs, teachers and studies measure, and the dashboards and alerts that show it."""

@@ -1,0 +1,208 @@
+"""Brings a Grafana into step with the code: folder, data source, dashboards, alert rules.
+
+Grafana evaluates the alerts itself (its provisioning API, through grafana-client), so that they
+need no access to Prometheus' files; infra/prometheus/rules.yml has the same for an Alertmanager.
+Everything has a fixed UID: a second time nothing changes.
+"""
+
+import difflib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import niquests
+from grafana_client import GrafanaApi
+from grafana_client.client import GrafanaClientError, GrafanaException
+
+from flash_ray.errors import UserError
+from flash_ray.telemetry.alerts import GROUP, grafana_rule_group
+from flash_ray.telemetry.dashboards import DASHBOARDS
+from flash_ray.telemetry.panels import DATASOURCE, Dashboard
+
+FOLDER = {"uid": "flash-ray", "title": "flash_ray"}
+OLDEST = 10  # major version
+CURES = {
+    401: "the token is refused; allowed: a service account's token; set GRAFANA_TOKEN or "
+    "--token-file",
+    403: "the token may not do this; allowed: a service account with the role Admin; give it that",
+    404: "there is no Grafana at this address; allowed: its base address; correct --grafana",
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """What one thing in Grafana needs.
+
+    Args:
+        found: what is there of what is wanted; None: nothing is there.
+    """
+
+    what: str
+    wanted: dict[str, Any]
+    found: dict[str, Any] | None
+
+    @property
+    def needed(self) -> bool:
+        return self.found != self.wanted
+
+    def diff(self) -> str:
+        """From what is there to what is wanted, as a unified diff of JSON; empty if they agree."""
+        found, wanted = (
+            [] if side is None else json.dumps(side, indent=1, sort_keys=True).splitlines()
+            for side in (self.found, self.wanted)
+        )
+        names = (f"{self.what} (Grafana)", f"{self.what} (flash_ray)")
+        return "\n".join(difflib.unified_diff(found, wanted, *names, lineterm="", n=2))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A thing in Grafana: how to read it (an error 404: it is not there), make and change it."""
+
+    what: str
+    wanted: dict[str, Any]
+    read: Callable[[], dict[str, Any]]
+    create: Callable[[], Any]
+    update: Callable[[], Any]
+
+
+def provision(url: str, token: str, prometheus: str, dry_run: bool) -> Iterator[Change]:
+    """Yields every part as it was found, and then, unless it is a dry run, brings it into step.
+
+    Args:
+        url: Grafana's base address.
+        prometheus: where Grafana finds Prometheus.
+
+    Raises:
+        UserError: an address that is none, a Grafana that does not answer, refuses, or is too old.
+    """
+    _refuse_address("--prometheus", prometheus)
+    _refuse_address("--grafana", url)
+    grafana = GrafanaApi.from_url(url.rstrip("/") + "/", credential=token, timeout=10)
+    with _explained(url):
+        _refuse_old(url, grafana.health.check())
+        for part in _parts(grafana, prometheus):
+            change = Change(part.what, part.wanted, _found(part))
+            yield change
+            if change.needed and not dry_run:
+                (part.create if change.found is None else part.update)()
+
+
+def _parts(grafana: GrafanaApi, prometheus: str) -> Iterator[_Part]:
+    """In the order in which they need each other."""
+    uid, folder = FOLDER["uid"], grafana.folder
+    yield _Part(
+        f"folder {uid}",
+        FOLDER,
+        lambda: folder.get_folder(uid),
+        lambda: folder.create_folder(FOLDER["title"], uid),
+        lambda: folder.update_folder(uid, FOLDER["title"], overwrite=True),
+    )
+    source, sources = _datasource(prometheus), grafana.datasource
+    yield _Part(
+        f"data source {source['uid']}",
+        source,
+        lambda: sources.get_datasource_by_uid(source["uid"]),
+        lambda: sources.create_datasource(source),
+        lambda: sources.update_datasource_by_uid(source["uid"], source),
+    )
+    for one in DASHBOARDS:
+        yield _dashboard(grafana, one)
+    group, alerting = grafana_rule_group(uid), grafana.alertingprovisioning
+    yield _Part(
+        f"alert rules {GROUP}",
+        group,
+        lambda: alerting.get_rule_group(uid, GROUP),
+        lambda: alerting.update_rule_group(uid, GROUP, group),
+        lambda: alerting.update_rule_group(uid, GROUP, group),
+    )
+
+
+def _dashboard(grafana: GrafanaApi, one: Dashboard) -> _Part:
+    wanted = {"dashboard": one.json(), "folderUid": FOLDER["uid"]}
+
+    def read() -> dict[str, Any]:
+        found = grafana.dashboard.get_dashboard(one.uid)
+        return {"dashboard": found["dashboard"], "folderUid": found["meta"].get("folderUid")}
+
+    def save() -> None:
+        grafana.dashboard.update_dashboard({**wanted, "overwrite": True})
+
+    return _Part(f"dashboard {one.uid}", wanted, read, save, save)
+
+
+def _datasource(prometheus: str) -> dict[str, Any]:
+    return {
+        **DATASOURCE,
+        "name": "flash_ray Prometheus",
+        "access": "proxy",
+        "url": prometheus,
+        "jsonData": {"httpMethod": "POST", "timeInterval": "15s"},
+    }
+
+
+def _found(part: _Part) -> dict[str, Any] | None:
+    try:
+        return _only(part.read(), part.wanted)
+    except GrafanaClientError as error:
+        if error.status_code == 404:
+            return None
+        raise
+
+
+def _only(found: Any, wanted: Any) -> Any:
+    """Of what Grafana says the fields that are wanted; it adds its own."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        return {key: _only(found[key], value) for key, value in wanted.items() if key in found}
+    if isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        return [_only(*pair) for pair in zip(found, wanted, strict=True)]
+    return found
+
+
+def _refuse_old(url: str, build: Any) -> None:
+    version = str((build or {}).get("version", ""))
+    major = version.partition(".")[0]
+    if not major.isdigit():
+        raise UserError(f"--grafana: {url}: {CURES[404]}")
+    if int(major) < OLDEST:
+        raise UserError(
+            f"--grafana: {url} is Grafana {version}; allowed: {OLDEST} and later; upgrade it"
+        )
+
+
+def _refuse_address(option: str, url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError(f"{option}: {url!r}; allowed: http://HOST:PORT or https://...; correct it")
+    if parts.username or parts.password:
+        raise UserError(f"{option}: holds a user or password; allowed: none; use a token instead")
+
+
+@contextmanager
+def _explained(url: str) -> Iterator[None]:
+    """What may go wrong between here and Grafana, as a UserError."""
+    try:
+        yield
+    except GrafanaException as error:
+        if error.status_code in CURES:
+            raise UserError(f"--grafana: {url}: {CURES[error.status_code]}") from error
+        if error.status_code:
+            raise UserError(
+                f"--grafana: {url} answers {error.status_code}: {error.message}; correct what it "
+                "says and run the command again"
+            ) from error
+        raise _unreachable(url) from error
+    except niquests.exceptions.JSONDecodeError as error:
+        raise UserError(f"--grafana: {url}: {CURES[404]}") from error
+    except niquests.exceptions.RequestException as error:
+        raise _unreachable(url) from error
+
+
+def _unreachable(url: str) -> UserError:
+    return UserError(
+        f"--grafana: {url} does not answer; allowed: a Grafana that runs and can be reached from "
+        "here; correct the address, or start it"
+    )
