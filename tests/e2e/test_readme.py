@@ -1,4 +1,4 @@
-"""The README: every command in it exists, and those that need no cluster are run."""
+"""The READMEs: every command in them exists, and those that need no cluster are run."""
 
 import re
 import shlex
@@ -16,9 +16,10 @@ from flash_ray.recipe.load import load_raw, parse_recipe
 
 REPOSITORY = Path(__file__).parents[2]
 README = (REPOSITORY / "README.md").read_text()
+CLUSTER = (REPOSITORY / "cluster/README.md").read_text()
 LINES = [
     line
-    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for block in re.findall(r"```sh\n(.*?)```", README + CLUSTER, re.DOTALL)
     for line in block.splitlines()
 ]
 JOBS = {
@@ -53,11 +54,12 @@ def test_command_is_understood(words):
 
 
 def test_readme_names_what_exists():
-    for path in re.findall(r"\]\(((?!http)[^)#]+)\)", README):
-        assert (REPOSITORY / path).exists(), path
+    for text, home in ((README, REPOSITORY), (CLUSTER, REPOSITORY / "cluster")):
+        for path in re.findall(r"\]\(((?!http)[^)#]+)\)", text):
+            assert (home / path).exists(), path
     for line in LINES:
-        for path in re.findall(r"(?:jobs/|\.ci/)\S+", line):
-            assert (REPOSITORY / path).is_file(), path
+        for path in re.findall(r"(?<![\w/.])(?:jobs/|\.ci/|cluster/|infra/)\S+", line):
+            assert (REPOSITORY / path).exists(), path
 
 
 YAML = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
