@@ -87,7 +87,10 @@ class RunMetrics:
             "measure",
         )
         self._weight = _gauge(
-            "flash_teacher_weight_ratio", "λ that was used, mean over samples.", "teacher", "rung"
+            "flash_teacher_weight_ratio",
+            "Lambda that was used, mean over samples.",
+            "teacher",
+            "rung",
         )
         self._bench = _gauge("flash_train_bench_score", "Of the averaged student, 1-5.", "bench")
         self._saved = _gauge(

@@ -37,7 +37,7 @@ def files(folder: Path) -> set[Path]:
             "distill miniature --set runtime.zero_stage=3 --set runtime.workers=1",
             "runtime.zero_stage",
         ),
-        ("distill miniature --set runtime.workers={min:\t1,max:\t2}", "runtime.workers"),
+        ("distill miniature --set runtime.workers={min:\t2,max:\t1}", "runtime.workers"),
         ("distill miniature --set base=/no/such/model", "base"),
         ("distill miniature --set data.prompts=2", "data.prompts"),
         (f"distill miniature {NO_SERVER}http://127.0.0.1:9", "s3://nowhere/x"),
