@@ -3,6 +3,7 @@
 import re
 import shlex
 import tempfile
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from flash_ray.submission.job import Job
 
 ENTRY = "python -m flash_ray.submission.start"
 SAYS = "flash-ray: "
+STARTING = "No available agent"  # a job server says so until the nodes have registered with it
+PATIENCE_S = 25.0
 
 
 def send(client: JobSubmissionClient, job: Job, again: bool = False, pip: bool = False) -> str:
@@ -47,7 +50,8 @@ def send(client: JobSubmissionClient, job: Job, again: bool = False, pip: bool =
         if job.gpus:
             _refuse_unplaced(client, environment, f"GPU={job.gpus}")
         try:
-            return client.submit_job(
+            return _submitted(
+                client,
                 entrypoint=f"{ENTRY} {shlex.join([*job.words, *job.repeats])}",
                 submission_id=name,
                 runtime_env=environment,
@@ -61,10 +65,22 @@ def send(client: JobSubmissionClient, job: Job, again: bool = False, pip: bool =
             ) from error
 
 
+def _submitted(client: JobSubmissionClient, **job: Any) -> str:
+    """Submits a job; waits for a job server that has just come up. Raises RuntimeError."""
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return client.submit_job(**job)
+        except RuntimeError as error:
+            if STARTING not in str(error) or time.monotonic() > until:
+                raise
+            time.sleep(1.0)
+
+
 def _refuse_unplaced(client: JobSubmissionClient, environment: dict[str, Any], what: str) -> None:
     """Raises UserError if no node can come that offers it, as a job on the head finds out."""
-    name = client.submit_job(
-        entrypoint=f"python -m flash_ray.submission.check {what}", runtime_env=environment
+    name = _submitted(
+        client, entrypoint=f"python -m flash_ray.submission.check {what}", runtime_env=environment
     )
     ended = wait(client, name)
     said = [x for x in client.get_job_logs(name).splitlines() if x.startswith(SAYS)]
