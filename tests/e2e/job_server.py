@@ -66,6 +66,8 @@ def main() -> None:
         "resources": {"teacher": 1},
         "include_dashboard": True,
         "dashboard_port": 0,
+        # Ray's own port may be another cluster's agent, which would take this one's jobs.
+        "dashboard_agent_listen_port": 0,
         "object_store_memory": 256 * 2**20,
     }
     cluster = Cluster(initialize_head=True, head_node_args=head)
@@ -73,6 +75,7 @@ def main() -> None:
         num_cpus=1,
         resources={"trainer": 1},
         object_store_memory=256 * 2**20,
+        dashboard_agent_listen_port=0,
         env_vars=json.loads(sys.argv[1]),
     )
     print(f"http://{cluster.head_node.webui_url}", flush=True)
