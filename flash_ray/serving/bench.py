@@ -39,7 +39,7 @@ from flash_ray.miniature.captions import caption
 from flash_ray.miniature.processor import ImageTextProcessor  # noqa: F401  (diffusers loads by name)
 from flash_ray.recipe import load_recipe
 from flash_ray.recipe.categories import T2I_CATEGORIES
-from flash_ray.serving.settings import Serving
+from flash_ray.serving.settings import load_serving
 
 STUDENT = "student"
 ROUNDS = 4  # turns of plain and served at each number of clients
@@ -165,9 +165,13 @@ class Plain:
 def main(
     seconds: Annotated[float, typer.Option(help="Of each turn.")] = 5.0,
     students: Annotated[int, typer.Option(help="That come and go, for the memory.")] = 53,
+    serving: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="As of `flash-ray serve`.")
+    ] = None,
 ) -> None:
     """Measure the endpoints against plain diffusers."""
-    settings = Serving()
+    changes = serving or []
+    settings = load_serving(None, changes)
     recipe = load_recipe("miniature")
     console = Console()
     with tempfile.TemporaryDirectory(prefix="flash-ray-") as name:
@@ -176,7 +180,7 @@ def main(
         with embedded_store(folder / "store") as store:
             names = [STUDENT, *(f"student-{number}" for number in range(students))]
             _publish(store, weights, names)
-            with _server(folder, store) as (url, pid):
+            with _server(folder, store, changes) as (url, pid):
                 client = Client(url)
                 plain = Plain(weights, recipe.student.rungs, os.cpu_count() or 1)
                 console.print(
@@ -201,14 +205,15 @@ def _publish(store: Store, weights: Path, names: list[str]) -> None:
 
 
 @contextmanager
-def _server(folder: Path, store: Store) -> Iterator[tuple[str, int]]:
+def _server(folder: Path, store: Store, changes: list[str]) -> Iterator[tuple[str, int]]:
     """`flash-ray serve` over the store: its URL and process id."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     script = Path(sysconfig.get_path("scripts")) / "flash-ray"
     process = subprocess.Popen(
-        [script, "serve", "--store", store.url(), "--port", str(port)],
+        [script, "serve", "--store", store.url(), "--port", str(port)]
+        + [word for change in changes for word in ("--serving", change)],
         env={**os.environ, "FLASH_RAY_CACHE": str(folder / "cache")},
         stdout=subprocess.DEVNULL,
     )

@@ -105,6 +105,7 @@ class Engine:
     def device(self) -> torch.device:
         return next(self.backbone.transformer.parameters()).device
 
+    @torch.inference_mode()
     def encode(self, questions: Sequence[Question]) -> Encoded:
         """Conditions of questions of one size and one shape of references, each as if alone."""
         start = time.perf_counter()
@@ -124,7 +125,7 @@ class Engine:
         misses = sum(condition is None for condition in found)
         return Encoded(conditions, time.perf_counter() - start, len(found) - misses, misses)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def draw(self, way: Way, rows: Sequence[Row]) -> Drawn:
         """Pictures of rows of one layout."""
         start = time.perf_counter()

@@ -90,8 +90,11 @@ class EvaluationBook:
         places = sorted((-what.created, name) for name, what in asked.items())
         if after is not None and (last := self.asked(after)):
             places = [place for place in places if place > (-last.created, after)]
-        views = _each(partial(self.view, whole=False), [name for _, name in places[:limit]])
-        return [view for view in views.values() if view], len(places) > limit
+        names, found = [name for _, name in places], []
+        while names and len(found) < limit:  # some may have been deleted since they were read
+            now, names = names[: limit - len(found)], names[limit - len(found) :]
+            found += [view for view in _each(partial(self.view, whole=False), now).values() if view]
+        return found, bool(names)
 
     def unfinished(self, base: str) -> list[str]:
         """The ids of those of models of that base that have not ended.

@@ -23,6 +23,7 @@ def settings(base, tmp_path):
     return [word for setting in words for word in ("--set", setting)]
 
 
+@pytest.mark.slow
 def test_describe_encode_describe(flash_ray, settings):
     encoded = flash_ray("data", "encode", "miniature", "--store", "store", *settings)
     assert encoded.returncode == 0, encoded.stderr

@@ -80,6 +80,7 @@ def random_bytes(server, count):
             assert not answer.startswith(b"HTTP/1.1 5"), (noise, answer)
 
 
+@pytest.mark.slow
 def test_some_bad_requests_break_nothing(quick):
     assert generated(quick, examples=4) > 50
     random_bytes(quick, 100)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 
+@pytest.mark.slow
 def test_results_of_two_judges_are_ranked(flash_ray, tmp_path, base):
     words = ("--bench", "t2i", "--cases", "2", "--judge", "ocr", "--judge", "exact")
     for model in ("teacher", "teacher-at-4"):

@@ -249,3 +249,15 @@ def test_an_evaluation_that_was_taken_out_of_the_store_is_gone(recipe, many):
         place.delete(key)
     assert book.view(names[0]) is None
     assert names[0] not in [view.id for view in book.page(100, None)[0]]
+
+
+def test_a_page_is_filled_though_some_of_it_are_half_taken_out_of_the_store(many):
+    place, names = many
+    book = EvaluationBook(place)
+    book.page(7, None)
+    for name in names[2:4]:  # their pictures are still there
+        place.delete(f"evaluations/{name}/request.json")
+    views, more = book.page(3, None)
+    assert [view.id for view in views] == [names[0], names[1], names[4]] and more
+    views, more = book.page(2, names[4])
+    assert [view.id for view in views] == names[5:] and not more

@@ -142,7 +142,7 @@ def test_a_search_stops_what_is_worse_and_leaves_no_workers(
     monkeypatch.setattr(setting, "_encoded", lambda recipe, benches: [ByRungs()])
     found = combinations(loaded)
     with Steps() as steps:
-        log = SearchLog(tmp_path, {"every": 1}, found, 2, store, steps)
+        log = SearchLog(tmp_path, {"study": loaded.name, "every": 1}, found, 2, store, steps)
         result = run_search(loaded, found, "asha", 2, store, log, 1, steps)
     assert result == json.loads((tmp_path / "search.json").read_text())
     good, bad = result["trials"]

@@ -153,6 +153,7 @@ def test_a_killed_teacher_loses_no_question_and_is_replaced(load):
     load()
 
 
+@pytest.mark.slow
 def test_workers_that_are_gone_keep_no_teacher_up(recipe, roster):
     asker = ray.remote(Asker).options(num_cpus=1).remote(recipe, roster)
     asker.ask_on.remote()
