@@ -39,9 +39,6 @@ class Assumptions(Section):
         38.0,
         description="values kept for the backward pass per token and layer, in units of the width",
     )
-    recompute: bool = Field(
-        False, description="true or false: gradient checkpointing, which flash_ray does not do yet"
-    )
     gpus_per_node: int = Field(8, ge=1, description="1 or more")
     gpu_link_gb_per_s: Positive = Field(
         450.0, description="one GPU to others of its node, one way, in GB/s (NVLink 4: 450)"

@@ -63,7 +63,7 @@ def trainer_memory(
     each = ENGINES * (whole + sum(sharded) / trainers) + EMA_BYTES / trainers
     live = 2 * architecture.layer_weights * WEIGHT_BYTES if stage == 3 else 0  # gathered layers
     layer = 2 * micro_batch * work.longest_tokens * architecture.width  # bf16, one width
-    if assumed.recompute:  # every layer's input, and one layer whole
+    if work.recompute:  # every layer's input, and one layer whole
         activations = layer * (architecture.layers + assumed.activation_widths)
     else:
         activations = layer * architecture.layers * assumed.activation_widths

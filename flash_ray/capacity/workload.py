@@ -72,6 +72,7 @@ class Workload:
         fake_update: forward and backward pass of one fake-score update.
         teachers: of each group.
         longest_tokens: of the longest sample, for memory.
+        recompute: the backward pass computes the forward pass again.
     """
 
     rollout: Work
@@ -82,6 +83,7 @@ class Workload:
     teachers: tuple[TeacherWork, ...]
     longest_tokens: float
     longest_prefix_tokens: float
+    recompute: bool
 
 
 def workload(recipe: Recipe, architecture: Architecture, assumed: Assumptions) -> Workload:
@@ -99,7 +101,7 @@ def workload(recipe: Recipe, architecture: Architecture, assumed: Assumptions) -
     # To rung k (from 0) k passes: the first fills the prefix, the others reuse it.
     firsts = (rungs - 1) / rungs
     others = sum(max(0, k - 1) for k in range(rungs)) / rungs
-    again = 1.0 if assumed.recompute else 0.0
+    again = 1.0 if recipe.runtime.recompute else 0.0
     return Workload(
         rollout=full * firsts + cached * others,
         student_forward=full,
@@ -109,6 +111,7 @@ def workload(recipe: Recipe, architecture: Architecture, assumed: Assumptions) -
         teachers=tuple(_teachers(recipe, architecture, cases)),
         longest_tokens=max(c.prefix_tokens + c.target_tokens for c in cases),
         longest_prefix_tokens=max(c.prefix_tokens for c in cases),
+        recompute=recipe.runtime.recompute,
     )
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Adam
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
+    from diffusers import ModelMixin
 
 TAG = "state"
 UNIVERSAL = "universal"  # the tag of what `reshard` makes
@@ -37,7 +38,7 @@ def ready_deepspeed(gpu: bool) -> None:
 
 
 def build_engine(
-    module: nn.Module, adam: Adam, recipe: Recipe, passes: int = 1, resharded: bool = False
+    module: "ModelMixin", adam: Adam, recipe: Recipe, passes: int = 1, resharded: bool = False
 ) -> "DeepSpeedEngine":
     """An engine around `module` with its own AdamW, as the recipe's runtime says.
 
@@ -47,6 +48,8 @@ def build_engine(
     """
     import deepspeed
 
+    if recipe.runtime.recompute:
+        module.enable_gradient_checkpointing()
     parameters = sum(p.numel() for p in module.parameters())
     engine, *_ = deepspeed.initialize(
         model=module,

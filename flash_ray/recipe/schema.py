@@ -329,6 +329,11 @@ class Runtime(Section):
     max_failures: int = Field(
         3, ge=0, le=1000, description="restarts of the workers before the run fails, 0 to 1000"
     )
+    recompute: bool = Field(
+        False,
+        description="true or false: keep each block's input only and compute the rest again for "
+        "the backward pass (gradient checkpointing)",
+    )
     cpus_per_worker: float = Field(1.0, ge=0, le=1024, description="CPU cores per worker, 0-1024")
     gpu: bool = Field(False, description="true or false: one GPU for each worker and teacher")
 
@@ -382,7 +387,7 @@ class Recipe(Section):
 
     @property
     def digest(self) -> str:
-        """16 hex digits of the SHA-256 of the canonical JSON, leaving out where it is stored."""
-        fields = self.model_dump(mode="json", exclude={"runtime": {"storage"}})
+        """16 hex digits of the SHA-256 of the canonical JSON, without what changes no number."""
+        fields = self.model_dump(mode="json", exclude={"runtime": {"storage", "recompute"}})
         canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]

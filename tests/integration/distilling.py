@@ -161,6 +161,8 @@ def make_distiller(
 
 def _updates(rank: int, world: int, out: Path, recipe: Recipe, cache: ConditionCache) -> None:
     distiller = make_distiller(recipe, cache, rank, world)
+    for engine in (distiller.student, distiller.fake):
+        assert engine.module.is_gradient_checkpointing == recipe.runtime.recompute
     lines = [distiller.update(number) for number in range(recipe.optimisation.updates)]
     student = distiller.ema.gather()
     if rank == 0:

@@ -65,6 +65,18 @@ def test_two_workers_at_each_zero_stage_agree_with_one_worker(run, stage):
         torch.testing.assert_close(two_weights[name], weight, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("stage", [2, 3])
+def test_what_is_computed_again_changes_no_number(run, stage):
+    how = (*TWO, f"runtime.zero_stage={stage}")
+    lines, weights = run(f"two-zero-{stage}", *how)
+    again, again_weights = run(f"recompute-{stage}", *how, "runtime.recompute=true")
+    for expected, got in zip(lines, again, strict=True):
+        for name in COMPARED:
+            assert got["measures"][name] == pytest.approx(expected["measures"][name], rel=1e-5)
+    for name, weight in weights.items():
+        torch.testing.assert_close(again_weights[name], weight, rtol=0, atol=1e-5)
+
+
 def test_bf16_follows_fp32(run):
     expected, weights = run("two-zero-2", *TWO, "runtime.zero_stage=2")
     got, got_weights = run("bf16", *TWO, "optimisation.precision=bf16")

@@ -16,7 +16,7 @@ from flash_ray.capacity.plan import best, parts_of, plans
 from flash_ray.capacity.timeline import Parts, simulate
 from flash_ray.capacity.workload import Work, asked_shares, cases_of, workload
 from flash_ray.errors import UserError
-from flash_ray.recipe import load_recipe
+from flash_ray.recipe import Recipe, load_recipe
 
 QWEN = load_recipe("qwen-image-2.1")
 TINY = Architecture(layers=1, width=2, head_width=2, mlp_ratio=3, context_width=4)
@@ -93,7 +93,7 @@ def test_flops_by_hand():
 
 
 def test_the_rungs_share_one_prefix():
-    recipe = load_recipe("qwen-image-2.1", ["tasks.edit=0"])
+    recipe = load_recipe("qwen-image-2.1", ["tasks.edit=0", "runtime.recompute=false"])
     work = workload(recipe, TINY, Assumptions(text_tokens=1))
     full, cached = TINY.full_flops(1, 4096), TINY.cached_flops(1, 4096)
     # To the four rungs: nothing; full; full and one cached; full and two cached.
@@ -172,9 +172,9 @@ def test_processes_share_the_cores():
     assert simulate(parts(score=0.0), 2, 1, passes=1, cores=1).seconds == pytest.approx(16)
 
 
-def memory(stage: int, trainers: int, **changed) -> sharding.Memory:
-    assumed = Assumptions(vae_gb=0.0, **changed)
-    work = workload(QWEN, Architecture(), assumed)
+def memory(stage: int, trainers: int, recipe: Recipe = QWEN) -> sharding.Memory:
+    assumed = Assumptions(vae_gb=0.0)
+    work = workload(recipe, Architecture(), assumed)
     return sharding.trainer_memory(Architecture(), work, assumed, stage, trainers, 1)
 
 
@@ -190,8 +190,9 @@ def test_zero_shards_optimiser_then_gradients_then_weights():
 def test_recompute_keeps_the_layers_inputs():
     layer = 2 * 4096 * (4096 + 4096 + 256) / 1e9
     prefixes = 2 * 4 * 32 * 4096 * (4096 + 256) / 1e9
-    assert memory(3, 8).activations == pytest.approx(layer * 32 * 38 + prefixes)
-    assert memory(3, 8, recompute=True).activations == pytest.approx(layer * (32 + 38) + prefixes)
+    assert memory(3, 8).activations == pytest.approx(layer * (32 + 38) + prefixes)
+    kept = load_recipe("qwen-image-2.1", ["runtime.recompute=false"])
+    assert memory(3, 8, kept).activations == pytest.approx(layer * 32 * 38 + prefixes)
 
 
 def test_traffic_and_checkpoints_by_hand():
@@ -220,7 +221,7 @@ def test_plans_keep_the_global_batch_while_each_trainer_has_a_micro_batch():
 
 
 def test_the_best_plan_fits_if_any_does():
-    assumed = Assumptions(recompute=True)
+    assumed = Assumptions()
     found = plans(QWEN, Architecture(), assumed, 8)
     assert any(not plan.fits for plan in found)
     assert best(found).fits
@@ -236,7 +237,7 @@ def test_a_slower_network_and_a_lower_mfu_take_longer():
 
 
 def test_parts_at_one_trainer_are_flops_over_rates():
-    recipe = load_recipe("qwen-image-2.1", ["tasks.edit=0"])
+    recipe = load_recipe("qwen-image-2.1", ["tasks.edit=0", "runtime.recompute=false"])
     assumed = Assumptions(device_flops_per_s=100.0, mfu=0.5, optimiser_step_seconds=1.0)
     work = workload(recipe, TINY, assumed)
     found = parts_of(recipe, TINY, assumed, work, stage=2, trainers=1, accumulation=3)
@@ -245,8 +246,8 @@ def test_parts_at_one_trainer_are_flops_over_rates():
 
 
 def test_settings_go_to_the_recipe_or_to_the_assumptions():
-    recipe, assumed = read("miniature", ["mfu=0.35", "runtime.workers=1", "recompute=true"])
-    assert (assumed.mfu, assumed.recompute, recipe.runtime.workers) == (0.35, True, 1)
+    recipe, assumed = read("miniature", ["mfu=0.35", "runtime.workers=1"])
+    assert (assumed.mfu, recipe.runtime.workers) == (0.35, 1)
 
 
 @pytest.mark.parametrize(
@@ -272,5 +273,5 @@ def test_one_gpu_is_too_few():
 def test_the_readmes_table_is_what_the_model_says():
     readme = (Path(__file__).parents[2] / "cluster" / "README.md").read_text(encoding="utf-8")
     for gpus in (8, 64, 512):
-        for row in plan_rows(plans(QWEN, Architecture(), Assumptions(recompute=True), gpus)):
+        for row in plan_rows(plans(QWEN, Architecture(), Assumptions(), gpus)):
             assert f"| {' | '.join(row)} |" in readme
