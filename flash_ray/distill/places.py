@@ -9,7 +9,7 @@ from ray._raylet import GcsClient
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
-ANSWER_S = 12.0  # two rounds of an autoscaler
+ANSWER_S = 16.0  # three rounds of an autoscaler
 STATUS_V1 = b"__autoscaling_status"
 
 
@@ -23,15 +23,20 @@ def can_come(bundles: Sequence[Mapping[str, float]]) -> bool:
     group = placement_group([dict(bundle) for bundle in bundles])
     client = GcsClient(address=ray.get_runtime_context().gcs_address)
     try:
-        asked, until = None, time.monotonic() + ANSWER_S
-        while not group.wait(0.5) and time.monotonic() < until:
+        asked, refused, until = None, False, time.monotonic() + ANSWER_S
+        while not group.wait(0) and time.monotonic() < until:
+            time.sleep(0.25)  # `wait` takes whole seconds
             status = GetClusterStatusReply.FromString(client.get_cluster_status())
             asked = asked or _version_with(status, group)
             if (answer := _answer(status, group, asked)) is None:
                 answer = _answer_v1(client)
-            if answer is not None:
+            if answer or (answer is False and refused):
                 return answer
-        return group.wait(0.1)
+            if answer is False:
+                # Once is not enough: while the group takes its places, these are no longer free,
+                # and it still asks for them.
+                asked, refused = None, True
+        return group.wait(0)
     finally:
         remove_placement_group(group)
 

@@ -12,7 +12,7 @@ from flash_ray.backbones.process import one_process, thread_limits
 from flash_ray.checkpoints.storage import Store
 from flash_ray.console import Steps
 from flash_ray.data.encode import prepare
-from flash_ray.distill.cluster import cluster_needs, places
+from flash_ray.distill.cluster import check_worker, cluster_needs, places
 from flash_ray.distill.connect import connected_with, is_job
 from flash_ray.distill.places import can_come
 from flash_ray.errors import UserError
@@ -55,10 +55,12 @@ def setting(
         at_once: None: as many as there is room for.
 
     Raises:
-        UserError: not even one trial fits the cluster.
+        UserError: not even one trial fits the cluster, or its nodes cannot do their part.
     """
     with connected_with(_needs(recipes, at_once or _fit_locally(recipes))):
         at_once = at_once or _fit(recipes)
+        if is_job():
+            check_worker(store)
         roster = hire(all_teachers(recipes)) if _by_actors(recipes) else None
         try:
             steps.say(f"encode what is not cached; then {at_once} at once")

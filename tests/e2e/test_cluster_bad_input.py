@@ -109,3 +109,19 @@ def test_no_gpu(flash_ray, server, small):
 def test_a_bucket_that_workers_cannot_reach(flash_ray, server, small):
     ended = submit(flash_ray, server, "deaf", *small)
     job_refuses(ended, f"runtime.storage.url: {PLACE}", "cannot be reached", "worker node")
+
+
+def test_a_studys_bucket_that_workers_cannot_reach(flash_ray, server, base, tmp_path):
+    study = {
+        "name": "deaf",
+        "recipe": "miniature",
+        "seeds": [0],
+        "budget": {"updates": 1},
+        "benches": {"t2i": 1},
+        "arms": {"one": {}},
+        "set": {"base": str(base), "data.prompts": 8, "runtime.workers": 1},
+    }
+    (tmp_path / "deaf.yaml").write_text(json.dumps(study))
+    words = ("submit", "study", "deaf.yaml", "--out", str(tmp_path / "out"), "--store", PLACE)
+    ended = flash_ray(*words, "--address", server.address, "--follow", **server.variables)
+    job_refuses(ended, f"runtime.storage.url: {PLACE}", "cannot be reached", "worker node")
