@@ -1,5 +1,6 @@
 """`flash-ray cluster local`: nodes come and go with the work, and its end leaves nothing."""
 
+import json
 import os
 import re
 import signal
@@ -32,12 +33,20 @@ print("held", flush=True)
 sys.stdin.read()
 """
 
+# What an autoscaler can bring, for each list of places.
+ASK = """
+import json, sys, ray
+from flash_ray.distill.places import can_come
+ray.init(log_to_driver=False, logging_level="ERROR")
+print(*(can_come(places) for places in json.loads(sys.argv[1])))
+"""
+
 TEACH = """
 import os, ray
 ray.init()
 @ray.remote(resources={"teacher": 1})
 def teach():
-    return os.environ["STORE"]
+    return os.environ["AWS_ENDPOINT_URL_S3"]
 print("taught with", ray.get(teach.remote()))
 """
 
@@ -82,6 +91,19 @@ def test_nodes_come_are_replaced_and_go(cluster):
         cluster.kill(lost)
 
 
+@pytest.mark.slow
+def test_the_autoscaler_says_what_it_can_bring(cluster):
+    trainer, teacher = {"trainer": 1, "CPU": 1}, {"teacher": 1}
+    asked = [[trainer] * 3, [trainer, trainer, teacher], [trainer] * 3, [{"GPU": 1}]]
+    ended = subprocess.run(
+        [sys.executable, "-c", ASK, json.dumps(asked)],
+        env={**os.environ, **cluster.environment()},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert ended.stdout == "False True False False\n"
+
+
 @contextmanager
 def typed(*options: str, **variables: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`flash-ray cluster local` as a user types it, and what it said when it was ready."""
@@ -109,9 +131,10 @@ def test_the_command_runs_jobs_and_leaves_nothing_but_logs(cluster, tmp_path):
     (port,) = free_ports(1)
     address = f"http://127.0.0.1:{port}"
     token = tmp_path / "token"
-    own = {"RAY_AUTH_TOKEN_PATH": str(token)}
-    with typed("--port", str(port), "--idle-s", "5", STORE="s3", **own) as (server, said):
+    own = {"RAY_AUTH_TOKEN_PATH": str(token), "HOME": str(tmp_path)}
+    with typed("--port", str(port), "--idle-s", "5", **own) as (server, said):
         assert f"jobs and dashboard: {address}\n" in said
+        assert "store: s3://flash-ray, in ~/.flash_ray/store\n" in said
         assert f"token: {token}\n" in said
         assert token.stat().st_mode & 0o777 == 0o600
 
@@ -119,7 +142,7 @@ def test_the_command_runs_jobs_and_leaves_nothing_but_logs(cluster, tmp_path):
         (tmp_path / "job" / "teach.py").write_text(TEACH)
         job = ["--working-dir", str(tmp_path / "job"), "--", "python", "teach.py"]
         ended = submit(address, *job, **own)
-        assert "taught with s3" in ended.stdout, ended.stdout + ended.stderr
+        assert "taught with http://127.0.0.1:" in ended.stdout, ended.stdout + ended.stderr
         assert ended.returncode == 0
         assert submit(address, *job, RAY_AUTH_TOKEN="wrong").returncode != 0
 

@@ -60,6 +60,8 @@ def test_readme_names_what_exists():
     for line in LINES:
         for path in re.findall(r"(?<![\w/.])(?:jobs/|\.ci/|cluster/|infra/)\S+", line):
             assert (REPOSITORY / path).exists(), path
+        for folder in re.findall(r"apply -k (\S+)", line):
+            assert (REPOSITORY / folder / "kustomization.yaml").exists(), folder
 
 
 YAML = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
