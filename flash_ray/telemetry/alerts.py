@@ -68,7 +68,8 @@ ALERTS = (
     Alert(
         "FlashEndpointErrors",
         "flash-ray-endpoint-errors",
-        'sum by (route) (rate(ray_flash_serve_errors_total{status=~"5.."}[5m])) '
+        '(sum by (route) (rate(ray_flash_serve_errors_total{status=~"5.."}[5m])) '
+        "or 0 * sum by (route) (rate(ray_flash_serve_request_seconds_count[5m]))) "
         "/ sum by (route) (rate(ray_flash_serve_request_seconds_count[5m])) "
         f"> {ERRORS}",
         "2m",

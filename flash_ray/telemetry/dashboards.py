@@ -319,8 +319,14 @@ SERVING = Dashboard(
         Panel(
             "Pictures of a batch",
             "short",
-            "Median. Larger batches draw more pictures a second.",
-            (Query(_quantile(0.5, "serve_batch_pictures", "task"), "{{task}}"),),
+            "Mean. Larger batches draw more pictures a second.",
+            (
+                Query(
+                    f"{_rate('serve_batch_pictures_sum', 'task')} / "
+                    f"{_rate('serve_batch_pictures_count', 'task')}",
+                    "{{task}}",
+                ),
+            ),
         ),
         Panel(
             "Caches",
@@ -356,7 +362,7 @@ CLUSTER = Dashboard(
             "short",
             "That report, and that the autoscaler waits for.",
             (
-                Query("count(count by (NodeAddress) (ray_node_cpu_count))", "there"),
+                Query("count(count by (instance) (ray_node_cpu_count))", "there"),
                 Query("sum(autoscaler_pending_nodes) or vector(0)", "awaited"),
             ),
         ),
@@ -375,7 +381,7 @@ CLUSTER = Dashboard(
             "CPU",
             "percent",
             "By node.",
-            (Query("max by (NodeAddress) (ray_node_cpu_utilization)", "{{NodeAddress}}"),),
+            (Query("max by (instance) (ray_node_cpu_utilization)", "{{instance}}"),),
         ),
         Panel(
             "GPU",
@@ -383,9 +389,9 @@ CLUSTER = Dashboard(
             "Mean of a node's GPUs; 0 on a node without.",
             (
                 Query(
-                    "avg by (NodeAddress) (ray_node_gpus_utilization) "
-                    "or 0 * max by (NodeAddress) (ray_node_cpu_utilization)",
-                    "{{NodeAddress}}",
+                    "avg by (instance) (ray_node_gpus_utilization) "
+                    "or 0 * max by (instance) (ray_node_cpu_utilization)",
+                    "{{instance}}",
                 ),
             ),
         ),
@@ -395,9 +401,9 @@ CLUSTER = Dashboard(
             "Used, by node. Above 95 % Ray ends processes.",
             (
                 Query(
-                    "max by (NodeAddress) (ray_node_mem_used) "
-                    "/ max by (NodeAddress) (ray_node_mem_total)",
-                    "{{NodeAddress}}",
+                    "max by (instance) (ray_node_mem_used) "
+                    "/ max by (instance) (ray_node_mem_total)",
+                    "{{instance}}",
                 ),
             ),
         ),
@@ -413,10 +419,10 @@ CLUSTER = Dashboard(
             "Bps",
             "Sent and received, by node.",
             (
-                Query("max by (NodeAddress) (ray_node_network_send_speed)", "{{NodeAddress}} sent"),
+                Query("max by (instance) (ray_node_network_send_speed)", "{{instance}} sent"),
                 Query(
-                    "max by (NodeAddress) (ray_node_network_receive_speed)",
-                    "{{NodeAddress}} received",
+                    "max by (instance) (ray_node_network_receive_speed)",
+                    "{{instance}} received",
                 ),
             ),
         ),
@@ -426,8 +432,8 @@ CLUSTER = Dashboard(
             "Used, by node.",
             (
                 Query(
-                    "max by (NodeAddress) (ray_node_disk_utilization_percentage) / 100",
-                    "{{NodeAddress}}",
+                    "max by (instance) (ray_node_disk_utilization_percentage) / 100",
+                    "{{instance}}",
                 ),
             ),
         ),

@@ -30,7 +30,7 @@ BYTES, SECONDS = EngFormatter("B", sep=" "), EngFormatter("s", sep=" ")
 UNITS = {
     "bytes": BYTES,
     "Bps": EngFormatter("B/s", sep=" "),
-    "percent": PercentFormatter(100),
+    "percent": PercentFormatter(100, decimals=0),
     "percentunit": PercentFormatter(1),
     "reqps": EngFormatter("/s", sep=" "),
     "s": SECONDS,
@@ -92,7 +92,9 @@ def _panel(axes: Axes, panel: Panel, series: Sequence[tuple[str, Series]]) -> No
     if panel.limit is not None:
         axes.axhline(panel.limit, color="#c4162a", lw=1, ls="--")
     axes.yaxis.set_major_formatter(UNITS[panel.unit])
-    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    highest = max((max(one.values) for _, one in series), default=0.0)
+    low, high = axes.get_ylim() if highest else (0.0, 1.0)
+    axes.set_ylim(min(0.0, low), high + 0.1 * abs(high))  # the top line is not at the edge
     axes.tick_params(labelsize=8)
     axes.grid(color="#dddddd", lw=0.5)
     axes.spines[["top", "right"]].set_visible(False)
