@@ -2,7 +2,8 @@
 
 from ray.util.metrics import Counter, Histogram
 
-SECONDS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120]
+# Ray's agent exports, for every value, the middle of its bucket: sums and means are made of those.
+SECONDS = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120]
 
 
 class DrawingMetrics:
@@ -18,7 +19,7 @@ class DrawingMetrics:
         self._batch = Histogram(
             "flash_serve_batch_pictures",
             "Pictures of a batch.",
-            [1, 2, 4, 8, 16, 32, 64, 128, 256],
+            [0.5, 1.5, 2.5, 5.5, 10.5, 21.5, 42.5, 85.5, 170.5, 341.5],  # 1, 2, 4, ... 256
             ("task",),
         )
         self._cache = Counter(
