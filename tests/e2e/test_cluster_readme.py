@@ -44,13 +44,14 @@ def typed(line: str, home: Path, *more: str) -> Iterator[None]:
 
 
 @pytest.mark.slow
-def test_a_local_cluster_and_its_jobs(flash_ray, small, home):
+def test_a_local_cluster_and_its_jobs(flash_ray, small, base, home):
     start, export, *commands = lines("A local cluster that grows and shrinks")
     port, endpoints = map(str, free_ports(2))
     stands_for = {"8265": port, "HEAD": "127.0.0.1", "BUCKET": "flash-ray"}
     stands_for["qwen-image-2.1"] = "miniature"
     access = dict(word.split("=", 1) for word in shlex.split(export.replace("8265", port))[1:])
-    short = {"distill": small, "evaluate": ["--cases", "1"], "serve": ["--port", endpoints]}
+    short = {"distill": small, "evaluate": ["--cases", "1"]}
+    short["serve"] = ["--port", endpoints, "--set", f"base={base}"]
     jobs: dict[str, str] = {}
 
     def run(line: str) -> subprocess.CompletedProcess[str]:
@@ -62,7 +63,7 @@ def test_a_local_cluster_and_its_jobs(flash_ray, small, home):
         ended = flash_ray(group, command, *rest, **access)
         assert ended.returncode == 0, f"{line}: {ended.stdout}{ended.stderr}"
         if group == "submit":
-            jobs[command] = re.search(r"submitted (\S+)", ended.stderr)[1]
+            jobs[command] = re.search(r"submitted (\S+)", ended.stdout + ended.stderr)[1]
         return ended
 
     with typed(start, home, "--port", port):
