@@ -63,7 +63,8 @@ def test_a_local_cluster_and_its_jobs(flash_ray, small, base, home):
         ended = flash_ray(group, command, *rest, **access)
         assert ended.returncode == 0, f"{line}: {ended.stdout}{ended.stderr}"
         if group == "submit":
-            jobs[command] = re.search(r"submitted (\S+)", ended.stdout + ended.stderr)[1]
+            followed = re.search(r"submitted (\S+)", ended.stderr)
+            jobs[command] = followed[1] if followed else ended.stdout.strip()
         return ended
 
     with typed(start, home, "--port", port):
