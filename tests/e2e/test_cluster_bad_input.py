@@ -118,7 +118,7 @@ def test_a_studys_bucket_that_workers_cannot_reach(flash_ray, server, base, tmp_
         "seeds": [0],
         "budget": {"updates": 1},
         "benches": {"t2i": 1},
-        "arms": {"one": {}},
+        "arms": {"one": {}, "two": {"tasks": {"t2i": 1, "edit": 3}}},
         "set": {"base": str(base), "data.prompts": 8, "runtime.workers": 1},
     }
     (tmp_path / "deaf.yaml").write_text(json.dumps(study))

@@ -128,6 +128,7 @@ def test_a_study_leaves_records_retries_from_checkpoints_and_repeats_nothing(
     assert read_records(out, trials) == records
 
 
+@pytest.mark.slow
 def test_a_search_stops_what_is_worse_and_leaves_no_workers(
     study, store, cluster, tmp_path, monkeypatch
 ):

@@ -139,6 +139,7 @@ def test_a_missing_base_is_refused(store, cluster, tmp_path):
         distill(recipe, store, "baseless", tmp_path / "student")
 
 
+@pytest.mark.slow
 def test_teachers_of_two_groups_guide_a_run_and_may_not_be_exchanged(
     base, store, cluster, tmp_path
 ):
