@@ -86,11 +86,7 @@ class Serving(Section):
     generate: Replicas = Replicas()
     edit: Replicas = Replicas()
     cpus: float = Field(1.0, ge=0, description="CPU cores of a drawing replica")
-    threads: int = Field(
-        1,
-        ge=1,
-        description="threads that a drawing replica computes with; more pay for large pictures",
-    )
+    threads: int = Field(1, ge=1, description="threads that a drawing replica computes with")
     evaluations: int = Field(1, ge=1, description="evaluations at the same time, 1 or more")
     judges: dict[JudgeName, Annotated[VlmSettings, BeforeValidator(_judge_of)]] = Field(
         {},

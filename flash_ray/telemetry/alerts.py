@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flash_ray.telemetry.panels import DATASOURCE
+from flash_ray.telemetry.queries import failing
 
 GROUP = "flash_ray"
 STRAIN, WAIT, ERRORS = 0.5, 0.3, 0.05  # where alerts begin
@@ -68,10 +69,7 @@ ALERTS = (
     Alert(
         "FlashEndpointErrors",
         "flash-ray-endpoint-errors",
-        '(sum by (route) (rate(ray_flash_serve_errors_total{status=~"5.."}[5m])) '
-        "or 0 * sum by (route) (rate(ray_flash_serve_request_seconds_count[5m]))) "
-        "/ sum by (route) (rate(ray_flash_serve_request_seconds_count[5m])) "
-        f"> {ERRORS}",
+        f"{failing('5m')} > {ERRORS}",
         "2m",
         "critical",
         "{{ $labels.route }}: {{ $value | humanizePercentage }} of the requests fail.",
