@@ -30,12 +30,12 @@ def can_come(bundles: Sequence[Mapping[str, float]]) -> bool:
             asked = asked or _version_with(status, group)
             if (answer := _answer(status, group, asked)) is None:
                 answer = _answer_v1(client)
-            if answer or (answer is False and refused):
-                return answer
-            if answer is False:
-                # Once is not enough: while the group takes its places, these are no longer free,
-                # and it still asks for them.
+            if answer is False and not refused:
+                # A round may fall into the moment in which the group takes its places: these are
+                # no longer free, and it still asks for them. So a no is asked for twice.
                 asked, refused = None, True
+            elif answer is not None:
+                return answer
         return group.wait(0)
     finally:
         remove_placement_group(group)

@@ -90,6 +90,18 @@ def test_no_bucket_for_a_cluster(flash_ray, server, small):
     refuses(flash_ray(*words, **server.variables), "runtime.storage.url: 'embedded'")
 
 
+@pytest.mark.slow
+def test_a_workers_image_with_an_old_package(flash_ray, small, tmp_path):
+    folder = tmp_path / "image" / "boto3-0.1.dist-info"
+    folder.mkdir(parents=True)
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: boto3\nVersion: 0.1\n")
+    (tmp_path / "cluster").mkdir()
+    with embedded_store(tmp_path / "store"):
+        with started(tmp_path / "cluster", PYTHONPATH=str(folder.parent)) as server:
+            ended = submit(flash_ray, server, "old", *small)
+    job_refuses(ended, "image: lacks boto3", "(has 0.1)", "worker node", "--pip")
+
+
 def submit(flash_ray, server, name, *words):
     settings = ("--name", name, "--set", f"runtime.storage.url={PLACE}", *words)
     words = ("submit", "distill", "miniature", *settings, "--address", server.address, "--follow")

@@ -1,18 +1,16 @@
 """cluster/README.md: its commands for one machine, run in order as they stand there."""
 
-import os
 import re
 import shlex
 import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import requests
+from autoscaling import typed
 from grafana_server import TOKEN, grafana
 
 from flash_ray.local_cluster.cluster import free_ports
@@ -26,21 +24,6 @@ def lines(heading: str) -> list[str]:
     section = PAGE.split(f"## {heading}\n")[1].split("\n## ")[0]
     blocks = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
     return [line for block in blocks for line in block.splitlines()]
-
-
-@contextmanager
-def typed(line: str, home: Path, *more: str) -> Iterator[None]:
-    """A command that stays, once it has said how it ends."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "RAY_"))}
-    words = [SCRIPTS / "flash-ray", *shlex.split(line)[1:], *more]
-    environment |= {"HOME": str(home)}
-    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert any(said == "Ctrl-C ends it.\n" for said in process.stdout)
-            yield
-        finally:
-            process.terminate()
-    assert process.returncode == 0
 
 
 @pytest.mark.slow
@@ -67,7 +50,7 @@ def test_a_local_cluster_and_its_jobs(flash_ray, small, base, home):
             jobs[command] = followed[1] if followed else ended.stdout.strip()
         return ended
 
-    with typed(start, home, "--port", port):
+    with typed(*shlex.split(start)[3:], "--port", port, HOME=str(home)) as (server, _):
         *others, listing = commands
         for line in others:
             run(line)
@@ -86,6 +69,7 @@ def test_a_local_cluster_and_its_jobs(flash_ray, small, base, home):
             if " logs " in line:
                 assert "students/miniature" in ended.stdout
         assert not _answers(served)
+    assert server.returncode == 0
     assert "miniature" in flash_ray("models").stdout  # in the embedded store
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from autoscaling import Timeline, submit
+from autoscaling import Timeline, submit, typed
 
 from flash_ray.local_cluster.cluster import Cluster, autoscaling_cluster, free_ports
 from flash_ray.local_cluster.plan import Plan
@@ -102,24 +102,6 @@ def test_the_autoscaler_says_what_it_can_bring(cluster):
         text=True,
     )
     assert ended.stdout == "False True False False\n"
-
-
-@contextmanager
-def typed(*options: str, **variables: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`flash-ray cluster local` as a user types it, and what it said when it was ready."""
-    words = [SCRIPTS / "flash-ray", "cluster", "local", *options]
-    environment = {**os.environ, **variables}
-    server = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
-    with server:
-        try:
-            said = ""
-            while not said.endswith("Ctrl-C ends it.\n"):
-                line = server.stdout.readline()
-                assert line, f"it ended: {said}"
-                said += line
-            yield server, said
-        finally:
-            server.terminate()
 
 
 def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:

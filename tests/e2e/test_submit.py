@@ -1,5 +1,6 @@
 """`flash-ray submit` and `flash-ray jobs` against a real job server that asks for a token."""
 
+import json
 import os
 import re
 import signal
@@ -105,6 +106,31 @@ def test_rays_own_command_runs_the_same(server, small):
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert re.search(r"16 cases; \d+ of \d+ shards encoded now", ended.stdout)
+
+
+@pytest.mark.slow
+def test_a_study_runs_to_its_end(on_cluster, base, tmp_path):
+    study = {
+        "name": "sent",
+        "recipe": "miniature",
+        "seeds": [0],
+        "budget": {"updates": 2},
+        "benches": {"t2i": 1},
+        "arms": {"half": {}, "edits": {"tasks": {"t2i": 1, "edit": 3}}},
+        "set": {
+            "base": str(base),
+            "data.prompts": 8,
+            "runtime.workers": 1,
+            "runtime.micro_batch": 4,
+            "runtime.bench_every": 0,
+        },
+    }
+    (tmp_path / "study.yaml").write_text(json.dumps(study))
+    out = tmp_path / "out"
+    words = ("submit", "study", "study.yaml", "--out", str(out), "--store", PLACE, "--follow")
+    ended = on_cluster(*words)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert len(list((out / "records").glob("*.json"))) == 2
 
 
 @pytest.mark.slow

@@ -1,11 +1,12 @@
-"""What the tests on a local cluster share: a time line of its nodes, and `ray job submit`."""
+"""What the tests on a local cluster share: the command, a time line of its nodes, jobs."""
 
 import os
 import subprocess
 import sysconfig
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from flash_ray.local_cluster.cluster import Cluster
@@ -35,6 +36,29 @@ class Timeline:
             if good(nodes):
                 return nodes
             time.sleep(0.5)
+
+
+@contextmanager
+def typed(*options: str, **variables: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`flash-ray cluster local` of a user without a store, and what it said when it was ready."""
+    script = Path(sysconfig.get_path("scripts")) / "flash-ray"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "RAY_"))}
+    server = subprocess.Popen(
+        [script, "cluster", "local", *options],
+        env={**environment, **variables},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with server:
+        try:
+            said = ""
+            while not said.endswith("Ctrl-C ends it.\n"):
+                line = server.stdout.readline()
+                assert line, f"it ended: {said}"
+                said += line
+            yield server, said
+        finally:
+            server.terminate()
 
 
 def submit(address: str, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
