@@ -3,7 +3,10 @@
 It says which packages the image lacks before anything that needs them is imported.
 """
 
+import os
+import shutil
 import sys
+import tempfile
 
 from flash_ray.requirements import image_problem
 
@@ -16,11 +19,17 @@ def refuse_image() -> None:
 
 
 def main(words: list[str]) -> None:
-    """Runs a `flash-ray` command."""
+    """Runs a `flash-ray` command, in a copy of the job's folder.
+
+    Nodes of one machine share that folder, and each unpacks it anew: it would vanish meanwhile.
+    """
     refuse_image()
     from flash_ray.cli import main as run
 
-    run(words)
+    with tempfile.TemporaryDirectory(prefix="flash-ray-") as own:
+        shutil.copytree(".", own, dirs_exist_ok=True)
+        os.chdir(own)
+        run(words)
 
 
 if __name__ == "__main__":
