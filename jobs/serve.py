@@ -2,7 +2,7 @@
 
 import sys
 
-from flash_ray.cli import main
+from flash_ray.cli.app import main
 
 if __name__ == "__main__":
     main(["serve", *sys.argv[1:]])

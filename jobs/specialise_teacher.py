@@ -1,4 +1,4 @@
-"""`python jobs/specialise_teacher.py DIR`: trains the specialised teacher; again, to go on."""
+"""`python jobs/specialize_teacher.py DIR`: trains the specialized teacher; again, to go on."""
 
 import logging
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flash_ray.miniature.specialise import SpecialisedPlan
+from flash_ray.miniature.training.specialized import SpecializedPlan
 
 
 def main(
@@ -14,21 +14,21 @@ def main(
     base: Annotated[
         str, typer.Option(help="The base: 'miniature', or a folder that train_teacher.py left.")
     ] = "miniature",
-    steps: int = SpecialisedPlan.steps,
+    steps: int = SpecializedPlan.steps,
     examples: Annotated[
         int, typer.Option(help="Pictures for each task.")
-    ] = SpecialisedPlan.examples,
+    ] = SpecializedPlan.examples,
     cases: Annotated[int, typer.Option(help="Cases of each category to score it on.")] = 24,
 ) -> None:
-    """Train the miniature's specialised teacher, score it, and write its card."""
+    """Train the miniature's specialized teacher, score it, and write its card."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    from flash_ray.backbones.load import resolve_base
-    from flash_ray.evaluation.specialised_card import write_specialised_card
-    from flash_ray.miniature.specialise import train_specialised
+    from flash_ray.miniature.training.specialized import train_specialized
+    from flash_ray.miniature.training.specialized_card import write_specialized_card
+    from flash_ray.models.loading import resolve_base
 
-    plan = SpecialisedPlan(steps, examples)
-    lora = train_specialised(folder, Path(resolve_base(base)), plan)
-    write_specialised_card(lora, base, plan, cases)
+    plan = SpecializedPlan(steps, examples)
+    lora = train_specialized(folder, Path(resolve_base(base)), plan)
+    write_specialized_card(lora, base, plan, cases)
     typer.echo(lora)
 
 

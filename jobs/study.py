@@ -5,7 +5,7 @@ So too for `search`, `status` and `report`.
 
 import sys
 
-from flash_ray.cli import main
+from flash_ray.cli.app import main
 
 if __name__ == "__main__":
     main(["study", *sys.argv[1:]])

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flash_ray.miniature.train import TeacherPlan
+from flash_ray.miniature.training.teacher import TeacherPlan
 
 
 def main(
@@ -31,8 +31,8 @@ def main(
             f"{transformer_steps}; lower it"
         )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    from flash_ray.evaluation.card import write_card
-    from flash_ray.miniature.train import train_teacher
+    from flash_ray.miniature.training.card import write_card
+    from flash_ray.miniature.training.teacher import train_teacher
 
     plan = TeacherPlan(vae_steps, transformer_steps, careless_steps, examples)
     pipeline = train_teacher(folder, plan, vae)

@@ -1,7 +1,7 @@
 """How a run would do on more machines than one has: a small model with its assumptions stated.
 
     python -m flash_ray.capacity RECIPE            # a table for 8, 64 and 512 GPUs
-    python -m flash_ray.capacity.check             # the same model against runs on this machine
+    python -m tests.benchmarks.capacity             # the same model against runs on this machine
 
 `architecture` counts parameters and FLOPs, `workload` what a recipe asks of trainers and teachers,
 `sharding` ZeRO's memory and traffic, `timeline` plays the updates through, `plan` puts it together.

@@ -12,8 +12,8 @@ from flash_ray.capacity.architecture import Architecture, architecture_of
 from flash_ray.capacity.assumptions import Assumptions, assume
 from flash_ray.capacity.plan import Plan, best, plans
 from flash_ray.capacity.workload import Workload, workload
+from flash_ray.cli.options import RecipeName
 from flash_ray.errors import UserError
-from flash_ray.options import RecipeName
 from flash_ray.recipe import Recipe, load_recipe
 from flash_ray.recipe.load import override
 
@@ -140,7 +140,7 @@ def command(
     console = wide_console()
     console.print("\n".join(describe(architecture, assumed)), highlight=False)
     work = workload(loaded, architecture, assumed)
-    console.print(work_table(work, loaded.optimisation.fake_updates))
+    console.print(work_table(work, loaded.training.fake_score.updates_per_iteration))
     console.print(plan_table(found), bytes_table(found))
 
 

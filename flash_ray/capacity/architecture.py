@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from flash_ray.backbones.load import resolve_base
+from flash_ray.models.loading import resolve_base
 
 TIME_CHANNELS = 256  # of the sinusoidal embedding of t
 SMALLEST_TARGET_TOKENS = 4  # of the target that a teacher's prefill carries along
@@ -73,7 +73,7 @@ class Architecture:
         return self._flops(target_tokens, target_tokens * (prefix_tokens + target_tokens))
 
     def prefill_flops(self, prefix_tokens: float) -> float:
-        """Of computing the prefix's keys and values, as `backbones.prefixes.prefilled` does."""
+        """Of computing the prefix's keys and values, as `backbones.prefixes.prefill` does."""
         return self.full_flops(prefix_tokens, SMALLEST_TARGET_TOKENS)
 
     def _flops(self, tokens: float, pairs: float) -> float:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from flash_ray.errors import UserError
-from flash_ray.recipe import explain
+from flash_ray.recipe import messages
 from flash_ray.recipe.schema import Section
 
 Positive = Annotated[float, Field(gt=0)]
@@ -27,7 +27,7 @@ class Assumptions(Section):
     teacher_pass_seconds: float = Field(
         0.0, ge=0, description="the same of a teacher's passes in s, 0 or more"
     )
-    optimiser_step_seconds: float = Field(
+    optimizer_step_seconds: float = Field(
         0.05, ge=0, description="one AdamW step and what is averaged after it in s, 0 or more"
     )
     gpu_memory_gb: Positive = Field(80.0, description="of one GPU in GB, above 0")
@@ -71,4 +71,4 @@ def assume(values: dict[str, Any]) -> Assumptions:
     try:
         return Assumptions.model_validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
-        raise UserError(f"--set: {explain.problem(error, Assumptions)}") from None
+        raise UserError(f"--set: {messages.problem(error, Assumptions)}") from None

@@ -10,7 +10,7 @@ from flash_ray.capacity.timeline import Parts, Timing, simulate
 from flash_ray.capacity.workload import Work, Workload, workload
 from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe
-from flash_ray.teachers.groups import groups
+from flash_ray.teachers.protocol import groups
 
 TRAINERS_PER_TEACHER = (1, 2, 3, 5, 7, 15)
 
@@ -95,14 +95,16 @@ def _plan(
 ) -> Plan:
     """`replicas` of each group of teachers; 0: in the trainers' processes."""
     runtime, work = recipe.runtime, workload(recipe, architecture, assumed)
-    accumulation = max(1, math.ceil(_global_batch(recipe) / (trainers * runtime.micro_batch)))
+    accumulation = max(1, math.ceil(_global_batch(recipe) / (trainers * runtime.micro_batch_size)))
     per_teacher = math.ceil(trainers / replicas) if replicas else 1
-    tickets = recipe.teaching.max_in_flight * per_teacher
-    teacher = sharding.teacher_memory(architecture, work, assumed, runtime.micro_batch, tickets)
+    tickets = recipe.teacher_defaults.max_in_flight * per_teacher
+    teacher = sharding.teacher_memory(
+        architecture, work, assumed, runtime.micro_batch_size, tickets
+    )
     inside = 0 if replicas else len(work.teachers)
     for stage in range(runtime.zero_stage, 4):
         trainer = sharding.trainer_memory(
-            architecture, work, assumed, stage, trainers, runtime.micro_batch, inside
+            architecture, work, assumed, stage, trainers, runtime.micro_batch_size, inside
         )
         if trainer.total <= assumed.gpu_memory_gb:
             break
@@ -118,7 +120,7 @@ def _plan(
         trainers,
         replicas * len(teachers),
         stage,
-        trainers * runtime.micro_batch * accumulation,
+        trainers * runtime.micro_batch_size * accumulation,
         accumulation,
         parts,
         timing,
@@ -157,9 +159,9 @@ def parts_of(
 
     forward, backward = sharding.FORWARD[stage], sharding.BACKWARD[stage]
     before = work.rollout + work.student_forward
-    repeats = recipe.optimisation.fake_updates
+    repeats = recipe.training.fake_score.updates_per_iteration
     fake = trained(work.fake_update, forward + backward) * accumulation
-    step = trained(Work(), sharding.STEP[stage]) + assumed.optimiser_step_seconds
+    step = trained(Work(), sharding.STEP[stage]) + assumed.optimizer_step_seconds
     return Parts(
         before=trained(before, forward * before.passes),
         fake_score=trained(work.fake_score, forward),
@@ -171,15 +173,20 @@ def parts_of(
 
 
 def _in_process(parts: Parts, accumulation: int) -> Timing:
-    """With `teaching.placement: in_process` the trainer computes the teacher's part itself."""
+    """With `teacher_defaults.placement: in_process` the trainer computes the teacher's part itself."""
     own = parts.before + parts.prefill + parts.score + parts.fake_score + parts.backward
     return Timing(accumulation * own + parts.tail, 0.0, 0.0)
 
 
 def _global_batch(recipe: Recipe) -> int:
     runtime = recipe.runtime
-    workers = runtime.workers if isinstance(runtime.workers, int) else runtime.workers.max
-    return runtime.global_batch or workers * runtime.micro_batch * runtime.accumulation
+    workers = (
+        runtime.num_workers if isinstance(runtime.num_workers, int) else runtime.num_workers.max
+    )
+    return (
+        runtime.global_batch_size
+        or workers * runtime.micro_batch_size * runtime.gradient_accumulation_steps
+    )
 
 
 def _gathered_bytes(
@@ -191,7 +198,7 @@ def _gathered_bytes(
     accumulation: int,
 ) -> float:
     forward, backward = sharding.FORWARD[stage], sharding.BACKWARD[stage]
-    repeats = recipe.optimisation.fake_updates
+    repeats = recipe.training.fake_score.updates_per_iteration
     forwards = work.rollout.passes + 2 + repeats
     each = forwards * forward + (1 + repeats) * backward
     volumes = accumulation * each + (1 + repeats) * sharding.STEP[stage]

@@ -24,7 +24,7 @@ class Memory:
     """Of a GPU, in GB of 10^9 bytes.
 
     Args:
-        engines: both engines' weights, gradients and optimiser states, and the average's share.
+        engines: both engines' weights, gradients and optimizer states, and the average's share.
         frozen: the base's transformer and VAE, which every worker and teacher loads whole.
         activations: what the longest micro-batch keeps for its backward pass, and keys and values
             of prefixes.
@@ -121,7 +121,7 @@ def traffic_seconds(
 
 
 def checkpoint_bytes(architecture: Architecture) -> int:
-    """Weights and optimiser states of both engines, and the average."""
+    """Weights and optimizer states of both engines, and the average."""
     each = ENGINES * (WEIGHT_BYTES + ADAM_BYTES) + EMA_BYTES
     return each * architecture.parameters
 

@@ -1,8 +1,8 @@
 """Plays a few updates through: trainers that keep step, teachers that answer in turn.
 
-The trainers do what `distill.distiller.Distiller` does, in its order; a teacher is an actor that
+The trainers do what `distill.distiller.DistillationStep` does, in its order; a teacher is an actor that
 takes its calls one after another, first come, first served. The next micro-batch is announced as
-soon as one is asked about, as with `teaching.max_in_flight` of 2 or more.
+soon as one is asked about, as with `teacher_defaults.max_in_flight` of 2 or more.
 """
 
 from collections import deque
@@ -21,7 +21,7 @@ class Parts:
         before: of a micro-batch, up to the question: rollout and the student's forward pass.
         fake_score: between the question and the wait for its answer.
         backward: after the answer.
-        tail: once an update: the optimiser's step and all fake-score updates.
+        tail: once an update: the optimizer's step and all fake-score updates.
         prefill, score: a teacher's, for one micro-batch, transport included.
     """
 

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from flash_ray.backbones.base import PIXELS_PER_TOKEN
 from flash_ray.capacity.architecture import Architecture
 from flash_ray.capacity.assumptions import Assumptions
+from flash_ray.models.base import PIXELS_PER_TOKEN
 from flash_ray.recipe import Recipe
-from flash_ray.recipe.weights import moments, weights_at
-from flash_ray.teachers.groups import groups
+from flash_ray.recipe.teacher_weights import moments, weights_at
+from flash_ray.teachers.protocol import groups
 
 BACKWARD = 2.0  # a backward pass costs two forward ones (arXiv 2001.08361, section 2.1)
 
@@ -89,7 +89,7 @@ class Workload:
 def workload(recipe: Recipe, architecture: Architecture, assumed: Assumptions) -> Workload:
     """The recipe's micro-batch; `Assumptions.text_tokens` and `references` set its length."""
     cases = list(cases_of(recipe, assumed))
-    batch = recipe.runtime.micro_batch
+    batch = recipe.runtime.micro_batch_size
 
     def mean(flops: list[float]) -> Work:
         total = sum(case.share * value for case, value in zip(cases, flops, strict=True))
@@ -101,7 +101,7 @@ def workload(recipe: Recipe, architecture: Architecture, assumed: Assumptions) -
     # To rung k (from 0) k passes: the first fills the prefix, the others reuse it.
     firsts = (rungs - 1) / rungs
     others = sum(max(0, k - 1) for k in range(rungs)) / rungs
-    again = 1.0 if recipe.runtime.recompute else 0.0
+    again = 1.0 if recipe.runtime.gradient_checkpointing else 0.0
     return Workload(
         rollout=full * firsts + cached * others,
         student_forward=full,
@@ -111,13 +111,13 @@ def workload(recipe: Recipe, architecture: Architecture, assumed: Assumptions) -
         teachers=tuple(_teachers(recipe, architecture, cases)),
         longest_tokens=max(c.prefix_tokens + c.target_tokens for c in cases),
         longest_prefix_tokens=max(c.prefix_tokens for c in cases),
-        recompute=recipe.runtime.recompute,
+        recompute=recipe.runtime.gradient_checkpointing,
     )
 
 
 def cases_of(recipe: Recipe, assumed: Assumptions) -> Iterator[Case]:
     """The tasks that the recipe trains."""
-    height, width = recipe.data.size
+    height, width = recipe.data.resolution
     target = (height // PIXELS_PER_TOKEN) * (width // PIXELS_PER_TOKEN)
     tasks = recipe.tasks.model_dump()
     for task, part in tasks.items():
@@ -144,7 +144,7 @@ def asked_shares(recipe: Recipe, task: str) -> list[float]:
         if moment.task == task:
             wanted = asked.setdefault((moment.rung, moment.progress, end), set())
             wanted |= {m for m, weight in enumerate(weights_at(recipe, moment)) if weight > 0}
-    every = recipe.teaching.diagnose_every
+    every = recipe.teacher_defaults.diagnose_every
     shares = []
     for teacher in range(len(recipe.teachers)):
         share = sum(
@@ -157,8 +157,8 @@ def asked_shares(recipe: Recipe, task: str) -> list[float]:
 def _teachers(
     recipe: Recipe, architecture: Architecture, cases: list[Case]
 ) -> Iterator[TeacherWork]:
-    batch = recipe.runtime.micro_batch
-    value_bytes = 2 if recipe.optimisation.precision == "bf16" else 4
+    batch = recipe.runtime.micro_batch_size
+    value_bytes = 2 if recipe.training.precision == "bf16" else 4
     for group in groups(recipe):
         prefill = score = Work()
         condition_bytes = question_bytes = 0.0

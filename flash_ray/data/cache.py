@@ -19,10 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.nn.functional import pad
 
-from flash_ray.backbones.base import Condition, Conditioned, Layout
-from flash_ray.checkpoints.storage import Store
-from flash_ray.data.plan import Shard
+from flash_ray.data.select import Shard
 from flash_ray.errors import UserError
+from flash_ray.models.base import Condition, ConditionPair, Layout
+from flash_ray.storage.s3 import Store
 from flash_ray.telemetry.metrics import count_conditions
 
 FETCHES = 16  # downloads at the same time
@@ -56,7 +56,7 @@ class ConditionCache:
                 self.store.put_file(self._path(shard.digest), self._key(shard.digest))
         return [shard for shard in absent if not self._path(shard.digest).exists()]
 
-    def add(self, digest: str, conditioned: Conditioned) -> None:
+    def add(self, digest: str, conditioned: ConditionPair) -> None:
         """Keeps an encoded shard here and in the store."""
         tensors = {
             f"{side}.{name}": tensor.contiguous().cpu()
@@ -109,7 +109,7 @@ class ConditionSet:
         """The category of each case."""
         return tuple(self._files[self._places[case][0]].category for case in cases)
 
-    def take(self, cases: Sequence[int], mine: slice = slice(None)) -> Conditioned:
+    def take(self, cases: Sequence[int], mine: slice = slice(None)) -> ConditionPair:
         """The conditions of `cases[mine]`, padded to the longest of all `cases`.
 
         A row's result depends a little on its padding: workers that share a micro-batch pad alike.
@@ -121,7 +121,7 @@ class ConditionSet:
             rows = [self._files[number].row(side, row, length) for number, row in places[mine]]
             sides.append({name: torch.cat([row[name] for row in rows]) for name in rows[0]})
         references = {_REFERENCES: sides[0][_REFERENCES]} if self.layout.references else {}
-        return Conditioned(
+        return ConditionPair(
             Condition.from_tensors(self.layout, sides[0]),
             Condition.from_tensors(self.layout, {**sides[1], **references}),
         )

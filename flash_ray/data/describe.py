@@ -4,13 +4,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from flash_ray.checkpoints.storage import Store
 from flash_ray.data.buckets import Size
-from flash_ray.data.composition import epoch_counts, unique_counts
 from flash_ray.data.encode import list_cases
-from flash_ray.data.mixture import Mixture
-from flash_ray.data.plan import Shard
+from flash_ray.data.select import Shard, epoch_counts, unique_counts
+from flash_ray.data.stream import Mixture
 from flash_ray.recipe import Recipe
+from flash_ray.storage.s3 import Store
 
 
 @dataclass(frozen=True)
@@ -37,11 +36,11 @@ def category_uses(recipe: Recipe) -> dict[str, dict[str, CategoryUse]]:
     """By task and category, of those that have a share.
 
     Raises:
-        UserError: `data.prompts` is too small for the composition.
+        UserError: `data.num_cases` is too small for the composition.
     """
     runtime, tasks = recipe.runtime, recipe.tasks
-    batches = recipe.optimisation.updates * runtime.accumulation
-    size = runtime.most_workers * runtime.micro_batch
+    batches = recipe.training.iterations * runtime.gradient_accumulation_steps
+    size = runtime.max_workers * runtime.micro_batch_size
     mixture = Mixture(tasks.t2i, tasks.edit)
     table: dict[str, dict[str, CategoryUse]] = {}
     for task, share in tasks.model_dump().items():
@@ -50,8 +49,8 @@ def category_uses(recipe: Recipe) -> dict[str, dict[str, CategoryUse]]:
         unique, part = unique_counts(recipe, task), mixture.count(task, batches) / batches
         table[task] = {
             name: CategoryUse(
-                part * count / recipe.data.prompts,
-                part * batches * size * count / recipe.data.prompts,
+                part * count / recipe.data.num_cases,
+                part * batches * size * count / recipe.data.num_cases,
                 unique[name],
             )
             for name, count in epoch_counts(recipe, task).items()
@@ -110,8 +109,8 @@ def describe(recipe: Recipe, store: Store) -> Description:
     sizes = store.sizes("conditions/")
     stored = {key.split("/")[-1].removesuffix(".safetensors"): n for key, n in sizes.items()}
     runtime = recipe.runtime
-    samples = recipe.optimisation.updates * runtime.accumulation
-    samples *= runtime.most_workers * runtime.micro_batch
+    samples = recipe.training.iterations * runtime.gradient_accumulation_steps
+    samples *= runtime.max_workers * runtime.micro_batch_size
     return Description(
         category_uses(recipe),
         tuple(_layouts(recipe, shards)),
@@ -126,7 +125,7 @@ def describe(recipe: Recipe, store: Store) -> Description:
 def _layouts(recipe: Recipe, shards: Sequence[Shard]) -> Iterator[LayoutUse]:
     counts: Counter[tuple[str, tuple[Size, ...]]] = Counter()
     for shard in shards:
-        edit, output = shard.task == "edit", shard.buckets[:1] or (recipe.data.size,)
+        edit, output = shard.task == "edit", shard.buckets[:1] or (recipe.data.resolution,)
         references = (shard.buckets or output) if edit else ()
         counts[shard.task, output + references] += shard.rows
     for (task, shapes), cases in sorted(counts.items(), key=lambda item: (item[0][0], -item[1])):

@@ -11,21 +11,19 @@ import torch
 from PIL import Image
 from ray.data import ActorPoolStrategy
 
-from flash_ray.backbones.base import Backbone, Conditioned
-from flash_ray.backbones.load import load_backbone
-from flash_ray.backbones.process import one_process, thread_limits
-from flash_ray.checkpoints.storage import Store
+from flash_ray.cluster.environment import one_process, thread_limits
 from flash_ray.data.buckets import fill
 from flash_ray.data.cache import ConditionCache
-from flash_ray.data.composition import tasks_of
+from flash_ray.data.catalog import CPU, Index, case_of, index_key, quietly, read_rows, scan
 from flash_ray.data.files import Found, find_files
-from flash_ray.data.index import Index
-from flash_ray.data.miniature_source import training_case
-from flash_ray.data.plan import Shard, plan_shards
 from flash_ray.data.rows import BadRow, upright
-from flash_ray.data.scan import CPU, case_of, index_key, quietly, read_rows, scan
+from flash_ray.data.select import Shard, plan_shards, tasks_of
 from flash_ray.errors import UserError
+from flash_ray.miniature.source import training_case
+from flash_ray.models.base import ConditionPair, Model
+from flash_ray.models.loading import load_backbone
 from flash_ray.recipe import Recipe
+from flash_ray.storage.s3 import Store
 from flash_ray.telemetry.metrics import count_conditions
 
 BATCH = 16  # cases of files that an encoder is given at once; of the miniature a shard
@@ -63,7 +61,7 @@ def prepare(recipe: Recipe, store: Store, also: Sequence[Recipe] = ()) -> Prepar
         for shard in shards:
             # What one pipeline can encode: cases of the same files, or all of the miniature's.
             files = (one.data.source, shard.task) if shard.case else ()
-            _, _, wanted = work.setdefault((one.data.size, files), (one, shard.task, {}))
+            _, _, wanted = work.setdefault((one.data.resolution, files), (one, shard.task, {}))
             wanted[shard.digest] = shard
     cache, encoded = ConditionCache.at(store), 0
     for one, task, wanted in work.values():
@@ -85,7 +83,7 @@ def list_cases(recipe: Recipe, store: Store) -> tuple[list[Shard], list[str]]:
     return plan_shards(recipe, indices), complaints
 
 
-def encode_shard(backbone: Backbone, shard: Shard, size: tuple[int, int]) -> Conditioned:
+def encode_shard(backbone: Model, shard: Shard, size: tuple[int, int]) -> ConditionPair:
     """Encodes the miniature's cases of a shard; `size` is the output's (height, width)."""
     cases = [training_case(shard.task, shard.category, index) for index in shard.drawn]
     references = None if shard.task == "t2i" else [list(case.references) for case in cases]
@@ -97,9 +95,9 @@ class _Encoder:
 
     def __init__(self, recipe: Recipe, store: Store):
         device = one_process(recipe)
-        dtype = torch.bfloat16 if recipe.optimisation.precision == "bf16" else torch.float32
+        dtype = torch.bfloat16 if recipe.training.precision == "bf16" else torch.float32
         self._backbone = load_backbone(recipe.base, dtype, device, encoders=True)
-        self._cache, self._size = ConditionCache.at(store), recipe.data.size
+        self._cache, self._size = ConditionCache.at(store), recipe.data.resolution
 
 
 class ShardEncoder(_Encoder):
@@ -166,7 +164,7 @@ def _run(
         encoder,
         fn_constructor_args=(recipe, store),
         compute=ActorPoolStrategy(
-            min_size=1, max_size=min(runtime.most_workers, -(-count // batch))
+            min_size=1, max_size=min(runtime.max_workers, -(-count // batch))
         ),
         batch_size=batch,
         batch_format="numpy",

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flash_ray.data.rows import PICTURE, BadRow, parse_line, parse_sample
-from flash_ray.errors import UserError
-from flash_ray.recipe.checks import S3_URL, unknown
+from flash_ray.errors import UserError, unknown
 from flash_ray.recipe.schema import Columns, Files
+from flash_ray.recipe.validation import S3_URL
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileInfo, FileSystem
@@ -91,7 +91,7 @@ def find_files(source: Files, task: str, endpoint: str | None) -> Found:
     return Found(field, kinds[0], filesystem, path, paths, _digest(infos))
 
 
-def refuse_columns(found: Found, columns: Columns, task: str) -> None:
+def validate_columns(found: Found, columns: Columns, task: str) -> None:
     """Raises UserError if the first file lacks a column that the recipe names; reads no more."""
     known = _columns(found, columns)
     needed = {"prompt": columns.prompt, "category": columns.category}
@@ -165,7 +165,7 @@ def _place(field: str, address: str, endpoint: str | None) -> tuple[FileSystem, 
         return LocalFileSystem(), str(Path(address).expanduser().absolute())
     if not S3_URL.fullmatch(address):
         raise UserError(f"{field}: not a bucket's address; allowed: {_ALLOWED}")
-    from flash_ray.checkpoints.storage import Store, s3_filesystem
+    from flash_ray.storage.s3 import Store, s3_filesystem
 
     store = Store.from_url(address, endpoint)
     return s3_filesystem(store), f"{store.bucket}/{store.prefix}".rstrip("/")

@@ -2,13 +2,56 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from flash_ray.backbones.base import Conditioned
 from flash_ray.data.cache import ConditionCache, ConditionSet, condition_sets
-from flash_ray.data.composition import epoch_counts, take, tasks_of
-from flash_ray.data.mixture import Mixture, interleave
-from flash_ray.data.plan import Shard
+from flash_ray.data.select import Shard, epoch_counts, take, tasks_of
+from flash_ray.models.base import ConditionPair
 from flash_ray.recipe import Recipe
+
+Task = Literal["t2i", "edit"]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Any t2i + edit successive micro-batches hold exactly t2i and edit of them, evenly spread.
+
+    A function of the micro-batch's number alone, so that number is all there is to resume.
+    """
+
+    t2i: int
+    edit: int
+
+    def task(self, n: int) -> Task:
+        """The task of micro-batch n, counted from 0 over the whole run."""
+        return ("t2i", "edit")[self._at(n)[0]]
+
+    def ordinal(self, n: int) -> int:
+        """How many micro-batches of n's task come before n."""
+        return self._at(n)[1]
+
+    def count(self, task: Task, n: int) -> int:
+        """How many of the first n micro-batches are of a task."""
+        edits = n * self.edit // (self.t2i + self.edit)
+        return edits if task == "edit" else n - edits
+
+    def _at(self, n: int) -> tuple[int, int]:
+        return interleave((self.t2i, self.edit), n)
+
+
+def interleave(weights: Sequence[int], n: int) -> tuple[int, int]:
+    """Which of several streams step n takes, and how many steps before n took it.
+
+    The first stream has its exact share of any sum(weights) successive steps, the second its share
+    of those that are left, and so on.
+    """
+    for index, weight in enumerate(weights):
+        rest = sum(weights[index + 1 :])
+        before = n * rest // (weight + rest) if rest else 0
+        if not rest or (n + 1) * rest // (weight + rest) == before:
+            return index, n - before
+        n = before
+    raise ValueError("no stream to take")
 
 
 @dataclass(frozen=True)
@@ -24,7 +67,7 @@ class MicroBatch:
 
     number: int
     task: str
-    conditioned: Conditioned
+    conditioned: ConditionPair
     categories: tuple[str, ...]
     size: int
     mine: slice
@@ -53,8 +96,8 @@ class Stream:
     ):
         tasks = recipe.tasks
         self._mixture = Mixture(tasks.t2i, tasks.edit)
-        self._seed, self._rows = recipe.seed, recipe.runtime.micro_batch
-        self._rank, self._world, self._most = rank, world, recipe.runtime.most_workers
+        self._seed, self._rows = recipe.seed, recipe.runtime.micro_batch_size
+        self._rank, self._world, self._most = rank, world, recipe.runtime.max_workers
         self.passes = -(-self._most // world)
         self.size = self._rows * self._most
         self._sets: dict[str, list[ConditionSet]] = {}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flash_ray.miniature.categories import T2I_CATEGORIES
 from flash_ray.miniature.draw import draw
 from flash_ray.miniature.scenes import (
     COLOURS,
@@ -25,7 +26,6 @@ from flash_ray.miniature.scenes import (
     random_scene,
     unstated,
 )
-from flash_ray.recipe.categories import T2I_CATEGORIES
 
 DEGRADATIONS = ("blurred", "noisy", "faded", "scratched")
 

@@ -12,7 +12,6 @@ from itertools import permutations
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from flash_ray.miniature.bench import Case
 from flash_ray.miniature.edits import Edit
 from flash_ray.miniature.fit import Fitted, distance_with, fit, is_periodic, observable_numbers
 from flash_ray.miniature.scenes import FACTORS, SLOTS, STYLES, Scene, levels, unstated
@@ -36,7 +35,7 @@ UNRECOGNISABLE, NOT_DONE = 2.0, 2.5  # highest scores under the two caps
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ExactScore:
     """What the judge says of one picture.
 
     Attributes:
@@ -56,14 +55,14 @@ class Verdict:
     cap: str | None
 
 
-def judge(picture_3HW: Array, case: Case) -> Verdict:
-    """Judges an answer to a bench's case; the picture is `(3, 64, 64)` float32 in [0, 1]."""
-    if isinstance(case.wanted, Edit):
-        return judge_edit(picture_3HW, case.wanted)
-    return judge_scene(picture_3HW, case.wanted)
+def judge(picture_3HW: Array, target: Scene | Edit) -> ExactScore:
+    """Judges an answer to what was asked for; the picture is `(3, 64, 64)` float32 in [0, 1]."""
+    if isinstance(target, Edit):
+        return judge_edit(picture_3HW, target)
+    return judge_scene(picture_3HW, target)
 
 
-def judge_scene(picture_3HW: Array, wanted: Scene) -> Verdict:
+def judge_scene(picture_3HW: Array, wanted: Scene) -> ExactScore:
     """Judges a picture against a scene's stated attributes; its unstated ones are free."""
     reading = _Reading(picture_3HW, fit(picture_3HW, wanted.category, (wanted,)))
     if wanted.category == "landscape":
@@ -77,7 +76,7 @@ def judge_scene(picture_3HW: Array, wanted: Scene) -> Verdict:
     return _verdict(reading, _mean(credits), credits, cap)
 
 
-def judge_edit(picture_3HW: Array, edit: Edit) -> Verdict:
+def judge_edit(picture_3HW: Array, edit: Edit) -> ExactScore:
     """Judges an edited picture: half what was asked to change, half what had to stay."""
     styles = STYLES if edit.category == "style" else ("none",)
     found = fit(picture_3HW, edit.source.category, (edit.target, edit.source), styles)
@@ -240,17 +239,17 @@ def _mean(credits: dict[str, float]) -> float:
 
 def _verdict(
     reading: _Reading, compliance: float, credits: dict[str, float], undone: str | None
-) -> Verdict:
+) -> ExactScore:
     closeness = quality(reading.picture_3HW, reading.fitted.rendering)
     score, cap = 1 + 2 * compliance + 2 * closeness, None
     if undone and score > NOT_DONE:
         score, cap = NOT_DONE, undone
     if closeness < 0.3 and score > UNRECOGNISABLE:
-        score, cap = UNRECOGNISABLE, "the picture cannot be recognised"
-    return Verdict(compliance, closeness, score, credits, reading.scene, cap)
+        score, cap = UNRECOGNISABLE, "the picture cannot be recognized"
+    return ExactScore(compliance, closeness, score, credits, reading.scene, cap)
 
 
 if __name__ == "__main__":
-    from flash_ray.miniature.judge_errors import main
+    from flash_ray.miniature.training.judge_errors import main
 
     main()

@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from flash_ray.errors import UserError
-from flash_ray.recipe import checks, explain
+from flash_ray.errors import UserError, unknown
+from flash_ray.recipe import messages, validation
 from flash_ray.recipe.schema import Recipe
 
 PRESETS = resources.files("flash_ray.recipe") / "presets"
@@ -69,8 +69,8 @@ def parse_recipe(raw: dict[str, Any]) -> Recipe:
         # Strict JSON: lists become tuples, but neither true nor "4" becomes a number.
         recipe = Recipe.model_validate_json(json.dumps(raw, default=str), strict=True)
     except ValidationError as error:
-        raise UserError(explain.problem(error)) from None
-    checks.refuse_unsupported(recipe)
+        raise UserError(messages.problem(error, Recipe)) from None
+    validation.validate_unsupported(recipe)
     return recipe
 
 
@@ -121,7 +121,7 @@ def _expanded(raw: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(name, str):
         return raw
     if name not in teacher_presets():
-        raise UserError(checks.unknown("teachers", name, teacher_presets(), "preset"))
+        raise UserError(unknown("teachers", name, teacher_presets(), "preset"))
     text = (PRESETS / "teachers" / f"{name}.yaml").read_text(encoding="utf-8")
     return {**raw, "teachers": yaml.load(text, RecipeLoader)}
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from flash_ray.recipe import checks
+from flash_ray.recipe import validation
 
 Task = Literal["t2i", "edit"]
 Pixels = Annotated[int, Field(ge=16, le=4096, multiple_of=16)]
@@ -100,17 +100,17 @@ class Data(Section):
     ] = Field("miniature", description="'miniature' (drawn, no files), or {t2i: FILE, edit: FILE}")
     composition: Composition
     filter: Filter = Filter()
-    prompts: int = Field(
+    num_cases: int = Field(
         512, ge=1, le=10_000_000, description="unique cases per task, 1 to 10,000,000"
     )
-    cap: int | None = Field(
+    max_per_category: int | None = Field(
         None,
         ge=1,
         description="most unique cases of one category, 1 or more, or null; the category keeps its "
         "share of the samples, its cases come round more often",
     )
-    size: tuple[Pixels, Pixels] = Field(
-        (64, 64), description="[height, width] in pixels, multiples of 16 from 16 to 4096"
+    resolution: tuple[Pixels, Pixels] = Field(
+        description="[height, width] in pixels, multiples of 16 from 16 to 4096"
     )
 
 
@@ -164,24 +164,24 @@ class Teacher(Section):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="letters a-z, digits, . _ -")
     model: str = Field(
         "base",
-        description="'base'; a LoRA of the base: its folder, or 'miniature-specialised'; or a "
+        description="'base'; a LoRA of the base: its folder, or 'miniature-specialized'; or a "
         "diffusers pipeline's folder or hub id",
     )
-    guidance: GuidanceScale | None = Field(
+    guidance_scale: GuidanceScale | None = Field(
         None,
-        description="classifier-free guidance scale, 1 (unguided) to 100; null: teaching.guidance",
+        description="classifier-free guidance scale, 1 (unguided) to 100; null: teacher_defaults.guidance_scale",
     )
-    rescale: bool | None = Field(
+    guidance_rescale: bool | None = Field(
         None,
         description="true or false: rescale guided scores to the conditional norm; null: "
-        "teaching.rescale",
+        "teacher_defaults.guidance_rescale",
     )
     replicas: Annotated[
         _Number | _Range | Annotated[None, Tag("<none>")], Discriminator(_replicas_kind)
     ] = Field(
         None,
         description="actors of this teacher, 1 to 1024, or {min: ..., max: ...}; null: "
-        "teaching.replicas",
+        "teacher_defaults.replicas",
     )
     weight: Annotated[
         Annotated[float, Field(ge=0, le=1), Tag("<number>")]
@@ -194,13 +194,13 @@ class Teacher(Section):
     )
 
 
-class Teaching(Section):
+class TeacherDefaults(Section):
     """Where the teachers run, and what holds for each that does not say otherwise."""
 
-    guidance: GuidanceScale = Field(
+    guidance_scale: GuidanceScale = Field(
         4.0, description="classifier-free guidance scale, 1 (unguided) to 100"
     )
-    rescale: bool = Field(
+    guidance_rescale: bool = Field(
         True, description="true or false: rescale guided scores to the conditional norm"
     )
 
@@ -229,7 +229,7 @@ class Objective(Section):
     name: str = Field("dmd", description="'dmd'")
     t_min: float = Field(0.02, ge=0, le=1, description="lowest re-noising time, 0 to 1")
     t_max: float = Field(0.98, ge=0, le=1, description="highest re-noising time, 0 to 1")
-    shift: float = Field(
+    timestep_shift: float = Field(
         1.0, gt=0, le=100, description="time shift of t, above 0 to 100; 1 is none, more is noisier"
     )
 
@@ -240,7 +240,7 @@ class Student(Section):
     init: Literal["base"] = Field("base", description="'base': start from the base model's weights")
     weights: Literal["full", "lora"] = Field("full", description="'full' or 'lora'")
     steps: int = Field(4, ge=1, le=64, description="rungs, one evaluation of the model each: 1-64")
-    shift: float = Field(
+    timestep_shift: float = Field(
         2.0, gt=0, le=100, description="time shift of evenly spaced rungs, above 0 to 100"
     )
     sigmas: tuple[Sigma, ...] | None = Field(
@@ -254,8 +254,9 @@ class Student(Section):
         """Noise levels σ_1 > ... > σ_K in (0, 1], the final 0 not included."""
         if self.sigmas is not None:
             return list(self.sigmas)
+        shift = self.timestep_shift
         even = [1 - k / self.steps for k in range(self.steps)]
-        return [self.shift * s / (1 + (self.shift - 1) * s) for s in even]
+        return [shift * s / (1 + (shift - 1) * s) for s in even]
 
 
 class Adam(Section):
@@ -267,20 +268,60 @@ class Adam(Section):
     eps: float = Field(1e-8, gt=0, le=1, description="epsilon, above 0 to 1")
 
 
-class Optimisation(Section):
-    """How long and how the student and the fake score learn."""
+class FakeScore(Section):
+    """The auxiliary network that learns the scores of the student's samples."""
 
-    updates: int = Field(ge=1, description="student updates, 1 or more")
-    student: Adam
-    fake: Adam
-    fake_updates: int = Field(
+    optimizer: Adam
+    updates_per_iteration: int = Field(
         2, ge=1, le=100, description="fake-score updates per student update, 1 to 100"
     )
-    ema: float = Field(
-        0.95, ge=0, lt=1, description="decay per update of the averaged student, 0 to below 1"
+
+
+class Training(Section):
+    """How long and how the student and the fake score learn.
+
+    An iteration is one student update and the fake score's updates that follow it.
+    """
+
+    iterations: int = Field(ge=1, description="student updates, 1 or more")
+    optimizer: Adam
+    fake_score: FakeScore
+    ema_decay: float = Field(
+        0.95, ge=0, lt=1, description="decay per iteration of the averaged student, 0 to below 1"
     )
-    clip: float | None = Field(1.0, gt=0, description="largest gradient norm, above 0; null: none")
+    max_grad_norm: float | None = Field(
+        1.0, gt=0, description="largest gradient norm, above 0; null: none"
+    )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="'fp32' or 'bf16'")
+
+
+class CasesPerTask(Section):
+    """Cases of each category, by task."""
+
+    t2i: int = Field(2, ge=0, le=1000, description="text-to-image cases of each category, 0-1000")
+    edit: int = Field(1, ge=0, le=1000, description="editing cases of each category, 0 to 1000")
+
+
+class Evaluation(Section):
+    """What the student is judged on; without a benchmark nothing is scored and no score is shown."""
+
+    benchmark: str | None = Field(
+        None, min_length=1, description="the name of a benchmark, or null: no scores"
+    )
+    judge: str = Field(
+        "exact", min_length=1, description="the judge during the run and of what is published"
+    )
+    every: int = Field(
+        0, ge=0, description="iterations between scores of the averaged student; 0: never"
+    )
+    cases: CasesPerTask = CasesPerTask()
+    published_cases: int = Field(
+        4,
+        ge=0,
+        le=1000,
+        description="cases of each category that a student is scored on before it is published; "
+        "0: none",
+    )
 
 
 class Storage(Section):
@@ -308,28 +349,30 @@ class WorkerRange(Section):
 class Runtime(Section):
     """The machines' part: it sets speed and memory, and through the global batch the result."""
 
-    workers: Annotated[
+    num_workers: Annotated[
         Annotated[int, Field(ge=1, le=4096), Tag("<number>")]
         | Annotated[WorkerRange, Tag("<range>")],
         Discriminator(_number_or_range),
     ] = Field(description="training workers, 1 to 4096, or {min: ..., max: ...}")
     zero_stage: Literal[1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage: 1, 2 or 3")
-    micro_batch: int = Field(ge=1, le=4096, description="cases per worker and pass, 1 to 4096")
-    accumulation: int = Field(1, ge=1, le=4096, description="passes per update, 1 to 4096")
-    global_batch: int | None = Field(
-        None, ge=1, description="most workers x micro_batch x accumulation, held to; null: not held"
+    micro_batch_size: int = Field(ge=1, le=4096, description="cases per worker and pass, 1 to 4096")
+    gradient_accumulation_steps: int = Field(
+        1, ge=1, le=4096, description="passes per iteration, 1 to 4096"
+    )
+    global_batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="most workers x micro_batch_size x gradient_accumulation_steps, held to; null: "
+        "not held",
     )
     checkpoint_every: int = Field(
         50, ge=0, description="student updates between checkpoints; 0: only at the end"
-    )
-    bench_every: int = Field(
-        50, ge=0, description="student updates between small bench scores; 0: never"
     )
     storage: Storage = Storage()
     max_failures: int = Field(
         3, ge=0, le=1000, description="restarts of the workers before the run fails, 0 to 1000"
     )
-    recompute: bool = Field(
+    gradient_checkpointing: bool = Field(
         False,
         description="true or false: keep each block's input only and compute the rest again for "
         "the backward pass (gradient checkpointing)",
@@ -338,14 +381,14 @@ class Runtime(Section):
     gpu: bool = Field(False, description="true or false: one GPU for each worker and teacher")
 
     @property
-    def fewest_workers(self) -> int:
+    def min_workers(self) -> int:
         """Without them there is no training."""
-        return self.workers if isinstance(self.workers, int) else self.workers.min
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers.min
 
     @property
-    def most_workers(self) -> int:
+    def max_workers(self) -> int:
         """They need one pass for a micro-batch."""
-        return self.workers if isinstance(self.workers, int) else self.workers.max
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers.max
 
 
 class Recipe(Section):
@@ -355,7 +398,7 @@ class Recipe(Section):
         pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$",
         description="the run's and the student's name: letters a-z, digits, . _ -, at most 100",
     )
-    backbone: Literal["qwen-image-2.1"] = Field("qwen-image-2.1", description="'qwen-image-2.1'")
+    family: Literal["qwen-image-2.1"] = Field("qwen-image-2.1", description="'qwen-image-2.1'")
     base: str = Field(
         min_length=1,
         description="'miniature' (shipped with flash_ray), or a pipeline's folder or hub id",
@@ -366,28 +409,32 @@ class Recipe(Section):
     teachers: tuple[Teacher, ...] = Field(
         description="a list of one teacher or more, or a preset's name such as base-only"
     )
-    teaching: Teaching = Teaching()
+    teacher_defaults: TeacherDefaults = TeacherDefaults()
     objective: Objective = Objective()
     student: Student = Student()
-    optimisation: Optimisation
+    training: Training
+    evaluation: Evaluation = Evaluation()
     runtime: Runtime
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        checks.refuse_contradictions(self)
+        validation.validate_contradictions(self)
         return self
 
     def guidance_of(self, teacher: Teacher) -> tuple[float, bool]:
-        """(scale, rescale) of a teacher: its own, or `teaching`'s where it states none."""
-        scale, rescale = teacher.guidance, teacher.rescale
+        """(scale, rescale) of a teacher: its own, or `teacher_defaults`'s where it states none."""
+        scale, rescale = teacher.guidance_scale, teacher.guidance_rescale
         return (
-            self.teaching.guidance if scale is None else scale,
-            self.teaching.rescale if rescale is None else rescale,
+            self.teacher_defaults.guidance_scale if scale is None else scale,
+            self.teacher_defaults.guidance_rescale if rescale is None else rescale,
         )
 
     @property
     def digest(self) -> str:
         """16 hex digits of the SHA-256 of the canonical JSON, without what changes no number."""
-        fields = self.model_dump(mode="json", exclude={"runtime": {"storage", "recompute"}})
+        fields = self.model_dump(
+            mode="json",
+            exclude={"evaluation": True, "runtime": {"storage", "gradient_checkpointing"}},
+        )
         canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]

@@ -3,10 +3,10 @@
 from fastapi import FastAPI
 
 from flash_ray import __version__
-from flash_ray.serving import errors
+from flash_ray.serving import http as errors
 from flash_ray.serving.http import BoundedBodies, Counted
 from flash_ray.serving.metrics import GatewayMetrics
-from flash_ray.serving.routes import benches, evaluations, gallery, images, me, models
+from flash_ray.serving.routes import benchmarks, evaluations, gallery, images, me, models
 from flash_ray.serving.schemas import Error
 from flash_ray.serving.service import Service
 from flash_ray.serving.settings import MIB
@@ -38,7 +38,7 @@ def build_api(service: Service) -> FastAPI:
         },
     )
     app.state.service = service
-    for room in (me, images, models, benches, evaluations, gallery):
+    for room in (me, images, models, benchmarks, evaluations, gallery):
         app.include_router(room.router)
     errors.install(app)
     limits = service.settings.limits

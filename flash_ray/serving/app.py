@@ -1,17 +1,22 @@
-"""The Ray Serve application: a gateway, a painter for each task, a scorer."""
+"""The Ray Serve application, and what a Serve configuration's `import_path` names."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from pydantic import Field
 from ray import serve
 
-from flash_ray.backbones.process import environment
-from flash_ray.checkpoints.storage import Store
-from flash_ray.recipe import Recipe
+from flash_ray.cluster.environment import environment
+from flash_ray.models.loading import resolve_base
+from flash_ray.recipe import Recipe, load_recipe
+from flash_ray.recipe.schema import Section
+from flash_ray.serving.evaluator import Scorer
 from flash_ray.serving.gateway import Gateway
-from flash_ray.serving.painter import painter_keeping
-from flash_ray.serving.scorer import Scorer
+from flash_ray.serving.generator import generator_keeping
 from flash_ray.serving.settings import Replicas, Serving
-from flash_ray.serving.tokens import Token
+from flash_ray.serving.tokens import Token, read_tokens
+from flash_ray.storage.s3 import Store
+from flash_ray.workflows.serve import validate_judges
 
 NAME = "flash-ray"
 
@@ -20,7 +25,7 @@ def application(
     recipe: Recipe, store: Store, settings: Serving, tokens: Sequence[Token]
 ) -> serve.Application:
     """The application, for `serve.run`. Every process reads its own AWS_* variables."""
-    painters = {
+    generators = {
         "generate": _painter("generate", settings.generate, recipe, store, settings),
         "edit": _painter("edit", settings.edit, recipe, store, settings),
     }
@@ -30,9 +35,9 @@ def application(
     return serve.deployment(
         serve.ingress()(Gateway),
         name="gateway",
-        max_ongoing_requests=1000,  # the painters' queues are the limit
+        max_ongoing_requests=1000,  # the generators' queues are the limit
         ray_actor_options={"num_cpus": 0},
-    ).bind(recipe, store, settings, tokens, painters, scorer)
+    ).bind(recipe, store, settings, tokens, generators, scorer)
 
 
 def _painter(
@@ -40,7 +45,7 @@ def _painter(
 ) -> serve.Application:
     ongoing = 2 * settings.batch  # one batch on the device, one that fills meanwhile
     return serve.deployment(
-        painter_keeping(settings.models),
+        generator_keeping(settings.models),
         name=task,
         max_ongoing_requests=ongoing,
         max_queued_requests=settings.queue,
@@ -58,3 +63,28 @@ def _painter(
             "runtime_env": {"env_vars": environment(settings.threads)},
         },
     ).bind(task, recipe, store, settings)
+
+
+class BuildArgs(Section):
+    """`applications[].args` of a Serve configuration, as in cluster/kuberay/base/endpoints.yaml."""
+
+    recipe: str = Field("miniature", description="a preset's name or a YAML file on every node")
+    overrides: list[str] = Field([], description="KEY=VALUE changes of the recipe")
+    store: str = Field(pattern="^s3://", description="s3://bucket/prefix that all nodes can reach")
+    serving: Serving = Field(Serving(), description="what `flash-ray serve --settings` reads")
+    tokens: Path = Field(description="a file that `flash-ray token` made, on every node")
+
+
+def build(args: BuildArgs) -> serve.Application:
+    """The endpoints. A cluster's are open to others, so there is no way without tokens.
+
+    Raises:
+        UserError: the recipe, its base, the store, a judge or the tokens cannot be used.
+    """
+    recipe = load_recipe(args.recipe, args.overrides)
+    resolve_base(recipe.base)
+    validate_judges(args.serving)
+    tokens = read_tokens(args.tokens)
+    store = Store.from_url(args.store)
+    store.check()
+    return application(recipe, store, args.serving, tokens)

@@ -16,13 +16,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from flash_ray.backbones.base import Backbone, Condition, Conditioned, Layout, Prefix
-from flash_ray.backbones.guidance import guided_velocity
-from flash_ray.backbones.prefixes import join_prefixes, prefilled, rows_of, size_of
-from flash_ray.backbones.sampling import VelocityFn, euler
-from flash_ray.evaluation.ways import load_base
+from flash_ray.evaluation.sample import load_base
+from flash_ray.methods.flow import VelocityFn, euler
+from flash_ray.methods.guidance import guided_velocity
+from flash_ray.models.base import Condition, ConditionPair, Layout, Model, PromptCache
+from flash_ray.models.prompt_cache import join, prefill, size_of, split
 from flash_ray.recipe import Recipe
-from flash_ray.serving.lru import Lru
+from flash_ray.serving.batching import Lru
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Row:
     """One picture of a batch: its condition, under the question's digest, and its seed."""
 
     digest: str
-    conditioned: Conditioned
+    conditioned: ConditionPair
     seed: int
 
 
@@ -71,7 +71,7 @@ class Way:
 class Encoded:
     """Conditions in the order of the questions, the seconds it took, those found and not found."""
 
-    conditions: list[Conditioned]
+    conditions: list[ConditionPair]
     seconds: float
     hits: int
     misses: int
@@ -96,10 +96,10 @@ class Engine:
             their texts and pictures under the models that were asked.
     """
 
-    def __init__(self, backbone: Backbone, condition_bytes: int, prefix_bytes: int):
+    def __init__(self, backbone: Model, condition_bytes: int, prefix_bytes: int):
         self.backbone = backbone
-        self.conditions: Lru[Conditioned] = Lru(condition_bytes, _bytes_of)
-        self.prefixes: Lru[Prefix] = Lru(prefix_bytes, size_of)
+        self.conditions: Lru[ConditionPair] = Lru(condition_bytes, _bytes_of)
+        self.prefixes: Lru[PromptCache] = Lru(prefix_bytes, size_of)
 
     @property
     def device(self) -> torch.device:
@@ -154,7 +154,7 @@ class Engine:
             misses=sum(own.misses for own in prompts),
         )
 
-    def _encode(self, questions: Sequence[Question]) -> list[Conditioned]:
+    def _encode(self, questions: Sequence[Question]) -> list[ConditionPair]:
         if not questions:
             return []
         references = [
@@ -212,7 +212,7 @@ class _Prompts:
         backbone, transformer = self._engine.backbone, self._way.transformer
         if not self.hits and self._condition.mask_BL.all():
             # Nothing is padded, so the step that fills the prefixes is a step of the sampler too.
-            prefix = Prefix()
+            prefix = PromptCache()
             v_BNC = backbone.velocity(transformer, z_BNC, t_B, self._condition, prefix)
             self._keep(self._keys, prefix, self._condition)
             self._decode = backbone.decoder(transformer, self._condition, prefix)
@@ -220,21 +220,21 @@ class _Prompts:
         missing = {key: row for row, key in enumerate(self._keys) if kept[key] is None}
         if missing:
             condition = Condition.cat([self._rows[row] for row in missing.values()])
-            filled = prefilled(backbone, transformer, condition)
+            filled = prefill(backbone, transformer, condition)
             kept |= self._keep(list(missing), filled, condition)
-        prefix = join_prefixes(transformer, [kept[key] for key in self._keys])
+        prefix = join(transformer, [kept[key] for key in self._keys])
         self._decode = backbone.decoder(transformer, self._condition, prefix)
         return self._decode(z_BNC, t_B)
 
     def _keep(
-        self, keys: Sequence[Hashable], prefix: Prefix, condition: Condition
-    ) -> dict[Hashable, Prefix]:
-        rows = dict(zip(keys, rows_of(prefix, condition), strict=True))
+        self, keys: Sequence[Hashable], prefix: PromptCache, condition: Condition
+    ) -> dict[Hashable, PromptCache]:
+        rows = dict(zip(keys, split(prefix, condition), strict=True))
         for key, row in rows.items():
             self._engine.prefixes.put(key, row)
         return rows
 
 
-def _bytes_of(conditioned: Conditioned) -> int:
+def _bytes_of(conditioned: ConditionPair) -> int:
     parts = (conditioned.positive, conditioned.negative)
     return sum(tensor.nbytes for part in parts for tensor in part.tensors().values())

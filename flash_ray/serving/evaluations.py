@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from flash_ray.checkpoints.storage import Store
-from flash_ray.miniature.bench import BENCHES
-from flash_ray.serving.models import Model
+from flash_ray.miniature.benchmark import BENCHES
+from flash_ray.serving.registry import ServedModel
 from flash_ray.serving.schemas import Evaluation, EvaluationRequest, Progress
+from flash_ray.storage.s3 import Store
 
 HOME = "evaluations/"
 READS = 8  # records read at a time
@@ -33,7 +33,7 @@ class Asked:
         vlm: what decides the answers of a judge that is a VLM, else None.
     """
 
-    model: Model
+    model: ServedModel
     bench: str
     cases: int
     seed: int
@@ -46,7 +46,7 @@ class Asked:
         return self.cases * len(BENCHES[self.bench])
 
 
-class EvaluationBook:
+class EvaluationStore:
     """Reads and writes the records of one store; for several threads."""
 
     def __init__(self, store: Store):
@@ -55,7 +55,7 @@ class EvaluationBook:
         self._ended: set[str] = set()
 
     def open(
-        self, request: EvaluationRequest, model: Model, vlm: dict[str, Any] | None = None
+        self, request: EvaluationRequest, model: ServedModel, vlm: dict[str, Any] | None = None
     ) -> tuple[str, bool]:
         """The id of an evaluation, and whether it has to be started: it is new, failed or was
         cancelled."""
@@ -75,7 +75,7 @@ class EvaluationBook:
         asked = self._asked.get(name)
         if asked is None and (fields := self._read(name, "request")) is not None:
             model = fields.pop("model")
-            asked = Asked(Model(**{**model, "sigmas": tuple(model["sigmas"])}), **fields)
+            asked = Asked(ServedModel(**{**model, "sigmas": tuple(model["sigmas"])}), **fields)
             self._asked[name] = asked
         return asked
 

@@ -8,17 +8,17 @@ from ray.exceptions import RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from flash_ray.checkpoints.storage import Store
 from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe
 from flash_ray.serving.api import build_api
-from flash_ray.serving.errors import ApiError, busy
-from flash_ray.serving.evaluations import EvaluationBook
-from flash_ray.serving.models import Catalogue
-from flash_ray.serving.painter import Order, Painted
+from flash_ray.serving.evaluations import EvaluationStore
+from flash_ray.serving.generator import GenerationRequest, GenerationResult
+from flash_ray.serving.http import ApiError, busy
+from flash_ray.serving.registry import ModelRegistry
 from flash_ray.serving.service import Service
 from flash_ray.serving.settings import Serving
 from flash_ray.serving.tokens import Token
+from flash_ray.storage.s3 import Store
 
 
 class Gateway:
@@ -30,16 +30,16 @@ class Gateway:
         store: Store,
         settings: Serving,
         tokens: Sequence[Token],
-        painters: Mapping[str, DeploymentHandle],
+        generators: Mapping[str, DeploymentHandle],
         scorer: DeploymentHandle,
     ):
-        self._settings, self._painters, self._scorer = settings, painters, scorer
+        self._settings, self._painters, self._scorer = settings, generators, scorer
         self._service = Service(
             recipe=recipe,
             settings=settings,
             tokens=tokens,
-            catalogue=Catalogue(recipe, store),
-            book=EvaluationBook(store),
+            registry=ModelRegistry(recipe, store),
+            book=EvaluationStore(store),
             paint=self._paint,
             judge=self._judge,
             start=self._start,
@@ -49,7 +49,7 @@ class Gateway:
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_api(self._service)
 
-    async def _paint(self, task: str, order: Order) -> Painted:
+    async def _paint(self, task: str, order: GenerationRequest) -> GenerationResult:
         handle = self._painters[task].options(multiplexed_model_id=order.model.digest)
         return await self._answer(handle.paint.remote(order))
 

@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from flash_ray.checkpoints.storage import Store
 from flash_ray.errors import UserError
-from flash_ray.evaluation.judges.base import Judge, Opinion, judgement
-from flash_ray.evaluation.judges.ocr import OcrJudge, refuse_missing
+from flash_ray.evaluation.judges.base import CaseScore, Judge, judge_result
+from flash_ray.evaluation.judges.ocr import OcrJudge, validate_missing
 from flash_ray.evaluation.judges.vlm import VlmJudge
-from flash_ray.evaluation.score import judge_bench
-from flash_ray.miniature.bench import Case
-from flash_ray.serving.errors import ApiError
+from flash_ray.evaluation.scores import judge_bench
+from flash_ray.miniature.benchmark import Case
 from flash_ray.serving.evaluations import Asked
+from flash_ray.serving.http import ApiError
 from flash_ray.serving.settings import Serving
+from flash_ray.storage.s3 import Store
 
 # From cases and uint8 pictures (B, H, W, 3) to the shape of `BenchScore.to_json`.
 Scoring = Callable[[Sequence[Case], np.ndarray], dict[str, Any]]
@@ -24,13 +24,13 @@ Scoring = Callable[[Sequence[Case], np.ndarray], dict[str, Any]]
 def judges_of(settings: Serving) -> list[str]:
     """The names of the judges that the server has: exact, ocr if it is installed, its VLMs."""
     try:
-        refuse_missing()
+        validate_missing()
     except UserError:
         return ["exact", *settings.judges]
     return ["exact", "ocr", *settings.judges]
 
 
-def refuse_judge(name: str, settings: Serving) -> None:
+def validate_judge(name: str, settings: Serving) -> None:
     """Raises ApiError if the server has no judge of that name."""
     known = judges_of(settings)
     if name not in known:
@@ -59,7 +59,7 @@ def scoring(asked: Asked, store: Store, settings: Serving) -> Scoring:
     return lambda cases, pictures_BHW3: opinions_json(cases, judge.judge(cases, pictures_BHW3))
 
 
-def opinions_json(cases: Sequence[Case], opinions: Sequence[Opinion]) -> dict[str, Any]:
+def opinions_json(cases: Sequence[Case], opinions: Sequence[CaseScore]) -> dict[str, Any]:
     """Opinions in the shape of `BenchScore.to_json`: what only the exact judge measures is None.
 
     `counted` is the number of cases with a score; answers have `failure` and `details` too.
@@ -68,7 +68,7 @@ def opinions_json(cases: Sequence[Case], opinions: Sequence[Opinion]) -> dict[st
     by_category: dict[str, list[float | None]] = defaultdict(list)
     for case, opinion in zip(cases, opinions, strict=True):
         by_category[case.category].append(opinion.score)
-    whole = judgement(cases, opinions)
+    whole = judge_result(cases, opinions)
     return {
         "score": whole.score,
         "interval": whole.interval,

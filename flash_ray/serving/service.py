@@ -8,10 +8,10 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from flash_ray.recipe import Recipe
-from flash_ray.serving.errors import ApiError
-from flash_ray.serving.evaluations import EvaluationBook
-from flash_ray.serving.models import Catalogue
-from flash_ray.serving.painter import Order, Painted
+from flash_ray.serving.evaluations import EvaluationStore
+from flash_ray.serving.generator import GenerationRequest, GenerationResult
+from flash_ray.serving.http import ApiError
+from flash_ray.serving.registry import ModelRegistry
 from flash_ray.serving.settings import Serving
 from flash_ray.serving.tokens import Role, Token, allows, role_of
 
@@ -30,9 +30,9 @@ class Service:
     recipe: Recipe
     settings: Serving
     tokens: Sequence[Token]
-    catalogue: Catalogue
-    book: EvaluationBook
-    paint: Callable[[str, Order], Awaitable[Painted]]
+    registry: ModelRegistry
+    book: EvaluationStore
+    paint: Callable[[str, GenerationRequest], Awaitable[GenerationResult]]
     judge: Callable[[str, str, bytes], Awaitable[dict[str, Any]]]
     start: Callable[[str], Awaitable[None]]
     cancel: Callable[[str], Awaitable[None]]

@@ -8,8 +8,8 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from flash_ray.errors import UserError
-from flash_ray.evaluation.judges.vlm_settings import VlmSettings, read_settings
-from flash_ray.recipe import explain
+from flash_ray.evaluation.judges.endpoint import VlmSettings, read_settings
+from flash_ray.recipe import messages
 from flash_ray.recipe.load import RecipeLoader, override
 from flash_ray.recipe.schema import Section
 
@@ -114,4 +114,4 @@ def load_serving(file: Path | None, overrides: list[str] | None = None) -> Servi
     try:
         return Serving.model_validate_json(json.dumps(raw), strict=True)
     except ValidationError as error:
-        raise UserError(explain.problem(error, Serving)) from None
+        raise UserError(messages.problem(error, Serving)) from None

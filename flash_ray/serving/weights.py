@@ -5,10 +5,10 @@ import shutil
 import threading
 from pathlib import Path
 
-from flash_ray.checkpoints.publish import load_student
-from flash_ray.checkpoints.storage import Store
 from flash_ray.errors import UserError
-from flash_ray.serving.models import Model
+from flash_ray.serving.registry import ServedModel
+from flash_ray.storage.s3 import Store
+from flash_ray.storage.students import load_student
 
 
 class WeightCache:
@@ -22,7 +22,7 @@ class WeightCache:
         self._store, self._folder, self._most = store, folder, most
         self._lock = threading.Lock()
 
-    def folder_of(self, model: Model) -> Path:
+    def folder_of(self, model: ServedModel) -> Path:
         """The student's folder, every size and SHA-256 verified; downloaded if it is not there.
 
         Raises:

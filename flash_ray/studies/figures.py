@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from flash_ray.miniature.bench import Case, cases, source_image
+from flash_ray.miniature.benchmark import Case, cases, source_image
 from flash_ray.studies.records import Record, shown
 
 matplotlib.rcParams["svg.hashsalt"] = "flash_ray"  # the same figure is the same file

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from flash_ray.recipe.categories import CATEGORIES
-from flash_ray.studies.plan import Trial
+from flash_ray.evaluation.statistics import Estimate, Scores, common_seeds, difference, mean
+from flash_ray.miniature.categories import CATEGORIES
 from flash_ray.studies.records import Record
-from flash_ray.studies.schema import Claim, Study
-from flash_ray.studies.statistics import Estimate, Scores, common_seeds, difference, mean
+from flash_ray.studies.study import Claim, Study, Trial
 
 AVERAGE = "average"
 

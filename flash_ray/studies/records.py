@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from flash_ray.errors import UserError
 from flash_ray.recipe.schema import Section
-from flash_ray.studies.plan import Trial
+from flash_ray.studies.study import Trial
 
 TRIALS, PICTURES, PROGRESS = "trials", "pictures", "progress.json"
 SHOWN = 2  # pictures of each category in a strip

@@ -12,10 +12,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from PIL import Image
 
+from flash_ray.evaluation.statistics import RESAMPLES, Estimate
 from flash_ray.studies import figures
 from flash_ray.studies.findings import AVERAGE, Findings
 from flash_ray.studies.records import PICTURES
-from flash_ray.studies.statistics import RESAMPLES, Estimate
 
 BENCHES = {"t2i": "text to image", "edit": "editing"}
 FOLDER = "figures"

@@ -7,8 +7,7 @@ from typing import Any
 
 from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe
-from flash_ray.studies.load import changed_recipe
-from flash_ray.studies.schema import Study
+from flash_ray.studies.study import Study, changed_recipe
 
 MOST = 1000  # each is checked before anything starts
 
@@ -36,7 +35,7 @@ def combinations(study: Study) -> list[Combination]:
         UserError: there is no space, it is too large, it is never scored, or values contradict
             each other.
     """
-    _refuse_unsearchable(study)
+    _validate_unsearchable(study)
     found = []
     ranges = [range(len(values)) for values in study.space.values()]
     for number, choice in enumerate(itertools.product(*ranges)):
@@ -47,9 +46,9 @@ def combinations(study: Study) -> list[Combination]:
             recipe = changed_recipe(study, values, study.seeds[0])
         except UserError as error:
             raise UserError(f"space: with {words}: {error}") from error
-        if study.curve_every > recipe.optimisation.updates:
+        if study.curve_every > recipe.training.iterations:
             raise UserError(
-                f"curve_every: {study.curve_every} with {recipe.optimisation.updates} updates of "
+                f"curve_every: {study.curve_every} with {recipe.training.iterations} updates of "
                 f"{words}, which would never be scored; allowed: 1 to as many; lower it"
             )
         recipe = recipe.model_copy(update={"name": f"{run_prefix(study)}{number}"})
@@ -67,11 +66,11 @@ def in_words(values: dict[str, Any]) -> str:
     return ", ".join(f"{path}={value}" for path, value in values.items())
 
 
-def _refuse_unsearchable(study: Study) -> None:
+def _validate_unsearchable(study: Study) -> None:
     if not study.space:
         raise UserError(
             f"space: {study.name} has none; allowed: values to choose from by dotted path; add "
-            "e.g. space: {teaching.guidance: [2, 4]}"
+            "e.g. space: {teacher_defaults.guidance_scale: [2, 4]}"
         )
     if not study.curve_every:
         raise UserError(

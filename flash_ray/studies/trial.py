@@ -1,45 +1,45 @@
-"""One trial: distil, judge, publish, record. It can be cut off anywhere and begun again."""
+"""One trial: distill, judge, publish, record. It can be cut off anywhere and begun again."""
 
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flash_ray.checkpoints.publish import publish_student, read_student
-from flash_ray.checkpoints.resume import run_exists
-from flash_ray.checkpoints.storage import Store
 from flash_ray.data.describe import category_uses
-from flash_ray.distill.monitor import Diverged
-from flash_ray.distill.run import DistillResult, Hooks, distill
-from flash_ray.evaluation.questions import Questions
-from flash_ray.evaluation.score import BenchScore, judge_bench
-from flash_ray.evaluation.small_bench import SmallBench
-from flash_ray.studies.plan import Trial
+from flash_ray.evaluation.sample import EncodedBenchmark
+from flash_ray.evaluation.scores import BenchScore, judge_bench
+from flash_ray.evaluation.training_eval import TrainingEval
+from flash_ray.storage.manifest import run_exists
+from flash_ray.storage.s3 import Store
+from flash_ray.storage.students import publish_student, read_student
 from flash_ray.studies.records import Record, strip, summary
-from flash_ray.teachers.roster import Roster
+from flash_ray.studies.study import Trial
+from flash_ray.teachers.launch import TeacherSet
+from flash_ray.trainer.divergence import Diverged
+from flash_ray.trainer.driver import Callbacks, DistillResult, distill
 
 
 def run_trial(
     trial: Trial,
     store: Store,
-    questions: Questions,
-    small: Questions | None,
-    roster: Roster | None,
+    questions: EncodedBenchmark,
+    small: EncodedBenchmark | None,
+    teacher_set: TeacherSet | None,
     live: Callable[[dict[str, Any]], None],
 ) -> tuple[Record, bytes | None]:
     """The trial's record and strip of pictures; a diverged student has a record, but no pictures.
 
     Args:
         small: cases for the curve, if the study wants one.
-        roster: the teachers that the trials share.
+        teacher_set: the teachers that the trials share.
         live: called with every update's line.
 
     Raises:
         what `distill` raises, but for Diverged.
     """
     rungs = trial.recipe.student.rungs
-    hooks = Hooks(
-        SmallBench(small, rungs) if small else None,
+    callbacks = Callbacks(
+        TrainingEval(small, rungs) if small else None,
         live,
         lambda student: questions.answers(student, rungs),
     )
@@ -48,7 +48,7 @@ def run_trial(
         "arm": trial.arm,
         "seed": trial.seed,
         "digest": trial.digest,
-        "updates": trial.recipe.optimisation.updates,
+        "updates": trial.recipe.training.iterations,
         "data": {
             task: {name: {"unique": use.unique, "passes": use.passes} for name, use in own.items()}
             for task, own in category_uses(trial.recipe).items()
@@ -58,7 +58,7 @@ def run_trial(
         resume = run_exists(store, trial.name)
         folder = Path(name) / "student"
         try:
-            made = distill(trial.recipe, store, trial.name, folder, resume, hooks, roster)
+            made = distill(trial.recipe, store, trial.name, folder, resume, callbacks, teacher_set)
         except Diverged as error:
             return Record(**fields, diverged=str(error)), None
         cases = {bench: questions.cases(bench) for bench in made.final}

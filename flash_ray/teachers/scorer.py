@@ -8,17 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flash_ray.backbones.base import Backbone, Condition, Conditioned, Prefix
-from flash_ray.backbones.guidance import guided_velocity
-from flash_ray.backbones.load import is_lora, lora_digest, resolve_lora
-from flash_ray.backbones.prefixes import prefilled
+from flash_ray.methods.guidance import guided_velocity
+from flash_ray.models.base import Condition, ConditionPair, Model, PromptCache
+from flash_ray.models.loading import is_lora, lora_digest, resolve_lora
+from flash_ray.models.prompt_cache import prefill
 from flash_ray.recipe import Recipe
-from flash_ray.teachers.base import UnknownTicket
-from flash_ray.teachers.groups import Group
+from flash_ray.teachers.protocol import Group, UnknownRequest
 
 
 @dataclass(frozen=True)
-class Voice:
+class TeacherSpec:
     """How one teacher asks the pipeline that its group shares.
 
     Args:
@@ -41,67 +40,71 @@ class Scorer:
     """Guided velocities of a group's teachers, keyed by tickets.
 
     Args:
-        voices: by the teachers' positions in the recipe.
+        specs: by the teachers' positions in the recipe.
     """
 
-    def __init__(self, backbone: Backbone, voices: Mapping[int, Voice]):
-        self._backbone, self._voices = backbone, voices
+    def __init__(self, backbone: Model, specs: Mapping[int, TeacherSpec]):
+        self._backbone, self._voices = backbone, specs
         self._device = next(backbone.transformer.parameters()).device
-        self._open: dict[object, dict[int, list[tuple[Condition, Prefix]]]] = {}
+        self._open: dict[object, dict[int, list[tuple[Condition, PromptCache]]]] = {}
 
     @torch.no_grad()
-    def prefill(self, ticket: object, conditioned: Conditioned, asked: Sequence[int]) -> None:
+    def prefill(self, request_id: object, conditioned: ConditionPair, asked: Sequence[int]) -> None:
         """Computes the keys and values of text and references, ahead of the question."""
         positive = conditioned.positive.to(self._device)
         negative = conditioned.negative.to(self._device)
-        self._open[ticket] = {}
+        self._open[request_id] = {}
         for index in asked:
-            voice = self._voices[index]
-            sides = [positive, negative][: voice.calls]
-            with self._backbone.lora(voice.lora):
-                self._open[ticket][index] = [
-                    (side, prefilled(self._backbone, self._backbone.transformer, side))
+            spec = self._voices[index]
+            sides = [positive, negative][: spec.calls]
+            with self._backbone.lora(spec.lora):
+                self._open[request_id][index] = [
+                    (side, prefill(self._backbone, self._backbone.transformer, side))
                     for side in sides
                 ]
 
     @torch.no_grad()
-    def score(self, ticket: object, x_BNC: Tensor, t_B: Tensor) -> dict[int, Tensor]:
-        """v_BNC at x_t = x_BNC, fp32, of every teacher that was announced; uses the ticket up.
+    def score(self, request_id: object, x_BNC: Tensor, t_B: Tensor) -> dict[int, Tensor]:
+        """v_BNC at x_t = x_BNC, fp32, of every teacher that was announced; uses the request_id up.
 
         Raises:
-            UnknownTicket: it was not announced.
+            UnknownRequest: it was not announced.
         """
-        if ticket not in self._open:
-            raise UnknownTicket(f"ticket {ticket} was not announced, or is used up")
+        if request_id not in self._open:
+            raise UnknownRequest(f"request_id {request_id} was not announced, or is used up")
         x_BNC, t_B = x_BNC.to(self._device), t_B.to(self._device)
-        announced = self._open.pop(ticket)
+        announced = self._open.pop(request_id)
         return {
             index: self._velocity(self._voices[index], sides, x_BNC, t_B)
             for index, sides in announced.items()
         }
 
     def _velocity(
-        self, voice: Voice, sides: list[tuple[Condition, Prefix]], x_BNC: Tensor, t_B: Tensor
+        self,
+        spec: TeacherSpec,
+        sides: list[tuple[Condition, PromptCache]],
+        x_BNC: Tensor,
+        t_B: Tensor,
     ) -> Tensor:
         transformer = self._backbone.transformer
-        with self._backbone.lora(voice.lora):
+        with self._backbone.lora(spec.lora):
             velocities = [
                 self._backbone.velocity(transformer, x_BNC, t_B, condition, prefix).float()
                 for condition, prefix in sides
             ]
         if len(velocities) == 1:
             return velocities[0]
-        return guided_velocity(*velocities, voice.guidance, voice.rescale)
+        return guided_velocity(*velocities, spec.guidance, spec.rescale)
 
 
-def voice_of(recipe: Recipe, index: int) -> Voice:
+def spec_of(recipe: Recipe, index: int) -> TeacherSpec:
     """How the recipe's teacher number `index` speaks; its LoRA goes by its own name."""
     teacher = recipe.teachers[index]
     lora = teacher.name if is_lora(teacher.model) else None
-    return Voice(lora, *recipe.guidance_of(teacher))
+    return TeacherSpec(lora, *recipe.guidance_of(teacher))
 
 
-def group_scorer(recipe: Recipe, group: Group, backbone: Backbone) -> Scorer:
+def group_scorer(recipe: Recipe, group: Group, backbone: Model) -> Scorer:
     """The scorer of a group over its loaded pipeline, to which the LoRAs are added.
 
     Raises:
@@ -111,7 +114,7 @@ def group_scorer(recipe: Recipe, group: Group, backbone: Backbone) -> Scorer:
         teacher = recipe.teachers[index]
         if is_lora(teacher.model):
             backbone.add_lora(resolve_lora(teacher.model), teacher.name)
-    return Scorer(backbone, {index: voice_of(recipe, index) for index in group.members})
+    return Scorer(backbone, {index: spec_of(recipe, index) for index in group.members})
 
 
 def group_fingerprint(recipe: Recipe, group: Group, transformer: nn.Module) -> str:

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from flash_ray.telemetry.panels import DATASOURCE
-from flash_ray.telemetry.queries import failing
+from flash_ray.telemetry.panels import DATASOURCE, failing
 
 GROUP = "flash_ray"
 STRAIN, WAIT, ERRORS = 0.5, 0.3, 0.05  # where alerts begin
@@ -40,8 +39,8 @@ ALERTS = (
         "{{ $labels.run }}: {{ $labels.measure }} is at {{ $value | humanizePercentage }} of what "
         "ends the run as diverged.",
         "Look at losses, gradient norms and the sample scale on the training dashboard. If they "
-        "grow, stop the run and start another with a lower optimisation.student.lr, more "
-        "optimisation.fake_updates or a lower teaching.guidance.",
+        "grow, stop the run and start another with a lower training.optimizer.lr, more "
+        "training.fake_score.updates_per_iteration or a lower teacher_defaults.guidance_scale.",
     ),
     Alert(
         "FlashTeacherStarved",
@@ -51,8 +50,8 @@ ALERTS = (
         "warning",
         "{{ $labels.run }}: workers wait for teachers {{ $value | humanizePercentage }} of the "
         "time.",
-        "Start more teachers (teaching.replicas, or a larger maximum) on nodes that offer the "
-        "resource `teacher`, or raise teaching.max_in_flight. See whether a teacher restarts.",
+        "Start more teachers (teacher_defaults.replicas, or a larger maximum) on nodes that offer the "
+        "resource `teacher`, or raise teacher_defaults.max_in_flight. See whether a teacher restarts.",
     ),
     Alert(
         "FlashCheckpointOverdue",

@@ -10,12 +10,12 @@ from ray.util import metrics
 EVERY_S = 3.0  # well below the time between exports
 
 
-class Gauge:
+class PersistentGauge:
     """Shows the last value of each set of labels for as long as the process and the object live,
     also while the process waits for something that does not come."""
 
     def __init__(self, name: str, text: str, labels: tuple[str, ...] = ()) -> None:
-        self._gauge = metrics.Gauge(name, text, labels)
+        self._gauge = metrics.PersistentGauge(name, text, labels)
         self._values: dict[tuple[tuple[str, str], ...], float] = {}
         _keep(self)
 
@@ -28,12 +28,12 @@ class Gauge:
             self._gauge.set(value, dict(labels))
 
 
-_kept: weakref.WeakSet[Gauge] = weakref.WeakSet()
+_kept: weakref.WeakSet[PersistentGauge] = weakref.WeakSet()
 _lock = threading.Lock()
 _threads: list[threading.Thread] = []
 
 
-def _keep(gauge: Gauge) -> None:
+def _keep(gauge: PersistentGauge) -> None:
     with _lock:
         _kept.add(gauge)
         if not _threads:

@@ -17,7 +17,7 @@ from typing import Any
 from ray.util.metrics import Counter, Histogram
 
 from flash_ray.recipe import Recipe
-from flash_ray.telemetry.gauge import Gauge
+from flash_ray.telemetry.gauge import PersistentGauge
 
 SECONDS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 300]
 
@@ -104,10 +104,10 @@ class RunMetrics:
         if leading:
             for gauge in (self._started, self._saved):
                 gauge.set(time.time(), self._run)
-            self._planned.set(recipe.optimisation.updates, self._run)
+            self._planned.set(recipe.training.iterations, self._run)
 
     def updated(self, line: Mapping[str, Any], strain: Mapping[str, float]) -> None:
-        """Takes an update's line, as `Distiller.update` makes it, and `Monitor.strain`."""
+        """Takes an update's line, as `DistillationStep.update` makes it, and `DivergenceMonitor.strain`."""
         measures = line["measures"]
         self._updates.inc(1, self._run)
         self._update.set(line["update"], self._run)
@@ -176,13 +176,15 @@ class PoolMetrics:
     """Of a worker that asks a group of teachers."""
 
     def __init__(self) -> None:
-        self._queue = Gauge("flash_teacher_open_questions", "Announced or asked, not answered.")
+        self._queue = PersistentGauge(
+            "flash_teacher_open_questions", "Announced or asked, not answered."
+        )
         self._answers = Histogram(
             "flash_teacher_answer_seconds",
             "From a question to its answer, queue included.",
             SECONDS,
         )
-        self._restarts = Gauge(
+        self._restarts = PersistentGauge(
             "flash_teacher_restarts", "Deaths of teachers that it lived through."
         )
         self._asked: dict[int, float] = {}
@@ -192,11 +194,11 @@ class PoolMetrics:
         """So many are open now."""
         self._queue.set(questions)
 
-    def asked(self, ticket: int) -> None:
-        self._asked.setdefault(ticket, time.monotonic())
+    def asked(self, request_id: int) -> None:
+        self._asked.setdefault(request_id, time.monotonic())
 
-    def answered(self, ticket: int, questions: int) -> None:
-        self._answers.observe(time.monotonic() - self._asked.pop(ticket))
+    def answered(self, request_id: int, questions: int) -> None:
+        self._answers.observe(time.monotonic() - self._asked.pop(request_id))
         self.opened(questions)
 
     def restarted(self, times: int) -> None:
@@ -210,8 +212,8 @@ class StudyMetrics:
     def __init__(self, study: str) -> None:
         self._study = {"study": study}
         labels = ("study", "state")
-        self._trials = Gauge("flash_study_trials", "Trials by state.", labels)
-        self._best = Gauge(
+        self._trials = PersistentGauge("flash_study_trials", "Trials by state.", labels)
+        self._best = PersistentGauge(
             "flash_study_best_score", "Best score of a trial so far, 1-5.", ("study", "bench")
         )
         self._so_far: dict[str, float] = {}
@@ -245,5 +247,5 @@ def _conditions() -> Counter:
     )
 
 
-def _gauge(name: str, text: str, *labels: str) -> Gauge:
-    return Gauge(name, text, ("run", *labels))
+def _gauge(name: str, text: str, *labels: str) -> PersistentGauge:
+    return PersistentGauge(name, text, ("run", *labels))

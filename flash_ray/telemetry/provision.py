@@ -79,11 +79,11 @@ def provision(url: str, token: str, prometheus: str, dry_run: bool) -> Iterator[
     Raises:
         UserError: an address that is none, a Grafana that does not answer, refuses, or is too old.
     """
-    _refuse_address("--prometheus", prometheus)
-    _refuse_address("--grafana", url)
+    _validate_address("--prometheus", prometheus)
+    _validate_address("--grafana", url)
     grafana = GrafanaApi.from_url(url.rstrip("/") + "/", credential=token, timeout=10)
     with _explained(url):
-        _refuse_old(url, grafana.health.check())
+        _validate_old(url, grafana.health.check())
         for part in _parts(grafana, prometheus):
             change = Change(part.what, part.wanted, _found(part))
             yield change
@@ -162,7 +162,7 @@ def _only(found: Any, wanted: Any) -> Any:
     return found
 
 
-def _refuse_old(url: str, build: Any) -> None:
+def _validate_old(url: str, build: Any) -> None:
     version = str((build or {}).get("version", ""))
     major = version.partition(".")[0]
     if not major.isdigit():
@@ -173,7 +173,7 @@ def _refuse_old(url: str, build: Any) -> None:
         )
 
 
-def _refuse_address(option: str, url: str) -> None:
+def _validate_address(option: str, url: str) -> None:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(f"{option}: {url!r}; allowed: http://HOST:PORT or https://...; correct it")

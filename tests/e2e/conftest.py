@@ -9,22 +9,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from endpoints import Place, Served, start_server
-from small import build_base, publish
 
-from flash_ray.checkpoints.weed import embedded_store
 from flash_ray.recipe import load_recipe
+from flash_ray.storage.embedded import embedded_store
+from tests.helpers.endpoints import Place, Served, start_server
+from tests.helpers.small import build_base, publish
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 # A run of seconds: what is left of the preset is its structure.
 SMALL = (
-    "data.prompts=8",
-    "runtime.workers=1",
-    "runtime.micro_batch=4",
+    "data.num_cases=8",
+    "runtime.num_workers=1",
+    "runtime.micro_batch_size=4",
     "runtime.checkpoint_every=2",
-    "runtime.bench_every=2",
-    "optimisation.updates=4",
+    "evaluation.every=2",
+    "training.iterations=4",
 )
 
 

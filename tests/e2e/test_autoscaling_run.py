@@ -19,12 +19,12 @@ import pytest
 import torch
 from diffusers import QwenImage21Transformer2DModel
 
-from flash_ray.backbones.load import resolve_base
-from flash_ray.checkpoints.publish import load_student, read_student
-from flash_ray.checkpoints.storage import Store
-from flash_ray.checkpoints.weed import embedded_store
-from flash_ray.local_cluster.cluster import Cluster, autoscaling_cluster, free_ports
-from flash_ray.local_cluster.plan import Plan
+from flash_ray.cluster.local.config import Plan
+from flash_ray.cluster.local.nodes import Cluster, autoscaling_cluster, free_ports
+from flash_ray.models.loading import resolve_base
+from flash_ray.storage.embedded import embedded_store
+from flash_ray.storage.s3 import Store
+from flash_ray.storage.students import load_student, read_student
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 PLACE = "s3://flash-ray/elastic"
@@ -32,13 +32,13 @@ EVERY = 10  # updates between checkpoints
 UPDATES = 120
 RECIPE = {
     "runtime.storage.url": PLACE,
-    "runtime.micro_batch": 4,
+    "runtime.micro_batch_size": 4,
     "runtime.checkpoint_every": EVERY,
-    "runtime.bench_every": 0,
-    "optimisation.updates": UPDATES,
-    "data.prompts": 64,
+    "evaluation.every": 0,
+    "training.iterations": UPDATES,
+    "data.num_cases": 64,
 }
-ELASTIC = {"runtime.workers": "{min: 1, max: 2, resize_every_s: 10}"}
+ELASTIC = {"runtime.num_workers": "{min: 1, max: 2, resize_every_s: 10}"}
 ONE = Plan(trainers=1, teachers=1, servers=0, idle_s=15)
 TWO = replace(ONE, trainers=2)
 SEED_NOISE = 0.15  # of a bench's mean between two runs of one recipe, on few cases
@@ -120,7 +120,7 @@ def test_a_run_grows_loses_a_node_and_leaves_no_node(store, tmp_path):
             time.sleep(0.5)
 
         line.say("the same run with 2 workers is submitted")
-        assert submit(cluster, "fixed", {**RECIPE, "runtime.workers": 2}).wait() == 0
+        assert submit(cluster, "fixed", {**RECIPE, "runtime.num_workers": 2}).wait() == 0
         line.say("it has ended")
 
     elastic, fixed = history(store, "elastic"), history(store, "fixed")

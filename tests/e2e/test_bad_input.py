@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from flash_ray.checkpoints.open import open_store
-from flash_ray.checkpoints.publish import publish_student
-from flash_ray.checkpoints.resume import record_run
 from flash_ray.recipe import load_recipe
+from flash_ray.storage.manifest import record_run
+from flash_ray.storage.open import open_store
+from flash_ray.storage.students import publish_student
 
 NO_SERVER = "--set runtime.storage.url=s3://nowhere/x --set runtime.storage.endpoint="
 
@@ -32,14 +32,14 @@ def files(folder: Path) -> set[Path]:
         ("distill miniature --set student.step=4", "student.steps"),
         ("distill miniature --set tasks.t2i=0 --set tasks.edit=0", "tasks"),
         ("distill miniature --set student.sigmas=[1,0.5,0.7,0.2]", "student.sigmas"),
-        ("distill miniature --set runtime.global_batch=31", "runtime.global_batch"),
+        ("distill miniature --set runtime.global_batch_size=31", "runtime.global_batch_size"),
         (
-            "distill miniature --set runtime.zero_stage=3 --set runtime.workers=1",
+            "distill miniature --set runtime.zero_stage=3 --set runtime.num_workers=1",
             "runtime.zero_stage",
         ),
-        ("distill miniature --set runtime.workers={min:\t2,max:\t1}", "runtime.workers"),
+        ("distill miniature --set runtime.num_workers={min:\t2,max:\t1}", "runtime.num_workers"),
         ("distill miniature --set base=/no/such/model", "base"),
-        ("distill miniature --set data.prompts=2", "data.prompts"),
+        ("distill miniature --set data.num_cases=2", "data.num_cases"),
         (f"distill miniature {NO_SERVER}http://127.0.0.1:9", "s3://nowhere/x"),
         ("distill miniature --store s3://user:word@bucket", "runtime.storage.url"),
         ("distill miniature --set data.source={t2i:\tx.jsonl,edit:\tx.jsonl}", "data.source.t2i"),

@@ -8,9 +8,9 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from job_server import started
 
-from flash_ray.checkpoints.weed import embedded_store
+from flash_ray.storage.embedded import embedded_store
+from tests.helpers.job_server import started
 
 PLACE = "s3://flash-ray/bad"
 
@@ -109,8 +109,8 @@ def submit(flash_ray, server, name, *words):
 
 
 def test_no_place_for_the_trainers(flash_ray, server, small):
-    ended = submit(flash_ray, server, "wide", *small, "--set", "runtime.workers=2")
-    job_refuses(ended, "runtime.workers: the run needs 2 trainer, the cluster has 1")
+    ended = submit(flash_ray, server, "wide", *small, "--set", "runtime.num_workers=2")
+    job_refuses(ended, "runtime.num_workers: the run needs 2 trainer, the cluster has 1")
 
 
 def test_no_gpu(flash_ray, server, small):
@@ -131,7 +131,7 @@ def test_a_studys_bucket_that_workers_cannot_reach(flash_ray, server, base, tmp_
         "budget": {"updates": 1},
         "benches": {"t2i": 1},
         "arms": {"one": {}, "two": {"tasks": {"t2i": 1, "edit": 3}}},
-        "set": {"base": str(base), "data.prompts": 8, "runtime.workers": 1},
+        "set": {"base": str(base), "data.num_cases": 8, "runtime.num_workers": 1},
     }
     (tmp_path / "deaf.yaml").write_text(json.dumps(study))
     words = ("submit", "study", "deaf.yaml", "--out", str(tmp_path / "out"), "--store", PLACE)

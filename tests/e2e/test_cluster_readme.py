@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import requests
-from autoscaling import typed
-from grafana_server import TOKEN, grafana
 
-from flash_ray.local_cluster.cluster import free_ports
+from flash_ray.cluster.local.nodes import free_ports
+from tests.helpers.autoscaling import typed
+from tests.helpers.grafana_server import TOKEN, grafana
 
 PAGE = (Path(__file__).parents[2] / "cluster/README.md").read_text()
 SCRIPTS = Path(sysconfig.get_path("scripts"))
@@ -89,7 +89,7 @@ def test_on_one_machine(flash_ray, small):
 
 def test_what_size():
     plan, check = lines("What size")
-    assert check == "python -m flash_ray.capacity.check"  # it is run by the next test
+    assert check == "python -m tests.benchmarks.capacity"  # it is run by the next test
     ended = subprocess.run(
         [sys.executable, *shlex.split(plan)[1:]], capture_output=True, text=True, check=True
     )

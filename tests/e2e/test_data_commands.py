@@ -15,10 +15,10 @@ def settings(base, tmp_path):
         "tasks.edit=0",
         "data.source={t2i: prompts.jsonl, columns: {prompt: text, category: kind}, max_bad: 0.5}",
         "data.composition.t2i={tents: 1}",
-        "data.prompts=6",
-        "runtime.workers=1",
-        "runtime.micro_batch=6",
-        "optimisation.updates=5",
+        "data.num_cases=6",
+        "runtime.num_workers=1",
+        "runtime.micro_batch_size=6",
+        "training.iterations=5",
     ]
     return [word for setting in words for word in ("--set", setting)]
 

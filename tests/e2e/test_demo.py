@@ -23,7 +23,7 @@ def test_demo_leaves_its_results_and_can_be_repeated(flash_ray, tmp_path, small)
     for _ in range(2):  # the second replaces the first
         ended = flash_ray("demo", "--out", "demo", "--cases", "1", *small)
         assert ended.returncode == 0, ended.stderr
-    assert "\x1b" not in ended.stderr and "distil: 4/4" in ended.stderr
+    assert "\x1b" not in ended.stderr and "distill: 4/4" in ended.stderr
     assert "teacher at 4" in ended.stdout
 
     result = json.loads((out / "result.json").read_text())

@@ -8,9 +8,10 @@ import openai
 import pytest
 import requests
 import schemathesis
-from endpoints import start_server
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
+
+from tests.helpers.endpoints import start_server
 
 # Pictures that are asked for by chance are small: the requests are the subject.
 QUICK = ("limits.n=1", "limits.steps=2", "limits.pixels=4096", "limits.cases=1", "queue=64")

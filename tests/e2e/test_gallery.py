@@ -8,9 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from chat_server import KEY, Answer, ChatServer, chat_server, good
-from endpoints import Place, Served, start_server
-from gallery_page import Page
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
@@ -18,10 +15,13 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from flash_ray.checkpoints.storage import Store
 from flash_ray.recipe import load_recipe
 from flash_ray.serving.evaluations import Asked
-from flash_ray.serving.models import teacher_of
+from flash_ray.serving.registry import teacher_of
+from flash_ray.storage.s3 import Store
+from tests.helpers.chat_server import KEY, Answer, ChatServer, chat_server, good
+from tests.helpers.endpoints import Place, Served, start_server
+from tests.helpers.gallery_page import Page
 
 SCORE = r"[1-5]\.\d\d"
 SECONDS = r"\d+\.\d+ s"

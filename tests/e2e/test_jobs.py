@@ -12,9 +12,9 @@ import pytest
 import ray
 import yaml
 
-from flash_ray.checkpoints.publish import read_student
-from flash_ray.checkpoints.storage import Store
-from flash_ray.checkpoints.weed import embedded_store
+from flash_ray.storage.embedded import embedded_store
+from flash_ray.storage.s3 import Store
+from flash_ray.storage.students import read_student
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -56,8 +56,8 @@ def test_encode_distil_and_evaluate_as_jobs(server, small, tmp_path):
     ended = submit(server, encode, *small)
     assert re.search(r"16 cases; 0 of \d+ shards encoded now", ended.stdout), ended.stdout
 
-    distil = "python jobs/distill.py miniature --name job --set runtime.storage.url=" + place
-    ended = submit(server, distil, *small)
+    distill = "python jobs/distill.py miniature --name job --set runtime.storage.url=" + place
+    ended = submit(server, distill, *small)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert f"{place}/students/job" in ended.stdout
     assert read_student(Store.from_url(place), "job").nfe == 4
@@ -86,9 +86,9 @@ def test_a_study_as_a_job(server, base, tmp_path):
         "arms": arms,
         "set": {
             "base": str(base),
-            "data.prompts": 8,
-            "runtime.workers": 1,
-            "runtime.micro_batch": 4,
+            "data.num_cases": 8,
+            "runtime.num_workers": 1,
+            "runtime.micro_batch_size": 4,
             "runtime.checkpoint_every": 0,
         },
     }

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from autoscaling import Timeline, submit, typed
 
-from flash_ray.local_cluster.cluster import Cluster, autoscaling_cluster, free_ports
-from flash_ray.local_cluster.plan import Plan
+from flash_ray.cluster.local.config import Plan
+from flash_ray.cluster.local.nodes import Cluster, autoscaling_cluster, free_ports
+from tests.helpers.autoscaling import Timeline, submit, typed
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
@@ -36,9 +36,9 @@ sys.stdin.read()
 # What an autoscaler can bring, for each list of places.
 ASK = """
 import json, sys, ray
-from flash_ray.distill.places import can_come
+from flash_ray.cluster.autoscaler import can_provision
 ray.init(log_to_driver=False, logging_level="ERROR")
-print(*(can_come(places) for places in json.loads(sys.argv[1])))
+print(*(can_provision(places) for places in json.loads(sys.argv[1])))
 """
 
 TEACH = """

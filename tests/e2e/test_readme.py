@@ -10,8 +10,8 @@ import pytest
 import typer
 import yaml
 
-from flash_ray.cli import app
-from flash_ray.evaluation.judges.vlm_settings import VlmSettings
+from flash_ray.cli.app import app
+from flash_ray.evaluation.judges.endpoint import VlmSettings
 from flash_ray.recipe.load import load_raw, parse_recipe
 
 REPOSITORY = Path(__file__).parents[2]

@@ -16,8 +16,9 @@ import numpy as np
 import openai
 import psutil
 import pytest
-from endpoints import replicas, start_server
 from PIL import Image
+
+from tests.helpers.endpoints import replicas, start_server
 
 PROMPTS = [
     f"A {colour} circle on a {ground} field"

@@ -6,11 +6,11 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from autoscaling import Timeline, submit
 
-from flash_ray.local_cluster.cluster import autoscaling_cluster, free_ports
-from flash_ray.local_cluster.plan import Plan
+from flash_ray.cluster.local.config import Plan
+from flash_ray.cluster.local.nodes import autoscaling_cluster, free_ports
 from flash_ray.serving.tokens import add_token
+from tests.helpers.autoscaling import Timeline, submit
 
 REPOSITORY = Path(__file__).parents[2]
 SETTINGS = ("generate.min=0", "edit.min=0", "generate.idle_s=5")

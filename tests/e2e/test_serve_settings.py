@@ -3,8 +3,9 @@
 import time
 
 import pytest
-from chat_server import KEY, chat_server, good
-from endpoints import replicas, start_server
+
+from tests.helpers.chat_server import KEY, chat_server, good
+from tests.helpers.endpoints import replicas, start_server
 
 SETTINGS = ("generate.min=0", "edit.min=0", "generate.idle_s=2")
 

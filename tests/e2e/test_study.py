@@ -34,9 +34,9 @@ def study(tmp_path, base):
     def written(**changes):
         small = {
             "base": str(base),
-            "data.prompts": 8,
-            "runtime.workers": 1,
-            "runtime.micro_batch": 4,
+            "data.num_cases": 8,
+            "runtime.num_workers": 1,
+            "runtime.micro_batch_size": 4,
             "runtime.checkpoint_every": 2,
         }
         study = {**STUDY, "set": small, **changes}
@@ -74,7 +74,7 @@ def rules(*weights):
             {"arms": {"one": HALF, "two": {"data.composition.edit": {"stile": 1}}}},
             ("arms.two: data.composition.edit.stile: unknown category 'stile'", "mean style?"),
         ),
-        ({"arms": {"one": {}, "two": {"data.prompts": 2}}}, ("arms.two: data.prompts",)),
+        ({"arms": {"one": {}, "two": {"data.num_cases": 2}}}, ("arms.two: data.num_cases",)),
         ({"recipe": "miniatur"}, ("recipe: miniatur", "allowed")),
     ],
 )
@@ -98,7 +98,7 @@ def test_a_study_is_refused_in_one_line_before_anything_starts(
 def test_a_search_is_refused_in_one_line_before_anything_starts(
     flash_ray, study, tmp_path, options, says
 ):
-    study(curve_every=2, space={"teaching.guidance": [2, 4]})
+    study(curve_every=2, space={"teacher_defaults.guidance_scale": [2, 4]})
     refuses(flash_ray("study", "search", "study.yaml", "--out", "out", *options.split()), *says)
     assert files(tmp_path) == {tmp_path / "study.yaml"}
 
@@ -166,7 +166,7 @@ def test_a_search_leaves_a_recipe_that_can_be_distilled(flash_ray, study, tmp_pa
         curve_every=2,
         benches={"t2i": 1},
         arms={},
-        space={"teaching.guidance": [2, 4]},
+        space={"teacher_defaults.guidance_scale": [2, 4]},
     )
     words = ("study", "search", "study.yaml", "--out", "out", "--method", "optuna")
     ended = flash_ray(*words)
@@ -177,8 +177,10 @@ def test_a_search_leaves_a_recipe_that_can_be_distilled(flash_ray, study, tmp_pa
     (best,) = (row for row in result["trials"] if row["trial"] == result["best"])
     assert best["state"] == "finished"
     recipe = yaml.safe_load((tmp_path / "out" / "best.yaml").read_text())
-    assert recipe["teaching"]["guidance"] == best["values"]["teaching.guidance"]
+    assert (
+        recipe["teacher_defaults"]["guidance"] == best["values"]["teacher_defaults.guidance_scale"]
+    )
     assert flash_ray("recipe", "check", "out/best.yaml").stdout.startswith("OK small-best ")
-    ended = flash_ray("distill", "out/best.yaml", "--set", "optimisation.updates=2")
+    ended = flash_ray("distill", "out/best.yaml", "--set", "training.iterations=2")
     assert ended.stdout == "s3://flash-ray/students/small-best\n", ended.stderr
     refuses(flash_ray(*words), "--out", "holds a finished search")

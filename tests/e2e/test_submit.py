@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import requests
-from job_server import TOKEN, started
 
-from flash_ray.checkpoints.publish import read_student
-from flash_ray.checkpoints.storage import Store
-from flash_ray.checkpoints.weed import embedded_store
+from flash_ray.storage.embedded import embedded_store
+from flash_ray.storage.s3 import Store
+from flash_ray.storage.students import read_student
+from tests.helpers.job_server import TOKEN, started
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
@@ -67,7 +67,7 @@ def test_encode_is_followed_listed_and_not_sent_twice(on_cluster, server, small)
 
 
 def test_a_running_job_is_left_and_stopped(on_cluster, server, home, small):
-    settings = ("--set", f"runtime.storage.url={PLACE}", "--set", "optimisation.updates=100000")
+    settings = ("--set", f"runtime.storage.url={PLACE}", "--set", "training.iterations=100000")
     words = ("submit", "distill", "miniature", "--name", "long", *small, *settings)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "RAY_"))}
     process = subprocess.Popen(
@@ -119,10 +119,10 @@ def test_a_study_runs_to_its_end(on_cluster, base, tmp_path):
         "arms": {"half": {}, "edits": {"tasks": {"t2i": 1, "edit": 3}}},
         "set": {
             "base": str(base),
-            "data.prompts": 8,
-            "runtime.workers": 1,
-            "runtime.micro_batch": 4,
-            "runtime.bench_every": 0,
+            "data.num_cases": 8,
+            "runtime.num_workers": 1,
+            "runtime.micro_batch_size": 4,
+            "evaluation.every": 0,
         },
     }
     (tmp_path / "study.yaml").write_text(json.dumps(study))

@@ -21,9 +21,9 @@ from PIL import Image
 from flash_ray.errors import UserError
 from flash_ray.telemetry.alerts import ALERTS
 from flash_ray.telemetry.dashboards import DASHBOARDS, SERVING
-from flash_ray.telemetry.draw import answers, draw
-from flash_ray.telemetry.prometheus import ask, ask_range
 from flash_ray.telemetry.write import INFRA
+from tests.helpers.draw_dashboards import answers, draw
+from tests.helpers.prometheus import ask, ask_range
 
 pytestmark = [
     pytest.mark.slow,
@@ -102,11 +102,11 @@ def studied(prometheus, base, home, tmp_path_factory):
     folder = tmp_path_factory.mktemp("studied")
     small = {
         "base": str(base),
-        "data.prompts": 8,
-        "runtime.workers": 1,
-        "runtime.micro_batch": 4,
+        "data.num_cases": 8,
+        "runtime.num_workers": 1,
+        "runtime.micro_batch_size": 4,
         "runtime.checkpoint_every": 8,
-        "teaching.placement": "actors",
+        "teacher_defaults.placement": "actors",
     }
     study = {
         "name": "small",

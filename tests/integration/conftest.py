@@ -1,14 +1,13 @@
 """What the integration tests share: one real object store, one local Ray cluster."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from flash_ray.checkpoints.storage import Store
-from flash_ray.checkpoints.weed import embedded_store
-from flash_ray.distill.cluster import local_cluster
+from flash_ray.cluster.session import local_cluster
+from flash_ray.storage.embedded import embedded_store
+from flash_ray.storage.s3 import Store
 
 
 @pytest.fixture(scope="session")
@@ -23,8 +22,7 @@ def cluster(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """A local Ray with places for two workers and two teachers; it can use `store`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLASH_RAY_CACHE", str(tmp_path_factory.mktemp("node")))
-        here = Path(__file__).parent
-        own = (here, here.parent / "shared")  # the tests' own classes, for the workers
-        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, own)))
+        # The tests' own classes, for the workers.
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
         with local_cluster(cpus=4, trainers=2, teachers=2):
             yield

@@ -7,19 +7,19 @@ from io import BytesIO
 import numpy as np
 import openai
 import pytest
-from distilling import small_recipe
 from fastapi.testclient import TestClient
 from PIL import Image
-from serving import in_process
-from small import build_base, publish
 
-from flash_ray.checkpoints.aliases import set_alias
 from flash_ray.evaluation.judges import base
-from flash_ray.evaluation.judges.vlm_settings import VlmSettings
+from flash_ray.evaluation.judges.endpoint import VlmSettings
 from flash_ray.serving.api import build_api
-from flash_ray.serving.pictures import png
+from flash_ray.serving.images import png
 from flash_ray.serving.settings import Limits, Serving
 from flash_ray.serving.tokens import add_token, read_tokens
+from flash_ray.storage.students import set_alias
+from tests.helpers.distilling import small_recipe
+from tests.helpers.serving import in_process
+from tests.helpers.small import build_base, publish
 
 SETTINGS = Serving(limits=Limits(n=3, prompt=200, steps=20, image_bytes=100_000, images=2, cases=2))
 

@@ -9,19 +9,19 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
-from distilling import small_recipe
 from PIL import Image
-from small import build_base
 
-from flash_ray.backbones.load import load_backbone
-from flash_ray.checkpoints.storage import Store
 from flash_ray.data.buckets import fill
 from flash_ray.data.cache import ConditionCache, condition_sets
-from flash_ray.data.composition import epoch_counts
 from flash_ray.data.describe import describe
 from flash_ray.data.encode import prepare
-from flash_ray.distill.run import distill
+from flash_ray.data.select import epoch_counts
 from flash_ray.errors import UserError
+from flash_ray.models.loading import load_backbone
+from flash_ray.storage.s3 import Store
+from flash_ray.trainer.driver import distill
+from tests.helpers.distilling import small_recipe
+from tests.helpers.small import build_base
 
 SHAPES = ((60, 80), (100, 50), (64, 64))  # height, width: three buckets
 PROMPTS = ["a red tent", 'a sign that says "HI"', "a blue tree", "  ", "a white house"]
@@ -79,8 +79,8 @@ def recipe_of(base, place, t2i, edit, *overrides):
         base,
         f"data.source={{t2i: {t2i}, edit: '{edit}', max_bad: 0.4}}",
         "data.composition={t2i: {any: 1}, edit: {style: 1}}",
-        "data.prompts=7",
-        "data.cap=4",
+        "data.num_cases=7",
+        "data.max_per_category=4",
         f"runtime.storage={{url: '{place.url()}', endpoint: '{place.endpoint}'}}",
         *overrides,
     )
@@ -88,7 +88,7 @@ def recipe_of(base, place, t2i, edit, *overrides):
 
 @pytest.fixture(scope="module")
 def prepared(base, place, files, cluster):
-    recipe = recipe_of(base, place, files[0], files[1], "data.cap=7", "tasks.t2i=0")
+    recipe = recipe_of(base, place, files[0], files[1], "data.max_per_category=7", "tasks.t2i=0")
     return recipe, prepare(recipe, place)
 
 
@@ -121,7 +121,9 @@ def test_the_same_cases_in_another_format_are_not_encoded_again(
 ):
     _, before = prepared
     table = files[2] if where == "disk" else store.url("sources/table/0.parquet")
-    other = recipe_of(base, place, files[0], table, "data.cap=7", "tasks.t2i=0", "seed=5")
+    other = recipe_of(
+        base, place, files[0], table, "data.max_per_category=7", "tasks.t2i=0", "seed=5"
+    )
     again = prepare(other, place)
     assert again.encoded == 0
     assert {shard.digest for shard in again.shards} == {shard.digest for shard in before.shards}
@@ -165,11 +167,14 @@ def test_a_changed_file_is_listed_again_and_only_what_is_new_is_encoded(
     file = tmp_path / "prompts.jsonl"
     row = json.dumps({"prompt": "one", "category": "any"})
     file.write_text(row)
-    asked = ("tasks.edit=0", "data.prompts=1", "data.cap=1")
+    asked = ("tasks.edit=0", "data.num_cases=1", "data.max_per_category=1")
     first = prepare(recipe_of(base, place, file, files[1], *asked), place)
     file.write_text("\n".join([row, row.replace("one", "two")]))
     second = prepare(
-        recipe_of(base, place, file, files[1], *asked, "data.prompts=2", "data.cap=2"), place
+        recipe_of(
+            base, place, file, files[1], *asked, "data.num_cases=2", "data.max_per_category=2"
+        ),
+        place,
     )
     assert (first.encoded, second.encoded) == (1, 1)
     assert len(second.shards) == 2
@@ -181,7 +186,7 @@ def test_a_picture_that_changes_after_it_was_listed_is_listed_anew(
     (tmp_path / "a.png").write_bytes(picture(100))
     edits = tmp_path / "edits.jsonl"
     edits.write_text(json.dumps({"prompt": "make it new", "category": "style", "image": "a.png"}))
-    asked = ("tasks.t2i=0", "data.prompts=1", "data.cap=1")
+    asked = ("tasks.t2i=0", "data.num_cases=1", "data.max_per_category=1")
     recipe = recipe_of(base, place, files[0], edits, *asked)
     describe(recipe, place)
     (tmp_path / "a.png").write_bytes(picture(103))

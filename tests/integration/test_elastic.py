@@ -4,18 +4,22 @@ import json
 
 import pytest
 import torch
-from distilling import encode_locally, in_processes, make_distiller, run_updates
-from distilling import small_recipe as recipe_of
 from safetensors.torch import load_file
-from small import build_base
 
-from flash_ray.distill import state
 from flash_ray.recipe import Recipe
+from flash_ray.trainer import checkpoint as state
+from tests.helpers.distilling import encode_locally, in_processes, make_distiller, run_updates
+from tests.helpers.distilling import small_recipe as recipe_of
+from tests.helpers.small import build_base
 
 TOLERANCE = 1e-4  # of a loss: sums over workers round in another order
 SAVED_AT = 2
-LEARN_FAST = ("optimisation.student.lr=1e-3", "optimisation.fake.lr=1e-3", "optimisation.ema=0.5")
-MIXED = ("tasks.t2i=1", "tasks.edit=1", "runtime.accumulation=2")
+LEARN_FAST = (
+    "training.optimizer.lr=1e-3",
+    "training.fake_score.optimizer.lr=1e-3",
+    "training.ema_decay=0.5",
+)
+MIXED = ("tasks.t2i=1", "tasks.edit=1", "runtime.gradient_accumulation_steps=2")
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +31,10 @@ def world(tmp_path_factory):
 
 def recipes(base, most: int, stage: int, fewest: int = 1) -> tuple[Recipe, Recipe]:
     """(of `most` workers, of a range up to them), else alike."""
-    same = (*LEARN_FAST, *MIXED, "runtime.micro_batch=1", f"runtime.zero_stage={stage}")
-    ranged = f"runtime.workers={{min: {fewest}, max: {most}}}"
+    same = (*LEARN_FAST, *MIXED, "runtime.micro_batch_size=1", f"runtime.zero_stage={stage}")
+    ranged = f"runtime.num_workers={{min: {fewest}, max: {most}}}"
     return (
-        recipe_of(base, *same, f"runtime.workers={most}"),
+        recipe_of(base, *same, f"runtime.num_workers={most}"),
         recipe_of(base, *same, ranged, "runtime.checkpoint_every=1"),
     )
 
@@ -90,7 +94,7 @@ def _reshard(rank, world, out, saved):
 def _go_on(rank, world, out, recipe, cache, saved, before):
     distiller = make_distiller(recipe, cache, rank, world, resharded=True)
     _state(distiller).load(saved, rank, world, before)
-    updates = range(SAVED_AT, recipe.optimisation.updates)
+    updates = range(SAVED_AT, recipe.training.iterations)
     lines = [distiller.update(number) for number in updates]
     student = distiller.ema.gather()
     if rank == 0:

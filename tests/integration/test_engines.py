@@ -4,26 +4,30 @@ import json
 
 import pytest
 import torch
-from distilling import (
+from safetensors.torch import load_file
+
+from flash_ray.trainer.metrics import TeacherLog
+from tests.helpers.distilling import (
     build_lora,
     encode_locally,
     in_processes,
     make_distiller,
     run_updates,
 )
-from distilling import small_recipe as recipe_of
-from safetensors.torch import load_file
-from small import build_base
-
-from flash_ray.distill.teacher_log import TeacherLog
+from tests.helpers.distilling import small_recipe as recipe_of
+from tests.helpers.small import build_base
 
 # Largest relative difference of a loss over 4 updates at learning rate 1e-3: sums over workers
 # round in another order.
 TOLERANCE = 1e-4
 COMPARED = ("student_loss", "real_gap", "student_norm", "fake_loss")
-LEARN_FAST = ("optimisation.student.lr=1e-3", "optimisation.fake.lr=1e-3", "optimisation.ema=0.5")
-ONE = ("runtime.micro_batch=4",)
-TWO = ("runtime.workers=2", "runtime.micro_batch=2")
+LEARN_FAST = (
+    "training.optimizer.lr=1e-3",
+    "training.fake_score.optimizer.lr=1e-3",
+    "training.ema_decay=0.5",
+)
+ONE = ("runtime.micro_batch_size=4",)
+TWO = ("runtime.num_workers=2", "runtime.micro_batch_size=2")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +73,7 @@ def test_two_workers_at_each_zero_stage_agree_with_one_worker(run, stage):
 def test_what_is_computed_again_changes_no_number(run, stage):
     how = (*TWO, f"runtime.zero_stage={stage}")
     lines, weights = run(f"two-zero-{stage}", *how)
-    again, again_weights = run(f"recompute-{stage}", *how, "runtime.recompute=true")
+    again, again_weights = run(f"recompute-{stage}", *how, "runtime.gradient_checkpointing=true")
     for expected, got in zip(lines, again, strict=True):
         for name in COMPARED:
             assert got["measures"][name] == pytest.approx(expected["measures"][name], rel=1e-5)
@@ -79,7 +83,7 @@ def test_what_is_computed_again_changes_no_number(run, stage):
 
 def test_bf16_follows_fp32(run):
     expected, weights = run("two-zero-2", *TWO, "runtime.zero_stage=2")
-    got, got_weights = run("bf16", *TWO, "optimisation.precision=bf16")
+    got, got_weights = run("bf16", *TWO, "training.precision=bf16")
     for update, (a, b) in enumerate(zip(expected, got, strict=True)):
         for name in ("real_gap", "fake_loss"):
             assert b["measures"][name] == pytest.approx(a["measures"][name], rel=0.02), (
@@ -93,7 +97,7 @@ def test_bf16_follows_fp32(run):
 
 def test_accumulated_passes_make_one_update(world):
     base, folder = world
-    recipe = recipe_of(base, "runtime.micro_batch=2", "runtime.accumulation=2")
+    recipe = recipe_of(base, "runtime.micro_batch_size=2", "runtime.gradient_accumulation_steps=2")
     in_processes(1, folder / "accumulated", _accumulates, recipe, encode_locally(recipe, folder))
 
 
@@ -120,8 +124,8 @@ def test_two_teachers_are_asked_where_they_count_on_any_number_of_workers(run, w
     two_teachers = (
         f"teachers={json.dumps(teachers)}",
         "data.composition={t2i: {text: 1}, edit: {style: 1, text: 1}}",
-        "teaching.diagnose_every=3",
-        "optimisation.updates=8",
+        "teacher_defaults.diagnose_every=3",
+        "training.iterations=8",
     )
     one, _ = run("teachers-one", *ONE, *two_teachers)
     two, _ = run("teachers-two", *TWO, *two_teachers)

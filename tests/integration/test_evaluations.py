@@ -5,18 +5,18 @@ from dataclasses import asdict
 from functools import partial
 
 import pytest
-from chat_server import KEY, Answer, chat_server, good
-from distilling import small_recipe
 from fastapi.testclient import TestClient
-from serving import in_process
-from small import build_base, publish
 
-from flash_ray.checkpoints.storage import Store
-from flash_ray.evaluation.judges.vlm_settings import VlmSettings
+from flash_ray.evaluation.judges.endpoint import VlmSettings
 from flash_ray.serving.api import build_api
-from flash_ray.serving.evaluations import EvaluationBook
+from flash_ray.serving.evaluations import EvaluationStore
 from flash_ray.serving.schemas import EvaluationRequest
 from flash_ray.serving.settings import Serving
+from flash_ray.storage.s3 import Store
+from tests.helpers.chat_server import KEY, Answer, chat_server, good
+from tests.helpers.distilling import small_recipe
+from tests.helpers.serving import in_process
+from tests.helpers.small import build_base, publish
 
 ASKED = {"model": "plain", "bench": "t2i", "cases": 1}
 
@@ -120,7 +120,7 @@ def test_without_its_key_or_its_settings_a_judge_fails_before_anything_is_drawn(
     assert found["progress"]["done"] == 0
 
     # Asked for of one server, taken up by another one, that has another judge of that name.
-    book = EvaluationBook(own_store)
+    book = EvaluationStore(own_store)
     model = book.asked(found["id"]).model
     request = EvaluationRequest(**ASKED, judge="mine", seed=3)
     name, _ = book.open(request, model, {"model": "another", "parameters": {}})
@@ -146,7 +146,7 @@ def many(recipe, store, service):
     """A store of its own with seven requests, the last three of one second, and their ids in the
     order of lists; the fourth succeeded, the fifth failed, and the sixth is of another base."""
     place = Store(store.bucket, "many", store.endpoint)
-    model = EvaluationBook(Store(store.bucket, "evaluated", store.endpoint))
+    model = EvaluationStore(Store(store.bucket, "evaluated", store.endpoint))
     with TestClient(build_api(service)) as client:
         name = client.post("/v1/evaluations", json=ASKED).json()["id"]
     fields = asdict(model.asked(name))
@@ -159,8 +159,8 @@ def many(recipe, store, service):
         place.put_bytes_if_absent(f"evaluations/{name}/request.json", json.dumps(own).encode())
         for case in range(number):
             place.put_bytes(f"evaluations/{name}/pictures/{case}.png", b"")
-    EvaluationBook(place).finish(names[3], "result", {"score": 1})
-    EvaluationBook(place).finish(names[4], "failed", {"error": "why"})
+    EvaluationStore(place).finish(names[3], "result", {"score": 1})
+    EvaluationStore(place).finish(names[4], "failed", {"error": "why"})
     return place, names
 
 
@@ -226,7 +226,7 @@ def test_a_list_has_pages_and_old_records_are_of_the_exact_judge(recipe, many):
 def test_requests_are_read_once_and_what_has_ended_is_not_looked_at_again(recipe, many):
     place, names = many
     store = Counting(place.bucket, place.prefix, place.endpoint)
-    book = EvaluationBook(store)
+    book = EvaluationStore(store)
     for times in (1, 2):
         views, more = book.page(2, None)
         assert [view.id for view in views] == names[:2] and more
@@ -243,7 +243,7 @@ def test_requests_are_read_once_and_what_has_ended_is_not_looked_at_again(recipe
 
 def test_an_evaluation_that_was_taken_out_of_the_store_is_gone(recipe, many):
     place, names = many
-    book = EvaluationBook(place)
+    book = EvaluationStore(place)
     assert book.view(names[0]).id == names[0]
     for key in list(place.list(f"evaluations/{names[0]}/")):
         place.delete(key)
@@ -253,7 +253,7 @@ def test_an_evaluation_that_was_taken_out_of_the_store_is_gone(recipe, many):
 
 def test_a_page_is_filled_though_some_of_it_are_half_taken_out_of_the_store(many):
     place, names = many
-    book = EvaluationBook(place)
+    book = EvaluationStore(place)
     book.page(7, None)
     for name in names[2:4]:  # their pictures are still there
         place.delete(f"evaluations/{name}/request.json")

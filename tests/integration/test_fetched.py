@@ -7,9 +7,9 @@ from contextlib import ExitStack
 import pyarrow.fs
 import ray.train
 import torch.distributed as dist
-from distilling import in_processes
 
-from flash_ray.distill.worker import fetched
+from flash_ray.trainer.worker import fetched
+from tests.helpers.distilling import in_processes
 
 
 class SecondComesLate(ray.train.Checkpoint):

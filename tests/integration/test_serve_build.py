@@ -8,7 +8,7 @@ from ray.serve._private.api import call_user_app_builder_with_args_if_necessary 
 from ray.serve.schema import ServeApplicationSchema
 
 from flash_ray.errors import UserError
-from flash_ray.serving.build import build
+from flash_ray.serving.app import build
 from flash_ray.serving.tokens import add_token
 
 
@@ -24,15 +24,15 @@ def args(store, tmp_path):
 
 
 def test_serve_builds_the_application_from_its_configuration(args):
-    ServeApplicationSchema(import_path="flash_ray.serving.build:build", args=args)
+    ServeApplicationSchema(import_path="flash_ray.serving.app:build", args=args)
     built = build_as_serve(build, args)
     assert isinstance(built, serve.Application)
     gateway = built._bound_deployment
-    recipe, store, settings, tokens, painters, _ = gateway.init_args
+    recipe, store, settings, tokens, generators, _ = gateway.init_args
     assert (recipe.name, store.url(), settings.limits.n) == ("miniature", args["store"], 2)
     assert [(token.name, token.role) for token in tokens] == [("me", "admin")]
     assert (
-        painters["generate"]._bound_deployment._deployment_config.autoscaling_config.max_replicas
+        generators["generate"]._bound_deployment._deployment_config.autoscaling_config.max_replicas
         == 3
     )
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from flash_ray.checkpoints.publish import list_students, load_student, publish_student
-from flash_ray.checkpoints.resume import open_run, record_run
-from flash_ray.checkpoints.storage import Store
 from flash_ray.errors import UserError
+from flash_ray.storage.manifest import open_run, record_run
+from flash_ray.storage.s3 import Store
+from flash_ray.storage.students import list_students, load_student, publish_student
 
 META = {
     "recipe": {"name": "r", "student": {"steps": 4}},

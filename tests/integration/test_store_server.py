@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flash_ray.checkpoints.storage import Store, train_storage
-from flash_ray.checkpoints.weed import embedded_store
 from flash_ray.errors import UserError
+from flash_ray.storage.embedded import embedded_store
+from flash_ray.storage.s3 import Store, train_storage
 
 
 def test_objects_come_back(store: Store, tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_the_server_ends_with_a_killed_parent_and_starts_again(tmp_path: Path) -
     folder = tmp_path / "embedded"
     code = (
         "import pathlib, sys, time\n"
-        "from flash_ray.checkpoints.weed import embedded_store\n"
+        "from flash_ray.storage.embedded import embedded_store\n"
         "with embedded_store(pathlib.Path(sys.argv[1])) as store:\n"
         "    store.put_bytes_if_absent('kept', b'data')\n"
         "    print('ready', flush=True)\n"

@@ -11,30 +11,28 @@ import numpy as np
 import pytest
 import ray
 import yaml
-from distilling import small_recipe
-from small import build_base
 
-from flash_ray.checkpoints.publish import read_student
-from flash_ray.checkpoints.storage import Store
-from flash_ray.console import Steps
-from flash_ray.evaluation.questions import Questions
-from flash_ray.miniature.bench import cases
+from flash_ray.evaluation.sample import EncodedBenchmark
+from flash_ray.miniature.benchmark import cases
 from flash_ray.miniature.draw import draw
 from flash_ray.recipe import dump_yaml
-from flash_ray.studies import setting
-from flash_ray.studies.load import load_study
-from flash_ray.studies.plan import plan_trials
+from flash_ray.storage.s3 import Store
+from flash_ray.storage.students import read_student
+from flash_ray.studies import resources as setting
 from flash_ray.studies.records import read_records
-from flash_ray.studies.run import run_trials
-from flash_ray.studies.search import run_search
-from flash_ray.studies.search_log import SearchLog
+from flash_ray.studies.runner import run_trials
+from flash_ray.studies.search import SearchLog, run_search
 from flash_ray.studies.space import combinations
+from flash_ray.studies.study import load_study, plan_trials
+from flash_ray.telemetry.progress import Steps
+from tests.helpers.distilling import small_recipe
+from tests.helpers.small import build_base
 
 
-class KillOnce(Questions):
+class KillOnce(EncodedBenchmark):
     """Cases of the curve: of students with two rungs, the third score ends its process once."""
 
-    def __init__(self, questions: Questions, marker: Path, store: Store, run_name: str):
+    def __init__(self, questions: EncodedBenchmark, marker: Path, store: Store, run_name: str):
         super().__init__(questions.base, questions.dtype, questions.batches)
         for name, value in (("marker", marker), ("store", store), ("run_name", run_name)):
             object.__setattr__(self, name, value)
@@ -53,7 +51,7 @@ class KillOnce(Questions):
 
 
 class ByRungs:
-    """Questions whose answers are perfect or black: students of two rungs are the bad ones."""
+    """EncodedBenchmark whose answers are perfect or black: students of two rungs are the bad ones."""
 
     def cases(self, bench):
         return cases(bench, 1)
@@ -71,7 +69,7 @@ def base(tmp_path_factory):
 @pytest.fixture
 def study(base, tmp_path, monkeypatch):
     """Writes a study of that base and loads it; its trials find the session's Ray."""
-    monkeypatch.setattr(setting, "connected_with", lambda needs: nullcontext())
+    monkeypatch.setattr(setting, "ray_session", lambda needs: nullcontext())
 
     def written(*settings, **fields):
         recipe = tmp_path / "recipe.yaml"
@@ -88,7 +86,7 @@ def test_a_study_leaves_records_retries_from_checkpoints_and_repeats_nothing(
     study, store, cluster, tmp_path, monkeypatch
 ):
     loaded = study(
-        "teaching.placement=actors",
+        "teacher_defaults.placement=actors",
         "runtime.checkpoint_every=2",
         name="two-arms",
         arms={"four": {}, "two": {"student.steps": 2}},
@@ -122,7 +120,7 @@ def test_a_study_leaves_records_retries_from_checkpoints_and_repeats_nothing(
     def never(*_):
         raise AssertionError("a finished study connects to nothing")
 
-    monkeypatch.setattr(setting, "connected_with", never)
+    monkeypatch.setattr(setting, "ray_session", never)
     with Steps() as steps:
         assert run_trials(trials, store, out, 2, steps) == {}
     assert read_records(out, trials) == records
@@ -133,8 +131,8 @@ def test_a_search_stops_what_is_worse_and_leaves_no_workers(
     study, store, cluster, tmp_path, monkeypatch
 ):
     loaded = study(
-        "runtime.workers=2",  # every place that the cluster has
-        "runtime.micro_batch=2",
+        "runtime.num_workers=2",  # every place that the cluster has
+        "runtime.micro_batch_size=2",
         name="rungs",
         benches={"t2i": 1},
         fixed=[],

@@ -8,17 +8,16 @@ import threading
 import pytest
 import ray
 import torch
-from distilling import build_lora, small_recipe
-from small import build_base
 
-from flash_ray.backbones.load import load_backbone
+from flash_ray.models.loading import load_backbone
 from flash_ray.teachers.actor import start_teacher
-from flash_ray.teachers.base import TeacherLost
-from flash_ray.teachers.groups import groups
-from flash_ray.teachers.in_process import InProcessTeachers
-from flash_ray.teachers.pool import TeacherPool
-from flash_ray.teachers.roster import Roster
+from flash_ray.teachers.client import TeacherPool
+from flash_ray.teachers.launch import TeacherSet
+from flash_ray.teachers.local import InProcessTeachers
+from flash_ray.teachers.protocol import TeacherLost, groups
 from flash_ray.teachers.scorer import group_fingerprint, group_scorer
+from tests.helpers.distilling import build_lora, small_recipe
+from tests.helpers.small import build_base
 
 BOTH = (0, 1)
 
@@ -31,11 +30,11 @@ def recipe(tmp_path_factory):
     lora = build_lora(base, folder / "lora")
     teachers = [
         {"name": "base", "model": "base", "weight": 0.5},
-        {"name": "lora", "model": str(lora), "weight": 0.5, "guidance": 1.0},
+        {"name": "lora", "model": str(lora), "weight": 0.5, "guidance_scale": 1.0},
     ]
     return small_recipe(
         base,
-        "teaching.placement=actors",
+        "teacher_defaults.placement=actors",
         f"teachers={json.dumps(teachers)}",
     )
 
@@ -86,9 +85,9 @@ def question(backbone, seed=0):
     return x_BNC, torch.rand(2, generator=generator)
 
 
-def ask(teachers, ticket, conditioned, asked, whom=BOTH):
-    teachers.prefill(ticket, conditioned, whom)
-    return teachers.score(ticket, *asked)
+def ask(teachers, request_id, conditioned, asked, whom=BOTH):
+    teachers.prefill(request_id, conditioned, whom)
+    return teachers.score(request_id, *asked)
 
 
 def assert_equal_answers(got, expected):
@@ -99,10 +98,10 @@ def assert_equal_answers(got, expected):
 
 def test_an_actor_gives_the_in_process_numbers(pool, twin, backbone, conditioned):
     asked = [question(backbone, seed) for seed in range(4)]
-    for ticket in (0, 2):  # two at a time
-        answers = [ask(pool, ticket + i, conditioned, asked[ticket + i]) for i in (0, 1)]
+    for request_id in (0, 2):  # two at a time
+        answers = [ask(pool, request_id + i, conditioned, asked[request_id + i]) for i in (0, 1)]
         for i, answer in enumerate(answers):
-            expected = ask(twin, ticket + i, conditioned, asked[ticket + i]).result()
+            expected = ask(twin, request_id + i, conditioned, asked[request_id + i]).result()
             assert_equal_answers(answer.result(), expected)
 
 
@@ -129,8 +128,8 @@ def test_a_killed_teacher_is_restarted_and_asked_again(pool, twin, actor, backbo
     pool.prefill(0, conditioned, BOTH)
     pool.prefill(1, conditioned, BOTH)
     os.kill(ray.get(actor.__ray_call__.remote(lambda self: os.getpid())), signal.SIGKILL)
-    for ticket in (0, 1):
-        answer = pool.score(ticket, *asked).result()
+    for request_id in (0, 1):
+        answer = pool.score(request_id, *asked).result()
         assert_equal_answers(answer, expected)
     assert pool.restarts >= 1 and pool.room
 
@@ -138,8 +137,8 @@ def test_a_killed_teacher_is_restarted_and_asked_again(pool, twin, actor, backbo
 def test_runs_that_share_a_teacher_keep_their_tickets_apart(
     recipe, actor, weights, twin, backbone, conditioned
 ):
-    """Workers of the same rank and at the same ticket, as in a study."""
-    shared = Roster(recipe, [[actor]], registrar=None)
+    """Workers of the same rank and at the same request_id, as in a study."""
+    shared = TeacherSet(recipe, [[actor]], autoscaler=None)
     runs = [shared.pool(0, weights, name, rank=0) for name in ("one", "two")]
     others = backbone.encode(["a green circle", "snow"], None, (64, 64))
     asked = question(backbone)

@@ -8,16 +8,16 @@ from itertools import count
 import pytest
 import ray
 import torch
-from distilling import small_recipe
 from ray.util.state import list_actors
-from small import build_base
 
-from flash_ray.backbones.load import load_backbone
-from flash_ray.teachers.groups import groups
-from flash_ray.teachers.in_process import InProcessTeachers
-from flash_ray.teachers.roster import hire
-from flash_ray.teachers.scaling import Pace
+from flash_ray.models.loading import load_backbone
+from flash_ray.teachers.autoscaler import Pace
+from flash_ray.teachers.launch import start_teachers
+from flash_ray.teachers.local import InProcessTeachers
+from flash_ray.teachers.protocol import groups
 from flash_ray.teachers.scorer import group_fingerprint, group_scorer
+from tests.helpers.distilling import small_recipe
+from tests.helpers.small import build_base
 
 PACE = Pace(hire_after_s=1, dismiss_after_s=4)
 LIMIT_S = 240  # an error, not a measure: nothing here waits for it
@@ -26,7 +26,9 @@ LIMIT_S = 240  # an error, not a measure: nothing here waits for it
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
     base = build_base(tmp_path_factory.mktemp("range") / "base")
-    return small_recipe(base, "teaching.placement=actors", "teaching.replicas={min: 1, max: 2}")
+    return small_recipe(
+        base, "teacher_defaults.placement=actors", "teacher_defaults.replicas={min: 1, max: 2}"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +37,8 @@ def backbone(recipe):
 
 
 @pytest.fixture
-def roster(recipe, cluster):
-    hired = hire(recipe, PACE)
+def teacher_set(recipe, cluster):
+    hired = start_teachers(recipe, PACE)
     ray.get(hired.actors[0][0].fingerprint.remote())
     yield hired
     hired.stop()
@@ -67,11 +69,11 @@ def take_a_place():
 class Load:
     """Two workers that ask slow questions at the same time, and check every answer."""
 
-    def __init__(self, recipe, backbone, roster):
+    def __init__(self, recipe, backbone, teacher_set):
         (group,) = groups(recipe)
         weights = group_fingerprint(recipe, group, backbone.transformer)
-        self.registrar = roster.registrar
-        self.pools = [roster.pool(0, weights, "load", rank) for rank in (0, 1)]
+        self.autoscaler = teacher_set.autoscaler
+        self.pools = [teacher_set.pool(0, weights, "load", rank) for rank in (0, 1)]
         self.told = backbone.encode([f"house {n}" for n in range(24)], None, (256, 256))
         generator = torch.Generator().manual_seed(0)
         self.x_BNC = torch.randn(24, 256, backbone.latent_channels, generator=generator)
@@ -80,32 +82,32 @@ class Load:
         self.tickets = count()
         self.expected = self.ask(twin, next(self.tickets)).result()[0]
 
-    def ask(self, teachers, ticket):
-        teachers.prefill(ticket, self.told, [0])
-        return teachers.score(ticket, self.x_BNC, self.t_B)
+    def ask(self, teachers, request_id):
+        teachers.prefill(request_id, self.told, [0])
+        return teachers.score(request_id, self.x_BNC, self.t_B)
 
     def __call__(self):
-        ticket = next(self.tickets)
-        for answer in [self.ask(pool, ticket) for pool in self.pools]:
+        request_id = next(self.tickets)
+        for answer in [self.ask(pool, request_id) for pool in self.pools]:
             torch.testing.assert_close(answer.result()[0], self.expected, rtol=1e-6, atol=1e-6)
 
     def numbers(self):
-        (numbers,) = ray.get(self.registrar.numbers.remote())
+        (numbers,) = ray.get(self.autoscaler.numbers.remote())
         return numbers["hired"], numbers["there"]
 
     def hired(self):
         """The one beyond the minimum that both workers know of, or None."""
-        known = [list(pool._register.hired().values()) for pool in self.pools]
+        known = [list(pool._autoscaler.hired().values()) for pool in self.pools]
         return known[0][0] if all(known) else None
 
 
 class Asker:
     """The load, in a process of its own."""
 
-    def __init__(self, recipe, roster):
+    def __init__(self, recipe, teacher_set):
         torch.set_num_threads(1)
         backbone = load_backbone(recipe.base, torch.float32, "cpu", encoders=True)
-        self.load = Load(recipe, backbone, roster)
+        self.load = Load(recipe, backbone, teacher_set)
 
     def ask_on(self):
         while True:
@@ -113,8 +115,8 @@ class Asker:
 
 
 @pytest.fixture
-def load(recipe, backbone, roster):
-    return Load(recipe, backbone, roster)
+def load(recipe, backbone, teacher_set):
+    return Load(recipe, backbone, teacher_set)
 
 
 def test_a_queue_hires_a_teacher_that_goes_when_it_is_idle(load):
@@ -132,8 +134,8 @@ def test_a_queue_hires_a_teacher_that_goes_when_it_is_idle(load):
         pool.prefill(-2, load.told, [0])
     wait_until(lambda: free_places() == 1)
     for pool in load.pools:
-        for ticket in (-1, -2):
-            answer = pool.score(ticket, load.x_BNC, load.t_B).result()[0]
+        for request_id in (-1, -2):
+            answer = pool.score(request_id, load.x_BNC, load.t_B).result()[0]
             torch.testing.assert_close(answer, load.expected, rtol=1e-6, atol=1e-6)
     assert [pool.restarts for pool in load.pools] == [1, 1]
     load()
@@ -144,7 +146,7 @@ def test_a_killed_teacher_loses_no_question_and_is_replaced(load):
     wait_until(load.hired, load)
     victim = load.hired()
     process = ray.get(victim.__ray_call__.remote(lambda self: os.getpid()))
-    answers = [load.ask(pool, ticket) for pool in load.pools for ticket in (-1, -2)]
+    answers = [load.ask(pool, request_id) for pool in load.pools for request_id in (-1, -2)]
     os.kill(process, signal.SIGKILL)
     for answer in answers:
         torch.testing.assert_close(answer.result()[0], load.expected, rtol=1e-6, atol=1e-6)
@@ -154,19 +156,19 @@ def test_a_killed_teacher_loses_no_question_and_is_replaced(load):
 
 
 @pytest.mark.slow
-def test_workers_that_are_gone_keep_no_teacher_up(recipe, roster):
-    asker = ray.remote(Asker).options(num_cpus=1).remote(recipe, roster)
+def test_workers_that_are_gone_keep_no_teacher_up(recipe, teacher_set):
+    asker = ray.remote(Asker).options(num_cpus=1).remote(recipe, teacher_set)
     asker.ask_on.remote()
-    wait_until(lambda: ray.get(roster.registrar.numbers.remote())[0]["there"] == 1)
+    wait_until(lambda: ray.get(teacher_set.autoscaler.numbers.remote())[0]["there"] == 1)
     ray.kill(asker)  # with questions open
     wait_until(lambda: free_places() == 1)
-    assert ray.get(roster.registrar.numbers.remote()) == [{"hired": 0, "there": 0}]
+    assert ray.get(teacher_set.autoscaler.numbers.remote()) == [{"hired": 0, "there": 0}]
 
 
-def test_at_the_end_all_go_also_one_that_has_no_place_yet(load, roster):
+def test_at_the_end_all_go_also_one_that_has_no_place_yet(load, teacher_set):
     taken = take_a_place()
     wait_until(lambda: load.numbers() == (1, 0), load)
-    roster.stop()
+    teacher_set.stop()
     left = [("class_name", "=", "TeacherActor"), ("state", "!=", "DEAD")]
     wait_until(lambda: not list_actors(filters=left))
     ray.kill(taken)
@@ -176,7 +178,7 @@ def test_at_the_end_all_go_also_one_that_has_no_place_yet(load, roster):
 def test_a_registrar_that_dies_takes_its_teachers_and_hires_again(load):
     wait_until(load.hired, load)
     victim = load.hired()
-    process = ray.get(load.registrar.__ray_call__.remote(lambda self: os.getpid()))
+    process = ray.get(load.autoscaler.__ray_call__.remote(lambda self: os.getpid()))
     os.kill(process, signal.SIGKILL)
     load()
     wait_until(lambda: load.hired() not in (None, victim), load)

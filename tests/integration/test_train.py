@@ -11,24 +11,24 @@ import ray
 import ray.train
 import torch
 from diffusers import QwenImage21Transformer2DModel
-from distilling import build_lora, small_recipe
 from ray.util.state import list_actors
-from small import build_base
 
-from flash_ray.checkpoints.storage import Store
-from flash_ray.distill.monitor import Diverged
-from flash_ray.distill.run import Hooks, distill
 from flash_ray.errors import UserError
-from flash_ray.teachers.roster import hire
-from flash_ray.teachers.scaling import Pace
+from flash_ray.storage.s3 import Store
+from flash_ray.teachers.autoscaler import Pace
+from flash_ray.teachers.launch import start_teachers
+from flash_ray.trainer.divergence import Diverged
+from flash_ray.trainer.driver import Callbacks, distill
+from tests.helpers.distilling import build_lora, small_recipe
+from tests.helpers.small import build_base
 
 TIMES = {"seconds", "cpu_seconds", "teacher_wait_share", "memory_mib", "images_per_second"}
 TWO_WORKERS = (
-    "runtime.workers=2",
-    "runtime.micro_batch=2",
-    "teaching.placement=actors",
+    "runtime.num_workers=2",
+    "runtime.micro_batch_size=2",
+    "teacher_defaults.placement=actors",
     "runtime.checkpoint_every=2",
-    "runtime.bench_every=3",
+    "evaluation.every=3",
 )
 
 
@@ -58,11 +58,11 @@ class KillOnce(MeanWeight):
 class AwaitSecondTeacher(MeanWeight):
     """A bench that lets the run go on once a teacher beyond the minimum is there."""
 
-    def __init__(self, registrar):
-        self.registrar = registrar
+    def __init__(self, autoscaler):
+        self.autoscaler = autoscaler
 
     def __call__(self, transformer):
-        while not ray.get(self.registrar.numbers.remote())[0]["there"]:
+        while not ray.get(self.autoscaler.numbers.remote())[0]["there"]:
             time.sleep(0.2)
         return super().__call__(transformer)
 
@@ -82,8 +82,8 @@ def whole(recipe, store, cluster, tmp_path_factory):
     """(result, lines seen live) of an uninterrupted run."""
     lines = []
     folder = tmp_path_factory.mktemp("whole") / "student"
-    hooks = Hooks(MeanWeight(), lines.append)
-    return distill(recipe, store, "whole", folder, hooks=hooks), lines
+    callbacks = Callbacks(MeanWeight(), lines.append)
+    return distill(recipe, store, "whole", folder, callbacks=callbacks), lines
 
 
 def exact(history):
@@ -122,14 +122,14 @@ def test_a_name_that_is_taken_is_refused(whole, recipe, store, tmp_path):
 
 
 def test_resume_with_another_recipe_is_refused(whole, base, store, tmp_path):
-    other = small_recipe(base, *TWO_WORKERS, "optimisation.updates=5")
+    other = small_recipe(base, *TWO_WORKERS, "training.iterations=5")
     with pytest.raises(UserError, match="--resume: run 'whole' has recipe digest"):
         distill(other, store, "whole", tmp_path / "student", resume=True)
 
 
 def test_a_run_that_does_not_fit_the_cluster_is_refused(base, store, cluster, tmp_path):
-    large = small_recipe(base, "runtime.workers=64")
-    with pytest.raises(UserError, match="runtime.workers: the run needs 64 trainer"):
+    large = small_recipe(base, "runtime.num_workers=64")
+    with pytest.raises(UserError, match="runtime.num_workers: the run needs 64 trainer"):
         distill(large, store, "large", tmp_path / "student")
 
 
@@ -152,8 +152,8 @@ def test_teachers_of_two_groups_guide_a_run_and_may_not_be_exchanged(
     ]
     recipe = small_recipe(
         base,
-        "teaching.placement=actors",
-        "optimisation.updates=2",
+        "teacher_defaults.placement=actors",
+        "training.iterations=2",
         f"teachers={json.dumps(teachers)}",
     )
     by_actors = distill(recipe, store, "three", tmp_path / "student")
@@ -161,7 +161,11 @@ def test_teachers_of_two_groups_guide_a_run_and_may_not_be_exchanged(
     assert [row["weight"] for row in rows] == [0.5, 0.25, 0.25]
     assert rows[2]["norm"] == 0  # the other pipeline has the base's weights
     local = recipe.model_copy(
-        update={"teaching": recipe.teaching.model_copy(update={"placement": "in_process"})}
+        update={
+            "teacher_defaults": recipe.teacher_defaults.model_copy(
+                update={"placement": "in_process"}
+            )
+        }
     )
     in_workers = distill(local, store, "three-local", tmp_path / "student-local")
     assert exact(in_workers.history) == exact(by_actors.history)
@@ -174,13 +178,15 @@ def test_teachers_of_two_groups_guide_a_run_and_may_not_be_exchanged(
 @pytest.mark.slow
 def test_a_killed_run_continues_bit_by_bit(whole, recipe, store, tmp_path):
     lines = []
-    hooks = Hooks(KillOnce(tmp_path / "marker", store, "killed"), lines.append)
+    callbacks = Callbacks(KillOnce(tmp_path / "marker", store, "killed"), lines.append)
     with pytest.raises(ray.train.TrainingFailedError):
-        distill(recipe, store, "killed", tmp_path / "student", hooks=hooks)
+        distill(recipe, store, "killed", tmp_path / "student", callbacks=callbacks)
     assert not (tmp_path / "student").exists()
     assert [line["update"] for line in lines] == [1, 2]
     lines.clear()
-    result = distill(recipe, store, "killed", tmp_path / "student", resume=True, hooks=hooks)
+    result = distill(
+        recipe, store, "killed", tmp_path / "student", resume=True, callbacks=callbacks
+    )
     assert [line["update"] for line in lines] == [3, 4]
     assert exact(result.history) == exact(whole[0].history)
     assert_same_student(result, whole[0])
@@ -188,7 +194,7 @@ def test_a_killed_run_continues_bit_by_bit(whole, recipe, store, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_goes_on_when_its_teacher_is_killed(base, store, cluster, tmp_path):
-    recipe = small_recipe(base, *TWO_WORKERS, "runtime.max_failures=1", "optimisation.updates=8")
+    recipe = small_recipe(base, *TWO_WORKERS, "runtime.max_failures=1", "training.iterations=8")
     plain = distill(recipe, store, "teacher-lives", tmp_path / "plain")
 
     killed = []
@@ -200,8 +206,8 @@ def test_a_run_goes_on_when_its_teacher_is_killed(base, store, cluster, tmp_path
             os.kill(teacher.pid, signal.SIGKILL)
             killed.append(teacher.pid)
 
-    hooks = Hooks(live=kill_teacher)
-    result = distill(recipe, store, "teacher-dies", tmp_path / "student", hooks=hooks)
+    callbacks = Callbacks(live=kill_teacher)
+    result = distill(recipe, store, "teacher-dies", tmp_path / "student", callbacks=callbacks)
     assert len(killed) == 1
     assert exact(result.history) == exact(plain.history)
     assert_same_student(result, plain)
@@ -209,25 +215,31 @@ def test_a_run_goes_on_when_its_teacher_is_killed(base, store, cluster, tmp_path
 
 @pytest.mark.slow
 def test_a_run_whose_teachers_become_more_has_the_same_numbers(base, store, cluster, tmp_path):
-    recipe = small_recipe(base, *TWO_WORKERS, "optimisation.updates=8")
-    plain = distill(recipe, store, "one-teacher", tmp_path / "plain", hooks=Hooks(MeanWeight()))
+    recipe = small_recipe(base, *TWO_WORKERS, "training.iterations=8")
+    plain = distill(
+        recipe, store, "one-teacher", tmp_path / "plain", callbacks=Callbacks(MeanWeight())
+    )
 
     growing = small_recipe(
-        base, *TWO_WORKERS, "optimisation.updates=8", "teaching.replicas={min: 1, max: 2}"
+        base, *TWO_WORKERS, "training.iterations=8", "teacher_defaults.replicas={min: 1, max: 2}"
     )
-    roster = hire(growing, Pace(crowded=0.01, hire_after_s=0))  # at the first question
+    teacher_set = start_teachers(
+        growing, Pace(crowded=0.01, hire_after_s=0)
+    )  # at the first question
     try:
-        hooks = Hooks(AwaitSecondTeacher(roster.registrar))
-        result = distill(growing, store, "growing", tmp_path / "student", False, hooks, roster)
+        callbacks = Callbacks(AwaitSecondTeacher(teacher_set.autoscaler))
+        result = distill(
+            growing, store, "growing", tmp_path / "student", False, callbacks, teacher_set
+        )
     finally:
-        roster.stop()
+        teacher_set.stop()
     assert exact(result.history) == exact(plain.history)
     assert_same_student(result, plain)
 
 
 @pytest.mark.slow
 def test_a_run_that_diverges_fails(base, store, cluster, tmp_path):
-    wild = ("optimisation.student.lr=1.0", "optimisation.clip=null", "optimisation.updates=40")
+    wild = ("training.optimizer.lr=1.0", "training.max_grad_norm=null", "training.iterations=40")
     recipe = small_recipe(base, *wild)
     with pytest.raises(Diverged, match="since update|at update"):
         distill(recipe, store, "wild", tmp_path / "student")
@@ -237,9 +249,9 @@ def test_a_run_that_diverges_fails(base, store, cluster, tmp_path):
 
 @pytest.mark.slow
 def test_a_damaged_checkpoint_is_refused_by_name(recipe, store, cluster, tmp_path):
-    hooks = Hooks(KillOnce(tmp_path / "marker", store, "damaged"))
+    callbacks = Callbacks(KillOnce(tmp_path / "marker", store, "damaged"))
     with pytest.raises(ray.train.TrainingFailedError):
-        distill(recipe, store, "damaged", tmp_path / "student", hooks=hooks)
+        distill(recipe, store, "damaged", tmp_path / "student", callbacks=callbacks)
     (key,) = [key for key in store.list("runs/damaged/") if key.endswith("ema-00001.pt")]
     store.get_file(key, tmp_path / "part")
     data = bytearray((tmp_path / "part").read_bytes())
@@ -247,4 +259,4 @@ def test_a_damaged_checkpoint_is_refused_by_name(recipe, store, cluster, tmp_pat
     (tmp_path / "part").write_bytes(data)
     store.put_file(tmp_path / "part", key)
     with pytest.raises(UserError, match="ema-00001.pt is corrupt"):
-        distill(recipe, store, "damaged", tmp_path / "student", resume=True, hooks=hooks)
+        distill(recipe, store, "damaged", tmp_path / "student", resume=True, callbacks=callbacks)

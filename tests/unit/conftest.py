@@ -3,10 +3,10 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
-from small import build_base
 
-from flash_ray.backbones.qwen_image_21 import QwenImage21
-from flash_ray.miniature.specialise import LAYERS, save_lora
+from flash_ray.miniature.training.specialized import LAYERS, save_lora
+from flash_ray.models.qwen_image_21 import QwenImage21
+from tests.helpers.small import build_base
 
 CORPUS = [
     f'A {colour} {thing} on a {ground} field with the word "{word}"'

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from flash_ray.backbones.base import Condition, Layout, Prefix
-from flash_ray.backbones.qwen_image_21 import QwenImage21
 from flash_ray.errors import UserError
 from flash_ray.miniature.pipeline import load_pipeline
+from flash_ray.models.base import Condition, Layout, PromptCache
+from flash_ray.models.qwen_image_21 import QwenImage21
 
 PROMPTS = ["A red house", 'A blue tree on a dark field with the word "CAT"', "A green circle"]
 SIZE = (64, 64)
@@ -101,7 +101,7 @@ def test_references_keep_their_aspect_ratio_at_the_area_of_the_output(backbone):
 def test_cached_and_uncached_velocities_agree(backbone, task, request):
     condition = request.getfixturevalue(task).positive
     assert not condition.mask_BL.all(), "the batch must be padded for this test to mean anything"
-    prefix = Prefix()
+    prefix = PromptCache()
     for seed, t in enumerate((1.0, 0.6, 0.1)):
         x, t_B = noise(3, seed), torch.tensor([t, 0.9 * t, 0.8 * t])
         plain = backbone.velocity(backbone.transformer, x, t_B, condition)
@@ -124,7 +124,7 @@ def test_velocity_depends_on_prompt_reference_and_time(backbone, edit):
 
 
 def test_prefix_is_not_used_while_gradients_are_on(backbone, t2i):
-    prefix, x, t_B = Prefix(), noise(3), torch.full((3,), 0.5)
+    prefix, x, t_B = PromptCache(), noise(3), torch.full((3,), 0.5)
     grads = []
     for use in (None, prefix):
         transformer = backbone.copy_transformer()
@@ -139,7 +139,7 @@ def test_prefix_is_not_used_while_gradients_are_on(backbone, t2i):
 
 def test_a_prefix_with_its_graph_gives_the_same_gradients(backbone, t2i):
     grads = []
-    for prefix in (None, Prefix(graph=True)):
+    for prefix in (None, PromptCache(graph=True)):
         transformer = backbone.copy_transformer()
         loss = 0.0
         for seed, t in enumerate((0.2, 0.7)):
@@ -168,7 +168,7 @@ def test_velocity_works_through_an_engine_and_in_bf16(backbone, t2i):
     x, t_B = noise(3), torch.full((3,), 0.5)
     plain = backbone.velocity(backbone.transformer, x, t_B, t2i.positive)
     engine = Engine(backbone.transformer)
-    assert torch.equal(backbone.velocity(engine, x, t_B, t2i.positive, Prefix()), plain)
+    assert torch.equal(backbone.velocity(engine, x, t_B, t2i.positive, PromptCache()), plain)
     half = Engine(backbone.copy_transformer().to(torch.bfloat16))
     rounded = backbone.velocity(half, x, t_B, t2i.positive)
     assert rounded.dtype == torch.float32

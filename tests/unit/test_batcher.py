@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from flash_ray.serving.batcher import Batcher
+from flash_ray.serving.batching import Batcher
 
 
 class Device:

@@ -4,13 +4,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flash_ray.backbones.load import encoder_digest
 from flash_ray.data.cache import ConditionCache, condition_sets
-from flash_ray.data.composition import epoch_counts
 from flash_ray.data.encode import encode_shard
-from flash_ray.data.plan import SHARD, plan_shards
+from flash_ray.data.select import SHARD, epoch_counts, plan_shards
 from flash_ray.data.stream import Stream
 from flash_ray.errors import UserError
+from flash_ray.models.loading import encoder_digest
 from flash_ray.recipe import load_recipe
 
 
@@ -47,7 +46,7 @@ def recipe(miniature_folder, *overrides):
         "miniature",
         [
             f"base={miniature_folder}",
-            "data.prompts=10",
+            "data.num_cases=10",
             "data.composition.edit={scene: 1, enhancement: 0, object: 0, text: 1, identity: 0, "
             "style: 0}",
             *overrides,
@@ -74,7 +73,7 @@ def test_nothing_is_encoded_twice(filled, miniature_folder, tmp_path):
     cache, counting = filled
     before = counting.count
     assert before == 5 * SHARD
-    other = recipe(miniature_folder, "seed=5", "data.prompts=12", "data.composition.t2i.text=3")
+    other = recipe(miniature_folder, "seed=5", "data.num_cases=12", "data.composition.t2i.text=3")
     encode_missing(cache, counting, plan_shards(other, {}))
     other_node = ConditionCache(cache.store, tmp_path / "node")
     encode_missing(other_node, counting, plan_shards(other, {}))
@@ -85,7 +84,7 @@ def test_nothing_is_encoded_twice(filled, miniature_folder, tmp_path):
 
 def test_what_decides_the_content_changes_the_digest(miniature_folder, tmp_path):
     digests = {shard.digest for shard in plan_shards(recipe(miniature_folder), {})}
-    larger = plan_shards(recipe(miniature_folder, "data.size=[96, 96]"), {})
+    larger = plan_shards(recipe(miniature_folder, "data.resolution=[96, 96]"), {})
     assert not digests & {shard.digest for shard in larger}
     copy = shutil.copytree(miniature_folder, tmp_path / "base")
     assert encoder_digest(str(copy)) == encoder_digest(str(miniature_folder))
@@ -113,8 +112,8 @@ def test_rows_read_back_are_what_was_encoded(filled, miniature_folder, backbone,
 
 
 def test_workers_take_disjoint_rows_of_the_same_task_padded_alike(filled, miniature_folder):
-    small = recipe(miniature_folder, "runtime.micro_batch=2", "runtime.workers=2")
-    large = recipe(miniature_folder, "runtime.micro_batch=4", "runtime.workers=1")
+    small = recipe(miniature_folder, "runtime.micro_batch_size=2", "runtime.num_workers=2")
+    large = recipe(miniature_folder, "runtime.micro_batch_size=4", "runtime.num_workers=1")
     shards = plan_shards(small, {})
     whole = Stream(large, filled[0], shards, 0, 1)
     parts = [Stream(small, filled[0], shards, rank, 2) for rank in (0, 1)]
@@ -129,8 +128,8 @@ def test_workers_take_disjoint_rows_of_the_same_task_padded_alike(filled, miniat
 def test_fewer_workers_take_the_same_rows_in_more_passes(filled, miniature_folder, world, passes):
     elastic = recipe(
         miniature_folder,
-        "runtime.micro_batch=2",
-        "runtime.workers={min: 1, max: 3}",
+        "runtime.micro_batch_size=2",
+        "runtime.num_workers={min: 1, max: 3}",
         "runtime.checkpoint_every=1",
     )
     shards = plan_shards(elastic, {})
@@ -164,7 +163,7 @@ def test_a_corrupt_shard_is_named(filled, miniature_folder, tmp_path):
 
 
 def test_layouts_take_turns_in_the_ratio_of_their_cases(filled, miniature_folder):
-    mixture = recipe(miniature_folder, "tasks={t2i: 1, edit: 0}", "runtime.micro_batch=2")
+    mixture = recipe(miniature_folder, "tasks={t2i: 1, edit: 0}", "runtime.micro_batch_size=2")
     shards = plan_shards(recipe(miniature_folder), {})
     t2i = [shard for shard in shards if shard.task == "t2i"]
     # Pictures of another layout among the cases of a task, as files have them.
@@ -183,7 +182,7 @@ def test_layouts_take_turns_in_the_ratio_of_their_cases(filled, miniature_folder
 
 
 def test_capped_cases_come_round_more_often(filled, miniature_folder):
-    capped = recipe(miniature_folder, "data.cap=2", "tasks={t2i: 1, edit: 0}")
+    capped = recipe(miniature_folder, "data.max_per_category=2", "tasks={t2i: 1, edit: 0}")
     shards = plan_shards(capped, {})
     assert [shard.rows for shard in shards] == [2, 2, 2]
     (cases,) = condition_sets(filled[0], shards, epoch_counts(capped, "t2i"))

@@ -7,7 +7,6 @@ import torch
 from diffusers import QwenImage21Transformer2DModel
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from flash_ray.backbones.base import Condition, Layout
 from flash_ray.capacity import sharding
 from flash_ray.capacity.__main__ import plan_rows, read
 from flash_ray.capacity.architecture import Architecture, architecture_of
@@ -16,6 +15,7 @@ from flash_ray.capacity.plan import best, parts_of, plans
 from flash_ray.capacity.timeline import Parts, simulate
 from flash_ray.capacity.workload import Work, asked_shares, cases_of, workload
 from flash_ray.errors import UserError
+from flash_ray.models.base import Condition, Layout
 from flash_ray.recipe import Recipe, load_recipe
 
 QWEN = load_recipe("qwen-image-2.1")
@@ -93,7 +93,7 @@ def test_flops_by_hand():
 
 
 def test_the_rungs_share_one_prefix():
-    recipe = load_recipe("qwen-image-2.1", ["tasks.edit=0", "runtime.recompute=false"])
+    recipe = load_recipe("qwen-image-2.1", ["tasks.edit=0", "runtime.gradient_checkpointing=false"])
     work = workload(recipe, TINY, Assumptions(text_tokens=1))
     full, cached = TINY.full_flops(1, 4096), TINY.cached_flops(1, 4096)
     # To the four rungs: nothing; full; full and one cached; full and two cached.
@@ -109,7 +109,9 @@ def test_edits_carry_their_references():
 
 def test_guidance_doubles_a_teachers_scores():
     def score(guidance: float) -> Work:
-        recipe = load_recipe("miniature", [f"teaching.guidance={guidance}", "tasks.edit=0"])
+        recipe = load_recipe(
+            "miniature", [f"teacher_defaults.guidance_scale={guidance}", "tasks.edit=0"]
+        )
         (teacher,) = workload(recipe, TINY, Assumptions(negative_text_tokens=256)).teachers
         return teacher.score
 
@@ -120,7 +122,7 @@ def test_a_teacher_is_asked_where_it_counts():
     by_rung = load_recipe("miniature", ["teachers=step-wise-by-rung"])
     assert asked_shares(by_rung, "t2i") == pytest.approx([1.0, 0.5])
     by_progress = load_recipe(
-        "miniature", ["teachers=step-wise-by-progress", "teaching.diagnose_every=4"]
+        "miniature", ["teachers=step-wise-by-progress", "teacher_defaults.diagnose_every=4"]
     )
     assert asked_shares(by_progress, "edit") == pytest.approx([1.0, 0.5 + 0.5 / 4])
 
@@ -191,7 +193,7 @@ def test_recompute_keeps_the_layers_inputs():
     layer = 2 * 4096 * (4096 + 4096 + 256) / 1e9
     prefixes = 2 * 4 * 32 * 4096 * (4096 + 256) / 1e9
     assert memory(3, 8).activations == pytest.approx(layer * (32 + 38) + prefixes)
-    kept = load_recipe("qwen-image-2.1", ["runtime.recompute=false"])
+    kept = load_recipe("qwen-image-2.1", ["runtime.gradient_checkpointing=false"])
     assert memory(3, 8, kept).activations == pytest.approx(layer * 32 * 38 + prefixes)
 
 
@@ -237,8 +239,8 @@ def test_a_slower_network_and_a_lower_mfu_take_longer():
 
 
 def test_parts_at_one_trainer_are_flops_over_rates():
-    recipe = load_recipe("qwen-image-2.1", ["tasks.edit=0", "runtime.recompute=false"])
-    assumed = Assumptions(device_flops_per_s=100.0, mfu=0.5, optimiser_step_seconds=1.0)
+    recipe = load_recipe("qwen-image-2.1", ["tasks.edit=0", "runtime.gradient_checkpointing=false"])
+    assumed = Assumptions(device_flops_per_s=100.0, mfu=0.5, optimizer_step_seconds=1.0)
     work = workload(recipe, TINY, assumed)
     found = parts_of(recipe, TINY, assumed, work, stage=2, trainers=1, accumulation=3)
     assert found.fake_score == pytest.approx(TINY.full_flops(256, 4096) / 50)
@@ -246,8 +248,8 @@ def test_parts_at_one_trainer_are_flops_over_rates():
 
 
 def test_settings_go_to_the_recipe_or_to_the_assumptions():
-    recipe, assumed = read("miniature", ["mfu=0.35", "runtime.workers=1"])
-    assert (assumed.mfu, recipe.runtime.workers) == (0.35, 1)
+    recipe, assumed = read("miniature", ["mfu=0.35", "runtime.num_workers=1"])
+    assert (assumed.mfu, recipe.runtime.num_workers) == (0.35, 1)
 
 
 @pytest.mark.parametrize(

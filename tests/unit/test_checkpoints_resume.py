@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from flash_ray.checkpoints.resume import verify_manifest, write_manifest
 from flash_ray.errors import UserError
+from flash_ray.storage.manifest import verify_manifest, write_manifest
 
 DIGEST = "0123456789abcdef"
 

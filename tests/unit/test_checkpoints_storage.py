@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from flash_ray.checkpoints.storage import Store, check_name, train_storage
 from flash_ray.errors import UserError
+from flash_ray.storage.s3 import Store, check_name, train_storage
 
 SECRET = "do-not-tell-anyone-0123456789"
 

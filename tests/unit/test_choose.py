@@ -4,11 +4,11 @@ import random
 
 import pytest
 
-from flash_ray.data.choose import choose_drawn, choose_entries
+from flash_ray.data.catalog import Entry, Index, from_parquet, to_parquet
 from flash_ray.data.describe import category_uses
-from flash_ray.data.index import Entry, Index, from_parquet, to_parquet
-from flash_ray.data.miniature_source import training_case
+from flash_ray.data.select import choose_drawn, choose_entries
 from flash_ray.errors import UserError
+from flash_ray.miniature.source import training_case
 from flash_ray.recipe import load_recipe
 
 FILES = "data.source={t2i: a.jsonl, columns: {subset: set, score: q}}"
@@ -20,7 +20,7 @@ def recipe(*overrides):
 
 def of_files(*overrides):
     composition = "data.composition.t2i={photo: 3, poster: 1}"
-    return recipe(FILES, composition, "data.prompts=8", *overrides)
+    return recipe(FILES, composition, "data.num_cases=8", *overrides)
 
 
 def index():
@@ -37,7 +37,7 @@ def test_the_first_by_digest_whatever_the_order():
     assert {name: len(own) for name, own in chosen.items()} == {"photo": 6, "poster": 2}
     again = choose_entries(of_files(), "t2i", index())
     assert chosen == again
-    more = choose_entries(of_files("data.prompts=16"), "t2i", index())
+    more = choose_entries(of_files("data.num_cases=16"), "t2i", index())
     assert more["photo"][:6] == chosen["photo"]
 
 
@@ -61,7 +61,7 @@ def test_filters(override, holds):
 def test_a_case_without_a_score_passes_no_score_filter():
     unscored = Index("f", (Entry("0" * 32, "photo", 5, (), None, None, False),), 0, ())
     wanted = "data.composition.t2i={photo: 1}"
-    asked = recipe(FILES, wanted, "data.prompts=1", "data.filter.min_score=-5")
+    asked = recipe(FILES, wanted, "data.num_cases=1", "data.filter.min_score=-5")
     with pytest.raises(UserError, match="the source has 0 that data.filter lets pass"):
         choose_entries(asked, "t2i", unscored)
 
@@ -73,9 +73,11 @@ def test_an_unknown_category_is_named_with_the_nearest():
 
 
 def test_too_few_cases_are_refused_with_the_cap_that_would_do():
-    with pytest.raises(UserError, match=r"photo: 75 cases asked for, the source has 20; .*cap=20"):
-        choose_entries(of_files("data.prompts=100"), "t2i", index())
-    capped = of_files("data.prompts=100", "data.cap=20")
+    with pytest.raises(
+        UserError, match=r"photo: 75 cases asked for, the source has 20; .*max_per_category=20"
+    ):
+        choose_entries(of_files("data.num_cases=100"), "t2i", index())
+    capped = of_files("data.num_cases=100", "data.max_per_category=20")
     assert len(choose_entries(capped, "t2i", index())["photo"]) == 20
     uses = category_uses(capped)["t2i"]
     assert {name: use.unique for name, use in uses.items()} == {"photo": 20, "poster": 20}
@@ -84,13 +86,13 @@ def test_too_few_cases_are_refused_with_the_cap_that_would_do():
 
 def test_the_miniature_draws_on_until_the_filter_is_satisfied():
     composition = "data.composition.t2i={landscape: 1, text: 1}"
-    short = recipe("data.prompts=8", "data.filter.length=[0, 70]", composition)
+    short = recipe("data.num_cases=8", "data.filter.length=[0, 70]", composition)
     chosen = choose_drawn(short, "t2i", 1)
     for category, own in chosen.items():
         assert len(own) == 4
         assert all(len(training_case("t2i", category, n).prompt) <= 70 for n in own)
     assert max(chosen["landscape"]) > 3  # some did not pass
-    text = recipe("data.filter.rendered_text=true", "data.prompts=6")
+    text = recipe("data.filter.rendered_text=true", "data.num_cases=6")
     with pytest.raises(
         UserError, match="landscape: 2 .* has 0 that data.filter lets pass; .*loosen"
     ):

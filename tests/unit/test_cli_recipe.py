@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from flash_ray import __version__
-from flash_ray.cli import main
+from flash_ray.cli.app import main
 from flash_ray.recipe import load_recipe
 
 
@@ -61,7 +61,16 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, args, says):
 
 def test_installed_command_ends_with_code_2():
     ended = subprocess.run(
-        [sys.executable, "-m", "flash_ray.cli", "recipe", "check", "miniature", "--set", "seed=-1"],
+        [
+            sys.executable,
+            "-m",
+            "flash_ray.cli.app",
+            "recipe",
+            "check",
+            "miniature",
+            "--set",
+            "seed=-1",
+        ],
         capture_output=True,
         text=True,
     )

@@ -1,6 +1,6 @@
 import pytest
 
-from flash_ray.data.composition import category_counts, take
+from flash_ray.data.select import category_counts, take
 from flash_ray.errors import UserError
 
 
@@ -16,7 +16,7 @@ def test_equal_weights_differ_by_one_at_most():
 
 
 def test_a_category_that_would_get_no_case_is_refused():
-    with pytest.raises(UserError, match="data.prompts: 10 cases leave none for weights.rare"):
+    with pytest.raises(UserError, match="data.num_cases: 10 cases leave none for weights.rare"):
         category_counts({"common": 100, "rare": 1}, 10, "weights")
 
 

@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from flash_ray.console import Steps
+from flash_ray.telemetry.progress import Steps
 
 
 def test_plain_lines_without_a_terminal():

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from gaussian import exact_velocity, randn
 
-from flash_ray.distill.dmd import DMD
-from flash_ray.distill.losses import dmd_gradient
+from flash_ray.methods.dmd import DMD, dmd_gradient
+from tests.helpers.gaussian import exact_velocity, randn
 
 METHOD = DMD(sigmas=(1.0, 0.75, 0.5, 0.25), shift=1.5)
 
@@ -15,8 +14,8 @@ def test_descent_reaches_the_teachers_mean_and_width():
     mu, s = torch.tensor([0.8, -0.3]), torch.tensor([0.5, 1.6])
     method = DMD(sigmas=(1.0,), shift=1.5)
     a, b = torch.ones(2, requires_grad=True), torch.zeros(2, requires_grad=True)
-    optimiser = torch.optim.Adam([a, b], lr=0.05)
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 300)
+    optimizer = torch.optim.Adam([a, b], lr=0.05)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 300)
     generator = torch.Generator().manual_seed(0)
     for _ in range(300):
         noise, xi = (torch.randn(64, 4, 2, generator=generator) for _ in range(2))
@@ -26,9 +25,9 @@ def test_descent_reaches_the_teachers_mean_and_width():
         v_real = exact_velocity(x_t, t_B, mu, s)
         v_fake = exact_velocity(x_t, t_B, b.detach(), a.detach())
         loss, _ = method.student_loss(x, t_B, xi, v_real, v_fake)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         decay.step()
     torch.testing.assert_close(b.detach(), mu, atol=0.02, rtol=0)
     torch.testing.assert_close(a.detach(), s, atol=0.03, rtol=0)

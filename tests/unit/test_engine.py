@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from flash_ray.backbones.base import Condition, Prefix
-from flash_ray.backbones.prefixes import join_prefixes, rows_of, size_of
+from flash_ray.models.base import Condition, PromptCache
+from flash_ray.models.prompt_cache import join, size_of, split
 from flash_ray.serving.engine import Engine, Question, Row, Way
-from flash_ray.serving.pictures import png
+from flash_ray.serving.images import png
 
 PROMPTS = [
     "A red circle",
@@ -90,20 +90,20 @@ def test_joined_prefixes_leave_each_row_as_it_is_alone(backbone):
     prefixes, alone = [], []
     with torch.no_grad():
         for row, condition in enumerate(conditions):
-            prefix = Prefix()
+            prefix = PromptCache()
             part = slice(row, row + 1)
             backbone.velocity(backbone.transformer, z_BNC[part], t_B[part], condition, prefix)
             prefixes.append(prefix)
             alone.append(backbone.velocity(backbone.transformer, z_BNC[part], t_B[part], condition))
         both = Condition.cat(conditions)
-        joined = join_prefixes(backbone.transformer, prefixes)
+        joined = join(backbone.transformer, prefixes)
         v_BNC = backbone.velocity(backbone.transformer, z_BNC, t_B, both, joined)
         padded = backbone.velocity(backbone.transformer, z_BNC, t_B, both)
     torch.testing.assert_close(v_BNC, torch.cat(alone), atol=1e-4, rtol=1e-4)
     # A plain padded batch does not: that is why prefixes are joined.
     assert (padded - torch.cat(alone)).abs().max() > 1e-2
     # Their rows are as short again as they were.
-    parts = rows_of(joined, both)
+    parts = split(joined, both)
     assert [size_of(part) for part in parts] == [size_of(prefix) for prefix in prefixes]
 
 

@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from flash_ray.evaluation import contest as contest_module
-from flash_ray.evaluation import ways
-from flash_ray.evaluation.contest import Answers, Contest, comparison, hold_contest, model_result
-from flash_ray.evaluation.generate import answer, encode_cases
-from flash_ray.evaluation.score import BenchScore, difference, interval, judge_bench
-from flash_ray.evaluation.ways import Way, student, teacher, teacher_at_4
-from flash_ray.miniature.bench import cases, source_image
+from flash_ray.evaluation import compare as compare_module
+from flash_ray.evaluation import sample
+from flash_ray.evaluation.compare import Answers, Comparison, compare, differences, model_result
+from flash_ray.evaluation.sample import Way, answer, encode_cases, student, teacher, teacher_at_4
+from flash_ray.evaluation.scores import BenchScore, difference, judge_bench
+from flash_ray.evaluation.statistics import interval
+from flash_ray.miniature.benchmark import cases, source_image
 from flash_ray.miniature.draw import draw
 from flash_ray.miniature.judge import Verdict
 from flash_ray.recipe import load_recipe
 
-SETTINGS = load_recipe("miniature").teaching
+SETTINGS = load_recipe("miniature").teacher_defaults
 
 
 def score_of(*scores: float) -> BenchScore:
@@ -36,11 +36,11 @@ def test_evaluations_of_the_three_ways(backbone):
         (4, "2 guided steps"),
     ]
     assert student(backbone.transformer, [1.0, 0.75, 0.5, 0.25]).nfe == 4
-    assert many.guidance == SETTINGS.guidance and many.rescale == SETTINGS.rescale
+    assert many.guidance == SETTINGS.guidance_scale and many.rescale == SETTINGS.guidance_rescale
 
 
 def test_an_unguided_teacher_spends_one_evaluation_a_step(backbone):
-    unguided = SETTINGS.model_copy(update={"guidance": 1.0})
+    unguided = SETTINGS.model_copy(update={"guidance_scale": 1.0})
     assert [way.nfe for way in teacher(backbone, unguided)] == [40]
     assert [way.title for way in teacher_at_4(backbone, unguided)] == ["4 unguided steps"]
 
@@ -94,11 +94,11 @@ def test_differences_are_paired():
 
 def test_of_several_ways_the_better_counts(backbone, monkeypatch):
     seen = iter([score_of(2), score_of(3), score_of(4)])
-    monkeypatch.setattr(contest_module, "judge_bench", lambda cases, pictures: next(seen))
+    monkeypatch.setattr(compare_module, "judge_bench", lambda cases, pictures: next(seen))
     one = Way("1 step", backbone.transformer, [1.0])
     two = Way("2 steps", backbone.transformer, [1.0, 0.5])
     shown = []
-    held = hold_contest(
+    held = compare(
         backbone,
         {"teacher_at_4": [one, two], "student": [one]},
         cases("t2i", 1)[:1],
@@ -112,16 +112,16 @@ def test_of_several_ways_the_better_counts(backbone, monkeypatch):
 def test_result_names_the_way_that_was_taken(backbone):
     way, other = student(backbone.transformer, [1.0]), Way("w", backbone.transformer, [1.0, 0.5])
     pictures = np.zeros((2, 64, 64, 3), np.uint8)
-    contests = {
-        "t2i": Contest((), {"a": Answers(way, pictures, score_of(4, 4))}),
-        "edit": Contest((), {"a": Answers(other, pictures, score_of(2, 4))}),
+    comparisons = {
+        "t2i": Comparison((), {"a": Answers(way, pictures, score_of(4, 4))}),
+        "edit": Comparison((), {"a": Answers(other, pictures, score_of(2, 4))}),
     }
-    result = model_result(contests, "a")
+    result = model_result(comparisons, "a")
     assert (result["nfe"], result["t2i"], result["edit"]) == (2, 4.0, 3.0)
     assert result["ways"] == {"t2i": "1 steps", "edit": "w"}
-    assert comparison(contests, "a", "a")["edit"]["ratio"] == 1.0
+    assert differences(comparisons, "a", "a")["edit"]["ratio"] == 1.0
 
 
 def test_dtype_follows_the_recipe():
-    recipe = load_recipe("miniature", ["optimisation.precision=bf16"])
-    assert ways.weights_dtype(recipe) == torch.bfloat16
+    recipe = load_recipe("miniature", ["training.precision=bf16"])
+    assert sample.weights_dtype(recipe) == torch.bfloat16

@@ -8,16 +8,16 @@ import pytest
 
 from flash_ray.errors import UserError
 from flash_ray.evaluation.judges import base
-from flash_ray.evaluation.judges.base import Opinion
-from flash_ray.evaluation.score import judge_bench
-from flash_ray.miniature.bench import cases
+from flash_ray.evaluation.judges.base import CaseScore
+from flash_ray.evaluation.scores import judge_bench
+from flash_ray.miniature.benchmark import cases
 from flash_ray.recipe import load_recipe
-from flash_ray.serving.commands import refuse_judges
-from flash_ray.serving.errors import ApiError
 from flash_ray.serving.evaluations import Asked, _name
-from flash_ray.serving.judging import opinions_json, refuse_judge, vlm_of
-from flash_ray.serving.models import teacher_of
+from flash_ray.serving.http import ApiError
+from flash_ray.serving.judging import opinions_json, validate_judge, vlm_of
+from flash_ray.serving.registry import teacher_of
 from flash_ray.serving.settings import Serving, load_serving
+from flash_ray.workflows.serve import validate_judges
 
 FILE = "base_url: http://127.0.0.1:1/v1\nmodel: seer\nkey_variable: JUDGE_KEY\nmax_requests: 9\n"
 
@@ -49,22 +49,22 @@ def test_judges_are_read_from_their_files_with_the_settings(settings, tmp_path):
 def test_a_server_does_not_start_without_a_judges_key(settings, monkeypatch):
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     with pytest.raises(UserError, match="JUDGE_KEY is not in the environment"):
-        refuse_judges(settings)
+        validate_judges(settings)
     monkeypatch.setenv("JUDGE_KEY", "x")
-    refuse_judges(settings)
+    validate_judges(settings)
 
 
 def test_judges_that_are_not_there_are_refused(settings, monkeypatch):
     for name in ("exact", "ocr", "mine"):
-        refuse_judge(name, settings)
+        validate_judge(name, settings)
     for name in ("vlm:/etc/passwd", "http://127.0.0.1", ""):
         with pytest.raises(ApiError, match="allowed: exact, ocr, mine") as refused:
-            refuse_judge(name, settings)
+            validate_judge(name, settings)
         assert (refused.value.status, refused.value.param) == (400, "judge")
     monkeypatch.setattr(base, "find_spec", lambda module: None)
-    refuse_judge("exact", settings)
+    validate_judge("exact", settings)
     with pytest.raises(ApiError, match="ocr is not installed on this server; allowed: exact, mine"):
-        refuse_judge("ocr", settings)
+        validate_judge("ocr", settings)
 
 
 def test_ids_of_exact_evaluations_stay_and_those_of_others_differ():
@@ -85,12 +85,12 @@ def test_ids_of_exact_evaluations_stay_and_those_of_others_differ():
 def test_what_a_judge_does_not_say_is_null_in_the_exact_judges_shape():
     asked = cases("t2i", 2)
     opinions = [
-        Opinion(score=2, details={"reason": "r"}),
-        Opinion(score=4),
-        Opinion(score=None, failure="unparsed"),
-        Opinion(score=5),
-        Opinion(score=None),
-        Opinion(score=None),
+        CaseScore(score=2, details={"reason": "r"}),
+        CaseScore(score=4),
+        CaseScore(score=None, failure="unparsed"),
+        CaseScore(score=5),
+        CaseScore(score=None),
+        CaseScore(score=None),
     ]
     found = opinions_json(asked, opinions)
     exact = judge_bench(asked, np.zeros((6, 64, 64, 3), np.uint8), parallel=False).to_json()
@@ -116,5 +116,5 @@ def test_what_a_judge_does_not_say_is_null_in_the_exact_judges_shape():
 
 
 def test_a_judge_without_any_opinion_gives_no_score():
-    found = opinions_json(cases("t2i", 1), [Opinion(score=None)] * 3)
+    found = opinions_json(cases("t2i", 1), [CaseScore(score=None)] * 3)
     assert (found["score"], found["interval"], found["counted"]) == (None, None, 0)

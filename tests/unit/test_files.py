@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from flash_ray.data.files import find_files, refuse_columns
+from flash_ray.data.files import find_files, validate_columns
 from flash_ray.errors import UserError
 from flash_ray.recipe.schema import Columns, Files
 
@@ -49,9 +49,9 @@ def test_files_and_folders_of_each_format(tmp_path, name, kind):
     assert one.paths == (str(file),)
     assert len(all_of_them.paths) == 2
     assert one.folder == all_of_them.folder == str(tmp_path / "data")
-    refuse_columns(one, Columns(category="kind"), "edit")
+    validate_columns(one, Columns(category="kind"), "edit")
     with pytest.raises(UserError) as caught:
-        refuse_columns(one, Columns(category="kin"), "edit")
+        validate_columns(one, Columns(category="kin"), "edit")
     message = str(caught.value)
     assert message.startswith("data.source.columns.category: unknown column 'kin'; did you mean ki")
     assert str(file) in message
@@ -68,7 +68,7 @@ def test_a_file_that_changes_changes_the_digest(tmp_path):
 def test_a_column_for_a_filter_must_be_there(tmp_path):
     file = found(write(tmp_path, "a.jsonl"), "t2i")
     with pytest.raises(UserError, match="data.source.columns.score: unknown column 'aesthetic'"):
-        refuse_columns(file, Columns(category="kind", score="aesthetic"), "t2i")
+        validate_columns(file, Columns(category="kind", score="aesthetic"), "t2i")
 
 
 @pytest.mark.parametrize(
@@ -95,11 +95,11 @@ def test_a_file_that_is_not_what_its_name_says(tmp_path, name):
     file = tmp_path / name
     file.write_bytes(b"garbage")
     with pytest.raises(UserError, match=f"{name} is no .* file"):
-        refuse_columns(found(file), Columns(), "edit")
+        validate_columns(found(file), Columns(), "edit")
 
 
 def test_rows_of_jsonl_may_leave_fields_out(tmp_path):
     file = tmp_path / "a.jsonl"
     rows = ["not JSON", json.dumps({"prompt": "p"}), json.dumps({"category": "c", "q": 1})]
     file.write_text("\n".join(rows))
-    refuse_columns(found(file, "t2i"), Columns(score="q"), "t2i")
+    validate_columns(found(file, "t2i"), Columns(score="q"), "t2i")

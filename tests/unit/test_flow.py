@@ -2,7 +2,7 @@
 
 import torch
 
-from flash_ray.distill.flow import interpolate, velocity_target, velocity_to_eps, velocity_to_x
+from flash_ray.methods.flow import interpolate, velocity_target, velocity_to_eps, velocity_to_x
 
 
 def batch():

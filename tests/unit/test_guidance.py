@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from gaussian import randn
 
-from flash_ray.backbones.guidance import guided_velocity
-from flash_ray.distill.flow import interpolate, velocity_to_x
-from flash_ray.distill.guidance import combine_scores, score_gap, teacher_weights
-from flash_ray.distill.losses import dmd_gradient
+from flash_ray.methods.dmd import dmd_gradient
+from flash_ray.methods.flow import interpolate, velocity_to_x
+from flash_ray.methods.guidance import combine_scores, guided_velocity, score_gap
 from flash_ray.recipe import load_recipe
+from flash_ray.trainer.step import teacher_weights
+from tests.helpers.gaussian import randn
 
 
 def pair():

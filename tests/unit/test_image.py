@@ -6,11 +6,11 @@ import subprocess
 import tomllib
 
 import pytest
-from containerfile import FILE, instructions, last, user_of
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from flash_ray.checkpoints import weed
+from flash_ray.storage import embedded
+from tests.helpers.containerfile import FILE, instructions, last, user_of
 
 REPOSITORY = FILE.parents[1]
 UNIT = REPOSITORY / "infra/seaweedfs/seaweedfs.service"
@@ -63,9 +63,9 @@ def exec_start() -> list[str]:
 
 def test_the_unit_serves_the_bucket_that_flash_ray_uses():
     command = exec_start()
-    assert f"-bucket={weed.BUCKET}" in command and "-master.telemetry=false" in command
+    assert f"-bucket={embedded.BUCKET}" in command and "-master.telemetry=false" in command
     text = UNIT.read_text()
-    assert all(name in text for name in weed._signing_keys())
+    assert all(name in text for name in embedded._signing_keys())
     assert {"DynamicUser=yes", "NoNewPrivileges=yes", "ProtectSystem=strict"} <= set(
         text.splitlines()
     )

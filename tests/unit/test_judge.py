@@ -3,20 +3,20 @@
 import numpy as np
 import pytest
 
-from flash_ray.miniature import bench
+from flash_ray.miniature import benchmark as bench
+from flash_ray.miniature.categories import EDIT_CATEGORIES, T2I_CATEGORIES
 from flash_ray.miniature.draw import draw
 from flash_ray.miniature.edits import random_edit
 from flash_ray.miniature.fit import distance_with, fit
 from flash_ray.miniature.judge import judge, judge_edit, judge_scene, quality
-from flash_ray.miniature.judge_errors import (
+from flash_ray.miniature.scenes import SLOTS, random_scene
+from flash_ray.miniature.training.judge_errors import (
     blurred,
     fit_errors,
     number_errors,
     softened,
     with_wrong,
 )
-from flash_ray.miniature.scenes import SLOTS, random_scene
-from flash_ray.recipe.categories import EDIT_CATEGORIES, T2I_CATEGORIES
 
 
 def _scenes(category, count, seed):

@@ -8,12 +8,13 @@ import pytest
 
 from flash_ray.errors import UserError
 from flash_ray.evaluation.judges import base
-from flash_ray.evaluation.judges.base import Opinion, judgement
+from flash_ray.evaluation.judges.base import CaseScore, judge_result
 from flash_ray.evaluation.judges.exact import exact_opinions
 from flash_ray.evaluation.judges.load import opened_judges, read_judges
 from flash_ray.evaluation.judges.ocr import OcrJudge, error_rate, wanted_text
-from flash_ray.evaluation.score import interval, judge_bench
-from flash_ray.miniature.bench import Case, cases
+from flash_ray.evaluation.scores import judge_bench
+from flash_ray.evaluation.statistics import interval
+from flash_ray.miniature.benchmark import Case, cases
 from flash_ray.miniature.draw import draw
 
 
@@ -35,8 +36,8 @@ def texts(bench: str, count: int) -> list[Case]:
 
 def test_a_judgement_is_the_mean_of_what_there_is():
     asked = cases("t2i", 1)
-    given = [Opinion(score=2), Opinion(score=None, failure="unparsed"), Opinion(score=5)]
-    found = judgement(asked, given)
+    given = [CaseScore(score=2), CaseScore(score=None, failure="unparsed"), CaseScore(score=5)]
+    found = judge_result(asked, given)
     assert (found.score, found.interval) == (3.5, interval([2, 5]))
     assert found.failures == ["unparsed"] and found.scores == [2, 5]
     assert list(found.opinions) == ["landscape-000", "portrait-000", "text-000"]
@@ -45,13 +46,13 @@ def test_a_judgement_is_the_mean_of_what_there_is():
 
 def test_a_judge_without_any_opinion_has_no_score():
     asked = cases("t2i", 1)
-    found = judgement(asked, [Opinion(score=None)] * 3)
+    found = judge_result(asked, [CaseScore(score=None)] * 3)
     assert (found.score, found.interval, found.failures) == (None, None, [])
 
 
 def test_every_case_needs_its_opinion():
     with pytest.raises(ValueError):
-        judgement(cases("t2i", 1), [Opinion(score=2)])
+        judge_result(cases("t2i", 1), [CaseScore(score=2)])
 
 
 def test_exact_opinions_are_the_verdicts():
@@ -78,7 +79,7 @@ def test_wanted_text_is_the_word_of_text_cases_only():
         ('a poster that says "Open late" above a door', "Open late"),
         ("a sign “EXIT” and a sign «Sortie»", "EXIT Sortie"),
         ("a poster without words", None),
-        ("it's the painter's own", None),
+        ("it's the generator's own", None),
     ],
 )
 def test_elsewhere_wanted_text_is_what_the_prompt_quotes(prompt, text):
@@ -112,7 +113,7 @@ def test_ocr_sees_wrong_words_and_none(ocr):
 def test_ocr_has_no_opinion_where_no_text_is_wanted(ocr):
     asked = [case for case in cases("edit", 1) if case.category != "text"]
     opinions = ocr.judge(asked, drawings(asked))
-    assert opinions == [Opinion(score=None)] * 5
+    assert opinions == [CaseScore(score=None)] * 5
 
 
 def test_ocr_reads_larger_pictures_that_are_not_square(ocr):

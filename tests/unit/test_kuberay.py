@@ -6,19 +6,18 @@ from typing import Any
 
 import pytest
 import yaml
-from containerfile import user_of, variables_of
-from manifests import FOLDERS, KUBERAY, REPOSITORY, pods, ray_clusters, render
 from ray.autoscaler._private.kuberay.autoscaling_config import (
     _derive_autoscaling_config_from_ray_cr as derive,
 )
 
 import flash_ray
-from flash_ray import cli
-from flash_ray.distill.cluster import cluster_needs
+from flash_ray.cli.app import app as cli
+from flash_ray.cluster.resources import cluster_needs
 from flash_ray.recipe import Recipe, load_recipe
-from flash_ray.serving.build import BuildArgs
-from flash_ray.studies.load import load_study
-from flash_ray.studies.plan import plan_trials
+from flash_ray.serving.app import BuildArgs
+from flash_ray.studies.study import load_study, plan_trials
+from tests.helpers.containerfile import user_of, variables_of
+from tests.helpers.manifests import FOLDERS, KUBERAY, REPOSITORY, pods, ray_clusters, render
 
 SIZES = ("dev", "gpu")
 
@@ -68,7 +67,7 @@ def called(monkeypatch: pytest.MonkeyPatch, target: str, command: list[str]) -> 
 
     monkeypatch.setattr(target, stop)
     with pytest.raises(Reached):
-        cli.app(args=command, standalone_mode=False)
+        cli(args=command, standalone_mode=False)
     return tuple(seen)
 
 
@@ -77,7 +76,7 @@ def test_the_distil_job_has_room_for_its_recipe(size, monkeypatch):
     found, items = job(f"overlays/{size}/distill")
     fresh, again = commands(found["spec"]["entrypoint"])
     assert again == [*fresh, "--resume"]
-    recipe, name, resume, *_ = called(monkeypatch, "flash_ray.evaluation.commands.distill", fresh)
+    recipe, name, resume, *_ = called(monkeypatch, "flash_ray.workflows.commands.distill", fresh)
     assert not resume and recipe.runtime.storage.url.startswith("s3://")
 
     types = node_types("distill", ray_clusters(items)["distill"])
@@ -105,7 +104,7 @@ def test_the_distil_job_has_room_for_its_recipe(size, monkeypatch):
 def test_the_study_job_has_room_for_a_trial(size, monkeypatch):
     found, items = job(f"overlays/{size}/study")
     (command,) = commands(found["spec"]["entrypoint"])
-    study, out, _, place, _ = called(monkeypatch, "flash_ray.studies.commands.run", command)
+    study, out, _, place, _ = called(monkeypatch, "flash_ray.workflows.study.run", command)
     assert place.startswith("s3://")
 
     spec = ray_clusters(items)["study"]
@@ -194,7 +193,7 @@ def test_pods_are_confined_and_hold_no_secret(folder):
 @pytest.mark.parametrize("size", SIZES)
 def test_variables_are_those_that_the_store_reads(size):
     items = render(f"overlays/{size}/cluster")
-    code = (REPOSITORY / "flash_ray/checkpoints/storage.py").read_text()
+    code = (REPOSITORY / "flash_ray/storage/s3.py").read_text()
     (config,) = (item for item in items if item["kind"] == "ConfigMap")
     assert all(f'"{name}"' in code for name in config["data"])
     keys = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}

@@ -8,7 +8,8 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from manifests import FOLDERS, REPOSITORY, cluster_of, ray_clusters, render
+
+from tests.helpers.manifests import FOLDERS, REPOSITORY, cluster_of, ray_clusters, render
 
 SCHEMAS = REPOSITORY.parent / "shared/kuberay-crds"
 

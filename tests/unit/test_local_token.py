@@ -2,8 +2,8 @@
 
 import pytest
 
+from flash_ray.cluster.local.token import find_token
 from flash_ray.errors import UserError
-from flash_ray.local_cluster.token import find_token
 
 
 @pytest.fixture

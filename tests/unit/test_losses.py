@@ -3,10 +3,10 @@
 import math
 
 import torch
-from gaussian import exact_velocity, exact_x, randn
 
-from flash_ray.distill.flow import interpolate
-from flash_ray.distill.losses import dmd_gradient, dmd_loss, flow_matching_loss
+from flash_ray.methods.dmd import dmd_gradient, dmd_loss, flow_matching_loss
+from flash_ray.methods.flow import interpolate
+from tests.helpers.gaussian import exact_velocity, exact_x, randn
 
 
 def test_gradient_of_the_loss_is_the_dmd_gradient_over_numel():

@@ -1,6 +1,6 @@
 import pytest
 
-from flash_ray.data.mixture import Mixture
+from flash_ray.data.stream import Mixture
 
 
 @pytest.mark.parametrize(("t2i", "edit"), [(1, 1), (3, 1), (1, 4), (3, 2), (7, 5), (1, 0), (0, 2)])

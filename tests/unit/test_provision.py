@@ -3,11 +3,11 @@
 import socket
 
 import pytest
-from grafana_server import TOKEN, grafana
 
-from flash_ray.cli import main
+from flash_ray.cli.app import main
 from flash_ray.telemetry.alerts import ALERTS
 from flash_ray.telemetry.dashboards import DASHBOARDS
+from tests.helpers.grafana_server import TOKEN, grafana
 
 PARTS = 3 + len(DASHBOARDS)
 

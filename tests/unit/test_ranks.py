@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from flash_ray.cli import app
+from flash_ray.cli.app import app
 from flash_ray.errors import UserError
-from flash_ray.evaluation.ranks import rank, read_results
-from flash_ray.evaluation.score import interval
+from flash_ray.evaluation.rank import rank, read_results
+from flash_ray.evaluation.statistics import interval
 
 CASES = [f"{category}-{i:03d}" for category in ("landscape", "text") for i in range(8)]
 NOISE = np.random.default_rng(0).uniform(-0.5, 0.5, 16)
@@ -123,7 +123,7 @@ def test_a_judge_of_some_cases_weighs_as_much_as_one_of_all(tmp_path):
 
 def test_the_interval_of_the_mean_covers_as_often_as_it_says():
     """Simulated judges, one of them of half of the cases; 95 % of intervals hold the true mean."""
-    from flash_ray.evaluation.ranks import _values
+    from flash_ray.evaluation.rank import _values
 
     rng = np.random.default_rng(1)
     held = 0

@@ -1,12 +1,12 @@
 """cluster/aws.yaml against Ray's own schema, and against what the code asks for."""
 
 import yaml
-from containerfile import FILE, last, user_of
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 import flash_ray
-from flash_ray.distill.cluster import cluster_needs
+from flash_ray.cluster.resources import cluster_needs
 from flash_ray.recipe import load_recipe
+from tests.helpers.containerfile import FILE, last, user_of
 
 CONFIG = yaml.safe_load((FILE.parents[1] / "cluster/aws.yaml").read_text())
 

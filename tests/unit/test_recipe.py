@@ -55,23 +55,23 @@ def test_overrides_are_yaml_on_dotted_paths():
         [
             "student.steps=2",
             "student.sigmas=[1, 0.5]",
-            "teachers.0.guidance=3",
-            "optimisation.student.lr=1e-5",
+            "teachers.0.guidance_scale=3",
+            "training.optimizer.lr=1e-5",
             "runtime.storage={url: s3://bucket/runs/a}",
-            "optimisation.clip=null",
+            "training.max_grad_norm=null",
         ],
     )
     assert recipe.student.rungs == [1.0, 0.5]
-    assert recipe.teachers[0].guidance == 3.0
-    assert recipe.optimisation.student.lr == 1e-5
+    assert recipe.teachers[0].guidance_scale == 3.0
+    assert recipe.training.optimizer.lr == 1e-5
     assert recipe.runtime.storage.url == "s3://bucket/runs/a"
-    assert recipe.optimisation.clip is None
+    assert recipe.training.max_grad_norm is None
 
 
 def test_rungs_are_shifted_towards_noise():
-    recipe = load_recipe("miniature", ["student.shift=3"])
+    recipe = load_recipe("miniature", ["student.timestep_shift=3"])
     assert recipe.student.rungs == pytest.approx([1, 0.9, 0.75, 0.5])
-    unshifted = load_recipe("miniature", ["student.shift=1"])
+    unshifted = load_recipe("miniature", ["student.timestep_shift=1"])
     assert unshifted.student.rungs == pytest.approx([1, 0.75, 0.5, 0.25])
 
 
@@ -79,7 +79,7 @@ def test_digest_follows_the_content():
     digest = load_recipe("miniature").digest
     assert re.fullmatch("[0-9a-f]{16}", digest)
     assert load_recipe("miniature", ["student.steps=4"]).digest == digest
-    assert load_recipe("miniature", ["student.shift=2"]).digest == digest
+    assert load_recipe("miniature", ["student.timestep_shift=2"]).digest == digest
     assert load_recipe("miniature", ["runtime.storage.url=s3://elsewhere"]).digest == digest
     assert load_recipe("miniature", ["seed=1"]).digest != digest
     # A key that moves in the file moves nothing in the digest.
@@ -89,8 +89,8 @@ def test_digest_follows_the_content():
 
 def test_a_range_of_replicas_counts_to_the_digest_and_a_number_is_written_as_ever():
     plain = load_recipe("miniature")
-    ranged = load_recipe("miniature", ["teaching.replicas={min: 1, max: 1}"])
-    assert plain.model_dump(mode="json")["teaching"]["replicas"] == 1
+    ranged = load_recipe("miniature", ["teacher_defaults.replicas={min: 1, max: 1}"])
+    assert plain.model_dump(mode="json")["teacher_defaults"]["replicas"] == 1
     assert ranged.digest != plain.digest
     assert parse_recipe(ranged.model_dump(mode="json")) == ranged
 
@@ -115,10 +115,14 @@ def test_digest_is_the_same_in_every_process():
     [
         ("student.step=4", "student.step", "student.steps"),
         ("studnt.steps=4", "studnt", "student"),
-        ("teachers.0.guidence=3", "teachers.0.guidence", "teachers.0.guidance"),
-        ("lr=1", "lr", "optimisation.student.lr"),
+        ("teachers.0.guidence=3", "teachers.0.guidence", "teachers.0.guidance_scale"),
+        ("lr=1", "lr", "training.optimizer.lr"),
         ("runtime.storage.uri=x", "runtime.storage.uri", "runtime.storage.url"),
-        ("teaching.replicas={mim: 1, max: 2}", "teaching.replicas.mim", "teaching.replicas.min"),
+        (
+            "teacher_defaults.replicas={mim: 1, max: 2}",
+            "teacher_defaults.replicas.mim",
+            "teacher_defaults.replicas.min",
+        ),
         ("teachers.0.replicas={mx: 2}", "teachers.0.replicas.mx", "teachers.0.replicas.max"),
     ],
 )
@@ -134,36 +138,36 @@ def test_unknown_key_is_named_with_the_nearest_known_one(override, field, near):
         ("name=Not A Name", "name"),
         ("seed=-1", "seed"),
         ("base=''", "base"),
-        ("backbone=other", "backbone"),
-        ("data.prompts=0", "data.prompts"),
-        ("data.size=[64, 65]", "data.size.1"),
+        ("family=other", "family"),
+        ("data.num_cases=0", "data.num_cases"),
+        ("data.resolution=[64, 65]", "data.resolution.1"),
         ("data.source=./my-prompts", "data.source"),
-        ("data.cap=0", "data.cap"),
+        ("data.max_per_category=0", "data.max_per_category"),
         ("data.composition.t2i.text=-1", "data.composition.t2i.text"),
         ("tasks.edit=0.5", "tasks.edit"),
-        ("teachers.0.guidance=0.5", "teachers.0.guidance"),
-        ("teachers.0.guidance=.nan", "teachers.0.guidance"),
+        ("teachers.0.guidance_scale=0.5", "teachers.0.guidance_scale"),
+        ("teachers.0.guidance_scale=.nan", "teachers.0.guidance_scale"),
         ("teachers.0.weight=-1", "teachers.0.weight"),
-        ("teaching.placement=elsewhere", "teaching.placement"),
-        ("teaching.max_in_flight=0", "teaching.max_in_flight"),
+        ("teacher_defaults.placement=elsewhere", "teacher_defaults.placement"),
+        ("teacher_defaults.max_in_flight=0", "teacher_defaults.max_in_flight"),
         ("objective.t_max=1.5", "objective.t_max"),
         ("student=3", "student"),
         ("student.steps=0", "student.steps"),
         ("student.steps=four", "student.steps"),
-        ("student.shift=0", "student.shift"),
+        ("student.timestep_shift=0", "student.timestep_shift"),
         ("student.sigmas=[1.2, 1, 0.5, 0.2]", "student.sigmas.0"),
         ("student.sigmas=[1, 0.5, 0.2, 0]", "student.sigmas.3"),
-        ("optimisation.student.lr=0", "optimisation.student.lr"),
-        ("optimisation.fake.betas=[0, 1]", "optimisation.fake.betas.1"),
-        ("optimisation.ema=1", "optimisation.ema"),
-        ("optimisation.clip=0", "optimisation.clip"),
-        ("optimisation.precision=fp16", "optimisation.precision"),
-        ("runtime.workers=0", "runtime.workers"),
-        ("teaching.replicas=0", "teaching.replicas"),
-        ("teaching.replicas={min: 0, max: 2}", "teaching.replicas.min"),
+        ("training.optimizer.lr=0", "training.optimizer.lr"),
+        ("training.fake_score.optimizer.betas=[0, 1]", "training.fake_score.optimizer.betas.1"),
+        ("training.ema_decay=1", "training.ema_decay"),
+        ("training.max_grad_norm=0", "training.max_grad_norm"),
+        ("training.precision=fp16", "training.precision"),
+        ("runtime.num_workers=0", "runtime.num_workers"),
+        ("teacher_defaults.replicas=0", "teacher_defaults.replicas"),
+        ("teacher_defaults.replicas={min: 0, max: 2}", "teacher_defaults.replicas.min"),
         ("teachers.0.replicas=many", "teachers.0.replicas"),
         ("runtime.zero_stage=4", "runtime.zero_stage"),
-        ("runtime.micro_batch=true", "runtime.micro_batch"),
+        ("runtime.micro_batch_size=true", "runtime.micro_batch_size"),
         ("runtime.gpu=1", "runtime.gpu"),
     ],
 )
@@ -248,19 +252,19 @@ def test_value_out_of_range_names_field_value_and_what_is_allowed(override, fiel
             "set tasks.edit=0",
         ),
         (
-            ["teaching.placement=in_process", "teachers.0.replicas=2"],
-            "teachers.0.replicas: 2 with teaching.placement in_process",
+            ["teacher_defaults.placement=in_process", "teachers.0.replicas=2"],
+            "teachers.0.replicas: 2 with teacher_defaults.placement in_process",
             "set teachers.0.replicas=1",
         ),
         (
-            ["teaching={placement: in_process, replicas: 2}"],
-            "teaching.replicas: 2",
-            "set teaching.replicas=1",
+            ["teacher_defaults={placement: in_process, replicas: 2}"],
+            "teacher_defaults.replicas: 2",
+            "set teacher_defaults.replicas=1",
         ),
         (
-            ["teaching={placement: in_process, replicas: {min: 1, max: 2}}"],
-            "teaching.replicas: a range with teaching.placement in_process",
-            "set teaching.replicas=1",
+            ["teacher_defaults={placement: in_process, replicas: {min: 1, max: 2}}"],
+            "teacher_defaults.replicas: a range with teacher_defaults.placement in_process",
+            "set teacher_defaults.replicas=1",
         ),
         (
             ["teachers.0.replicas={min: 3, max: 2}"],
@@ -277,16 +281,24 @@ def test_value_out_of_range_names_field_value_and_what_is_allowed(override, fiel
         (["student.sigmas=[]"], "student.sigmas: the list is empty", "student.sigmas=null"),
         (["objective.t_min=0.99"], "objective.t_min: 0.99", "set objective.t_min="),
         (
-            ["runtime.zero_stage=3", "runtime.workers=1"],
+            ["runtime.zero_stage=3", "runtime.num_workers=1"],
             "runtime.zero_stage: 3 with 1 worker",
-            "set runtime.zero_stage=2 or runtime.workers=2",
+            "set runtime.zero_stage=2 or runtime.num_workers=2",
         ),
-        (["runtime.global_batch=64"], "runtime.global_batch: 64", "set runtime.accumulation=2"),
-        (["runtime.global_batch=30"], "runtime.global_batch: 30", "set runtime.global_batch=32"),
         (
-            ["runtime.workers={min: 3, max: 2}"],
-            "runtime.workers.min: 3",
-            "set runtime.workers.max=3",
+            ["runtime.global_batch_size=64"],
+            "runtime.global_batch_size: 64",
+            "set runtime.gradient_accumulation_steps=2",
+        ),
+        (
+            ["runtime.global_batch_size=30"],
+            "runtime.global_batch_size: 30",
+            "set runtime.global_batch_size=32",
+        ),
+        (
+            ["runtime.num_workers={min: 3, max: 2}"],
+            "runtime.num_workers.min: 3",
+            "set runtime.num_workers.max=3",
         ),
         (
             ["runtime.storage.endpoint=http://127.0.0.1:9000"],
@@ -317,13 +329,13 @@ def test_what_is_not_supported_yet_is_refused_not_ignored(override, field, cure)
 
 
 def test_a_range_of_workers_needs_checkpoints_and_room():
-    ranged = "runtime.workers={min: 2, max: 4}"
+    ranged = "runtime.num_workers={min: 2, max: 4}"
     runtime = load_recipe("miniature", [ranged]).runtime
-    assert (runtime.fewest_workers, runtime.most_workers) == (2, 4)
+    assert (runtime.min_workers, runtime.max_workers) == (2, 4)
     assert "runtime.checkpoint_every: 0 with a range" in refusal(
         ranged, "runtime.checkpoint_every=0"
     )
-    assert "allowed: min <= max" in refusal("runtime.workers={min: 4, max: 2}")
+    assert "allowed: min <= max" in refusal("runtime.num_workers={min: 4, max: 2}")
 
 
 @pytest.mark.parametrize("url", ["s3://key:hunter2@bucket/x", "https://hunter2.example", "s3://"])
@@ -349,10 +361,12 @@ def test_an_unknown_category_is_named_with_the_nearest_known_one():
 
 
 def test_a_preset_of_teachers_becomes_its_list():
-    recipe = load_recipe("miniature", ["teachers=specialised-only", "teachers.0.model=./lora"])
-    assert [(t.name, t.model) for t in recipe.teachers] == [("specialised", "./lora")]
+    recipe = load_recipe("miniature", ["teachers=specialized-only", "teachers.0.model=./lora"])
+    assert [(t.name, t.model) for t in recipe.teachers] == [("specialized", "./lora")]
     assert recipe.guidance_of(recipe.teachers[0]) == (2.5, True)
-    own = load_recipe("miniature", ["teachers.0.guidance=3", "teachers.0.rescale=false"])
+    own = load_recipe(
+        "miniature", ["teachers.0.guidance_scale=3", "teachers.0.guidance_rescale=false"]
+    )
     assert own.guidance_of(own.teachers[0]) == (3.0, False)
 
 
@@ -363,8 +377,8 @@ def test_several_problems_are_one_line_with_a_count():
 
 def test_missing_key_is_named():
     raw = load_recipe("miniature").model_dump(mode="json")
-    del raw["optimisation"]["updates"]
-    with pytest.raises(UserError, match="^optimisation.updates: missing; allowed: student updates"):
+    del raw["training"]["iterations"]
+    with pytest.raises(UserError, match="^training.iterations: missing; allowed: student updates"):
         parse_recipe(raw)
 
 
@@ -374,8 +388,8 @@ def test_missing_key_is_named():
         ("student.steps", "not KEY=VALUE"),
         ("=4", "not KEY=VALUE"),
         ("student.steps.x=4", "student.steps is the value 4, not a section"),
-        ("teachers.1.guidance=3", "teachers has 1 items"),
-        ("teachers.first.guidance=3", "teachers has 1 items"),
+        ("teachers.1.guidance_scale=3", "teachers has 1 items"),
+        ("teachers.first.guidance_scale=3", "teachers has 1 items"),
         ("name=[", "not valid YAML"),
     ],
 )
@@ -412,4 +426,4 @@ def test_missing_file_names_the_presets(tmp_path):
 def test_dump_shows_every_field():
     shown = yaml.safe_load(dump_yaml(load_recipe("miniature")))
     assert shown == load_recipe("miniature").model_dump(mode="json")
-    assert shown["optimisation"]["student"]["eps"] == 1e-8
+    assert shown["training"]["optimizer"]["eps"] == 1e-8

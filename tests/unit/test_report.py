@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flash_ray.evaluation.contest import Answers, Contest, comparison, model_result
-from flash_ray.evaluation.curves import curve, log_curves
-from flash_ray.evaluation.grid import save_grid, spread
-from flash_ray.evaluation.report import write_report
-from flash_ray.evaluation.score import BenchScore, CategoryScore
-from flash_ray.evaluation.ways import Way
-from flash_ray.miniature.bench import BENCHES, cases, source_image
+from flash_ray.evaluation.compare import Answers, Comparison, differences, model_result
+from flash_ray.evaluation.figures import save_grid, spread
+from flash_ray.evaluation.report import curve, log_curves, write_report
+from flash_ray.evaluation.sample import Way
+from flash_ray.evaluation.scores import BenchScore, CategoryScore
+from flash_ray.miniature.benchmark import BENCHES, cases, source_image
 from flash_ray.miniature.judge import Verdict
 from flash_ray.recipe import load_recipe
 
@@ -23,7 +22,7 @@ MODELS = ("teacher", "teacher_at_4", "student")
 
 
 @pytest.fixture(scope="module")
-def contests():
+def comparisons():
     """Answers that are noise, with scores that were not judged."""
     rng = np.random.default_rng(0)
     return {bench: _contest(cases(bench, 2), rng) for bench in BENCHES}
@@ -51,16 +50,16 @@ def _contest(asked, rng):
         )
         way = Way(f"{name}'s way <b>", None, [1.0] * (4 if number else 80))
         answers[name] = Answers(way, pictures, score)
-    return Contest(asked, answers)
+    return Comparison(asked, answers)
 
 
 @pytest.fixture(scope="module")
-def page(contests, tmp_path_factory):
+def page(comparisons, tmp_path_factory):
     recipe = load_recipe("miniature")
     result = {
-        **{name: model_result(contests, name) for name in MODELS},
-        "student_and_teacher": comparison(contests, "student", "teacher"),
-        "student_and_teacher_at_4": comparison(contests, "student", "teacher_at_4"),
+        **{name: model_result(comparisons, name) for name in MODELS},
+        "student_and_teacher": differences(comparisons, "student", "teacher"),
+        "student_and_teacher_at_4": differences(comparisons, "student", "teacher_at_4"),
         "cases_per_category": 2,
         "seconds": {"train": 1.0, "evaluate": 2.0, "total": 3.0},
         "published": "s3://flash-ray/students/miniature",
@@ -70,7 +69,7 @@ def page(contests, tmp_path_factory):
     history = [{"update": n, "measures": {**measures, "fake_loss": 1 / n}} for n in (1, 2, 3)]
     history[1]["bench"] = {"t2i": 3.0, "edit": 2.0}
     file = tmp_path_factory.mktemp("report") / "report.html"
-    write_report(file, recipe, result, contests, history)
+    write_report(file, recipe, result, comparisons, history)
     return file.read_text()
 
 
@@ -101,14 +100,14 @@ def test_page_is_whole_and_loads_nothing(page):
     assert "<script" not in page and "http" not in page
 
 
-def test_pictures_are_the_answers(page, contests):
+def test_pictures_are_the_answers(page, comparisons):
     found = re.findall(r'alt="([^"]+)" src="data:image/png;base64,([^"]+)"', page)
-    edits, scenes = len(contests["edit"].cases), len(contests["t2i"].cases)
+    edits, scenes = len(comparisons["edit"].cases), len(comparisons["t2i"].cases)
     assert len(found) == 4 * edits + 3 * scenes
     shown = {alt: base64.b64decode(data) for alt, data in found}
     picture = np.asarray(Image.open(io.BytesIO(shown["student, portrait-001"])))
-    index = [case.id for case in contests["t2i"].cases].index("portrait-001")
-    assert (picture == contests["t2i"].answers["student"].pictures_BHW3[index]).all()
+    index = [case.id for case in comparisons["t2i"].cases].index("portrait-001")
+    assert (picture == comparisons["t2i"].answers["student"].pictures_BHW3[index]).all()
     assert "input, style-000" in shown
 
 
@@ -119,7 +118,7 @@ def test_page_states_scores_ways_curves_and_recipe(page):
     assert "<b>166.7 %</b>" in page and "<b>+1.00</b>" in page
     assert page.count("<svg") == 3  # two measures and memory; one bench score draws no curve
     assert "not: sky" in page and "not: ground" not in page
-    assert "updates: 250" in page
+    assert "iterations: 250" in page
 
 
 def test_curve_spans_its_chart():
@@ -136,16 +135,16 @@ def test_measures_with_too_few_rows_have_no_curve():
     assert len(log_curves(rows, {"a": "A", "b": "B", "c": "C"})) == 1
 
 
-def test_grid_shows_inputs_and_answers_at_twice_the_size(contests, tmp_path):
+def test_grid_shows_inputs_and_answers_at_twice_the_size(comparisons, tmp_path):
     file = tmp_path / "grid.png"
-    save_grid(list(contests.values()), file)
+    save_grid(list(comparisons.values()), file)
     grid = np.asarray(Image.open(file).convert("RGB"))
     assert grid.shape[1] > (3 + 4) * 128
-    edit = contests["edit"]
+    edit = comparisons["edit"]
     for picture in (
         np.asarray(source_image(edit.cases[0])),
         edit.answers["student"].pictures_BHW3[0],
-        contests["t2i"].answers["teacher"].pictures_BHW3[0],
+        comparisons["t2i"].answers["teacher"].pictures_BHW3[0],
     ):
         assert _contains(grid, picture.repeat(2, 0).repeat(2, 1))
 
@@ -156,8 +155,8 @@ def _contains(sheet, picture) -> bool:
     return any((sheet[y : y + height, x : x + width] == picture).all() for y, x in corners)
 
 
-def test_nobody_picks_the_cases(contests):
-    shown = [contests["edit"].cases[i].id for i in spread(contests["edit"], 1)]
+def test_nobody_picks_the_cases(comparisons):
+    shown = [comparisons["edit"].cases[i].id for i in spread(comparisons["edit"], 1)]
     assert shown == [f"{category}-000" for category in BENCHES["edit"]]
 
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from gaussian import exact_velocity, randn
 
-from flash_ray.backbones.sampling import euler, sample, schedule
-from flash_ray.distill.dmd import DMD
-from flash_ray.distill.rollout import rollout
+from flash_ray.methods.dmd import DMD, rollout
+from flash_ray.methods.flow import euler, schedule
+from flash_ray.models.sampling import sample
+from tests.helpers.gaussian import exact_velocity, randn
 
 SIGMAS = schedule(4, shift=2.0)
 

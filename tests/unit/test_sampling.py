@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from flash_ray.backbones.sampling import euler, sample, schedule, shift_time
+from flash_ray.methods.flow import euler, schedule, shift_time
+from flash_ray.models.sampling import sample
 
 PROMPTS = ["A red house", 'A blue tree on a dark field with the word "CAT"']
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))

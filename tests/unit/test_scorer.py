@@ -2,10 +2,10 @@ import pytest
 import torch
 from PIL import Image
 
-from flash_ray.backbones.guidance import guided_velocity
-from flash_ray.teachers.base import UnknownTicket
-from flash_ray.teachers.scorer import Scorer, Voice, fingerprint
-from flash_ray.teachers.wire import pack, pack_conditioned, unpack, unpack_conditioned
+from flash_ray.methods.guidance import guided_velocity
+from flash_ray.teachers.actor import pack, pack_conditions, unpack, unpack_conditions
+from flash_ray.teachers.protocol import UnknownRequest
+from flash_ray.teachers.scorer import Scorer, TeacherSpec, fingerprint
 
 
 @pytest.fixture(scope="module", params=["t2i", "edit"])
@@ -24,7 +24,7 @@ def question(backbone):
 @pytest.mark.parametrize(("guidance", "rescale"), [(1.0, True), (3.0, True), (3.0, False)])
 def test_prefilled_answers_equal_plain_velocities(backbone, conditioned, guidance, rescale):
     x_BNC, t_B = question(backbone)
-    scorer = Scorer(backbone, {1: Voice(None, guidance, rescale)})
+    scorer = Scorer(backbone, {1: TeacherSpec(None, guidance, rescale)})
     scorer.prefill(0, conditioned, [1])
     with torch.no_grad():
         plain = [
@@ -38,10 +38,10 @@ def test_prefilled_answers_equal_plain_velocities(backbone, conditioned, guidanc
 
 
 def test_a_ticket_serves_once(backbone, conditioned):
-    scorer = Scorer(backbone, {0: Voice(None, 1.0, True)})
+    scorer = Scorer(backbone, {0: TeacherSpec(None, 1.0, True)})
     scorer.prefill(0, conditioned, [0])
     scorer.score(0, *question(backbone))
-    with pytest.raises(UnknownTicket):
+    with pytest.raises(UnknownRequest):
         scorer.score(0, *question(backbone))
 
 
@@ -62,7 +62,7 @@ def test_tensors_cross_the_wire_unchanged(dtype):
 
 
 def test_conditions_cross_the_wire_unchanged(conditioned):
-    back = unpack_conditioned(pack_conditioned(conditioned))
+    back = unpack_conditions(pack_conditions(conditioned))
     assert back.layout == conditioned.layout
     for side in ("positive", "negative"):
         sent, got = getattr(conditioned, side).tensors(), getattr(back, side).tensors()

@@ -6,11 +6,11 @@ import stat
 
 import pytest
 
-from flash_ray.backbones.load import MINIATURE
 from flash_ray.errors import UserError
+from flash_ray.models.loading import MINIATURE
 from flash_ray.recipe import load_recipe
-from flash_ray.serving.lru import Lru
-from flash_ray.serving.models import teacher_of
+from flash_ray.serving.batching import Lru
+from flash_ray.serving.registry import teacher_of
 from flash_ray.serving.settings import load_serving
 from flash_ray.serving.tokens import add_token, allows, read_tokens, role_of
 
@@ -78,7 +78,9 @@ def test_the_teachers_scores_come_with_its_base(tmp_path):
     scores = {"cases_per_category": 24, "t2i": shipped["t2i"], "edit": shipped["edit"]}
     assert teacher_of(load_recipe("miniature")).scores == scores
     # Another guidance is another teacher.
-    assert teacher_of(load_recipe("miniature", ["teaching.guidance=3"])).scores is None
+    assert (
+        teacher_of(load_recipe("miniature", ["teacher_defaults.guidance_scale=3"])).scores is None
+    )
 
     base = shutil.copytree(str(MINIATURE), tmp_path / "base")
     recipe = load_recipe("miniature", [f"base={base}"])

@@ -4,9 +4,8 @@ import pytest
 import yaml
 
 from flash_ray.errors import UserError
-from flash_ray.studies.load import load_study, shipped
-from flash_ray.studies.plan import plan_trials
 from flash_ray.studies.space import combinations
+from flash_ray.studies.study import load_study, plan_trials, shipped
 
 STUDY = {
     "name": "try",
@@ -67,7 +66,7 @@ def test_what_decides_a_trial_changes_its_digest(load):
 
 
 def updates(study, arm):
-    return next(t.recipe.optimisation.updates for t in plan_trials(study) if t.arm == arm)
+    return next(t.recipe.training.iterations for t in plan_trials(study) if t.arm == arm)
 
 
 def test_a_budget_of_images_counts_all_workers_samples(load):
@@ -75,10 +74,10 @@ def test_a_budget_of_images_counts_all_workers_samples(load):
 
 
 def test_a_budget_of_passes_trains_longer_on_more_cases(load):
-    arms = {"few": {"data.prompts": 64}, "many": {"data.prompts": 128}}
+    arms = {"few": {"data.num_cases": 64}, "many": {"data.num_cases": 128}}
     study = load(budget={"passes": 1.5}, arms=arms)
     assert updates(study, "few") == 6 and updates(study, "many") == 12  # of 2 tasks, 32 a batch
-    capped = load(budget={"passes": 1.5}, arms={**arms, "many": {"data.cap": 16}})
+    capped = load(budget={"passes": 1.5}, arms={**arms, "many": {"data.max_per_category": 16}})
     unique = 3 * 16 + 6 * 16
     assert updates(capped, "many") == -(-unique * 1.5 // 32)
 
@@ -94,13 +93,13 @@ def test_a_budget_of_passes_trains_longer_on_more_cases(load):
             "arms.b: changes student, which is fixed; allowed: what arm a has",
         ),
         (
-            {"arms": {"a": {}, "b": {"optimisation.ema": 0.5}}},
-            "arms.b: changes optimisation, which is fixed",
+            {"arms": {"a": {}, "b": {"training.ema_decay": 0.5}}},
+            "arms.b: changes training, which is fixed",
         ),
         ({"fixed": ["students"]}, "fixed: 'students' is no field of a recipe"),
         (
-            {"arms": {"a": {}, "b": {"optimisation.precision": "fp32"}}, "fixed": []},
-            "arms.b: changes optimisation.precision, which is fixed; allowed: what arm a has; "
+            {"arms": {"a": {}, "b": {"training.precision": "fp32"}}, "fixed": []},
+            "arms.b: changes training.precision, which is fixed; allowed: what arm a has; "
             "remove that override: trials share teachers",
         ),
         ({"arms": {}}, "arms: 0 given; allowed: two or more"),

@@ -8,12 +8,9 @@ import pytest
 from PIL import Image
 
 from flash_ray.errors import UserError
-from flash_ray.miniature.bench import cases
-from flash_ray.studies import commands
+from flash_ray.miniature.benchmark import cases
 from flash_ray.studies.figures import LINE
 from flash_ray.studies.findings import find
-from flash_ray.studies.load import load_study
-from flash_ray.studies.plan import plan_trials
 from flash_ray.studies.records import (
     PICTURES,
     TRIALS,
@@ -24,6 +21,8 @@ from flash_ray.studies.records import (
     write_record,
 )
 from flash_ray.studies.report import write_report
+from flash_ray.studies.study import load_study, plan_trials
+from flash_ray.workflows import study as commands
 
 STUDY = """
 name: small

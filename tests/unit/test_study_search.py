@@ -6,10 +6,9 @@ import pytest
 import yaml
 
 from flash_ray.errors import UserError
-from flash_ray.studies import commands
-from flash_ray.studies.load import load_study
-from flash_ray.studies.plan import plan_trials
 from flash_ray.studies.space import combinations
+from flash_ray.studies.study import load_study, plan_trials
+from flash_ray.workflows import study as commands
 
 STUDY = {
     "name": "try",
@@ -18,7 +17,7 @@ STUDY = {
     "curve_every": 5,
     "seeds": [3],
     "space": {
-        "teaching.guidance": [2.0, 4.0],
+        "teacher_defaults.guidance_scale": [2.0, 4.0],
         "tasks": [{"t2i": 1, "edit": 0}, {"t2i": 1, "edit": 1}],
     },
 }
@@ -45,10 +44,13 @@ def test_every_combination_is_a_recipe_of_its_own(file):
     found = combinations(load_study(file()))
     assert [one.number for one in found] == [0, 1, 2, 3]
     assert [one.choice for one in found] == [(0, 0), (0, 1), (1, 0), (1, 1)]
-    assert found[2].values == {"teaching.guidance": 4.0, "tasks": {"t2i": 1, "edit": 0}}
+    assert found[2].values == {
+        "teacher_defaults.guidance_scale": 4.0,
+        "tasks": {"t2i": 1, "edit": 0},
+    }
     recipe = found[2].recipe
-    assert (recipe.teaching.guidance, recipe.tasks.edit) == (4.0, 0)
-    assert (recipe.optimisation.updates, recipe.runtime.bench_every, recipe.seed) == (10, 5, 3)
+    assert (recipe.teacher_defaults.guidance_scale, recipe.tasks.edit) == (4.0, 0)
+    assert (recipe.training.iterations, recipe.evaluation.every, recipe.seed) == (10, 5, 3)
     assert len({one.recipe.digest for one in found}) == len({one.recipe.name for one in found}) == 4
 
 
@@ -60,18 +62,27 @@ def test_a_study_may_have_a_space_without_arms_but_then_no_trials(file):
 @pytest.mark.parametrize(
     ("space", "expected"),
     [
-        ({"teaching.guidence": [1, 2]}, "space.teaching.guidence: teaching.guidence: unknown"),
-        ({"teaching.guidance": [2, 0.5]}, "space.teaching.guidance: teaching.guidance: value 0.5"),
-        ({"teaching.guidance": [2]}, "space.teaching.guidance: value [2]"),
         (
-            {"teaching.guidance": [2, 4, 2.0]},
-            "space.teaching.guidance: 2 and 2.0 make the same recipe",
+            {"teacher_defaults.guidence_scale": [1, 2]},
+            "space.teacher_defaults.guidence_scale: teacher_defaults.guidence_scale: unknown",
+        ),
+        (
+            {"teacher_defaults.guidance_scale": [2, 0.5]},
+            "space.teacher_defaults.guidance_scale: teacher_defaults.guidance_scale: value 0.5",
+        ),
+        (
+            {"teacher_defaults.guidance_scale": [2]},
+            "space.teacher_defaults.guidance_scale: value [2]",
+        ),
+        (
+            {"teacher_defaults.guidance_scale": [2, 4, 2.0]},
+            "space.teacher_defaults.guidance_scale: 2 and 2.0 make the same recipe",
         ),
         ({"seed": [1, 2]}, "space.seed: 1 and 2 make the same recipe; allowed: values that differ"),
         (
-            {"optimisation.student.lr": [1e-4, 1e-5]},
-            "space.optimisation.student.lr: changes optimisation, which is fixed; allowed: other "
-            "fields; remove that path, or optimisation from fixed",
+            {"training.optimizer.lr": [1e-4, 1e-5]},
+            "space.training.optimizer.lr: changes training, which is fixed; allowed: other "
+            "fields; remove that path, or training from fixed",
         ),
         (
             {"tasks": STUDY["space"]["tasks"], "tasks.edit": [0, 1]},
@@ -88,9 +99,9 @@ def test_bad_spaces_are_refused_in_one_line(file, space, expected):
 
 
 def test_what_trials_share_cannot_be_searched(file):
-    space = {"optimisation.precision": ["fp32", "bf16"]}
+    space = {"training.precision": ["fp32", "bf16"]}
     assert (
-        "space.optimisation.precision: changes optimisation.precision, which is fixed; allowed: "
+        "space.training.precision: changes training.precision, which is fixed; allowed: "
         "other fields; remove that path: trials share teachers"
     ) in refusal(load_study, file(space=space, fixed=[]))
 
@@ -112,8 +123,8 @@ def test_values_that_contradict_each_other_are_refused_together(file):
         (
             {
                 "space": {
-                    "teaching.guidance": list(range(1, 50)),
-                    "data.prompts": list(range(9, 40)),
+                    "teacher_defaults.guidance_scale": list(range(1, 50)),
+                    "data.num_cases": list(range(9, 40)),
                 }
             },
             "space: 1,519 combinations; allowed: up to 1,000",

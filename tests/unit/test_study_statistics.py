@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from flash_ray.evaluation.statistics import Estimate, Scores, difference, mean
 from flash_ray.studies.findings import decide
-from flash_ray.studies.statistics import Estimate, Scores, difference, mean
 
 CATEGORIES = ("a", "b")
 

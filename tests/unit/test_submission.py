@@ -9,21 +9,20 @@ import torch
 import yaml
 from ray.job_submission import JobDetails
 
+from flash_ray.cluster.jobs.logs import exit_code
+from flash_ray.cluster.jobs.submit import free_id
+from flash_ray.cluster.requirements import FILE, lacking, pins, requirements
 from flash_ray.errors import UserError
 from flash_ray.recipe import load_recipe
-from flash_ray.requirements import FILE, lacking, pins, requirements
 from flash_ray.serving.settings import load_serving
-from flash_ray.studies.load import load_study
-from flash_ray.studies.plan import plan_trials
-from flash_ray.submission.follow import exit_code
-from flash_ray.submission.plan import (
+from flash_ray.studies.study import load_study, plan_trials
+from flash_ray.workflows.submit import (
     plan_distill,
     plan_encode,
     plan_evaluate,
     plan_serve,
     plan_study,
 )
-from flash_ray.submission.send import free_id
 
 STORED = "runtime.storage.url=s3://bucket/place"
 RECIPE = load_recipe("miniature", [STORED])
@@ -152,7 +151,14 @@ def test_pins_are_of_this_machine():
 
 def test_a_lacking_image_is_one_line(tmp_path):
     (tmp_path / FILE).write_text("no-such-package>=1\n")
-    words = [sys.executable, "-m", "flash_ray.submission.start", "recipe", "check", "miniature"]
+    words = [
+        sys.executable,
+        "-m",
+        "flash_ray.cluster.jobs.entrypoint",
+        "recipe",
+        "check",
+        "miniature",
+    ]
     ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert ended.returncode == 2
     assert ended.stderr.startswith("flash-ray: image: lacks no-such-package>=1;")

@@ -7,12 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flash_ray.backbones.load import LORA, is_lora, lora_digest
-from flash_ray.backbones.qwen_image_21 import QwenImage21
 from flash_ray.errors import UserError
+from flash_ray.models.loading import LORA, is_lora, lora_digest
+from flash_ray.models.qwen_image_21 import QwenImage21
 from flash_ray.recipe import load_recipe
-from flash_ray.teachers.fit import refuse_unfit_teachers
-from flash_ray.teachers.groups import Group, groups
+from flash_ray.teachers.protocol import Group, groups
+from flash_ray.teachers.validation import validate_unfit_teachers
 
 
 def recipe_with(base, model):
@@ -25,7 +25,7 @@ def recipe_with(base, model):
 
 def refusal(base, model):
     with pytest.raises(UserError, match="^teachers.1.model: ") as caught:
-        refuse_unfit_teachers(recipe_with(base, model))
+        validate_unfit_teachers(recipe_with(base, model))
     return str(caught.value)
 
 
@@ -39,8 +39,8 @@ def change(path, **fields):
 
 
 def test_a_lora_of_the_base_and_the_bases_twin_fit(miniature_folder, lora_folder, other_base):
-    refuse_unfit_teachers(recipe_with(miniature_folder, lora_folder))
-    refuse_unfit_teachers(recipe_with(miniature_folder, other_base))
+    validate_unfit_teachers(recipe_with(miniature_folder, lora_folder))
+    validate_unfit_teachers(recipe_with(miniature_folder, other_base))
 
 
 def test_a_lora_of_a_wider_base_is_refused(lora_folder):

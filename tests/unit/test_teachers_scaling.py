@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from flash_ray.teachers.scaling import Pace, wanted
+from flash_ray.teachers.autoscaler import Pace, wanted
 
 PACE = Pace(crowded=1.25, idle=0.5, hire_after_s=5, dismiss_after_s=60)
 LOOK = 0.5

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from flash_ray.distill.monitor import WINDOW, Diverged, Monitor
 from flash_ray.telemetry.alerts import ALERTS
 from flash_ray.telemetry.dashboards import DASHBOARDS
-from flash_ray.telemetry.stopwatch import Stopwatch
 from flash_ray.telemetry.write import INFRA, files
+from flash_ray.trainer.divergence import WINDOW, Diverged, DivergenceMonitor
+from flash_ray.trainer.metrics import StageTimer
 
 ROOM = Path(__file__).parents[2] / "flash_ray"
 promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
@@ -78,7 +78,7 @@ def test_the_rules_are_valid_and_fire_when_they_should(tmp_path):
 
 def test_a_stage_inside_another_is_counted_once():
     now = 0.0
-    stage = Stopwatch(lambda: now)
+    stage = StageTimer(lambda: now)
     with stage("student"):
         now += 2
         with stage("data"):
@@ -90,7 +90,7 @@ def test_a_stage_inside_another_is_counted_once():
 
 
 def test_strain_is_1_where_a_run_ends():
-    monitor = Monitor()
+    monitor = DivergenceMonitor()
     well = {"spread": 1.0, "excess": 2.0, "dmd_gradient": 1.0, "fake_loss": 1.0}
     for update in range(1, WINDOW + 1):
         monitor.observe(update, well)

@@ -1,12 +1,12 @@
-"""The training of the miniature's transformer: what learns by which optimiser, and resuming."""
+"""The training of the miniature's transformer: what learns by which optimizer, and resuming."""
 
 import pytest
 import torch
 
-from flash_ray.backbones.qwen_image_21 import QwenImage21
-from flash_ray.miniature import train_transformer as module
-from flash_ray.miniature.examples import draw_examples, encode_examples
-from flash_ray.miniature.train_transformer import Lesson, optimisers_of, train_transformer
+from flash_ray.miniature.training import transformer as module
+from flash_ray.miniature.training.teacher import draw_examples, encode_examples
+from flash_ray.miniature.training.transformer import Lesson, optimizers_of, train_transformer
+from flash_ray.models.qwen_image_21 import QwenImage21
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +25,8 @@ def test_every_weight_is_learnt_once(miniature_folder):
     """By Muon the matrices of the blocks, by AdamW the rest."""
     transformer = QwenImage21.from_pretrained(miniature_folder, encoders=False).transformer
     learnt = {
-        name: [weight for group in optimiser.param_groups for weight in group["params"]]
-        for name, optimiser in optimisers_of(transformer).items()
+        name: [weight for group in optimizer.param_groups for weight in group["params"]]
+        for name, optimizer in optimizers_of(transformer).items()
     }
     ids = [id(weight) for weights in learnt.values() for weight in weights]
     assert sorted(ids) == sorted(id(weight) for weight in transformer.parameters())

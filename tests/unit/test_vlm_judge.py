@@ -7,16 +7,16 @@ from threading import Event
 
 import numpy as np
 import pytest
-from chat_server import KEY, Answer, Asked, ChatServer, chat_server, good
 
-from flash_ray.checkpoints.storage import Store
-from flash_ray.checkpoints.weed import embedded_store
 from flash_ray.errors import UserError
+from flash_ray.evaluation.judges.endpoint import VlmSettings, read_settings
 from flash_ray.evaluation.judges.load import opened_judges, read_judges
 from flash_ray.evaluation.judges.vlm import VlmJudge, parse, rubric
-from flash_ray.evaluation.judges.vlm_settings import VlmSettings, read_settings
-from flash_ray.miniature.bench import cases, source_image
-from flash_ray.recipe.categories import CATEGORIES
+from flash_ray.miniature.benchmark import cases, source_image
+from flash_ray.miniature.categories import CATEGORIES
+from flash_ray.storage.embedded import embedded_store
+from flash_ray.storage.s3 import Store
+from tests.helpers.chat_server import KEY, Answer, Asked, ChatServer, chat_server, good
 
 CASES = cases("t2i", 1)
 PICTURES = np.random.default_rng(0).integers(0, 256, (3, 32, 48, 3), np.uint8)
@@ -127,7 +127,7 @@ def test_a_server_that_stays_broken_is_an_error(server, store):
         VlmJudge(settings(server), store).judge(CASES[:1], PICTURES[:1])
     one_line(refusal, "vlm.base_url", "500", "overloaded", "try later")
     assert len(server.asked) == 4
-    assert list(store.list("judgements/")) == []
+    assert list(store.list("judgments/")) == []
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_no_server_is_an_error(server, store, monkeypatch):
 def test_a_kept_answer_that_is_corrupt_is_named(server, store, server_and_bucket):
     judge = VlmJudge(settings(server), store)
     judge.judge(CASES[:1], PICTURES[:1])
-    (key,) = store.list("judgements/")
+    (key,) = store.list("judgments/")
     store.delete(key)
     store.put_bytes_if_absent(key, b"[{]")
     with pytest.raises(UserError, match=rf"{key}: is corrupt; delete it"):

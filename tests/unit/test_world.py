@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from flash_ray.miniature import bench
+from flash_ray.miniature import benchmark as bench
 from flash_ray.miniature.captions import caption, careless, corpus, instruction
+from flash_ray.miniature.categories import EDIT_CATEGORIES, T2I_CATEGORIES
 from flash_ray.miniature.draw import draw
 from flash_ray.miniature.edits import DEGRADATIONS, degrade, random_edit
 from flash_ray.miniature.scenes import FACTORS, SLOTS, STYLES, random_scene
-from flash_ray.recipe.categories import EDIT_CATEGORIES, T2I_CATEGORIES
 
 
 def _edits(category, count=40, seed=7):

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from flash_ray.checkpoints.open import open_store
 from flash_ray.errors import UserError
-from flash_ray.evaluation.judges.vlm_settings import VlmSettings, read_settings
+from flash_ray.evaluation.judges.endpoint import VlmSettings, read_settings
+from flash_ray.storage.open import open_store
 
 if TYPE_CHECKING:
     from flash_ray.evaluation.judges.base import Judge
@@ -61,9 +61,9 @@ def _read(word: str) -> Choice:
     if word == "exact":
         return word
     if word == "ocr":
-        from flash_ray.evaluation.judges.ocr import refuse_missing
+        from flash_ray.evaluation.judges.ocr import validate_missing
 
-        refuse_missing()
+        validate_missing()
         return word
     kind, _, file = word.partition(":")
     if kind != "vlm" or not file:

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from flash_ray.data.rows import QUOTED
-from flash_ray.evaluation.judges.base import Opinion, require
-from flash_ray.miniature.bench import Case
+from flash_ray.evaluation.judges.base import CaseScore, require
+from flash_ray.miniature.benchmark import Case
 from flash_ray.miniature.edits import Edit
 from flash_ray.miniature.scenes import Scene
 
@@ -35,7 +35,7 @@ class OcrJudge:
     name = "ocr"
 
     def __init__(self) -> None:
-        refuse_missing()
+        validate_missing()
         from rapidocr import RapidOCR
 
         models = files("rapidocr") / "models"
@@ -49,7 +49,7 @@ class OcrJudge:
             }
         )
 
-    def judge(self, cases: Sequence[Case], pictures_BHW3: np.ndarray) -> list[Opinion]:
+    def judge(self, cases: Sequence[Case], pictures_BHW3: np.ndarray) -> list[CaseScore]:
         """One opinion of each uint8 picture, (cases, H, W, 3)."""
         return [
             self._opinion(wanted_text(case), picture)
@@ -64,13 +64,13 @@ class OcrJudge:
         found = self._read(image.resize(size, Image.Resampling.BICUBIC))
         return " ".join(found.txts or ())
 
-    def _opinion(self, wanted: str | None, picture_HW3: np.ndarray) -> Opinion:
+    def _opinion(self, wanted: str | None, picture_HW3: np.ndarray) -> CaseScore:
         if not wanted or not _letters(wanted):
-            return Opinion(score=None)
+            return CaseScore(score=None)
         read = self.read(picture_HW3)
         rate = error_rate(read, wanted)
         details = {"wanted": wanted, "read": read, "cer": rate}
-        return Opinion(score=1 + 4 * max(0.0, 1 - rate), details=details)
+        return CaseScore(score=1 + 4 * max(0.0, 1 - rate), details=details)
 
 
 def error_rate(read: str, wanted: str) -> float:
@@ -90,7 +90,7 @@ def wanted_text(case: Case) -> str | None:
     return " ".join(found.group()[1:-1] for found in QUOTED.finditer(case.prompt)) or None
 
 
-def refuse_missing() -> None:
+def validate_missing() -> None:
     """Raises UserError if the extra is not installed."""
     for module in ("rapidocr", "onnxruntime", "rapidfuzz"):
         require(module, "ocr")

@@ -16,13 +16,12 @@ import yaml
 from PIL import Image
 from pydantic import Field, TypeAdapter, ValidationError
 
-from flash_ray.checkpoints.storage import Store
 from flash_ray.errors import UserError
-from flash_ray.evaluation.judges.base import Opinion, require
-from flash_ray.evaluation.judges.endpoint import Budget, Endpoint, Reply
-from flash_ray.evaluation.judges.vlm_settings import VlmSettings
-from flash_ray.miniature.bench import Case, source_image
+from flash_ray.evaluation.judges.base import CaseScore, require
+from flash_ray.evaluation.judges.endpoint import Budget, Endpoint, Reply, VlmSettings
+from flash_ray.miniature.benchmark import Case, source_image
 from flash_ray.recipe.schema import Section
+from flash_ray.storage.s3 import Store
 
 ATTEMPTS = 2  # at an answer that can be parsed
 FENCED = re.compile(r"\s*```(?:json)?\s*(.*?)\s*```\s*", re.DOTALL)
@@ -51,7 +50,7 @@ class VlmJudge:
         self.name = f"vlm:{settings.model}"
         self._settings, self._store = settings, store
 
-    def judge(self, cases: Sequence[Case], pictures_BHW3: np.ndarray) -> list[Opinion]:
+    def judge(self, cases: Sequence[Case], pictures_BHW3: np.ndarray) -> list[CaseScore]:
         """One opinion of each uint8 picture, (cases, H, W, 3); the budget is that of this call.
 
         Raises:
@@ -64,7 +63,7 @@ class VlmJudge:
             ThreadPoolExecutor(workers) as pool,
         ):
 
-            def opinion(case: Case, picture_HW3: np.ndarray) -> Opinion:
+            def opinion(case: Case, picture_HW3: np.ndarray) -> CaseScore:
                 return to_opinion(self._replies(endpoint, case, picture_HW3))
 
             return list(pool.map(opinion, cases, pictures_BHW3))
@@ -74,7 +73,7 @@ class VlmJudge:
     ) -> tuple[Reply, ...]:
         """What the model said, in up to `ATTEMPTS` answers, now or earlier."""
         instructions, parts = rubric(case.bench, case.category), question(case, picture_HW3)
-        key = f"judgements/{self._digest(instructions, parts)}.json"
+        key = f"judgments/{self._digest(instructions, parts)}.json"
         if (kept := self._store.get_bytes(key)) is not None:
             try:
                 return _REPLIES.validate_json(kept)
@@ -124,16 +123,16 @@ def parse(text: str | None) -> Answer | None:
         return None
 
 
-def to_opinion(replies: Sequence[Reply]) -> Opinion:
+def to_opinion(replies: Sequence[Reply]) -> CaseScore:
     """The score of the last reply, or why it has none."""
     last = replies[-1]
     details: dict[str, Any] = {"replies": len(replies), "tokens": sum(r.tokens for r in replies)}
     if last.refused:
-        return Opinion(score=None, failure="refused", details=details)
+        return CaseScore(score=None, failure="refused", details=details)
     answer = parse(last.text)
     if answer is None:
-        return Opinion(score=None, failure="unparsed", details={**details, "text": last.text})
-    return Opinion(score=float(answer.score), details={**details, "reason": answer.reason})
+        return CaseScore(score=None, failure="unparsed", details={**details, "text": last.text})
+    return CaseScore(score=float(answer.score), details={**details, "reason": answer.reason})
 
 
 def _unparsed(reply: Reply) -> bool:

@@ -80,7 +80,7 @@ export class Comparison {
     cell.answer = await draw(asked, signal, busy(view, "drawing"));
     view.showPicture(cell.answer);
     view.say(row.bench ? "to be judged" : "");
-    this.#summarise(model);
+    this.#summarize(model);
   }
 
   async #judge(cell, signal) {
@@ -89,14 +89,14 @@ export class Comparison {
     view.say("judging");
     cell.verdict = await judge(row.bench, row.id, answer.b64, signal, busy(view, "judging"));
     view.showVerdict(cell.verdict);
-    this.#summarise(cell.model);
+    this.#summarize(cell.model);
   }
 
-  #summarise(model) {
+  #summarize(model) {
     const own = this.#cells.filter((cell) => cell.model === model);
     const scores = own.filter((cell) => cell.verdict).map((cell) => cell.verdict.score);
     const times = own.filter((cell) => cell.answer).map((cell) => drawingTime(cell.answer.timings));
-    this.#grid.summarise(model, scores, times);
+    this.#grid.summarize(model, scores, times);
   }
 }
 

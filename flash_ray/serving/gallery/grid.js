@@ -30,7 +30,7 @@ export class Grid {
   }
 
   /** Says in a model's head what its answers so far score, and the seconds that they took. */
-  summarise(model, scores, times) {
+  summarize(model, scores, times) {
     const parts = [];
     if (scores.length) parts.push(`mean ${decimal(mean(scores))}`);
     if (times.length) parts.push(`median ${seconds(median(times))}`);

@@ -5,9 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from starlette.concurrency import run_in_threadpool
 
-from flash_ray.serving.errors import ApiError
 from flash_ray.serving.evaluations import ENDS
-from flash_ray.serving.judging import refuse_judge, vlm_of
+from flash_ray.serving.http import ApiError
+from flash_ray.serving.judging import validate_judge, vlm_of
 from flash_ray.serving.routes.images import find_model
 from flash_ray.serving.schemas import Evaluation, EvaluationRequest, Evaluations
 from flash_ray.serving.service import Served, Service, needs
@@ -27,7 +27,7 @@ async def ask(body: EvaluationRequest, service: Served, response: Response) -> E
         raise ApiError(
             400, f"cases: {body.cases}; allowed: at most {service.settings.limits.cases}.", "cases"
         )
-    refuse_judge(body.judge, service.settings)
+    validate_judge(body.judge, service.settings)
     vlm = vlm_of(body.judge, service.settings)
     model = await find_model(service, body.model)
     name, to_start = await run_in_threadpool(service.book.open, body, model, vlm)

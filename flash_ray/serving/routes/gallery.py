@@ -5,7 +5,7 @@ from importlib import resources
 
 from fastapi import APIRouter, Response
 
-from flash_ray.serving.errors import ApiError
+from flash_ray.serving.http import ApiError
 
 router = APIRouter(include_in_schema=False)
 FOLDER = resources.files("flash_ray.serving") / "gallery"

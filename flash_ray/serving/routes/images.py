@@ -8,12 +8,12 @@ from typing import Annotated
 from fastapi import APIRouter, File, Form, UploadFile
 from starlette.concurrency import run_in_threadpool
 
-from flash_ray.backbones.base import PIXELS_PER_TOKEN
+from flash_ray.models.base import PIXELS_PER_TOKEN
 from flash_ray.serving.engine import Question
-from flash_ray.serving.errors import ApiError
-from flash_ray.serving.models import Model
-from flash_ray.serving.painter import Order
-from flash_ray.serving.pictures import open_upload, png
+from flash_ray.serving.generator import GenerationRequest
+from flash_ray.serving.http import ApiError
+from flash_ray.serving.images import open_upload, png
+from flash_ray.serving.registry import ServedModel
 from flash_ray.serving.schemas import SIZE, Generation, ImageData, Images
 from flash_ray.serving.service import Served, Service, needs
 
@@ -64,7 +64,9 @@ async def edit(
     return await _drawn(service, "edit", order)
 
 
-async def _order(service: Service, body: Generation, uploads: list[bytes] | tuple) -> Order:
+async def _order(
+    service: Service, body: Generation, uploads: list[bytes] | tuple
+) -> GenerationRequest:
     """The request as an order. Raises ApiError or UserError for what is not allowed."""
     limits = service.settings.limits
     model = await find_model(service, body.model)
@@ -82,7 +84,7 @@ async def _order(service: Service, body: Generation, uploads: list[bytes] | tupl
     pictures = [await run_in_threadpool(open_upload, data, limits) for data in uploads]
     files = tuple([await run_in_threadpool(png, picture) for picture in pictures])
     seed = secrets.randbelow(2**31) if body.seed is None else body.seed
-    return Order(
+    return GenerationRequest(
         model=model,
         question=Question(body.prompt, files, size),
         shapes=tuple(picture.size for picture in pictures),
@@ -91,9 +93,9 @@ async def _order(service: Service, body: Generation, uploads: list[bytes] | tupl
     )
 
 
-async def find_model(service: Service, name: str) -> Model:
+async def find_model(service: Service, name: str) -> ServedModel:
     """The model of that name; ApiError 404 if there is none."""
-    models = await service.catalogue.models()
+    models = await service.registry.models()
     if name not in models:
         known = ", ".join(list(models)[:20])
         raise ApiError(
@@ -105,7 +107,7 @@ async def find_model(service: Service, name: str) -> Model:
 def _size(service: Service, text: str) -> tuple[int, int]:
     """(height, width) of "WIDTHxHEIGHT"; the recipe's for "auto"."""
     if text == "auto":
-        return service.recipe.data.size
+        return service.recipe.data.resolution
     width, height = map(int, text.split("x"))
     most = most_pixels(service)
     if width % SIDE or height % SIDE or width * height > most:
@@ -119,11 +121,11 @@ def _size(service: Service, text: str) -> tuple[int, int]:
 
 def most_pixels(service: Service) -> int:
     """The most pixels of a picture that may be asked for."""
-    height, width = service.recipe.data.size
+    height, width = service.recipe.data.resolution
     return service.settings.limits.pixels or 4 * height * width
 
 
-async def _drawn(service: Service, task: str, order: Order) -> Images:
+async def _drawn(service: Service, task: str, order: GenerationRequest) -> Images:
     painted = await service.paint(task, order)
     return Images(
         created=int(time.time()),

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from flash_ray.serving.models import Model
+from flash_ray.serving.registry import ServedModel
 from flash_ray.serving.routes.images import find_model
 from flash_ray.serving.schemas import ModelCard, ModelCards
 from flash_ray.serving.service import Served, Service, needs
@@ -13,7 +13,7 @@ router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[needs("re
 @router.get("")
 async def models(service: Served) -> ModelCards:
     """The teacher, and the published students of its base."""
-    found = await service.catalogue.models()
+    found = await service.registry.models()
     return ModelCards(data=[_card(service, model) for model in found.values()])
 
 
@@ -23,8 +23,8 @@ async def one(model: str, service: Served) -> ModelCard:
     return _card(service, await find_model(service, model))
 
 
-def _card(service: Service, model: Model) -> ModelCard:
-    height, width = service.recipe.data.size
+def _card(service: Service, model: ServedModel) -> ModelCard:
+    height, width = service.recipe.data.resolution
     return ModelCard(
         id=model.id,
         created=model.created,

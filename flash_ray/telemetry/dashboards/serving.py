@@ -1,8 +1,7 @@
 """The endpoints: requests, times, batches, caches."""
 
 from flash_ray.telemetry.alerts import ERRORS
-from flash_ray.telemetry.panels import Dashboard, Panel, Query
-from flash_ray.telemetry.queries import failing, quantile, rate
+from flash_ray.telemetry.panels import Dashboard, Panel, Query, failing, quantile, rate
 
 _REQUESTS = rate("serve_request_seconds_count", "route")
 _LOOKUPS = rate("serve_cache_lookups_total", "cache")

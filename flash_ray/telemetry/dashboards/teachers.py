@@ -1,8 +1,7 @@
 """Teachers: what they are asked, and who waits for them."""
 
 from flash_ray.telemetry.alerts import WAIT
-from flash_ray.telemetry.panels import Dashboard, Panel, Query
-from flash_ray.telemetry.queries import RUN, latest, quantile, rate
+from flash_ray.telemetry.panels import RUN, Dashboard, Panel, Query, latest, quantile, rate
 
 TEACHERS = Dashboard(
     "flash-ray-teachers",
@@ -16,7 +15,7 @@ TEACHERS = Dashboard(
             limit=WAIT,
         ),
         Panel(
-            "Questions that are open",
+            "EncodedBenchmark that are open",
             "short",
             "Announced or asked by workers, not answered.",
             (Query("sum(ray_flash_teacher_open_questions)", "open"),),

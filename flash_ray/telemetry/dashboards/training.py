@@ -1,8 +1,7 @@
 """A run: progress, speed, losses, checkpoints."""
 
 from flash_ray.telemetry.alerts import STRAIN
-from flash_ray.telemetry.panels import Dashboard, Panel, Query
-from flash_ray.telemetry.queries import RUN, latest, rate
+from flash_ray.telemetry.panels import RUN, Dashboard, Panel, Query, latest, rate
 
 TRAINING = Dashboard(
     "flash-ray-training",

@@ -1,0 +1,287 @@
+"""Starts and ends a local cluster and its processes, and asks it which nodes live."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import requests
+
+from flash_ray.cluster.local.config import LABEL, MEBIBYTE, Plan, autoscaling_config
+from flash_ray.cluster.local.token import Token, find_token
+from flash_ray.errors import UserError
+from flash_ray.storage.embedded import LAUNCHER
+
+# Ray gives it to the raylet of a node; the value is the node's id.
+NODE = "RAY_OVERRIDE_NODE_ID_FOR_TESTING"
+
+
+def members(session: int) -> set[psutil.Process]:
+    """The session's processes that run, and what descends from them (jobs have sessions too)."""
+    found: set[psutil.Process] = set()
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == session:
+                found |= {process, *process.children(recursive=True)}
+        except (OSError, psutil.Error):  # it has just ended
+            continue
+    return {process for process in found if _runs(process)}
+
+
+def kill_node(session: int, node: str) -> None:
+    """Ends a node (an id) as a power cut does. LookupError if no such node runs."""
+    raylets = [p for p in members(session) if p.name() == "raylet" and _node(p) == node]
+    if not raylets:
+        raise LookupError(f"no node {node} in the local cluster")
+    (raylet,) = raylets
+    for process in (raylet, *raylet.children(recursive=True)):
+        _send(process, "kill")
+
+
+def end_all(session: int, grace_s: float = 5) -> None:
+    """Ends the cluster's processes, and those that they start meanwhile, and no others."""
+    until = time.monotonic() + grace_s
+    seen = members(session)
+    for process in seen:
+        _send(process, "terminate")
+    while left := {process for process in seen if _runs(process)}:
+        if time.monotonic() > until:
+            for process in left:
+                _send(process, "kill")
+        time.sleep(0.1)
+        seen |= members(session)
+
+
+def _node(raylet: psutil.Process) -> str | None:
+    return raylet.environ().get(NODE)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _send(process: psutil.Process, how: str) -> None:
+    try:
+        getattr(process, how)()
+    except psutil.NoSuchProcess:
+        pass  # it has ended by itself
+
+
+HOST = "127.0.0.1"
+CONFIG = "autoscaler.json"
+SOCKET_PATH = 103  # characters that a local socket's path may have, of which Ray's own part is
+RAYS_PART = len("/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store.00")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A local cluster that runs. Everything asks it over HTTP: no `ray.init` is needed."""
+
+    address: str  # for `ray.init` and RAY_ADDRESS
+    jobs_url: str  # for `ray job submit --address`
+    folder: Path
+    token: Token
+    session: int  # of the operating system: all its processes are in it, or descend from it
+
+    def environment(self) -> dict[str, str]:
+        """The variables with which a process of yours can use the cluster."""
+        return {
+            "RAY_ADDRESS": self.address,
+            "RAY_API_SERVER_ADDRESS": self.jobs_url,
+            **self.token.environment(),
+        }
+
+    def nodes(self) -> dict[str, str]:
+        """The living nodes without the head: id -> type (trainer, teacher or server)."""
+        answer = self._get("/api/v0/nodes", 30.0)
+        answer.raise_for_status()
+        living = (n for n in answer.json()["data"]["result"]["result"] if n["state"] == "ALIVE")
+        return {n["node_id"]: n["labels"][LABEL] for n in living if not n["is_head_node"]}
+
+    def kill(self, node: str) -> None:
+        """Ends all processes of a node (its id) at once. LookupError if there is none."""
+        kill_node(self.session, node)
+
+    def allow(self, plan: Plan) -> None:
+        """From now on at most the plan's nodes; the autoscaler ends those beyond, busy or not."""
+        _write_config(plan, self.address, self.folder)
+
+    def ready(self) -> bool:
+        """Whether the job server answers."""
+        try:
+            return self._get("/api/version", 5.0).ok
+        except requests.RequestException:
+            return False
+
+    def _get(self, path: str, timeout: float) -> requests.Response:
+        headers = {"Authorization": f"Bearer {self.token.value}"}
+        return requests.get(self.jobs_url + path, headers=headers, timeout=timeout)
+
+
+@contextmanager
+def autoscaling_cluster(plan: Plan, port: int, deadline_s: float = 120) -> Iterator[Cluster]:
+    """A cluster with its job server at `port`, for the block; call it from the main thread.
+
+    Its processes inherit this one's environment (AWS_* and the like), and end with the block or
+    with this process. All that is left is the folder with the logs.
+
+    Raises:
+        UserError: the port is taken, memory is short, the token cannot be read, or the cluster
+            is not ready in `deadline_s` seconds.
+    """
+    _validate_taken(port)
+    _validate_too_large(plan)
+    token = find_token()
+    folder = Path(tempfile.mkdtemp(prefix="flash-ray-"))
+    head = None
+    try:
+        _validate_long(folder)
+        from ray.util import get_node_ip_address  # here: bad input is refused without Ray
+
+        # Not the loopback address: Ray's clients make that one out of it.
+        address = f"{get_node_ip_address()}:{free_ports(1)[0]}"
+        head = _start_head(plan, address, port, folder, token)
+        cluster = Cluster(address, f"http://{HOST}:{port}", folder, token, head.pid)
+        _await_ready(cluster, head, deadline_s)
+        yield cluster
+    finally:
+        if head is not None:
+            end_all(head.pid)
+            head.wait()
+        _keep_logs(folder)
+
+
+def _write_config(plan: Plan, address: str, folder: Path) -> None:
+    """Puts the autoscaler's file into place, whole: it is read anew every second."""
+    partial = folder / f"{CONFIG}.partial"
+    partial.write_text(json.dumps(autoscaling_config(plan, address)))
+    partial.replace(folder / CONFIG)
+
+
+def _start_head(
+    plan: Plan, address: str, port: int, folder: Path, token: Token
+) -> subprocess.Popen[bytes]:
+    """Starts `ray start --head`, which starts the rest and waits."""
+    _write_config(plan, address, folder)
+    host, _, gcs = address.rpartition(":")
+    client, autoscaler_metrics, dashboard_metrics = free_ports(3)
+    options = {
+        "node-ip-address": host,
+        "port": gcs,
+        "dashboard-host": HOST,
+        "dashboard-port": port,
+        "ray-client-server-port": client,
+        "dashboard-agent-listen-port": 0,
+        "min-worker-port": 0,
+        "max-worker-port": 0,
+        "num-cpus": 0,
+        "object-store-memory": plan.object_store_mib * MEBIBYTE,
+        "temp-dir": folder,
+        "autoscaling-config": folder / CONFIG,
+    }
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+    command += [f"--{name}={value}" for name, value in options.items()]
+    ports = {
+        "AUTOSCALER_METRIC_PORT": str(autoscaler_metrics),
+        "DASHBOARD_METRIC_PORT": str(dashboard_metrics),
+    }
+    with (folder / "head.log").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-ISc", LAUNCHER, str(os.getpid()), *command, "--disable-usage-stats"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**_environment(), **token.environment(), **ports},
+            start_new_session=True,  # by which its processes are found; and Ctrl-C is ours
+        )
+
+
+def _environment() -> dict[str, str]:
+    """This process's variables, and those that Ray's autoscaler wants for nodes on one machine."""
+    from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
+
+    return {
+        **{name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
+        "RAY_FAKE_CLUSTER": "1",
+        "RAY_enable_autoscaler_v2": "1",
+        "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,  # by it the autoscaler knows the head
+        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+    }
+
+
+def _await_ready(cluster: Cluster, head: subprocess.Popen[bytes], deadline_s: float) -> None:
+    until = time.monotonic() + deadline_s
+    while not cluster.ready():
+        if head.poll() is not None or time.monotonic() > until:
+            lines = (cluster.folder / "head.log").read_text(errors="replace").split("\n")
+            tail = " | ".join(line.strip() for line in lines if line.strip())[-600:]
+            raise UserError(
+                f"the cluster did not start (logs: {cluster.folder}); the end of head.log: {tail}"
+            )
+        time.sleep(0.2)
+
+
+def _keep_logs(folder: Path) -> None:
+    """Leaves in `folder` its logs alone."""
+    for session in folder.glob("session_2*"):
+        (session / "logs").rename(folder / "logs")
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            if path.name != "logs":
+                shutil.rmtree(path)
+        elif path.name != "head.log":
+            path.unlink()
+
+
+def free_ports(count: int) -> list[int]:
+    """TCP ports of this machine that nobody listens to, all different."""
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind((HOST, 0))
+        return [probe.getsockname()[1] for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+def _validate_taken(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise UserError(
+                f"--port: {HOST}:{port}: {os.strerror(error.errno or 0)}; choose another"
+            ) from error
+
+
+def _validate_too_large(plan: Plan) -> None:
+    nodes = 1 + sum(plan.most.values())
+    needed, free = nodes * plan.object_store_mib, psutil.virtual_memory().available // MEBIBYTE
+    if needed > free:
+        raise UserError(
+            f"--object-store-mib: {nodes} nodes with {plan.object_store_mib} MiB need {needed} "
+            f"MiB, {free} are free; lower it, or --trainers, --teachers, --servers"
+        )
+
+
+def _validate_long(folder: Path) -> None:
+    if len(str(folder)) + RAYS_PART > SOCKET_PATH:
+        raise UserError(
+            f"TMPDIR: {folder.parent} is too long a path for Ray's local sockets; allowed: "
+            f"{SOCKET_PATH - RAYS_PART - len(folder.name) - 1} characters; set TMPDIR to another"
+        )

@@ -1,1 +1,0 @@
-"""Distillation: the method as pure mathematics, and the workers that run it."""

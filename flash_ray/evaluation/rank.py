@@ -1,0 +1,187 @@
+"""Ranks models by the mean of the judges' averages, as the paper does, with paired intervals."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from flash_ray.errors import UserError
+from flash_ray.evaluation.judges.base import JudgeResult
+from flash_ray.evaluation.statistics import interval
+
+Estimate = tuple[float, tuple[float, float]]  # a mean and its 95 % bootstrap interval
+
+
+class Result(BaseModel):
+    """What ranking needs of a file of `flash-ray evaluate --out`; the rest is left alone."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+    model: str
+    bench: str
+    judges: dict[str, JudgeResult] = Field(min_length=1)
+
+    @property
+    def cases(self) -> list[str]:
+        return sorted(next(iter(self.judges.values())).opinions)
+
+    @model_validator(mode="after")
+    def _same_cases(self) -> Self:
+        if any(sorted(judged.opinions) != self.cases for judged in self.judges.values()):
+            raise ValueError("the judges were given different cases")
+        return self
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One result's place.
+
+    Args:
+        averages: by judge, over the cases that count.
+        mean: of the judges' averages.
+        lead: over the next in rank, None for the last one.
+    """
+
+    file: str
+    model: str
+    rank: int
+    averages: Mapping[str, Estimate]
+    mean: Estimate
+    lead: Estimate | None
+
+    @property
+    def ties(self) -> bool:
+        """Whether the lead's interval includes 0."""
+        return self.lead is not None and self.lead[1][0] <= 0 <= self.lead[1][1]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Standings, the best first.
+
+    Args:
+        cases: of the bench; `counted`, by judge: those of which it has an opinion in every result.
+        failures: by judge and kind, missing opinions in all results, e.g. {"unparsed": 2}.
+    """
+
+    bench: str
+    cases: int
+    counted: Mapping[str, int]
+    failures: Mapping[str, Mapping[str, int]]
+    standings: tuple[Standing, ...]
+
+
+def read_results(files: Sequence[Path]) -> dict[str, Result]:
+    """The results by file name as given.
+
+    Raises:
+        UserError: fewer than two different files, one that is no result, or results of different
+            benches, cases or judges.
+    """
+    if len(set(files)) < 2 or len(set(files)) < len(files):
+        raise UserError(
+            f"RESULT: {len(files)} files, {len(set(files))} different; allowed: two or more, each "
+            "once; give the files that `flash-ray evaluate --out` wrote"
+        )
+    results = {str(file): _read(file) for file in files}
+    (first, model), *others = results.items()
+    for name, other in others:
+        if unlike := _unlike(model, other):
+            raise UserError(
+                f"RESULT: {first} and {name} differ in their {unlike}; allowed: results of the "
+                "same bench, cases and judges; evaluate one of them again"
+            )
+    return results
+
+
+def rank(results: Mapping[str, Result]) -> Ranking:
+    """Ranks results that `read_results` accepted.
+
+    A case counts for a judge where the judge has an opinion of it in every result.
+
+    Raises:
+        UserError: fewer than two cases count for a judge.
+    """
+    some = next(iter(results.values()))
+    table_MJC = np.array([_scores(result, some.judges) for result in results.values()])
+    counts_JC = ~np.isnan(table_MJC).any(axis=0)
+    counted = dict(zip(some.judges, counts_JC.sum(axis=1).tolist(), strict=True))
+    for judge, count in counted.items():
+        if count < 2:
+            raise UserError(
+                f"RESULT: judge {judge} has an opinion in every result of {count} cases; allowed: "
+                "2 or more; evaluate more cases (--cases), or without that judge"
+            )
+    values_MC = _values(table_MJC, counts_JC)
+    order = np.argsort(-values_MC.mean(axis=1), kind="stable")
+    standings = []
+    for place, index in enumerate(order):
+        file, result = list(results.items())[index]
+        averages = {
+            judge: _estimate(table_MJC[index, j, counts_JC[j]])
+            for j, judge in enumerate(some.judges)
+        }
+        follower = order[place + 1] if place + 1 < len(order) else None
+        lead = None if follower is None else _estimate(values_MC[index] - values_MC[follower])
+        mean = _estimate(values_MC[index])
+        standings.append(Standing(file, result.model, place + 1, averages, mean, lead))
+    failures = {
+        judge: Counter(
+            kind for result in results.values() for kind in result.judges[judge].failures
+        )
+        for judge in some.judges
+    }
+    return Ranking(some.bench, table_MJC.shape[2], counted, failures, tuple(standings))
+
+
+def _values(table_MJC: np.ndarray, counts_JC: np.ndarray) -> np.ndarray:
+    """(models, cases), each row's mean the mean of the judges' averages.
+
+    Where every case counts for every judge, a value is the mean of the judges' scores of that case.
+    Where a judge has fewer cases each of them weighs the more, as a deviation from its average:
+    what one case adds to the mean of averages, to first order (its influence function). Resampling
+    cases then keeps all judges' scores of a case, and pairs of models, together.
+    """
+    counts_J1 = counts_JC.sum(axis=1, keepdims=True)
+    known_MJC = np.where(counts_JC, table_MJC, 0)
+    averages_MJ1 = known_MJC.sum(axis=2, keepdims=True) / counts_J1
+    apart_MJC = np.where(counts_JC, table_MJC - averages_MJ1, 0)
+    return (averages_MJ1 + apart_MJC * table_MJC.shape[2] / counts_J1).mean(axis=1)
+
+
+def _estimate(values: np.ndarray) -> Estimate:
+    return float(np.mean(values)), interval(values)
+
+
+def _scores(result: Result, judges: Iterable[str]) -> list[list[float]]:
+    """By judge and case, NaN for no opinion."""
+    return [
+        [np.nan if (score := opinions[case].score) is None else score for case in result.cases]
+        for opinions in (result.judges[judge].opinions for judge in judges)
+    ]
+
+
+def _unlike(one: Result, other: Result) -> str | None:
+    if one.bench != other.bench:
+        return f"bench ({one.bench}, {other.bench})"
+    if one.judges.keys() != other.judges.keys():
+        return f"judges ({', '.join(one.judges)}; {', '.join(other.judges)})"
+    if one.cases != other.cases:
+        return f"cases ({len(one.cases)}, {len(other.cases)})"
+    return None
+
+
+def _read(file: Path) -> Result:
+    try:
+        return Result.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise UserError(f"RESULT: {file}: {error.strerror}; check the name") from None
+    except ValidationError as error:
+        field = ".".join(map(str, error.errors()[0]["loc"]))
+        raise UserError(
+            f"RESULT: {file} is no result{f' ({field})' if field else ''}; allowed: a file that "
+            "`flash-ray evaluate --out` wrote; evaluate again"
+        ) from None

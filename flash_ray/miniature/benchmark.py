@@ -1,0 +1,122 @@
+"""The miniature's benches: fixed, seeded lists of cases that no training ever sees.
+
+One stated combination in sixteen is reserved for the benches, by a hash: training draws the other
+scenes only, so a bench asks for combinations of words that no caption of the training data had.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar, overload
+
+import numpy as np
+from PIL import Image
+
+from flash_ray.evaluation.benchmark import Case
+from flash_ray.miniature.captions import caption, instruction
+from flash_ray.miniature.categories import CATEGORIES
+from flash_ray.miniature.edits import Edit, random_edit
+from flash_ray.miniature.scenes import FACTORS, SLOTS, Scene, random_scene
+from flash_ray.recipe.schema import Task
+
+Made = TypeVar("Made", Scene, Edit)
+SIZE = (64, 64)  # pixels of every picture of the world
+_SEED = 20_260_603
+_FORMAT = "miniature-1"  # changes whenever a case does
+
+
+class MiniatureBenchmark:
+    """Text to image and editing in the small world: as many cases of each category as are asked."""
+
+    name = "miniature"
+    categories: Mapping[Task, tuple[str, ...]] = CATEGORIES
+
+    @property
+    def digest(self) -> str:
+        """Of what the cases are drawn from."""
+        content = [_FORMAT, _SEED, SIZE, CATEGORIES]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+    def cases(self, task: Task, per_category: int) -> list[Case]:
+        """The first cases of each category; their pictures are drawn when they are looked at."""
+        out = []
+        for number, category in enumerate(CATEGORIES[task]):
+            rng = np.random.default_rng([_SEED, len(task), number])
+            out += [_case(task, category, index, rng) for index in range(per_category)]
+        return out
+
+
+class DrawnInput(Sequence[Image.Image]):
+    """The one picture that an edit starts from, drawn whenever it is looked at."""
+
+    def __init__(self, edit: Edit):
+        self._edit = edit
+
+    def __len__(self) -> int:
+        return 1
+
+    @overload
+    def __getitem__(self, index: int) -> Image.Image: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Image.Image]: ...
+
+    def __getitem__(self, index: int | slice) -> Image.Image | Sequence[Image.Image]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(1))]
+        if index not in (0, -1):
+            raise IndexError(index)
+        return input_image(self._edit)
+
+
+def input_image(edit: Edit) -> Image.Image:
+    """The picture that an edit starts from."""
+    picture_3HW = edit.source_picture()
+    return Image.fromarray(
+        np.round(picture_3HW.transpose(1, 2, 0).clip(0, 1) * 255).astype(np.uint8)
+    )
+
+
+def is_reserved(scene: Scene) -> bool:
+    """Whether the scene's stated combination belongs to the benches."""
+    if scene.category == "landscape":
+        stated = [scene.value("sky"), scene.value("ground"), scene.objects]
+    else:
+        names = [f.name for f in FACTORS[scene.category] if f.stated and f.name != "style"]
+        stated = [scene.value(name) for name in names if name not in SLOTS]
+    return zlib.crc32(repr(stated).encode()) % 16 == 0
+
+
+def draw_scene(category: str, rng: np.random.Generator, reserved: bool = False) -> Scene:
+    """A random scene from the benches' share of the world or from the training's."""
+    return _until(lambda: random_scene(category, rng), lambda scene: scene, reserved)
+
+
+def draw_edit(category: str, rng: np.random.Generator, reserved: bool = False) -> Edit:
+    """A random edit whose target is from the benches' share of the world or the training's."""
+    return _until(lambda: random_edit(category, rng), lambda edit: edit.target, reserved)
+
+
+def _until(make: Callable[[], Made], scene_of: Callable[[Made], Scene], reserved: bool) -> Made:
+    while is_reserved(scene_of(made := make())) != reserved:
+        pass
+    return made
+
+
+def _case(task: Task, category: str, index: int, rng: np.random.Generator) -> Case:
+    references: Sequence[Image.Image] = ()
+    if task == "t2i":
+        target: Scene | Edit = draw_scene(category, rng, reserved=True)
+        prompt, scene = caption(target, rng), target
+    else:
+        target = draw_edit(category, rng, reserved=True)
+        prompt, scene = instruction(target, rng), target.target
+        references = DrawnInput(target)
+    seed = int(rng.integers(2**31))
+    text = scene.word if category == "text" else None
+    return Case(
+        f"{category}-{index:03d}", task, category, prompt, SIZE, seed, references, text, target
+    )

@@ -1,0 +1,244 @@
+"""What every model family shares: layouts, conditions, the prefix store and the interface.
+
+Rectified flow throughout: z_t = (1-t)*x + t*eps, v = eps - x, t in [0, 1], data at t = 0.
+Latents x_BNC are packed (one token for 16x16 pixels, row by row) and normalized to unit scale.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+PIXELS_PER_TOKEN = 16
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Task and picture shapes that all rows of a batch share.
+
+    Args:
+        task: "t2i" or "edit"; an edit has at least one reference.
+        height, width: of the output in pixels, multiples of 32.
+        references: (height, width) in pixels of each reference picture, multiples of 32.
+    """
+
+    task: Literal["t2i", "edit"]
+    height: int
+    width: int
+    references: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        sizes = ((self.height, self.width), *self.references)
+        if any(side <= 0 or side % (2 * PIXELS_PER_TOKEN) for size in sizes for side in size):
+            raise ValueError(f"sides {sizes} must be positive multiples of {2 * PIXELS_PER_TOKEN}")
+        if (self.task == "edit") != bool(self.references):
+            raise ValueError(f"task {self.task!r} with {len(self.references)} references")
+
+    @property
+    def tokens(self) -> int:
+        """Latent tokens of the output."""
+        return (self.height // PIXELS_PER_TOKEN) * (self.width // PIXELS_PER_TOKEN)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the transformer is conditioned on, for a batch of one layout.
+
+    Args:
+        layout: shared by the rows.
+        embeds_BLD: hidden states of the text encoder, right-padded with zeros.
+        mask_BL: bool, True at real tokens.
+        slots_BL: bool, True where a picture takes the place of a token; the same in every row.
+        references_BNC: packed normalized latents of the reference pictures, None for T2I.
+
+    The transformer counts padding as positions, as the pipeline's batches do: a row's result
+    depends a little on L.
+    """
+
+    layout: Layout
+    embeds_BLD: Tensor
+    mask_BL: Tensor
+    slots_BL: Tensor
+    references_BNC: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.embeds_BLD.shape[0]
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> "Condition":
+        """Moves every tensor; `dtype` applies to embeddings and reference latents."""
+        references = self.references_BNC
+        return replace(
+            self,
+            embeds_BLD=self.embeds_BLD.to(device=device, dtype=dtype),
+            mask_BL=self.mask_BL.to(device=device),
+            slots_BL=self.slots_BL.to(device=device),
+            references_BNC=None
+            if references is None
+            else references.to(device=device, dtype=dtype),
+        )
+
+    def rows(self, indices: Sequence[int] | Tensor) -> "Condition":
+        """The rows at `indices`, in that order; L stays as it is."""
+        index = torch.as_tensor(indices, dtype=torch.long, device=self.embeds_BLD.device)
+        return replace(self, **{name: value[index] for name, value in self.tensors().items()})
+
+    @staticmethod
+    def cat(conditions: Sequence["Condition"]) -> "Condition":
+        """Joins batches of one layout (else ValueError), right-padding to the longest."""
+        layouts = {condition.layout for condition in conditions}
+        if len(layouts) != 1:
+            raise ValueError(
+                f"one layout per batch, got {len(layouts)}: {sorted(map(str, layouts))}"
+            )
+        length = max(condition.embeds_BLD.shape[1] for condition in conditions)
+        parts = [condition._padded(length).tensors() for condition in conditions]
+        joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return Condition.from_tensors(layouts.pop(), joined)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by field name, ready for safetensors; `from_tensors` is the way back."""
+        named = {
+            "embeds_BLD": self.embeds_BLD,
+            "mask_BL": self.mask_BL,
+            "slots_BL": self.slots_BL,
+            "references_BNC": self.references_BNC,
+        }
+        return {name: value for name, value in named.items() if value is not None}
+
+    @staticmethod
+    def from_tensors(layout: Layout, tensors: Mapping[str, Tensor]) -> "Condition":
+        return Condition(layout, **tensors)
+
+    def trimmed(self) -> "Condition":
+        """Without the padding that all rows share."""
+        length = int(self.mask_BL.sum(1).max())
+        return replace(
+            self,
+            embeds_BLD=self.embeds_BLD[:, :length],
+            mask_BL=self.mask_BL[:, :length],
+            slots_BL=self.slots_BL[:, :length],
+        )
+
+    def _padded(self, length: int) -> "Condition":
+        extra = length - self.embeds_BLD.shape[1]
+        return replace(
+            self,
+            embeds_BLD=pad(self.embeds_BLD, (0, 0, 0, extra)),
+            mask_BL=pad(self.mask_BL, (0, extra), value=False),
+            slots_BL=pad(self.slots_BL, (0, extra), value=False),
+        )
+
+
+@dataclass(frozen=True)
+class ConditionPair:
+    """A condition and its negative for guidance: the same references with an empty prompt."""
+
+    positive: Condition
+    negative: Condition
+
+    @property
+    def layout(self) -> Layout:
+        return self.positive.layout
+
+    def __len__(self) -> int:
+        return len(self.positive)
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> "ConditionPair":
+        return ConditionPair(self.positive.to(device, dtype), self.negative.to(device, dtype))
+
+    def rows(self, indices: Sequence[int] | Tensor) -> "ConditionPair":
+        return ConditionPair(self.positive.rows(indices), self.negative.rows(indices))
+
+    def trimmed(self) -> "ConditionPair":
+        return ConditionPair(self.positive.trimmed(), self.negative.trimmed())
+
+    @staticmethod
+    def cat(items: Sequence["ConditionPair"]) -> "ConditionPair":
+        """Joins batches of one layout; ValueError on mixed layouts."""
+        return ConditionPair(
+            Condition.cat([item.positive for item in items]),
+            Condition.cat([item.negative for item in items]),
+        )
+
+
+class PromptCache:
+    """Keys and values of one batch's text and references, under one set of weights.
+
+    They do not depend on t: the first `Model.velocity` call that gets the prefix fills it,
+    later calls reuse it. Make a new one for each batch, each of positive and negative condition,
+    and after every change of the weights.
+
+    Args:
+        graph: keep the way back to the weights, for several calls before one backward pass. A
+            prefix without it is not used while gradients are on.
+    """
+
+    def __init__(self, graph: bool = False) -> None:
+        self.graph = graph
+        self.store: Any = None
+
+
+class Model(Protocol):
+    """A model family: encodes conditions, predicts velocities, codes pictures as latents."""
+
+    name: str
+
+    @property
+    def latent_channels(self) -> int:
+        """C of x_BNC."""
+
+    @property
+    def transformer(self) -> nn.Module:
+        """The base transformer, frozen, in eval mode."""
+
+    def copy_transformer(self) -> nn.Module:
+        """A trainable deep copy of the base transformer, made before any LoRA is added."""
+
+    def load_transformer(self, folder: str) -> nn.Module:
+        """A frozen transformer with the weights in `folder` (diffusers format)."""
+
+    def add_lora(self, folder: Path, name: str) -> None:
+        """Adds a LoRA to the base transformer, frozen and not in use."""
+
+    def lora(self, name: str | None) -> AbstractContextManager[None]:
+        """The base transformer with an added LoRA for the block; None: without any."""
+
+    def encode(
+        self,
+        prompts: list[str],
+        references: list[list[Image.Image]] | None,
+        size: tuple[int, int],
+    ) -> ConditionPair:
+        """Encodes cases of one layout; `size` is the output's (height, width) in pixels."""
+
+    def velocity(
+        self,
+        transformer: nn.Module,
+        x_BNC: Tensor,
+        t_B: Tensor,
+        condition: Condition,
+        prefix: PromptCache | None = None,
+    ) -> Tensor:
+        """v_BNC at z_t = x_BNC, in x_BNC's dtype; `transformer` may be a DeepSpeed engine."""
+
+    def decoder(
+        self, transformer: nn.Module, condition: Condition, prefix: PromptCache
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """(x_BNC, t_B) -> v_BNC with a filled prefix, for many steps and without gradients."""
+
+    def to_latents(self, images: list[Image.Image]) -> Tensor:
+        """Pictures of one size -> x_BNC."""
+
+    def to_images(self, x_BNC: Tensor, layout: Layout) -> np.ndarray:
+        """x_BNC -> RGB pictures, uint8, (B, H, W, 3)."""

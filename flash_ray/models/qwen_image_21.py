@@ -1,0 +1,306 @@
+"""Qwen-Image-2.1 behind the backbone interface, on top of diffusers' own pipeline."""
+
+import copy
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from diffusers import QwenImage21Pipeline, QwenImage21Transformer2DModel
+from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21KVCache
+from diffusers.pipelines.qwenimage21.pipeline_qwenimage21 import calculate_dimensions
+from PIL import Image
+from torch import Tensor, nn
+
+# Imported for diffusers, which loads the miniature's processor from it by name.
+import flash_ray.miniature.processor  # noqa: F401
+from flash_ray.errors import UserError
+from flash_ray.models.base import PIXELS_PER_TOKEN, Condition, ConditionPair, Layout, PromptCache
+from flash_ray.models.loading import LORA
+from flash_ray.models.qwen_image_21_decoder import SLOT, decoder, token_shapes
+
+
+class QwenImage21:
+    """Encodes and decodes as `QwenImage21Pipeline` does, with the pipeline's own methods."""
+
+    name = "qwen-image-2.1"
+
+    def __init__(self, pipeline: QwenImage21Pipeline):
+        self.pipeline = pipeline
+        self._loras: set[str] = set()
+        self._empty: dict[Layout, Condition] = {}  # the empty prompt's
+        for part in (pipeline.transformer, pipeline.vae, pipeline.text_encoder):
+            if part is not None:
+                part.requires_grad_(False).eval()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        encoders: bool = True,
+    ) -> Self:
+        """Loads a checkpoint from a folder or a hub id.
+
+        Args:
+            encoders: False leaves out the text encoder, the largest part; `encode` is then refused.
+
+        Raises:
+            UserError: no Qwen-Image-2.1 pipeline can be loaded from `source`.
+        """
+        cure = (
+            "give a folder written by save_pretrained, or an id owner/name of the Hugging Face hub"
+        )
+        if not Path(source).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+            raise UserError(f"base: there is no folder {str(source)!r}; {cure}")
+        left_out = {} if encoders else {"text_encoder": None}
+        try:
+            kind = QwenImage21Pipeline.load_config(source)["_class_name"]
+            if kind != "QwenImage21Pipeline":
+                raise UserError(f"base: {source} holds a {kind}, not a QwenImage21Pipeline; {cure}")
+            pipeline = QwenImage21Pipeline.from_pretrained(source, dtype=dtype, **left_out)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"base: cannot load {str(source)!r} ({reason}); {cure}") from error
+        return cls(pipeline.to(device))
+
+    @property
+    def latent_channels(self) -> int:
+        return self.pipeline.latent_channels
+
+    @property
+    def transformer(self) -> QwenImage21Transformer2DModel:
+        return self.pipeline.transformer
+
+    def copy_transformer(self) -> QwenImage21Transformer2DModel:
+        if self._loras:
+            raise ValueError("copy the transformer before a LoRA is added")
+        return copy.deepcopy(self.transformer).requires_grad_(True).train()
+
+    def load_transformer(self, folder: str | Path) -> QwenImage21Transformer2DModel:
+        """Loads the transformer saved in `folder`, with the base's dtype and device, frozen.
+
+        Raises:
+            UserError: there is none.
+        """
+        try:
+            transformer = QwenImage21Transformer2DModel.from_pretrained(
+                folder, dtype=self.transformer.dtype
+            )
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"transformer: none can be loaded from {folder}; give a folder with config.json "
+                "and safetensors in diffusers format"
+            ) from error
+        return transformer.to(self.transformer.device).requires_grad_(False).eval()
+
+    def add_lora(self, folder: Path, name: str) -> None:
+        """Adds the LoRA in `folder` (diffusers' format), frozen and not in use.
+
+        Raises:
+            UserError: it does not fit the transformer.
+        """
+        try:
+            self.pipeline.load_lora_weights(folder, weight_name=LORA, adapter_name=name)
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"teachers: the LoRA in {folder} does not fit the base ({reason}); give one that "
+                "was trained on this base"
+            ) from error
+        self._loras.add(name)
+        self.transformer.requires_grad_(False).eval()
+        self.transformer.disable_adapters()
+
+    @contextmanager
+    def lora(self, name: str | None) -> Iterator[None]:
+        """Has the transformer use one of the added LoRAs for the block; None: the plain base."""
+        if name is None:
+            yield
+            return
+        self.transformer.enable_adapters()
+        self.transformer.set_adapter(name)
+        try:
+            yield
+        finally:
+            self.transformer.disable_adapters()
+
+    @torch.no_grad()
+    def encode(
+        self,
+        prompts: list[str],
+        references: list[list[Image.Image]] | None,
+        size: tuple[int, int],
+    ) -> ConditionPair:
+        """Encodes prompts, for edits each with its own reference pictures.
+
+        Args:
+            references: one list of pictures for each prompt; None for T2I.
+            size: (height, width) of the output in pixels. References are resized to its area, each
+                in its own aspect ratio, as the pipeline does.
+
+        Raises:
+            ValueError: the cases do not share a layout, or the text encoder was left out.
+        """
+        if self.pipeline.text_encoder is None:
+            raise ValueError("encode needs the text encoder: load with encoders=True")
+        if references is None:
+            layout = Layout("t2i", *size)
+            if layout not in self._empty:
+                self._empty[layout] = self._encode_prompts([""], layout)
+            return ConditionPair(
+                self._encode_prompts(prompts, layout), self._empty[layout].rows([0] * len(prompts))
+            )
+        resized, latents_BNC, layout = self._encode_references(references, size)
+        return ConditionPair(
+            self._encode_prompts(prompts, layout, resized, latents_BNC),
+            self._encode_prompts([""] * len(prompts), layout, resized, latents_BNC),
+        )
+
+    def velocity(
+        self,
+        transformer: nn.Module,
+        x_BNC: Tensor,
+        t_B: Tensor,
+        condition: Condition,
+        prefix: PromptCache | None = None,
+    ) -> Tensor:
+        """Predicts v_BNC at z_t = x_BNC for times t_B in [0, 1], in x_BNC's dtype.
+
+        Args:
+            transformer: a `QwenImage21Transformer2DModel` or a DeepSpeed engine around one.
+            prefix: filled by the first call and reused by later ones. While gradients are on, only
+                one with `graph` is: another would cut them off from the text's keys and values.
+        """
+        module = getattr(transformer, "module", transformer)
+        _, dtype = _kind(module)
+        condition = condition.to(x_BNC.device, dtype)
+        hidden_BNC = x_BNC.to(dtype)
+        if condition.references_BNC is not None:
+            hidden_BNC = torch.cat([condition.references_BNC, hidden_BNC], dim=1)
+        batch, tokens, _ = x_BNC.shape
+        # The target's slots follow the text.
+        target_slots = condition.slots_BL.new_ones(batch, tokens // SLOT)
+        if prefix and torch.is_grad_enabled() and not prefix.graph:
+            prefix = None
+        cache, mode = _cache(module, prefix)
+        out_BNC = transformer(
+            hidden_states=hidden_BNC,
+            timestep=t_B,
+            encoder_hidden_states=condition.embeds_BLD,
+            encoder_hidden_states_mask=None if condition.mask_BL.all() else condition.mask_BL,
+            img_shapes=[token_shapes(condition.layout)] * batch,
+            img_mask=torch.cat([condition.slots_BL, target_slots], dim=1),
+            kv_cache=cache,
+            kv_cache_mode=mode,
+            return_dict=False,
+        )[0]
+        return out_BNC[:, -tokens:].to(x_BNC.dtype)
+
+    def decoder(
+        self, transformer: nn.Module, condition: Condition, prefix: PromptCache
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """`velocity` with a filled prefix, for many steps and without gradients; see `decoding`."""
+        return decoder(transformer, condition.to(*_kind(transformer)), prefix)
+
+    @torch.no_grad()
+    def to_latents(self, images: list[Image.Image]) -> Tensor:
+        """Encodes pictures of one size (sides multiples of 32, opaque) by the VAE's mean: x_BNC."""
+        pixels = [self.pipeline.image_processor.preprocess(i.convert("RGBA")) for i in images]
+        return self._pack(torch.cat(pixels).unsqueeze(2))
+
+    @torch.no_grad()
+    def to_images(self, x_BNC: Tensor, layout: Layout) -> np.ndarray:
+        """Decodes latents to RGB pictures, uint8, (B, H, W, 3); the alpha channel is dropped."""
+        pipeline, vae = self.pipeline, self.pipeline.vae
+        latents = pipeline._unpack_latents(
+            x_BNC.to(*_kind(vae)), layout.height, layout.width, PIXELS_PER_TOKEN
+        )
+        mean, std = (
+            torch.tensor(values).view(1, -1, 1, 1, 1).to(latents)
+            for values in (vae.config.latents_mean, vae.config.latents_std)
+        )
+        pixels = vae.decode(latents * std + mean, return_dict=False)[0][:, :, 0]
+        values = pipeline.image_processor.postprocess(pixels, output_type="np")
+        return (values[..., :3] * 255).round().astype(np.uint8)
+
+    def _encode_references(
+        self, references: list[list[Image.Image]], size: tuple[int, int]
+    ) -> tuple[list[list[Image.Image]], Tensor, Layout]:
+        """Resized pictures of each case, their latents one after another, the cases' layout."""
+        processor = self.pipeline.image_processor
+        resized, latents = [], []
+        for position in zip(*references, strict=True):  # the cases' first pictures, then second...
+            pixels = []
+            for image in position:
+                ratio = image.width / image.height
+                width, height, _ = calculate_dimensions(size[0] * size[1], ratio)
+                rgba = image.convert("RGBA")
+                resized.append(processor.resize(rgba, width=width, height=height))
+                pixels.append(processor.preprocess(rgba, width=width, height=height))
+            shapes = {tuple(picture.shape[-2:]) for picture in pixels}
+            if len(shapes) != 1:
+                raise ValueError(f"one layout per batch, got references of {sorted(shapes)}")
+            latents.append(self._pack(torch.cat(pixels).unsqueeze(2)))
+        cases = [resized[index :: len(references)] for index in range(len(references))]
+        sides = tuple((picture.height, picture.width) for picture in cases[0])
+        return cases, torch.cat(latents, dim=1), Layout("edit", *size, sides)
+
+    def _encode_prompts(
+        self,
+        prompts: list[str],
+        layout: Layout,
+        images: list[list[Image.Image]] | None = None,
+        references_BNC: Tensor | None = None,
+    ) -> Condition:
+        own = None if images is None else _OwnPictures(images)
+        device, _ = _kind(self.pipeline.text_encoder)
+        embeds_BLD, mask_BL, slots_BL = self.pipeline.encode_prompt(prompts, own, device)
+        if mask_BL is None:  # the pipeline's way to say that nothing is padded
+            mask_BL = torch.ones_like(slots_BL)
+        return Condition(layout, embeds_BLD, mask_BL.bool(), slots_BL.bool(), references_BNC)
+
+    def _pack(self, pixels_BCTHW: Tensor) -> Tensor:
+        vae = self.pipeline.vae
+        latents = self.pipeline._encode_vae_image(pixels_BCTHW.to(*_kind(vae)), None)
+        batch, channels, _, height, width = latents.shape
+        return self.pipeline._pack_latents(latents, batch, channels, height, width).contiguous()
+
+
+class _OwnPictures:
+    """Stands for the pipeline's one set of pictures, and gives each prompt of a batch its own.
+
+    The pipeline walks through the set once for every prompt, in order.
+    """
+
+    def __init__(self, cases: list[list[Image.Image]]):
+        self.cases = iter(cases)
+        self.pictures = len(cases[0])
+
+    def __len__(self) -> int:
+        return self.pictures
+
+    def __iter__(self) -> Iterator[Image.Image]:
+        return iter(next(self.cases))
+
+
+def _kind(module: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Device and dtype of a part of the pipeline; diffusers' own walk all modules."""
+    parameter = next(module.parameters())
+    return parameter.device, parameter.dtype
+
+
+def _cache(
+    module: nn.Module, prefix: PromptCache | None
+) -> tuple[QwenImage21KVCache | None, str | None]:
+    """The transformer's `kv_cache` and `kv_cache_mode` for this call; fills an empty prefix."""
+    if prefix is None:
+        return None, None
+    if prefix.store is None:
+        prefix.store = QwenImage21KVCache(len(module.transformer_blocks))
+        return prefix.store, "extract"
+    return prefix.store, "cached"

@@ -1,0 +1,49 @@
+"""What installed packages add to flash_ray, by entry points: names -> "module:attribute".
+
+A module is imported when its name is used, not before. Groups: `flash_ray.models` (model families),
+`flash_ray.checkpoints` (folders of pipelines and LoRAs that a package ships), `flash_ray.sources`
+(training data), `flash_ray.benchmarks`, `flash_ray.judges`.
+"""
+
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from flash_ray.errors import UserError, unknown
+
+MODELS = "flash_ray.models"
+CHECKPOINTS = "flash_ray.checkpoints"
+SOURCES = "flash_ray.sources"
+BENCHMARKS = "flash_ray.benchmarks"
+JUDGES = "flash_ray.judges"
+
+
+def names(group: str) -> list[str]:
+    """The names that installed packages register in a group, in order."""
+    return sorted(_registered(group))
+
+
+def load(group: str, name: str, field: str) -> Any:
+    """The object that a name stands for in a group.
+
+    Args:
+        field: what named it, for the message.
+
+    Raises:
+        UserError: no installed package registers the name, or its module cannot be imported.
+    """
+    found = _registered(group)
+    if name not in found:
+        raise UserError(unknown(field, name, sorted(found), group.rpartition(".")[2][:-1]))
+    try:
+        return found[name].load()
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"{field}: {name!r} is registered as {found[name].value}, which cannot be loaded "
+            f"({error}); repair or remove the package that registers it"
+        ) from error
+
+
+@cache
+def _registered(group: str) -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=group)}

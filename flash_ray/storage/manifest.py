@@ -1,0 +1,204 @@
+"""Manifests: sizes and SHA-256 of files, of the parts of a checkpoint, and whose recipe a run is of.
+
+A manifest tells a damaged checkpoint from a whole one. It is no signature: resume state holds
+pickles, so it is loaded only from a bucket that the run owns.
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from flash_ray.errors import UserError
+from flash_ray.storage.s3 import Store, check_name
+
+SAFE_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*)*")
+
+
+class FileRecord(BaseModel):
+    """What a manifest says of one file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+def record(folder: Path, skip: frozenset[str] = frozenset()) -> dict[str, FileRecord]:
+    """Sizes and digests of every file under `folder` but `skip`, by POSIX path, sorted."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    records = {path.relative_to(folder).as_posix(): path for path in paths}
+    return {
+        check_path(name): FileRecord(bytes=path.stat().st_size, sha256=_sha256(path))
+        for name, path in records.items()
+        if name not in skip
+    }
+
+
+def verify(folder: Path, files: dict[str, FileRecord], where: str) -> None:
+    """UserError naming the first file of `folder` that is missing or not what `files` says."""
+    for name, expected in files.items():
+        path = folder / check_path(name)
+        if not path.is_file():
+            raise UserError(f"{where}: {name} is missing; use another copy")
+        if path.stat().st_size != expected.bytes:
+            raise UserError(
+                f"{where}: {name} is corrupt ({path.stat().st_size} bytes, not {expected.bytes}); "
+                "use another copy"
+            )
+        if _sha256(path) != expected.sha256:
+            raise UserError(f"{where}: {name} is corrupt (wrong SHA-256); use another copy")
+
+
+def check_path(name: str) -> str:
+    """Return `name` if it is a plain relative path that stays in its folder; else UserError."""
+    if not SAFE_PATH.fullmatch(name):
+        raise UserError(
+            f"{name!r} is not a plain relative path; allowed: names of A-Z a-z 0-9 . _ + - "
+            "that start with a letter, digit or _, joined by /; rename the file"
+        )
+    return name
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+RAY_OWN = ".metadata.json"  # Ray Train may add it to a checkpoint
+
+
+class Manifest(BaseModel):
+    """One worker's part of a checkpoint."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    recipe_digest: str
+    step: int = Field(ge=0)
+    part: int = Field(ge=0)
+    parts: int = Field(ge=1)
+    files: dict[str, FileRecord]
+    extra: dict[str, JsonValue] = {}
+
+
+def write_manifest(
+    folder: Path,
+    recipe_digest: str,
+    step: int,
+    extra: dict[str, Any] | None = None,
+    part: int = 0,
+    parts: int = 1,
+) -> Path:
+    """Record every file of a local checkpoint folder, before it is reported.
+
+    Where `parts` workers report one folder each, which Ray Train merges into one checkpoint,
+    worker `part` writes its own; file names must differ between workers.
+    """
+    if not 0 <= part < parts:
+        raise ValueError(f"part {part} of {parts}")
+    manifest = Manifest(
+        recipe_digest=recipe_digest,
+        step=step,
+        part=part,
+        parts=parts,
+        files=record(folder, skip=frozenset({_name(part), RAY_OWN})),
+        extra=extra or {},
+    )
+    path = folder / _name(part)
+    path.write_text(json.dumps(manifest.model_dump(), indent=1, allow_nan=False))
+    return path
+
+
+def verify_manifest(folder: Path, recipe_digest: str) -> dict[str, Any]:
+    """Check a fetched checkpoint; return {"step": int, "parts": int, "extra": [one per part]}.
+
+    UserError if the recipe is another one, if a part or a file is missing, corrupt or unknown.
+    Call it before anything in the folder is unpickled.
+    """
+    first = _read(folder, 0)
+    manifests = [first, *(_read(folder, part) for part in range(1, first.parts))]
+    check_digest(f"checkpoint of step {first.step}", first.recipe_digest, recipe_digest)
+    for manifest in manifests:
+        if (manifest.step, manifest.recipe_digest) != (first.step, first.recipe_digest):
+            raise UserError(
+                f"checkpoint {folder}: {_name(manifest.part)} is of another step or recipe; "
+                "resume from an earlier checkpoint"
+            )
+        verify(folder, manifest.files, f"checkpoint {folder}")
+    known = {name for manifest in manifests for name in manifest.files}
+    own = frozenset({_name(part) for part in range(first.parts)} | {RAY_OWN})
+    for name in record(folder, skip=own):
+        if name not in known:
+            raise UserError(f"checkpoint {folder}: {name} is in no manifest; remove it")
+    return {
+        "step": first.step,
+        "parts": first.parts,
+        "extra": [manifest.extra for manifest in manifests],
+    }
+
+
+def record_run(store: Store, name: str, recipe: dict[str, Any], digest: str) -> None:
+    """Claim `runs/<name>` for a recipe; UserError if the name is taken."""
+    text = json.dumps({"name": name, "recipe_digest": digest, "recipe": recipe}, indent=1)
+    if not store.put_bytes_if_absent(_run_key(name), text.encode()):
+        raise UserError(
+            f"name: run {name!r} exists in {store.url()}; continue it with --resume, "
+            "or choose another name"
+        )
+
+
+def run_exists(store: Store, name: str) -> bool:
+    """Whether `runs/<name>` was claimed."""
+    return store.get_bytes(_run_key(name)) is not None
+
+
+def open_run(store: Store, name: str, digest: str) -> dict[str, Any]:
+    """The record of an earlier run, {"name", "recipe_digest", "recipe"}, to be continued.
+
+    UserError if there is no such run or if it has another recipe.
+    """
+    text = store.get_bytes(_run_key(name))
+    if text is None:
+        raise UserError(f"name: no run {name!r} in {store.url()}; start it without --resume")
+    try:
+        run = json.loads(text)
+        recorded = run["recipe_digest"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{store.url(_run_key(name))}: run.json is corrupt; start a run with another name"
+        ) from error
+    check_digest(f"run {name!r}", recorded, digest)
+    return run
+
+
+def check_digest(what: str, recorded: str, given: str) -> None:
+    """UserError, with both digests, unless the recipes are the same."""
+    if recorded != given:
+        raise UserError(
+            f"--resume: {what} has recipe digest {recorded}, the recipe given has {given}; "
+            "resume with the recipe it was started with, or start a run with another name"
+        )
+
+
+def _run_key(name: str) -> str:
+    return f"runs/{check_name('name', name)}/run.json"
+
+
+def _name(part: int) -> str:
+    return f"manifest-{part:05d}.json"
+
+
+def _read(folder: Path, part: int) -> Manifest:
+    path = folder / _name(part)
+    if not path.is_file():
+        raise UserError(
+            f"checkpoint {folder}: {path.name} is missing, so it is not whole; "
+            "resume from an earlier checkpoint"
+        )
+    try:
+        return Manifest.model_validate_json(path.read_text())
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"checkpoint {folder}: {path.name} is corrupt; resume from an earlier checkpoint"
+        ) from error

@@ -1,0 +1,311 @@
+"""S3 object storage through boto3: one bucket and prefix, with errors that a user can act on."""
+
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import boto3
+import botocore.exceptions as failures
+from boto3.exceptions import Boto3Error
+from botocore.config import Config
+
+from flash_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from pyarrow.fs import S3FileSystem
+
+
+REFUSED = {
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "InvalidToken",
+    "ExpiredToken",
+    "TokenRefreshRequired",
+    "InvalidClientTokenId",
+}
+FORBIDDEN = {"AccessDenied", "AllAccessDisabled", "MethodNotAllowed", "403", "405"}
+CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+
+
+def code_of(error: failures.ClientError) -> str:
+    """The S3 error code of a server's refusal."""
+    return error.response.get("Error", {}).get("Code", "no code")
+
+
+def explain(error: BaseException, doing: str) -> str:
+    """The predicate of a sentence whose subject is the store, with the cure; no secret in it."""
+    if isinstance(error, failures.ClientError):
+        code = code_of(error)
+        if code == "NoSuchBucket":
+            return "does not exist; create the bucket, or correct the URL"
+        if code in ("NoSuchKey", "404"):
+            return f"cannot {doing}: there is no such object; write it again"
+        if code in REFUSED:
+            return f"refused the credentials ({code}); {CREDENTIALS} to those of that server"
+        if code in FORBIDDEN:
+            return f"forbids these credentials to {doing} ({code}); allow it, or use others"
+        return f"answered {code} when asked to {doing}; see that server's log"
+    no_login = (failures.NoCredentialsError, failures.PartialCredentialsError)
+    if isinstance(error, no_login):
+        return f"needs credentials; {CREDENTIALS}"
+    if isinstance(error, (failures.HTTPClientError, failures.ConnectionError)):
+        return (
+            f"cannot be reached ({type(error).__name__}); start that server, or correct "
+            "runtime.storage.endpoint or AWS_ENDPOINT_URL_S3"
+        )
+    return f"cannot be used to {doing} ({type(error).__name__}); correct the URL or AWS_* variables"
+
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def check_name(field: str, name: str) -> str:
+    """Return `name` if it is safe in a key, a path and a URL; UserError otherwise."""
+    if not NAME.fullmatch(name) or len(name) > 100:
+        raise UserError(
+            f"{field}: {name!r} is not a name; allowed: up to 100 of a-z 0-9 . _ - , "
+            "the first a letter or digit; choose another"
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class Store:
+    """A place in an S3 bucket; keys are relative to `prefix`.
+
+    Credentials are never part of it: every process reads its own AWS_* variables, so that a
+    pickled Store holds no secret. `endpoint` None means AWS_ENDPOINT_URL_S3, else Amazon.
+    Every method raises UserError when the server cannot be used.
+    """
+
+    bucket: str
+    prefix: str = ""
+    endpoint: str | None = None
+
+    @classmethod
+    def from_url(cls, url: str, endpoint: str | None = None) -> "Store":
+        """A Store at `s3://bucket[/prefix]`; UserError where a URL is malformed."""
+        parts = urlsplit(url)
+        plain = not (parts.query or parts.fragment or "@" in parts.netloc)
+        if parts.scheme != "s3" or not parts.netloc or not plain:
+            raise UserError(
+                f"runtime.storage.url: {_without_login(url)!r} is not a bucket; "
+                "allowed: s3://bucket or s3://bucket/prefix"
+            )
+        if endpoint is not None:
+            server = urlsplit(endpoint)
+            if server.scheme not in ("http", "https") or not server.netloc or server.username:
+                raise UserError(
+                    f"runtime.storage.endpoint: {_without_login(endpoint)!r} is not a server; "
+                    f"allowed: http(s)://host[:port], without a login ({CREDENTIALS})"
+                )
+        return cls(parts.netloc, parts.path.strip("/"), endpoint)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"bucket": self.bucket, "prefix": self.prefix, "endpoint": self.endpoint}
+
+    @property
+    def address(self) -> str:
+        """The server, for messages: never with a login in it."""
+        return _without_login(self._server() or "Amazon S3")
+
+    def url(self, key: str = "") -> str:
+        """The s3:// URL of `key`."""
+        return f"s3://{self.bucket}/{self._key(key)}".rstrip("/")
+
+    def put_file(self, path: Path, key: str) -> None:
+        """Upload a file, in parts when it is large."""
+        with self._plainly(f"write {key}"):
+            self._client.upload_file(str(path), self.bucket, self._key(key))
+
+    def get_file(self, key: str, path: Path) -> None:
+        """Download an object to `path`."""
+        with self._plainly(f"read {key}"):
+            self._client.download_file(self.bucket, self._key(key), str(path))
+
+    def get_bytes(self, key: str) -> bytes | None:
+        """The object's bytes, or None if there is no such object."""
+        with self._plainly(f"read {key}"):
+            try:
+                return self._client.get_object(Bucket=self.bucket, Key=self._key(key))[
+                    "Body"
+                ].read()
+            except self._client.exceptions.NoSuchKey:
+                return None
+
+    def put_bytes_if_absent(self, key: str, data: bytes) -> bool:
+        """Create the object; False, and nothing changed, if it exists. Of many writers one wins."""
+        writer = uuid.uuid4().hex
+        where = {"Bucket": self.bucket, "Key": self._key(key)}
+        with self._plainly(f"write {key}"):
+            try:
+                self._client.put_object(
+                    **where, Body=data, IfNoneMatch="*", Metadata={"writer": writer}
+                )
+                return True
+            except failures.ClientError as error:
+                if code_of(error) != "PreconditionFailed":
+                    raise
+            # A retry after a lost answer finds our own object: that is not a lost race.
+            return self._client.head_object(**where)["Metadata"].get("writer") == writer
+
+    def put_bytes(self, key: str, data: bytes) -> None:
+        """Create the object, or replace it."""
+        with self._plainly(f"write {key}"):
+            self._client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data)
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """The keys that start with `prefix`, in order."""
+        return (key for key, _ in self._listed(prefix))
+
+    def _listed(self, prefix: str) -> Iterator[tuple[str, int]]:
+        start = len(self._key(""))
+        with self._plainly(f"list {prefix}"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=self._key(prefix)
+            )
+            for page in pages:
+                for item in page.get("Contents", []):
+                    if not item["Key"].endswith("/"):
+                        yield item["Key"][start:], item["Size"]
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        """The names between `prefix`, which ends in /, and the next /, in order."""
+        start = len(self._key(prefix))
+        with self._plainly(f"list {prefix}"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=self._key(prefix), Delimiter="/"
+            )
+            for page in pages:
+                for item in page.get("CommonPrefixes", []):
+                    yield item["Prefix"][start:-1]
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """Bytes of each object whose key starts with `prefix`."""
+        return dict(self._listed(prefix))
+
+    def delete(self, key: str) -> None:
+        """Remove an object; no error if there is none."""
+        with self._plainly(f"delete {key}"):
+            self._client.delete_object(Bucket=self.bucket, Key=self._key(key))
+
+    def check(self) -> None:
+        """Prove within seconds that listing, writing once, reading and deleting all work."""
+        client = self._connect(connect_timeout=2, read_timeout=5, attempts=2)
+        with self._plainly("list"):
+            client.list_objects_v2(Bucket=self.bucket, Prefix=self._key(""), MaxKeys=1)
+        probe = {"Bucket": self.bucket, "Key": self._key(f".probe-{uuid.uuid4().hex}")}
+        self._write_probe(client, probe)
+        try:
+            with self._plainly("read"):
+                if client.get_object(**probe)["Body"].read() != b"probe":
+                    raise UserError(f"{self._what()} does not return what was written; use another")
+            self._validate_overwrite(client, probe)
+        finally:
+            with self._plainly("delete"):
+                client.delete_object(**probe)
+
+    def _write_probe(self, client: Any, probe: dict[str, str]) -> None:
+        with self._plainly("write"):
+            try:
+                client.put_object(**probe, Body=b"probe")
+            except failures.ClientError as error:
+                if code_of(error) not in FORBIDDEN:
+                    raise
+                raise UserError(
+                    f"{self._what()} is read-only for these credentials; "
+                    "allow s3:PutObject and s3:DeleteObject there, or use another bucket"
+                ) from error
+
+    def _validate_overwrite(self, client: Any, probe: dict[str, str]) -> None:
+        with self._plainly("write conditionally"):
+            try:
+                client.put_object(**probe, Body=b"other", IfNoneMatch="*")
+            except failures.ClientError as error:
+                if code_of(error) == "PreconditionFailed":
+                    return
+                raise
+        raise UserError(
+            f"{self._what()} ignores If-None-Match, so two runs could overwrite each other; "
+            "use a server with conditional writes (Amazon S3, SeaweedFS)"
+        )
+
+    @cached_property
+    def _client(self) -> Any:
+        return self._connect(connect_timeout=3, read_timeout=30, attempts=3)
+
+    def _connect(self, connect_timeout: float, read_timeout: float, attempts: int) -> Any:
+        """A boto3 client; `attempts` connections to a dead server bound its cost in seconds."""
+        server = self._server()
+        local = urlsplit(server or "").hostname in LOOPBACK
+        config = Config(
+            connect_timeout=connect_timeout,
+            read_timeout=read_timeout,
+            retries={"mode": "standard", "total_max_attempts": attempts},
+            proxies={} if local else None,  # a company's proxy cannot reach this machine
+        )
+        with self._plainly("connect"):
+            session = boto3.Session(region_name=os.environ.get("AWS_REGION"))
+            try:
+                return session.client("s3", endpoint_url=server, config=config)
+            except ValueError as error:  # boto3 has no class of its own for a malformed endpoint
+                raise UserError(
+                    f"{self._what()} cannot be used: that is no server; correct "
+                    "runtime.storage.endpoint or AWS_ENDPOINT_URL_S3 to http(s)://host[:port]"
+                ) from error
+
+    def _server(self) -> str | None:
+        environment = os.environ
+        return (
+            self.endpoint
+            or environment.get("AWS_ENDPOINT_URL_S3")
+            or environment.get("AWS_ENDPOINT_URL")
+        )
+
+    def _key(self, key: str) -> str:
+        return f"{self.prefix}/{key}" if self.prefix else key
+
+    def _what(self) -> str:
+        return f"runtime.storage.url: {self.url()} at {self.address}"
+
+    @contextmanager
+    def _plainly(self, doing: str) -> Iterator[None]:
+        """Turn what boto3 raises into one line: what was refused, where, and the cure."""
+        try:
+            yield
+        except (failures.BotoCoreError, failures.ClientError, Boto3Error) as error:
+            cause = error.__context__ if isinstance(error, Boto3Error) else error
+            raise UserError(f"{self._what()} {explain(cause or error, doing)}") from error
+
+
+def train_storage(store: Store, run_name: str) -> "tuple[str, S3FileSystem]":
+    """(storage_path, storage_filesystem) of a run, for Ray Train's RunConfig."""
+    check_name("name", run_name)
+    return f"{store.bucket}/{store._key(f'runs/{run_name}')}", s3_filesystem(store)
+
+
+def s3_filesystem(store: Store) -> "S3FileSystem":
+    """pyarrow's view of the store's server; paths begin with the bucket.
+
+    It reads AWS_* in each process, so its pickle holds no secret. A process that unpickles it
+    imports pyarrow.fs, as Ray does, or pyarrow crashes at its exit.
+    """
+    from pyarrow.fs import S3FileSystem
+
+    region = store._client.meta.region_name
+    return S3FileSystem(
+        endpoint_override=store._server(),
+        region=None if region == "aws-global" else region,
+    )
+
+
+def _without_login(url: str) -> str:
+    return re.sub(r"//[^@/]*@", "//", url)

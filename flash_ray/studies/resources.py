@@ -1,0 +1,159 @@
+"""What trials find when they start: a Ray with room for them, teachers, encoded cases."""
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+
+from flash_ray.cluster.autoscaler import can_provision
+from flash_ray.cluster.environment import one_process, thread_limits
+from flash_ray.cluster.resources import check_worker, cluster_needs, places
+from flash_ray.cluster.session import in_cluster_job, ray_session
+from flash_ray.data.encode import prepare
+from flash_ray.errors import UserError
+from flash_ray.evaluation.sample import EncodedBenchmark, encode_benchmark, load_base
+from flash_ray.recipe import Recipe
+from flash_ray.storage.s3 import Store
+from flash_ray.teachers.launch import TeacherSet, all_teachers, start_teachers
+from flash_ray.telemetry.progress import Steps
+
+OVERHEAD = 0.01  # CPUs of a trial's driver, which waits
+
+
+@dataclass(frozen=True)
+class StudyResources:
+    """What all trials use.
+
+    Args:
+        at_once: trials that have room at the same time.
+        teacher_set: the teachers of all recipes; None: they are in the workers.
+        questions: as many as there were benches.
+    """
+
+    at_once: int
+    teacher_set: TeacherSet | None
+    questions: list[EncodedBenchmark]
+
+
+@contextmanager
+def setting(
+    recipes: Sequence[Recipe],
+    store: Store,
+    benches: Sequence[Mapping[str, int]],
+    at_once: int | None,
+    steps: Steps,
+) -> Iterator[StudyResources]:
+    """Connects to Ray, starts the teachers and encodes what is not cached, for the block.
+
+    Args:
+        recipes: of all trials; they share base and precision.
+        benches: for each set of questions the cases of each category, by bench.
+        at_once: None: as many as there is room for.
+
+    Raises:
+        UserError: not even one trial fits the cluster, or its nodes cannot do their part.
+    """
+    with ray_session(_needs(recipes, at_once or _fit_locally(recipes))):
+        at_once = at_once or _fit(recipes)
+        if in_cluster_job():
+            check_worker(store)
+        teacher_set = start_teachers(all_teachers(recipes)) if _by_actors(recipes) else None
+        try:
+            steps.say(f"encode what is not cached; then {at_once} at once")
+            first, *also = _unlike(recipes)
+            for line in prepare(first, store, also).complaints:
+                steps.say(line)
+            yield StudyResources(at_once, teacher_set, _encoded(recipes[0], benches))
+        finally:
+            if teacher_set:
+                teacher_set.stop()
+
+
+def _unlike(recipes: Sequence[Recipe]) -> list[Recipe]:
+    """One recipe for all that train on the same cases."""
+    return list({f"{recipe.data!r} {recipe.tasks!r}": recipe for recipe in recipes}.values())
+
+
+def _encoded(recipe: Recipe, benches: Sequence[Mapping[str, int]]) -> list[EncodedBenchmark]:
+    """EncodedBenchmark that are encoded where a worker will be."""
+    runtime = recipe.runtime
+    task = ray.remote(_encode).options(
+        num_cpus=runtime.cpus_per_worker,
+        num_gpus=1 if runtime.gpu else 0,
+        resources={"trainer": 1},
+        runtime_env={"env_vars": thread_limits(recipe)},
+    )
+    return ray.get(task.remote(recipe, benches))
+
+
+def _encode(recipe: Recipe, benches: Sequence[Mapping[str, int]]) -> list[EncodedBenchmark]:
+    one_process(recipe)
+    backbone = load_base(recipe)
+    return [encode_benchmark(recipe, backbone, bench) for bench in benches]
+
+
+def _by_actors(recipes: Sequence[Recipe]) -> bool:
+    return any(recipe.teacher_defaults.placement == "actors" for recipe in recipes)
+
+
+def _trial_needs(recipes: Sequence[Recipe]) -> dict[str, float]:
+    """Resources of the largest trial, without teachers."""
+    needs = [cluster_needs(recipe, hiring=False) for recipe in recipes]
+    return {name: max(need[name] for need in needs) for name in needs[0]}
+
+
+def _teachers(recipes: Sequence[Recipe]) -> dict[str, float]:
+    """Resources of the shared teachers."""
+    if not _by_actors(recipes):
+        return {}
+    together, alone = all_teachers(recipes), recipes[0]
+    workers = cluster_needs(alone, hiring=False)
+    return {name: need - workers[name] for name, need in cluster_needs(together).items()}
+
+
+def _needs(recipes: Sequence[Recipe], at_once: int) -> dict[str, float]:
+    """Resources of so many trials at once, with their teachers and a CPU for the judge."""
+    teachers = _teachers(recipes)
+    needs = {
+        name: at_once * need + teachers.get(name, 0) for name, need in _trial_needs(recipes).items()
+    }
+    return {**needs, "CPU": needs["CPU"] + OVERHEAD * at_once + 1}
+
+
+def _places(recipes: Sequence[Recipe]) -> list[dict[str, float]]:
+    """What each process of the largest trial and each of the teachers takes of its node."""
+    largest = max(recipes, key=lambda recipe: cluster_needs(recipe)["trainer"])
+    trainers = places(largest, "trainer", int(_trial_needs(recipes)["trainer"]))
+    return trainers + places(largest, "teacher", int(_teachers(recipes).get("teacher", 0)))
+
+
+def _fit_locally(recipes: Sequence[Recipe]) -> int:
+    """As many trials as the machine has cores for."""
+    each = max(_trial_needs(recipes)["CPU"], 0.01)
+    return max(1, math.floor((os.cpu_count() or 1) / each))
+
+
+def _fit(recipes: Sequence[Recipe]) -> int:
+    """As many trials as the cluster has room for beside the teachers.
+
+    Raises:
+        UserError: not even one fits.
+    """
+    if not in_cluster_job():
+        return _fit_locally(recipes)
+    offered, one = ray.cluster_resources(), _needs(recipes, 1)
+    for name, need in one.items():
+        if need > offered.get(name, 0) + 1e-6:
+            if can_provision(_places(recipes)):
+                return 1  # how many more nodes could come is not known
+            raise UserError(
+                f"study: one trial and the teachers need {need:g} {name}, the cluster has "
+                f"{offered.get(name, 0):g} and no node type brings the rest; add nodes with that "
+                "resource"
+            )
+    each = {name: need for name, need in _trial_needs(recipes).items() if need}
+    spare = {name: offered.get(name, 0) - one[name] for name in each}
+    return 1 + min(math.floor(spare[name] / need + 1e-6) for name, need in each.items())

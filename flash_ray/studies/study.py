@@ -1,0 +1,313 @@
+"""What a study file says, checked: a base recipe, its arms, seeds and budget; and its trials."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from flash_ray.data.select import unique_cases
+from flash_ray.errors import UserError, unknown
+from flash_ray.models.loading import is_lora, lora_digest
+from flash_ray.recipe import Recipe, parse_recipe
+from flash_ray.recipe.load import RecipeLoader, load_raw, override
+from flash_ray.recipe.schema import Section
+from flash_ray.studies import validation
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,39}$")]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Bench = Literal["t2i", "edit"]
+
+
+class Budget(Section):
+    """How long every arm trains: exactly one of the three."""
+
+    updates: int | None = Field(None, ge=1, description="student updates, 1 or more")
+    images: int | None = Field(None, ge=1, description="samples of the student, 1 or more")
+    passes: float | None = Field(
+        None, gt=0, description="samples for each unique case, above 0, held equal across arms"
+    )
+
+
+class Factor(Section):
+    """A table of the report: arms that differ in one thing."""
+
+    title: str = Field(min_length=1, description="the table's heading")
+    arms: tuple[Name, ...] = Field(min_length=2, description="names of two arms or more, in order")
+    benches: tuple[Bench, ...] = Field(
+        ("t2i",), min_length=1, description="whose categories the table shows: t2i, edit"
+    )
+
+
+class Claim(Section):
+    """Something that can be true or not: one mean of scores against another."""
+
+    text: str = Field(min_length=1, description="the claim in words")
+    source: str = Field(min_length=1, description="who says so")
+    left: tuple[Name, ...] = Field(min_length=1, description="arms whose mean score is compared")
+    right: tuple[Name, ...] = Field(min_length=1, description="arms that they are compared with")
+    measure: str = Field(
+        description="'t2i' or 'edit', or one category as t2i.text; the mean over its cases"
+    )
+    expect: Literal["higher", "lower", "not lower"] = Field(
+        description="what the claim says of left: 'higher', 'lower' or 'not lower' than right"
+    )
+
+
+class Noise(Section):
+    """The same arms under other seeds: what difference means nothing."""
+
+    arms: tuple[Name, ...] = Field((), description="names of arms")
+    seeds: tuple[Seed, ...] = Field((), description="other seeds than the study's, as many")
+
+
+class Study(Section):
+    """Everything that a study is."""
+
+    name: Name = Field(description="letters a-z, digits, . -, at most 40")
+    recipe: str = Field(min_length=1, description="the base recipe: a preset's name or a YAML file")
+    set: dict[str, Any] = Field({}, description="overrides of the base recipe, by dotted path")
+    arms: dict[Name, dict[str, Any]] = Field(
+        {}, description="for each of two arms or more its overrides, by dotted path"
+    )
+    seeds: tuple[Seed, ...] = Field((0, 1, 2), min_length=1, description="seeds of every arm")
+    noise: Noise = Noise()
+    budget: Budget
+    fixed: tuple[str, ...] = Field(
+        ("base", "family", "objective", "student", "training", "runtime"),
+        description="fields of the recipe that no arm may change, as dotted paths",
+    )
+    benches: dict[Bench, Annotated[int, Field(ge=1, le=1000)]] = Field(
+        {"t2i": 16, "edit": 16}, min_length=1, description="cases of each category, by bench"
+    )
+    curve_every: int = Field(
+        0,
+        ge=0,
+        description="updates between small bench scores for the curves, or in a search between "
+        "scores on the benches; 0: none",
+    )
+    margin: float = Field(
+        0.1, gt=0, le=4, description="difference of scores that counts for 'not lower', above 0"
+    )
+    factors: dict[str, Factor] = Field(
+        {}, description="the report's tables, by name; none: one table of all arms"
+    )
+    claims: tuple[Claim, ...] = Field((), description="what the report gives a verdict on")
+    space: dict[str, Annotated[tuple[Any, ...], Field(min_length=2)]] = Field(
+        {}, description="for `search`: by dotted path two values or more to choose from"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        validation.validate_contradictions(self)
+        return self
+
+    @property
+    def tables(self) -> dict[str, Factor]:
+        """The factors; of a study that names none, one of all arms."""
+        if self.factors:
+            return self.factors
+        return {"arms": Factor(title="Arms", arms=tuple(self.arms), benches=tuple(self.benches))}
+
+
+def with_budget(recipe: Recipe, budget: Budget) -> Recipe:
+    """The recipe with as many updates as the budget allows: the fewest that reach it."""
+    if budget.updates is not None:
+        updates = budget.updates
+    else:
+        images = budget.images
+        if images is None:
+            images = budget.passes * sum(unique_cases(recipe).values())
+        updates = math.ceil(images / images_per_update(recipe))
+    training = recipe.training.model_copy(update={"iterations": updates})
+    return recipe.model_copy(update={"training": training})
+
+
+def images_per_update(recipe: Recipe) -> int:
+    """Samples of the student in one update, over all workers."""
+    runtime = recipe.runtime
+    return runtime.max_workers * runtime.micro_batch_size * runtime.gradient_accumulation_steps
+
+
+SHIPPED = resources.files("flash_ray.studies") / "shipped"
+
+
+def shipped() -> list[str]:
+    """Names of the studies that ship with the package."""
+    return sorted(e.name[:-5] for e in SHIPPED.iterdir() if e.name.endswith(".yaml"))
+
+
+def load_study(name_or_path: str) -> Study:
+    """Reads a shipped study by name, or a YAML file.
+
+    Raises:
+        UserError: one line that names the field and the cure, for anything that is wrong with the
+            study or with the recipe of an arm.
+    """
+    raw = _read(name_or_path)
+    try:
+        study = Study.model_validate_json(json.dumps(raw, default=str), strict=True)
+    except ValidationError as error:
+        raise UserError(f"study: {_first(error)}") from None
+    validation.validate_arms(
+        study, {arm: arm_recipe(study, arm, study.seeds[0]) for arm in study.arms}
+    )
+    for path, values in study.space.items():
+        validation.validate_space(
+            study, path, [value_recipe(study, path, value) for value in values]
+        )
+    return study
+
+
+def arm_recipe(study: Study, arm: str, seed: int) -> Recipe:
+    """The recipe of a trial, but for its name: the base's, the study's, then the arm's overrides.
+
+    Raises:
+        UserError: it is no recipe; the message begins with the arm.
+    """
+    try:
+        return changed_recipe(study, study.arms[arm], seed)
+    except UserError as error:
+        raise UserError(f"arms.{arm}: {error}") from error
+
+
+def value_recipe(study: Study, path: str, value: Any) -> Recipe:
+    """The study's recipe with one value of its space and nothing else changed.
+
+    Raises:
+        UserError: it is no recipe; the message begins with the path.
+    """
+    try:
+        return changed_recipe(study, {path: value}, study.seeds[0])
+    except UserError as error:
+        raise UserError(f"space.{path}: {error}") from error
+
+
+def changed_recipe(study: Study, changes: Mapping[str, Any], seed: int) -> Recipe:
+    """The study's recipe with its overrides, these changes by dotted path, and its budget.
+
+    Raises:
+        UserError: it is no recipe.
+    """
+    raw = load_raw(study.recipe)
+    overrides = {
+        **study.set,
+        **changes,
+        "seed": seed,
+        "name": study.name,
+        "evaluation.every": study.curve_every,
+    }
+    for path, value in overrides.items():
+        raw = override(raw, f"{path}={json.dumps(value)}")
+    return with_budget(parse_recipe(raw), study.budget)
+
+
+def _read(name_or_path: str) -> dict[str, Any]:
+    try:
+        if name_or_path in shipped():
+            text = (SHIPPED / f"{name_or_path}.yaml").read_text(encoding="utf-8")
+        else:
+            text = Path(name_or_path).read_text(encoding="utf-8")
+        raw = yaml.load(text, RecipeLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise UserError(
+            f"study: {name_or_path}: {reason}; allowed: a YAML file, or a shipped study "
+            f"({', '.join(shipped())}); check the name"
+        ) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        raise UserError(f"study: {name_or_path}: not valid YAML{where}; correct it") from None
+    if not isinstance(raw, dict):
+        raise UserError(
+            f"study: {name_or_path}: not a mapping; allowed: YAML with keys such as name, recipe "
+            f"and arms; see the shipped {', '.join(shipped())}"
+        )
+    return raw
+
+
+def _first(error: ValidationError) -> str:
+    """The first problem, in one line, with the allowed values that the schema states."""
+    found = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    path = ".".join(map(str, found["loc"]))
+    if found["type"] == "extra_forbidden":
+        node = Study.model_json_schema()
+        siblings = _keys(node, found["loc"][:-1])
+        return unknown(path, str(found["loc"][-1]), siblings, "key")
+    if found["type"] == "missing":
+        return f"{path}: missing; add it to the study"
+    value = repr(found["input"])
+    value = value if len(value) <= 60 else value[:57] + "..."
+    return f"{path}: value {value}: {found['msg']}; set {path} to such a value"
+
+
+def _keys(schema: dict[str, Any], loc: tuple[Any, ...]) -> list[str]:
+    """The keys that a study may have at a place."""
+    node = schema
+    for part in loc:
+        if "properties" in node and part in node["properties"]:
+            node = node["properties"][part]
+        else:
+            node = node.get("additionalProperties") or node.get("items") or {}
+        if "$ref" in node:
+            node = schema["$defs"][node["$ref"].split("/")[-1]]
+    return list(node.get("properties", {}))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One arm under one seed.
+
+    Args:
+        recipe: named as the trial.
+        benches: cases of each category, by bench.
+    """
+
+    name: str
+    arm: str
+    seed: int
+    recipe: Recipe
+    benches: Mapping[str, int]
+
+    @property
+    def study(self) -> str:
+        return self.name.removesuffix(f"-{self.arm}-{self.seed}")
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits that change with whatever decides the trial's result."""
+        loras = [t.model for t in self.recipe.teachers if is_lora(t.model)]
+        content = [self.recipe.digest, dict(self.benches), *map(lora_digest, loras)]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def plan_trials(study: Study) -> list[Trial]:
+    """All trials, seed by seed, so that a study that is cut off has whole seeds; noise arms last.
+
+    Raises:
+        UserError: the recipe of an arm cannot be, or there are no arms.
+    """
+    if not study.arms:
+        raise UserError(
+            f"arms: {study.name} has none, only a space; allowed: two or more; add them, or run "
+            "`flash-ray study search`"
+        )
+    pairs = [(arm, seed) for seed in study.seeds for arm in study.arms]
+    pairs += [(arm, seed) for seed in study.noise.seeds for arm in study.noise.arms]
+    return [make_trial(study, arm, seed) for arm, seed in pairs]
+
+
+def make_trial(study: Study, arm: str, seed: int) -> Trial:
+    """The trial of an arm of the study under a seed."""
+    name = f"{study.name}-{arm}-{seed}"
+    recipe = arm_recipe(study, arm, seed).model_copy(update={"name": name})
+    return Trial(name, arm, seed, recipe, study.benches)

@@ -1,0 +1,181 @@
+"""What a study file's field ranges cannot say: names that lead nowhere, arms that are no arms."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from flash_ray.errors import UserError, one_line, unknown
+from flash_ray.miniature.categories import CATEGORIES
+from flash_ray.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from flash_ray.studies.study import Study
+
+
+# What decides the bench's encoded cases and the teachers, which all trials share.
+SHARED = ("base", "family", "training.precision")
+
+
+def validate_contradictions(study: Study) -> None:
+    """Raises UserError if fields, each in its range, cannot hold together."""
+    rules = (_budget, _arms, _seeds, _names, _claims, _space)
+    if problems := [problem for rule in rules for problem in rule(study)]:
+        raise UserError(one_line(problems))
+
+
+def validate_arms(study: Study, recipes: dict[str, Recipe]) -> None:
+    """Raises UserError if two arms are alike, or one changes what the study says is fixed."""
+    if problems := [*_changed(study, recipes), *_alike(recipes)]:
+        raise UserError(one_line(problems))
+
+
+def validate_space(study: Study, path: str, recipes: Sequence[Recipe]) -> None:
+    """Raises UserError if values of a path of the space change what is fixed, or are alike.
+
+    Args:
+        recipes: of each value, with everything else as the study has it.
+    """
+    values = study.space[path]
+    problems = [
+        f"space.{path}: changes {fixed}, which is fixed; allowed: other fields; "
+        f"{_cure(fixed, 'that path')}"
+        for fixed, _ in _unlike(study, recipes)
+    ]
+    seen: dict[str, Any] = {}
+    for value, recipe in zip(values, recipes, strict=True):
+        if recipe.digest in seen:
+            problems.append(
+                f"space.{path}: {seen[recipe.digest]!r} and {value!r} make the same recipe; "
+                "allowed: values that differ, and no name, seed or budget; remove one"
+            )
+        seen.setdefault(recipe.digest, value)
+    if problems:
+        raise UserError(one_line(problems))
+
+
+def field_of(recipe: Recipe, path: str) -> object:
+    """The value at a dotted path of a recipe; KeyError if there is none."""
+    node: object = recipe.model_dump(mode="json")
+    for key in path.split("."):
+        if not isinstance(node, dict):
+            raise KeyError(path)
+        node = node[key]
+    return node
+
+
+def _budget(study: Study) -> Iterator[str]:
+    given = [name for name, value in study.budget if value is not None]
+    if len(given) != 1:
+        yield (
+            f"budget: {' and '.join(given) or 'nothing'} given; allowed: exactly one of updates, "
+            "images, passes; write e.g. budget: {updates: 100}"
+        )
+
+
+def _arms(study: Study) -> Iterator[str]:
+    if len(study.arms) < 2 and (study.arms or not study.space):
+        yield (
+            f"arms: {len(study.arms)} given; allowed: two or more, or with a space none; add arms "
+            "that differ in one thing"
+        )
+
+
+def _seeds(study: Study) -> Iterator[str]:
+    for field, seeds in (("seeds", study.seeds), ("noise.seeds", study.noise.seeds)):
+        for seed, times in Counter(seeds).items():
+            if times > 1:
+                yield f"{field}: {seed} is given {times} times; allowed: once; remove one"
+    for seed in set(study.seeds) & set(study.noise.seeds):
+        yield f"noise.seeds: {seed} is one of seeds; allowed: others; choose another number"
+    if bool(study.noise.arms) != bool(study.noise.seeds):
+        yield "noise: arms without seeds or seeds without arms; allowed: both or neither"
+
+
+def _names(study: Study) -> Iterator[str]:
+    for name, factor in study.factors.items():
+        yield from _known(f"factors.{name}.arms", factor.arms, study.arms)
+        for bench in factor.benches:
+            if bench not in study.benches:
+                yield unknown(f"factors.{name}.benches", bench, study.benches, "bench")
+    yield from _known("noise.arms", study.noise.arms, study.arms)
+
+
+def _claims(study: Study) -> Iterator[str]:
+    scored = [*study.benches]
+    scored += [f"{bench}.{name}" for bench in study.benches for name in CATEGORIES[bench]]
+    for index, claim in enumerate(study.claims):
+        yield from _known(f"claims.{index}.left", claim.left, study.arms)
+        yield from _known(f"claims.{index}.right", claim.right, study.arms)
+        if claim.measure not in scored:
+            yield unknown(f"claims.{index}.measure", claim.measure, scored, "bench or category")
+        if set(claim.left) & set(claim.right):
+            yield (
+                f"claims.{index}: {sorted(set(claim.left) & set(claim.right))[0]} is on both "
+                "sides; allowed: different arms; remove it from one"
+            )
+
+
+def _space(study: Study) -> Iterator[str]:
+    for path in study.space:
+        for other in study.space:
+            if other.startswith(f"{path}."):
+                yield (
+                    f"space.{other}: part of {path}, which the space has too; allowed: one of "
+                    "the two; remove one"
+                )
+
+
+def _known(field: str, names: Collection[str], arms: Collection[str]) -> Iterator[str]:
+    for name in names:
+        if name not in arms:
+            yield unknown(field, name, list(arms), "arm")
+
+
+def _changed(study: Study, recipes: dict[str, Recipe]) -> Iterator[str]:
+    arms = list(recipes)
+    for fixed, index in _unlike(study, list(recipes.values())):
+        yield (
+            f"arms.{arms[index]}: changes {fixed}, which is fixed; allowed: what arm {arms[0]} "
+            f"has; {_cure(fixed, 'that override')}"
+        )
+
+
+def _unlike(study: Study, recipes: Sequence[Recipe]) -> Iterator[tuple[str, int]]:
+    """Fixed fields in which recipes differ, each with the first that differs from recipe 0."""
+    for path in dict.fromkeys((*study.fixed, *SHARED)):
+        try:
+            values = [_without_budget(recipe, path) for recipe in recipes]
+        except KeyError:
+            raise UserError(
+                f"fixed: {path!r} is no field of a recipe; see `flash-ray recipe show`"
+            ) from None
+        unlike = [index for index, value in enumerate(values) if value != values[0]]
+        if unlike:
+            yield path, unlike[0]
+
+
+def _cure(fixed: str, change: str) -> str:
+    if fixed in SHARED:
+        return f"remove {change}: trials share teachers"
+    return f"remove {change}, or {fixed} from fixed"
+
+
+def _without_budget(recipe: Recipe, path: str) -> object:
+    """The field, but for the updates, which follow from the study's budget."""
+    value = field_of(recipe, path)
+    if path == "training":
+        value = {key: of for key, of in value.items() if key != "iterations"}
+    return value
+
+
+def _alike(recipes: dict[str, Recipe]) -> Iterator[str]:
+    seen: dict[str, str] = {}
+    for arm, recipe in recipes.items():
+        if twin := seen.get(recipe.digest):
+            yield (
+                f"arms.{arm}: the same recipe as arm {twin}; allowed: arms that differ; remove "
+                "one (for other seeds see noise)"
+            )
+        seen.setdefault(recipe.digest, arm)

@@ -1,0 +1,1 @@
+"""One distillation run: its step, its workers, its driver."""

@@ -1,0 +1,197 @@
+"""The driver: from a recipe to a distilled student on this machine, through a Ray cluster."""
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.queue import Empty, Queue
+
+from flash_ray.cluster.environment import thread_limits
+from flash_ray.cluster.resources import check_cluster
+from flash_ray.data.encode import prepare
+from flash_ray.errors import UserError
+from flash_ray.models.loading import resolve_base
+from flash_ray.recipe import Recipe
+from flash_ray.storage.manifest import open_run, record_run, verify
+from flash_ray.storage.s3 import Store, train_storage
+from flash_ray.teachers.launch import TeacherSet, start_teachers
+from flash_ray.teachers.validation import validate_unfit_teachers
+from flash_ray.trainer.divergence import Diverged
+from flash_ray.trainer.worker import Bench, Final, Job, Outcome, student_key, train_worker
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """What a caller may add to a run.
+
+    Args:
+        bench: scores the averaged student, every `evaluation.every` updates, on worker 0;
+            it is pickled.
+        live: called in the driver, in a thread of its own, with every update's line:
+            {"update", "measures", "tasks", "teachers", "stages", and where it was scored "bench"}.
+        final: looks at the averaged student at the end, on worker 0; it is pickled.
+    """
+
+    bench: Bench | None = None
+    live: Callable[[dict[str, Any]], None] | None = None
+    final: Final | None = None
+
+
+@dataclass(frozen=True)
+class DistillResult:
+    """A finished run.
+
+    Args:
+        folder: the averaged student, a transformer in diffusers format, not yet published.
+        history: a line for every update, from the first, also of earlier sessions of the run.
+        seconds: of this session: `prepare`, `train`.
+        final: what `Callbacks.final` returned.
+    """
+
+    folder: Path
+    history: list[dict[str, Any]]
+    seconds: dict[str, float]
+    final: Any = None
+
+
+def distill(
+    recipe: Recipe,
+    store: Store,
+    run_name: str,
+    folder: Path,
+    resume: bool = False,
+    callbacks: Callbacks = Callbacks(),  # noqa: B008 (frozen)
+    teacher_set: TeacherSet | None = None,
+) -> DistillResult:
+    """Runs the recipe on the cluster that Ray is run_session to and puts the student into `folder`.
+
+    Args:
+        store: where resume state, cached conditions and the student go; a Ray that runs already
+            must have been started with its AWS_* variables.
+        run_name: names the run in the store; with `resume` an earlier one, to be continued.
+        teacher_set: teachers that run already, for several runs; None: the recipe's are started here.
+
+    Raises:
+        UserError: bad input; where it can be known, before any process starts.
+        Diverged: the student was lost; there is no result.
+        ray.train.TrainingFailedError: the workers failed more than `runtime.max_failures` times.
+    """
+    resolve_base(recipe.base)
+    validate_unfit_teachers(recipe)
+    check_cluster(recipe, hiring=teacher_set is None)
+    store.check()
+    if resume:
+        open_run(store, run_name, recipe.digest)
+    else:
+        record_run(store, run_name, recipe.model_dump(mode="json"), recipe.digest)
+    started = time.monotonic()
+    own = None
+    if teacher_set is None and recipe.teacher_defaults.placement == "actors":
+        teacher_set = own = start_teachers(recipe)
+    live = Queue(actor_options={"num_cpus": 0})
+    try:
+        shards = prepare(recipe, store).shards
+        prepared = time.monotonic()
+        with listening(live, callbacks.live):
+            job = Job(
+                recipe, store, run_name, shards, teacher_set, live, callbacks.bench, callbacks.final
+            )
+            outcome = _fit(job)
+    finally:
+        ray.kill(live.actor)
+        if own:
+            own.stop()
+    _fetch(store, run_name, outcome, folder)
+    seconds = {"prepare": prepared - started, "train": time.monotonic() - prepared}
+    return DistillResult(folder, outcome.history, seconds, outcome.final)
+
+
+def _fit(job: Job) -> Outcome:
+    recipe, runtime = job.recipe, job.recipe.runtime
+    path, filesystem = train_storage(job.store, job.run_name)
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"job": job},
+        torch_config=TorchConfig(backend="nccl" if runtime.gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            **_group_size(job.recipe),
+            use_gpu=runtime.gpu,
+            resources_per_worker={
+                "CPU": runtime.cpus_per_worker,
+                "trainer": 1,
+                **({"GPU": 1} if runtime.gpu else {}),
+            },
+        ),
+        run_config=RunConfig(
+            name="train",
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=FailureConfig(max_failures=runtime.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            worker_runtime_env={"env_vars": thread_limits(recipe)},
+        ),
+    )
+    outcome: Outcome = trainer.fit().return_value
+    if outcome.refused:
+        raise UserError(outcome.refused)
+    if outcome.diverged:
+        raise Diverged(outcome.diverged)
+    return outcome
+
+
+def _group_size(recipe: Recipe) -> dict[str, Any]:
+    """The part of ScalingConfig that says how many workers there are, and whether that changes."""
+    workers = recipe.runtime.num_workers
+    if isinstance(workers, int):
+        return {"num_workers": workers}
+    return {
+        "num_workers": (workers.min, workers.max),
+        "elastic_resize_monitor_interval_s": workers.resize_every_s,
+    }
+
+
+def _fetch(store: Store, run_name: str, outcome: Outcome, folder: Path) -> None:
+    """Downloads the exported student; the folder appears when it is whole."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as name:
+        partial = Path(name) / "student"
+        partial.mkdir()
+        for path in outcome.files:
+            store.get_file(f"{student_key(run_name)}/{path}", partial / path)
+        verify(partial, outcome.files, store.url(student_key(run_name)))
+        partial.replace(folder)
+
+
+@contextmanager
+def listening(queue: Queue, call: Callable[[dict[str, Any]], None] | None) -> Iterator[None]:
+    """Hands the workers' lines to `call` while the block runs; its errors rise at the end."""
+    if call is None:
+        yield
+        return
+    ended = threading.Event()
+
+    def listen() -> None:
+        while True:
+            last = ended.is_set()
+            try:
+                call(queue.get(timeout=0.5))
+            except Empty:
+                if last:
+                    return
+
+    with ThreadPoolExecutor(1) as pool:
+        listener = pool.submit(listen)
+        try:
+            yield
+        finally:
+            ended.set()
+        listener.result()

@@ -1,0 +1,72 @@
+"""The exponential moving average of the student's weights: what is judged and published."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from flash_ray.trainer.learners import local_fp32, shapes
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
+
+
+class EMA:
+    """Each rank averages the fp32 weights that its optimizer owns: as sharded as ZeRO shards them.
+
+    Args:
+        decay: per update; 0 keeps the newest weights.
+    """
+
+    def __init__(self, engine: "DeepSpeedEngine", decay: float):
+        self._engine, self._decay = engine, decay
+        self._shares = {name: values.clone() for name, _, values in local_fp32(engine)}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        for name, _, values in local_fp32(self._engine):
+            self._shares[name].lerp_(values, 1 - self._decay)
+
+    def save(self, path: Path) -> None:
+        """Writes this rank's shares, and where in their parameters they begin."""
+        starts = {name: start for name, start, _ in local_fp32(self._engine)}
+        torch.save({"starts": starts, "values": self._shares}, path)
+
+    def load(self, paths: Iterable[Path]) -> None:
+        """Takes this rank's shares from files that ranks wrote, however many there were."""
+        missing = {name: values.numel() for name, values in self._shares.items()}
+        for path in paths:
+            saved = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+            for name, start, own in local_fp32(self._engine):
+                if name in saved["starts"]:
+                    other, offset = saved["values"][name], saved["starts"][name] - start
+                    begin, end = max(0, offset), min(own.numel(), offset + other.numel())
+                    if begin < end:
+                        self._shares[name][begin:end] = other[begin - offset : end - offset]
+                        missing[name] -= end - begin
+        if any(missing.values()):
+            raise RuntimeError(f"the averaged weights lack {sum(missing.values())} values")
+
+    @torch.no_grad()
+    def gather(self) -> nn.Module | None:
+        """A collective: on rank 0 a frozen transformer with the averaged weights, else None."""
+        engine = self._engine
+        starts = {name: start for name, start, _ in local_fp32(engine)}
+        full = {}
+        for name, shape in shapes(engine).items():
+            whole = torch.zeros(shape.numel(), device=engine.device)
+            if name in starts:
+                share = self._shares[name]
+                whole[starts[name] : starts[name] + share.numel()] = share
+            dist.reduce(whole, dst=0)  # of each element, one rank has more than zero
+            if dist.get_rank() == 0:
+                full[name] = whole.view(shape).to(engine.module.dtype)
+        if dist.get_rank() != 0:
+            return None
+        transformer = type(engine.module).from_config(engine.module.config)
+        transformer.load_state_dict(full)
+        transformer.to(engine.device, engine.module.dtype)
+        return transformer.requires_grad_(False).eval()

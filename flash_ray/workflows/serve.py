@@ -1,0 +1,138 @@
+"""The life of `flash-ray serve`: what can be refused is refused before Ray starts."""
+
+import math
+import os
+import signal
+import socket
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from flash_ray.cluster.session import in_cluster_job
+from flash_ray.errors import UserError
+from flash_ray.models.loading import resolve_base
+from flash_ray.recipe import Recipe
+from flash_ray.serving.settings import Serving
+from flash_ray.serving.tokens import Token, read_tokens
+from flash_ray.storage.open import open_store
+from flash_ray.storage.s3 import LOOPBACK, Store
+from flash_ray.telemetry.progress import Steps
+
+
+def serve(
+    recipe: Recipe,
+    place: str | None,
+    settings: Serving,
+    tokens_file: Path | None,
+    address: tuple[str, int],
+    steps: Steps,
+) -> None:
+    """Serves until it is interrupted.
+
+    Raises:
+        UserError: there is no such base or store, a judge lacks its extra or its key, the address
+            is taken, or it is open to others and there are no tokens.
+    """
+    resolve_base(recipe.base)
+    validate_judges(settings)
+    tokens = read_tokens(tokens_file) if tokens_file else []
+    host, port = address
+    if host not in LOOPBACK and not tokens:
+        raise UserError(
+            f"--host: {host} can be reached from other machines; allowed: 127.0.0.1, or any "
+            "address with --tokens; make tokens with `flash-ray token FILE NAME`"
+        )
+    if in_cluster_job() and not (place or "").startswith("s3://"):
+        raise UserError(
+            f"--store: {place or 'the embedded store'} in a Ray cluster; allowed: "
+            "s3://bucket/prefix that all its nodes can reach"
+        )
+    _validate_taken(host, port)
+    with open_store(place, create=place is None) as store:
+        _serve(recipe, store, settings, tokens, address, steps)
+
+
+def _serve(
+    recipe: Recipe,
+    store: Store,
+    settings: Serving,
+    tokens: Sequence[Token],
+    address: tuple[str, int],
+    steps: Steps,
+) -> None:
+    host, port = address
+    if not in_cluster_job():
+        _ready_own_ray(port)
+    from ray import serve  # here, so that the checks above cost nothing
+
+    from flash_ray.cluster.session import free_port, ray_session
+    from flash_ray.serving.app import NAME, application
+
+    replicas = settings.generate.max + settings.edit.max
+    evaluations = settings.evaluations * recipe.runtime.cpus_per_worker
+    cpus = math.ceil(replicas * settings.cpus + evaluations)
+    steps.say("start Ray")
+    with ray_session({"CPU": cpus, "trainer": 0, "teacher": 0}):
+        steps.say("start the replicas")
+        proxy = port if in_cluster_job() else free_port()
+        serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": proxy})
+        try:
+            serve.run(application(recipe, store, settings, tokens), name=NAME, route_prefix="/")
+            steps.say(f"serving at http://{host}:{port}  (Ctrl-C ends it)")
+            _until_asked_to_stop()
+        finally:
+            serve.shutdown()
+
+
+def _ready_own_ray(port: int) -> None:
+    """Settings of a Ray of our own, which reads them as it starts and as it is imported."""
+    settings = {
+        "RAY_worker_niceness": 0,  # workers are nice by default: here they answer people
+        # The gateway listens itself: Serve's proxy before it would cost 10 ms a request. It takes
+        # a port from a range, whose end is not in it.
+        "RAY_SERVE_ENABLE_DIRECT_INGRESS": 1,
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": port,
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": port + 1,
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": 0,  # no load balancer to wait for
+        # Less of the two cores for Serve itself: one event loop, gRPC between replicas. The log
+        # keeps its line for each request, at once.
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": 1,
+        "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": 1,
+        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": 1,  # ten times a second is 2 % of a core
+        "RAY_SERVE_PORT_QUARANTINE_S": 0,
+    }
+    for name, value in settings.items():
+        os.environ.setdefault(name, str(value))
+
+
+def _until_asked_to_stop() -> None:
+    stop = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        while not stop.wait(1.0):  # in slices, so that Ctrl-C is heard
+            pass
+    except KeyboardInterrupt:
+        pass  # the usual way to end it
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def validate_judges(settings: Serving) -> None:
+    """Raises UserError if a judge lacks its extra or its key."""
+    if settings.judges:
+        from flash_ray.evaluation.judges.base import require
+
+        require("openai", "vlm")
+    for judge in settings.judges.values():
+        judge.key()
+
+
+def _validate_taken(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(
+                f"--port: {host}:{port}: {os.strerror(error.errno or 0)}; choose another"
+            ) from error

@@ -1,0 +1,132 @@
+"""From a command's options to the job: checked as far as a machine that is no node can."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from flash_ray.cluster.jobs.spec import Job
+from flash_ray.cluster.session import validate_embedded
+from flash_ray.errors import UserError
+from flash_ray.evaluation.judges.endpoint import read_settings
+from flash_ray.evaluation.judges.load import unknown_judge
+from flash_ray.recipe import Recipe, dump_yaml
+from flash_ray.recipe.load import load_raw
+from flash_ray.serving.settings import load_serving
+from flash_ray.storage.s3 import Store, check_name
+from flash_ray.studies.study import load_study, plan_trials
+
+RECIPE, SETTINGS, STUDY = "recipe.yaml", "serving.yaml", "study.yaml"
+TEACHERS = ("teacher", "teacher-at-4")
+
+
+def plan_distill(recipe: Recipe, name: str | None, resume: bool) -> Job:
+    """As `flash-ray distill`."""
+    _validate_storage(recipe)
+    name = check_name("--name", name or recipe.name)
+    words = ("distill", RECIPE, "--name", name)
+    repeats = ("--resume",) if resume else ()
+    return Job("distill", name, words, recipe, {RECIPE: dump_yaml(recipe)}, repeats)
+
+
+def plan_encode(recipe: Recipe) -> Job:
+    """As `flash-ray data encode`."""
+    _validate_storage(recipe)
+    words = ("data", "encode", RECIPE)
+    return Job("encode", recipe.name, words, recipe, {RECIPE: dump_yaml(recipe)})
+
+
+def plan_evaluate(
+    model: str, bench: str, cases: int, judges: Sequence[str], recipe: Recipe, place: str | None
+) -> Job:
+    """As `flash-ray evaluate`."""
+    if "/" in model:
+        raise UserError(
+            f"MODEL: {model!r} is a folder of this machine; allowed: a published student's name, "
+            f"{' or '.join(TEACHERS)}; publish it, or evaluate it here"
+        )
+    check_name("MODEL", model)
+    if place or model not in TEACHERS:
+        _validate_place(place)
+    words = ["evaluate", model, "--bench", bench, "--cases", str(cases), "--recipe", RECIPE]
+    files = {RECIPE: dump_yaml(recipe)}
+    for number, judge in enumerate(judges):
+        kind, _, file = judge.partition(":")
+        if kind == "vlm" and file:  # its key is the cluster's matter
+            files[f"judge-{number}.yaml"] = _yaml(read_settings(file).model_dump(mode="json"))
+            judge = f"vlm:judge-{number}.yaml"
+        elif judge not in ("exact", "ocr"):
+            raise UserError(unknown_judge(judge))
+        words += ["--judge", judge]
+    words += ["--store", place] if place else []
+    return Job("evaluate", f"{model}-{bench}", tuple(words), recipe, files)
+
+
+def plan_study(name: str, out: Path, at_once: int | None, place: str | None) -> Job:
+    """As `flash-ray study run`; `out` is a folder of the cluster."""
+    _validate_relative("--out", out)
+    study = load_study(name)
+    recipe = plan_trials(study)[0].recipe
+    if place:
+        _validate_place(place)
+    else:
+        _validate_storage(recipe)
+    fields = {**study.model_dump(mode="json", exclude_unset=True), "recipe": RECIPE}
+    files = {STUDY: _yaml(fields), RECIPE: _yaml(load_raw(study.recipe))}
+    words = ["study", "run", STUDY, "--out", str(out)]
+    words += ["--at-once", str(at_once)] if at_once else []
+    words += ["--store", place] if place else []
+    return Job("study", study.name, tuple(words), recipe, files)
+
+
+def plan_serve(
+    recipe: Recipe,
+    settings: Path | None,
+    changes: Sequence[str],
+    place: str | None,
+    tokens: Path | None,
+    address: tuple[str, int],
+) -> Job:
+    """As `flash-ray serve`; `tokens` is a file of the cluster's head."""
+    _validate_place(place)
+    serving = load_serving(settings, list(changes))
+    if tokens:
+        _validate_relative("--tokens", tokens)
+    host, port = address
+    words = ["serve", RECIPE, "--settings", SETTINGS, "--store", str(place)]
+    words += ["--host", host, "--port", str(port)]
+    words += ["--tokens", str(tokens)] if tokens else []
+    fields = serving.model_dump(mode="json")
+    files = {RECIPE: dump_yaml(recipe)}
+    for judge, judge_fields in fields["judges"].items():
+        files[f"judge-{judge}.yaml"] = _yaml(judge_fields)
+    fields["judges"] = {judge: f"judge-{judge}.yaml" for judge in fields["judges"]}
+    files[SETTINGS] = _yaml(fields)
+    return Job("serve", recipe.name, tuple(words), recipe, files, serves=True)
+
+
+def _validate_storage(recipe: Recipe) -> None:
+    validate_embedded(recipe)
+    Store.from_url(recipe.runtime.storage.url, recipe.runtime.storage.endpoint)
+
+
+def _validate_place(place: str | None) -> None:
+    if not (place or "").startswith("s3://"):
+        raise UserError(
+            f"--store: {place or 'the embedded store'} in a Ray cluster; allowed: "
+            "s3://bucket/prefix that all its nodes can reach"
+        )
+    Store.from_url(str(place))
+
+
+def _validate_relative(option: str, path: Path) -> None:
+    if not path.is_absolute():
+        raise UserError(
+            f"{option}: {path} is relative to a folder of this machine; allowed: an absolute path "
+            "on the cluster; write the whole path"
+        )
+
+
+def _yaml(fields: dict) -> str:
+    return yaml.safe_dump(json.loads(json.dumps(fields, default=str)), sort_keys=False)
