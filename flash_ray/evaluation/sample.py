@@ -8,15 +8,13 @@ import diffusers
 import numpy as np
 import torch
 import transformers
-from diffusers import QwenImage21Pipeline
 from torch import Tensor, nn
 
 from flash_ray.methods.flow import schedule
 from flash_ray.miniature.benchmark import Case, cases, source_image
 from flash_ray.models.base import ConditionPair, Model
-from flash_ray.models.loading import load_backbone, resolve_base
-from flash_ray.models.qwen_image_21 import QwenImage21
-from flash_ray.models.sampling import sample
+from flash_ray.models.loading import dtype_of, load_decoder, load_model
+from flash_ray.models.sampling import SamplerConfig, sample
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import TeacherDefaults
 
@@ -63,11 +61,6 @@ def student(transformer: nn.Module, sigmas: Sequence[float]) -> Way:
     return Way(f"{len(sigmas)} steps", transformer, sigmas)
 
 
-def weights_dtype(recipe: Recipe) -> torch.dtype:
-    """What the recipe's models are loaded as."""
-    return torch.bfloat16 if recipe.training.precision == "bf16" else torch.float32
-
-
 def load_base(recipe: Recipe, dtype: torch.dtype | None = None) -> Model:
     """The recipe's base with its encoders, on the GPU if the recipe's workers have one.
 
@@ -81,7 +74,7 @@ def load_base(recipe: Recipe, dtype: torch.dtype | None = None) -> Model:
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     device = "cuda" if recipe.runtime.gpu else "cpu"
-    return load_backbone(recipe.base, dtype or weights_dtype(recipe), device, encoders=True)
+    return load_model(recipe.base, dtype or dtype_of(recipe), device, encoders=True)
 
 
 def _guided(backbone: Model, settings: TeacherDefaults, steps: int) -> Way:
@@ -147,9 +140,7 @@ def answer(
             way.transformer,
             batch.conditioned.to(device),
             batch.noise_BNC.to(device),
-            way.sigmas,
-            way.guidance,
-            way.rescale,
+            SamplerConfig(tuple(way.sigmas), way.guidance, way.rescale),
             stepped,
         )
         pictures.append(backbone.to_images(x_BNC, batch.conditioned.layout))
@@ -188,10 +179,7 @@ class EncodedBenchmark:
     @cached_property
     def _backbone(self) -> Model:
         # Of the base only what decodes: the transformer is the one that is asked.
-        pipeline = QwenImage21Pipeline.from_pretrained(
-            resolve_base(self.base), dtype=self.dtype, transformer=None, text_encoder=None
-        )
-        return QwenImage21(pipeline)
+        return load_decoder(self.base, self.dtype)
 
 
 def encode_benchmark(
@@ -201,4 +189,4 @@ def encode_benchmark(
     batches = {
         bench: encode_cases(backbone, cases(bench, count)) for bench, count in per_category.items()
     }
-    return EncodedBenchmark(recipe.base, weights_dtype(recipe), batches)
+    return EncodedBenchmark(recipe.base, dtype_of(recipe), batches)
