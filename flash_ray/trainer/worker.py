@@ -25,7 +25,7 @@ from flash_ray.data.select import Shard
 from flash_ray.data.stream import Stream
 from flash_ray.errors import UserError
 from flash_ray.models.base import Model
-from flash_ray.models.loading import is_lora, load_backbone, lora_digest
+from flash_ray.models.loading import dtype_of, is_lora, load_model, lora_digest
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
 from flash_ray.storage.manifest import FileRecord, record
@@ -287,8 +287,7 @@ def _load(
 
 
 def _load_pipeline(recipe: Recipe, pipeline: str, device: torch.device) -> Model:
-    dtype = torch.bfloat16 if recipe.training.precision == "bf16" else torch.float32
-    return load_backbone(pipeline, dtype, device, encoders=False)
+    return load_model(pipeline, dtype_of(recipe), device, encoders=False)
 
 
 def _in_process(

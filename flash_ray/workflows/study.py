@@ -14,7 +14,7 @@ from flash_ray.storage.s3 import Store
 from flash_ray.studies.space import combinations, in_words, run_prefix
 from flash_ray.studies.study import Study, Trial, load_study, plan_trials, value_recipe
 from flash_ray.telemetry.progress import Steps
-from flash_ray.workflows.commands import validate_recipe
+from flash_ray.workflows.distill import validate_recipe
 
 STUDY, SEARCH, BEST = "study.json", "search.json", "best.yaml"
 METHODS = ("asha", "optuna")
