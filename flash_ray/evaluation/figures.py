@@ -8,10 +8,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from flash_ray.evaluation.benchmark import first_of_each
 from flash_ray.evaluation.compare import Comparison
 
-SMALLEST, LARGEST = (
-    128,
-    256,
-)  # pixels of a cell's sides: small pictures are enlarged, large ones shrunk
+SMALLEST, LARGEST = 128, 256  # pixels of a cell's sides, to which pictures are fitted
 GAP = 6
 LINE = 15  # pixels of one line of text
 
