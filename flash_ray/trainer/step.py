@@ -120,8 +120,8 @@ class DistillationStep:
             announced = self._announce(n)
             batch, rung, weights_BM = announced.batch, announced.rung, announced.weights_BM
             noise, t, xi = self._draw_student(batch)
-            student = guided(self.backbone, self.student, batch.conditioned)
-            fake = guided(self.backbone, self.fake, batch.conditioned)
+            student = guided(self.backbone, self.student, batch.conditions)
+            fake = guided(self.backbone, self.fake, batch.conditions)
 
             x = self.dmd.student_x(student, noise, rung)
             x_t = self.dmd.renoise(x, t, xi)
@@ -149,9 +149,9 @@ class DistillationStep:
         losses = []
         for batch, x in samples:
             labels = (self.recipe.seed, batch.number, "fake", repeat)
-            t = self.dmd.sample_t(batch.size, rng.generator(*labels, "t"))[batch.mine].to(x)
+            t = self.dmd.sample_t(batch.size, rng.generator(*labels, "t"))[batch.rows].to(x)
             eps = rng.noise(batch, x.shape[-1], *labels, "eps").to(x)
-            fake = guided(self.backbone, self.fake, batch.conditioned)
+            fake = guided(self.backbone, self.fake, batch.conditions)
             loss = self.dmd.fake_loss(fake, x, t, eps) * batch.weight
             self.fake.backward(loss)
             self.fake.step()
@@ -172,7 +172,7 @@ class DistillationStep:
         labels, device = (self.recipe.seed, batch.number), self.student.device
         channels = self.backbone.latent_channels
         noise = rng.noise(batch, channels, *labels, "noise").to(device)
-        t = self.dmd.sample_t(batch.size, rng.generator(*labels, "t"))[batch.mine].to(device)
+        t = self.dmd.sample_t(batch.size, rng.generator(*labels, "t"))[batch.rows].to(device)
         xi = rng.noise(batch, channels, *labels, "xi").to(device)
         return noise, t, xi
 
@@ -190,7 +190,7 @@ class DistillationStep:
             wanted_M = (weights_BM > 0).any(0) | bool(every and update % every == 0)
             asked = tuple(wanted_M.nonzero().flatten().tolist())
             self._announced[n] = _Announced(batch, rung, weights_BM, asked)
-            self.teachers.prefill(n, batch.conditioned, asked)
+            self.teachers.prefill(n, batch.conditions, asked)
         return self._announced[n]
 
     def _announce_next(self, n: int) -> None:
@@ -209,7 +209,7 @@ class DistillationStep:
         for turn in range(self.stream.passes):
             batch = self.stream[turn]
             noise = rng.noise(batch, self.backbone.latent_channels, self.recipe.seed, "scale")
-            velocity = guided(self.backbone, self.student, batch.conditioned)
+            velocity = guided(self.backbone, self.student, batch.conditions)
             z = noise.to(self.student.device)
             own_KC = torch.stack([_std(self.dmd.student_x(velocity, z, rung)) for rung in rungs])
             scales.append(own_KC * batch.weight)

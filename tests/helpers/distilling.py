@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import multiprocessing.connection
 import os
-import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +13,13 @@ import torch
 from peft import LoraConfig, get_peft_model_state_dict
 
 from flash_ray.data.cache import ConditionCache
-from flash_ray.data.encode import encode_shard
-from flash_ray.data.select import plan_shards
+from flash_ray.data.encode import encode_shards
+from flash_ray.data.select import plan_cases
+from flash_ray.data.source import Shard
 from flash_ray.data.stream import Stream
+from flash_ray.miniature.source import MiniatureSource
 from flash_ray.miniature.training.specialized import LAYERS, save_lora
+from flash_ray.models.base import ConditionPair, Model
 from flash_ray.models.loading import load_backbone
 from flash_ray.recipe import Recipe, load_recipe
 from flash_ray.teachers.local import InProcessTeachers, TeacherRouter
@@ -25,23 +27,7 @@ from flash_ray.teachers.protocol import groups
 from flash_ray.teachers.scorer import group_scorer
 from flash_ray.trainer.learners import build_engine, ready_deepspeed
 from flash_ray.trainer.step import DistillationStep
-
-
-class FolderStore:
-    """A store's files in a folder, for tests that need no server."""
-
-    def __init__(self, root: Path):
-        self.root = root
-
-    def put_file(self, path: Path, key: str) -> None:
-        (self.root / key).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, self.root / key)
-
-    def get_file(self, key: str, path: Path) -> None:
-        shutil.copy(self.root / key, path)
-
-    def list(self, prefix: str = "") -> list[str]:
-        return [p.relative_to(self.root).as_posix() for p in (self.root / prefix).glob("*")]
+from tests.helpers.storage import FolderStore
 
 
 def build_lora(base: Path, folder: Path, seed: int = 1) -> Path:
@@ -78,11 +64,26 @@ def small_recipe(base: Path, *overrides: str) -> Recipe:
 def encode_locally(recipe: Recipe, folder: Path) -> ConditionCache:
     """The recipe's cases, encoded in this process."""
     cache = ConditionCache(FolderStore(folder / "store"), folder / "cache")
-    if missing := cache.missing(plan_shards(recipe, {})):
-        backbone = load_backbone(recipe.base, torch.float32, "cpu", encoders=True)
-        for shard in missing:
-            cache.add(shard.digest, encode_shard(backbone, shard, recipe.data.resolution))
+    encode_missing(recipe, cache)
     return cache
+
+
+def encode_missing(
+    recipe: Recipe, cache: ConditionCache, model: Model | None = None
+) -> list[Shard]:
+    """Encodes in this process what the cache lacks of the recipe's shards, which it returns."""
+    shards = plan_cases(recipe, cache.store).shards
+    if missing := cache.missing(shards):
+        model = model or load_backbone(recipe.base, torch.float32, "cpu", encoders=True)
+        for shard in missing:
+            cache.add(shard.digest, encode_alone(model, shard))
+    return shards
+
+
+def encode_alone(model: Model, shard: Shard) -> ConditionPair:
+    """The conditions of one of the miniature's shards."""
+    (conditions,) = encode_shards(model, [MiniatureSource().with_cases(shard)]).values()
+    return conditions
 
 
 def run_updates(recipe: Recipe, cache: ConditionCache, out: Path) -> list[dict[str, Any]]:
@@ -142,7 +143,7 @@ def make_distiller(
     backbone = load_backbone(recipe.base, torch.float32, "cpu", encoders=False)
     ready_deepspeed(gpu=False)
     training = recipe.training
-    stream = Stream(recipe, cache, plan_shards(recipe, {}), rank, world)
+    stream = Stream(recipe, cache, plan_cases(recipe, cache.store).shards, rank, world)
     how = (recipe, stream.passes, resharded)
     student = build_engine(backbone.copy_transformer(), training.optimizer, *how)
     fake = build_engine(backbone.copy_transformer(), training.fake_score.optimizer, *how)
