@@ -56,9 +56,7 @@ def test_an_evaluation_runs_and_is_cancelled(served):
     status, again = served.call("POST", "/v1/evaluations", asked)
     assert (status, again["id"]) == (200, view["id"])
 
-    long = served.call(
-        "POST", "/v1/evaluations", {"model": "teacher", "task": "edit", "cases": 16}
-    )
+    long = served.call("POST", "/v1/evaluations", {"model": "teacher", "task": "edit", "cases": 16})
     name = long[1]["id"]
     assert served.call("DELETE", f"/v1/evaluations/{name}")[1]["status"] == "cancelled"
     assert served.settled(name)["status"] == "cancelled"

@@ -25,7 +25,9 @@ def server(base, served_store, chat):
     words = [*SETTINGS, f"judges.mine={served_store.folder / 'seer.yaml'}"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JUDGE_KEY", KEY)
-        started = start_server(base, served_store, *(w for one in words for w in ("--serving", one)))
+        started = start_server(
+            base, served_store, *(w for one in words for w in ("--serving", one))
+        )
     yield started
     started.stop()
 
