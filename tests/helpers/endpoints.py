@@ -102,16 +102,8 @@ def start_server(base: Path, store: ServedStore, *options: str) -> Served:
     tokens = {role: add_token(file, role, role) for role in ROLES}
     port = free_port()
     script = Path(sysconfig.get_path("scripts")) / "flash-ray"
-    words = [
-        "serve",
-        "miniature",
-        "--set",
-        f"base={base}",
-        "--store",
-        store.url,
-        "--port",
-        str(port),
-    ]
+    words = ["serve", "miniature", "--set", f"base={base}"]
+    words += ["--store", store.url, "--port", str(port)]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "RAY_"))}
     environment |= {
         **store.variables,
