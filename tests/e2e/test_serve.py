@@ -189,6 +189,7 @@ def test_evaluations_are_found_again_after_a_restart(served, base, served_store)
 def test_bad_input_is_one_line(flash_ray, tmp_path):
     serve = ["serve", "miniature"]
     for words, says in (
+        (["serve"], "Missing argument 'RECIPE'"),
         ([*serve, "--host", "0.0.0.0"], "--tokens"),
         ([*serve, "--store", "nowhere"], "--store: no store in nowhere"),
         ([*serve, "--serving", "limits.m=4"], "limits.m: unknown key; did you mean limits.n?"),
