@@ -1,10 +1,8 @@
 """What the tests of the commands share: the installed `flash-ray`, a very small base, a server."""
 
 import os
-import shutil
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 
 from flash_ray.recipe import load_recipe
 from flash_ray.storage.embedded import embedded_store
+from tests.helpers.commands import FLASH_RAY, run_forked, user_environment
 from tests.helpers.endpoints import Place, Served, start_server
 from tests.helpers.small import build_base, publish
 
@@ -50,16 +49,26 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def flash_ray(home: Path, tmp_path: Path) -> Command:
     """Runs the installed console script in `tmp_path`, as a user without a terminal does."""
-    script = shutil.which("flash-ray", path=sysconfig.get_path("scripts"))
-    assert script, f"flash-ray is not installed in {sys.prefix}"
+    assert FLASH_RAY.exists(), f"flash-ray is not installed in {sys.prefix}"
 
     def run(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "RAY_"))}
-        # A busy machine takes its time to start Ray's dashboard.
-        environment |= {"HOME": str(home), "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "600", **variables}
         return subprocess.run(
-            [script, *words], cwd=tmp_path, env=environment, capture_output=True, text=True
+            [FLASH_RAY, *words],
+            cwd=tmp_path,
+            env=user_environment(home, **variables),
+            capture_output=True,
+            text=True,
         )
+
+    return run
+
+
+@pytest.fixture
+def flash_ray_forked(home: Path, tmp_path: Path) -> Command:
+    """The same without the time of the imports, for commands that end before they start a thing."""
+
+    def run(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return run_forked(words, tmp_path, user_environment(home, **variables))
 
     return run
 

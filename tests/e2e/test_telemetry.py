@@ -1,12 +1,9 @@
 """Every query of every dashboard and alert, against a real Prometheus that scrapes real runs."""
 
 import json
-import os
 import shutil
 import signal
-import socket
 import subprocess
-import sysconfig
 import threading
 import time
 import urllib.request
@@ -18,10 +15,12 @@ import pytest
 import yaml
 from PIL import Image
 
+from flash_ray.cluster.local.nodes import free_ports
 from flash_ray.errors import UserError
 from flash_ray.telemetry.alerts import ALERTS
 from flash_ray.telemetry.dashboards import DASHBOARDS, SERVING
 from flash_ray.telemetry.write import INFRA
+from tests.helpers.commands import FLASH_RAY, user_environment
 from tests.helpers.draw_dashboards import draw, read_panels
 from tests.helpers.prometheus import query, query_range
 
@@ -70,9 +69,8 @@ def prometheus(tmp_path_factory):
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config["scrape_configs"][0]["file_sd_configs"][0]["refresh_interval"] = "1s"
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    (port,) = free_ports(1)
+    address = f"127.0.0.1:{port}"
     words = [
         "prometheus",
         f"--config.file={folder / 'prometheus.yml'}",
@@ -122,14 +120,9 @@ def studied(prometheus, base, home, tmp_path_factory):
         "set": small,
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
-    script = Path(sysconfig.get_path("scripts")) / "flash-ray"
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "RAY_"))}
-    environment |= {
-        "HOME": str(home),
-        "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "600",
-        "RAY_metrics_report_interval_ms": "3000",  # a small run is over before the usual 10 s are
-    }
-    words = [script, "study", "run", "study.yaml", "--out", "out", "--at-once", "1"]
+    # A small run is over before the usual 10 s are.
+    environment = user_environment(home, RAY_metrics_report_interval_ms="3000")
+    words = [FLASH_RAY, "study", "run", "study.yaml", "--out", "out", "--at-once", "1"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(words, cwd=folder, env=environment, stdout=log, stderr=log)
     prometheus.follow(process, "study")

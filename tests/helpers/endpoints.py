@@ -2,11 +2,8 @@
 
 import http.client
 import json
-import os
 import signal
-import socket
 import subprocess
-import sysconfig
 import time
 import urllib.request
 from dataclasses import dataclass
@@ -16,7 +13,9 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from flash_ray.cluster.local.nodes import free_ports
 from flash_ray.serving.tokens import ROLES, Role, add_token
+from tests.helpers.commands import FLASH_RAY, user_environment
 
 
 @dataclass(frozen=True)
@@ -84,21 +83,14 @@ def start_server(base: Path, place: Place, *options: str) -> Served:
     """Starts `flash-ray serve` over the store in `place` and waits until it answers."""
     file = place.folder / f"tokens-{time.monotonic_ns()}.json"
     tokens = {role: add_token(file, role, role) for role in ROLES}
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    script = Path(sysconfig.get_path("scripts")) / "flash-ray"
+    (port,) = free_ports(1)
     words = ["serve", "--set", f"base={base}", "--store", place.store, "--port", str(port)]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "RAY_"))}
-    environment |= {
-        **place.variables,
-        "HOME": str(place.folder),
-        "FLASH_RAY_CACHE": str(place.folder / "cache"),
-        "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "600",
-    }
+    environment = user_environment(
+        place.folder, FLASH_RAY_CACHE=str(place.folder / "cache"), **place.variables
+    )
     with (place.folder / "log").open("ab") as log:
         process = subprocess.Popen(
-            [script, *words, "--tokens", file, *options],
+            [FLASH_RAY, *words, "--tokens", file, *options],
             env=environment,
             stdout=log,
             stderr=log,
