@@ -10,7 +10,7 @@ import pytest
 
 from flash_ray.recipe import load_recipe
 from flash_ray.storage.embedded import embedded_store
-from tests.helpers.commands import FLASH_RAY, run_forked, user_environment
+from tests.helpers.commands import FLASH_RAY, ForkedCommands, forked_commands, user_environment
 from tests.helpers.endpoints import Place, Served, start_server
 from tests.helpers.small import build_base, publish
 
@@ -63,12 +63,19 @@ def flash_ray(home: Path, tmp_path: Path) -> Command:
     return run
 
 
+@pytest.fixture(scope="session")
+def forks() -> Iterator[ForkedCommands]:
+    """A process that has imported everything and forks for each command."""
+    with forked_commands() as commands:
+        yield commands
+
+
 @pytest.fixture
-def flash_ray_forked(home: Path, tmp_path: Path) -> Command:
+def flash_ray_forked(forks: ForkedCommands, home: Path, tmp_path: Path) -> Command:
     """The same without the time of the imports, for commands that end before they start a thing."""
 
     def run(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        return run_forked(words, tmp_path, user_environment(home, **variables))
+        return forks.run(words, tmp_path, user_environment(home, **variables))
 
     return run
 
