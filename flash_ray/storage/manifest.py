@@ -1,4 +1,4 @@
-"""Manifests: sizes and SHA-256 of files, of the parts of a checkpoint, and whose recipe a run is of.
+"""Manifests: sizes and SHA-256 of files, the parts of a checkpoint, and the recipe of a run.
 
 A manifest tells a damaged checkpoint from a whole one. It is no signature: resume state holds
 pickles, so it is loaded only from a bucket that the run owns.

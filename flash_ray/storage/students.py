@@ -15,6 +15,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flash_ray.errors import UserError
+from flash_ray.recipe import Recipe
+from flash_ray.recipe.schema import Task
 from flash_ray.storage.manifest import FileRecord, check_path, record, verify
 from flash_ray.storage.s3 import Store, check_name
 
@@ -23,34 +25,67 @@ SUFFIXES = (".safetensors", ".json", ".txt")
 
 
 class CorruptManifest(UserError):
-    """A published name whose manifest is not one."""
+    """A published name has a manifest that cannot be read, or one of another version."""
+
+
+class PublishedScores(BaseModel):
+    """What a student scored on a benchmark before it was published.
+
+    Args:
+        benchmark: its name.
+        digest: the benchmark's, 16 hex digits: scores of other cases are not comparable.
+        judge: the name of the judge.
+        cases_per_category: how many of each category were scored, 1 or more.
+        tasks: the mean score of each task that was scored, on the judge's scale.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    benchmark: str
+    digest: str
+    judge: str
+    cases_per_category: int = Field(ge=1)
+    tasks: dict[Task, float]
 
 
 class Student(BaseModel):
-    """The manifest of a published student, `students/<name>/model.json`."""
+    """The manifest of a published student, `students/<name>/model.json`.
+
+    Args:
+        folder: the files lie in students/<name>/<folder>/.
+        sigmas: the noise levels that it was distilled for, descending in (0, 1], without the 0.
+        nfe: evaluations of the transformer for one picture.
+        scores: None if it was not scored.
+        created: the UTC time, in ISO 8601.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     name: str
-    folder: str = Field(pattern="^[0-9a-f]{16}$")  # the files lie in students/<name>/<folder>/
+    folder: str = Field(pattern="^[0-9a-f]{16}$")
     files: dict[str, FileRecord]
     recipe: dict[str, Any]
     recipe_digest: str
     base: str
     sigmas: list[float] = Field(min_length=1)
     nfe: int
-    scores: dict[str, Any]
+    scores: PublishedScores | None
     created: str
 
 
-def publish_student(store: Store, name: str, folder: Path, meta: dict[str, Any]) -> str:
+def publish_student(
+    store: Store, name: str, folder: Path, recipe: Recipe, scores: PublishedScores | None = None
+) -> str:
     """Publish the files of `folder` as student `name`; return its s3:// URL.
 
-    `meta` holds recipe, recipe_digest, base, sigmas and scores. UserError if the name is taken,
-    also when another writer takes it meanwhile, or if `folder` holds a file that is not
-    safetensors, JSON or text: nothing of ours stays visible then.
+    Args:
+        recipe: the one that the student was distilled with; the manifest is made from it.
+        scores: None claims none.
+
+    Raises:
+        UserError: the name is taken, also when another writer takes it meanwhile, or `folder`
+            holds a file that is not safetensors, JSON or text. Nothing of ours stays visible.
     """
-    student = _describe(name, folder, meta)
+    student = _describe(name, folder, recipe, scores)
     manifest = json.dumps(student.model_dump(), indent=1, allow_nan=False).encode()
     taken = UserError(f"name: student {name!r} exists in {store.url()}; choose another name")
     if store.get_bytes(f"students/{name}/{MANIFEST}") is not None:
@@ -88,6 +123,11 @@ def read_student(store: Store, name: str) -> Student:
         student = Student.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
+        if first["loc"] == ("version",):
+            raise CorruptManifest(
+                f"{store.url(key)}: {MANIFEST} is of version {first['input']}; allowed: 2, of this "
+                "flash_ray; publish anew"
+            ) from error
         field = ".".join(map(str, first["loc"]))
         raise CorruptManifest(
             f"{store.url(key)}: {MANIFEST} is corrupt ({field}: {first['msg']}); publish anew"
@@ -131,7 +171,7 @@ def load_student(store: Store, name: str, dest: Path) -> Path:
     return dest
 
 
-def _describe(name: str, folder: Path, meta: dict[str, Any]) -> Student:
+def _describe(name: str, folder: Path, recipe: Recipe, scores: PublishedScores | None) -> Student:
     if not folder.is_dir():
         raise UserError(f"folder: {folder} does not exist; give the folder of a saved student")
     files = record(folder)
@@ -140,13 +180,18 @@ def _describe(name: str, folder: Path, meta: dict[str, Any]) -> Student:
     if not files:
         raise UserError(f"folder: {folder} holds no file; give the folder of a saved student")
     content = json.dumps({path: file.sha256 for path, file in files.items()}, sort_keys=True)
+    sigmas = recipe.student.rungs
     return Student(
         name=check_name("name", name),
         folder=hashlib.sha256(content.encode()).hexdigest()[:16],
         files=files,
-        nfe=len(meta["sigmas"]),
+        recipe=recipe.model_dump(mode="json"),
+        recipe_digest=recipe.digest,
+        base=recipe.base,
+        sigmas=sigmas,
+        nfe=len(sigmas),
+        scores=scores,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        **meta,
     )
 
 
@@ -170,7 +215,7 @@ PREFIX = "aliases/"
 
 
 def set_alias(store: Store, alias: str, student: str) -> None:
-    """Points `alias` to a published student.
+    """Point `alias` to a published student.
 
     Raises:
         UserError: there is no such student, or a student or `teacher` has the alias's name.
@@ -184,13 +229,13 @@ def set_alias(store: Store, alias: str, student: str) -> None:
 
 def read_aliases(store: Store) -> dict[str, str]:
     """Student names by alias; UserError if one is corrupt."""
-    found = {}
+    students = {}
     for key in store.list(PREFIX):
         text = store.get_bytes(key)
         if text is None:  # removed meanwhile
             continue
         try:
-            found[key[len(PREFIX) :].removesuffix(".json")] = str(json.loads(text)["student"])
+            students[key[len(PREFIX) :].removesuffix(".json")] = str(json.loads(text)["student"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{store.url(key)}: is corrupt; set the alias anew") from error
-    return found
+    return students

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from flash_ray.data.describe import category_uses
+from flash_ray.evaluation.benchmark import load_benchmark
 from flash_ray.evaluation.sample import EncodedBenchmark
 from flash_ray.evaluation.scores import BenchScore, judge_bench
 from flash_ray.evaluation.training_eval import TrainingEval
 from flash_ray.storage.manifest import run_exists
 from flash_ray.storage.s3 import Store
-from flash_ray.storage.students import publish_student, read_student
+from flash_ray.storage.students import PublishedScores, publish_student, read_student
 from flash_ray.studies.records import Record, strip, summary
 from flash_ray.studies.study import Trial
 from flash_ray.teachers.launch import TeacherSet
@@ -91,18 +92,14 @@ def _publish(trial: Trial, store: Store, made: DistillResult, scores: dict[str, 
     if store.get_bytes(f"students/{trial.name}/model.json") is not None:
         if read_student(store, trial.name).recipe_digest == trial.recipe.digest:
             return store.url(f"students/{trial.name}")
-    recipe = trial.recipe
-    meta = {
-        "recipe": recipe.model_dump(mode="json"),
-        "recipe_digest": recipe.digest,
-        "base": recipe.base,
-        "sigmas": recipe.student.rungs,
-        "scores": {
-            "cases_per_category": min(trial.benches.values()),
-            **{bench: score.score for bench, score in scores.items()},
-        },
-    }
-    return publish_student(store, trial.name, made.folder, meta)
+    published = PublishedScores(
+        benchmark="miniature",
+        digest=load_benchmark("miniature").digest,
+        judge="exact",
+        cases_per_category=min(trial.benches.values()),
+        tasks={task: score.score for task, score in scores.items()},
+    )
+    return publish_student(store, trial.name, made.folder, trial.recipe, published)
 
 
 def _by_case(score: BenchScore) -> dict[str, tuple[float, float, float]]:

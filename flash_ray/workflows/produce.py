@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flash_ray.evaluation.benchmark import load_benchmark
 from flash_ray.evaluation.compare import Comparison, compare
 from flash_ray.evaluation.sample import Way, encode_benchmark, load_base, student
 from flash_ray.evaluation.training_eval import CASES, TrainingEval
@@ -13,7 +14,7 @@ from flash_ray.miniature.benchmark import BENCHES, cases
 from flash_ray.models.base import Model
 from flash_ray.recipe import Recipe
 from flash_ray.storage.s3 import Store
-from flash_ray.storage.students import publish_student
+from flash_ray.storage.students import PublishedScores, publish_student
 from flash_ray.telemetry.progress import Steps
 from flash_ray.trainer.driver import Callbacks, distill
 
@@ -58,20 +59,17 @@ def distil_and_publish(
         transformer = backbone.load_transformer(made.folder)
         ways = {"student": [student(transformer, recipe.student.rungs)]}
         comparisons = compare_all(backbone, ways, SCORED, steps)
-        meta = {
-            "recipe": recipe.model_dump(mode="json"),
-            "recipe_digest": recipe.digest,
-            "base": recipe.base,
-            "sigmas": recipe.student.rungs,
-            "scores": {
-                "cases_per_category": SCORED,
-                **{
-                    bench: comparison.answers["student"].score.score
-                    for bench, comparison in comparisons.items()
-                },
+        scores = PublishedScores(
+            benchmark="miniature",
+            digest=load_benchmark("miniature").digest,
+            judge="exact",
+            cases_per_category=SCORED,
+            tasks={
+                task: comparison.answers["student"].score.score
+                for task, comparison in comparisons.items()
             },
-        }
-        url = publish_student(store, name, made.folder, meta)
+        )
+        url = publish_student(store, name, made.folder, recipe, scores)
     steps.say(f"published {url}")
     return Published(name, url, made.history)
 

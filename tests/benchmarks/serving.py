@@ -193,15 +193,8 @@ def main(
 
 def _publish(store: Store, weights: Path, names: list[str]) -> None:
     recipe = load_recipe("miniature")
-    meta = {
-        "recipe": recipe.model_dump(mode="json"),
-        "recipe_digest": recipe.digest,
-        "base": recipe.base,
-        "sigmas": recipe.student.rungs,
-        "scores": {},
-    }
     for name in names:
-        publish_student(store, name, weights, meta)
+        publish_student(store, name, weights, recipe)
 
 
 @contextmanager

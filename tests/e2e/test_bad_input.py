@@ -97,16 +97,9 @@ def used_store(tmp_path_factory, base) -> Path:
     student = tmp_path_factory.mktemp("student")
     (student / "model.safetensors").write_bytes(bytes(64))
     recipe = load_recipe("miniature", [f"base={base}"])
-    meta = {
-        "recipe": recipe.model_dump(mode="json"),
-        "recipe_digest": recipe.digest,
-        "base": recipe.base,
-        "sigmas": recipe.student.rungs,
-        "scores": {},
-    }
     with open_store(str(folder), create=True) as store:
-        record_run(store, "mine", meta["recipe"], recipe.digest)
-        publish_student(store, "done", student, meta)
+        record_run(store, "mine", recipe.model_dump(mode="json"), recipe.digest)
+        publish_student(store, "done", student, recipe)
         (key,) = [key for key in store.list("students/") if key.endswith(".safetensors")]
         (student / "model.safetensors").write_bytes(bytes(63) + b"\1")
         store.put_file(student / "model.safetensors", key)

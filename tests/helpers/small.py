@@ -1,17 +1,17 @@
 """Shared by all tests: a very small base, and students of it that differ."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
+from flash_ray.miniature.benchmark import MiniatureBenchmark
 from flash_ray.miniature.captions import corpus
 from flash_ray.miniature.pipeline import TRANSFORMER_CONFIG, VAE_CONFIG, build_pipeline
 from flash_ray.models.loading import load_backbone
 from flash_ray.recipe import Recipe
 from flash_ray.storage.s3 import Store
-from flash_ray.storage.students import publish_student
+from flash_ray.storage.students import PublishedScores, publish_student
 
 
 def build_base(folder: Path, texts: Iterable[str] = tuple(corpus(60))) -> Path:
@@ -35,11 +35,11 @@ def publish(store: Store, recipe: Recipe, name: str, folder: Path, scale: float 
     with torch.no_grad():
         transformer.proj_out.weight.mul_(scale)
     transformer.save_pretrained(folder)
-    meta = {
-        "recipe": json.loads(recipe.model_dump_json()),
-        "recipe_digest": recipe.digest,
-        "base": recipe.base,
-        "sigmas": recipe.student.rungs,
-        "scores": {"cases_per_category": 1, "t2i": 3.0, "edit": 3.0},
-    }
-    publish_student(store, name, folder, meta)
+    scores = PublishedScores(
+        benchmark="miniature",
+        digest=MiniatureBenchmark().digest,
+        judge="exact",
+        cases_per_category=1,
+        tasks={"t2i": 3.0, "edit": 3.0},
+    )
+    publish_student(store, name, folder, recipe, scores)
