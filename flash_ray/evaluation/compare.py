@@ -1,89 +1,97 @@
-"""Lets models answer the same bench and says how they compare."""
+"""Lets models answer the same cases of a benchmark and says how they compare."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import nn
 
-from flash_ray.evaluation.sample import Way, answer, encode_cases
-from flash_ray.evaluation.scores import BenchScore, difference, judge_bench
-from flash_ray.miniature.benchmark import Case
+from flash_ray.evaluation.benchmark import Case
+from flash_ray.evaluation.judges.base import Judge, JudgeResult
+from flash_ray.evaluation.sample import encode_cases, sample_cases
+from flash_ray.evaluation.scores import difference, score_answers
 from flash_ray.models.base import Model
+from flash_ray.models.sampling import SamplerConfig
+from flash_ray.recipe.schema import Task
 
 Progress = Callable[[str, int, int], None]  # what is done, evaluations so far, of how many
 
 
 @dataclass(frozen=True)
-class Answers:
-    """One model's pictures for a bench, uint8 (cases, H, W, 3), and their score."""
+class Sampled:
+    """A transformer and the samplers to try with it; the one that scores best counts."""
 
-    way: Way
-    pictures_BHW3: np.ndarray
-    score: BenchScore
+    transformer: nn.Module
+    samplers: Sequence[SamplerConfig]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One model's pictures for the cases, each uint8 (H, W, 3), and what the judge says of them."""
+
+    sampler: SamplerConfig
+    images: Sequence[np.ndarray]
+    result: JudgeResult
+
+    def to_json(self) -> dict[str, Any]:
+        """The sampler in words, `nfe`, and the fields of `JudgeResult`."""
+        return {
+            "sampler": self.sampler.title,
+            "nfe": self.sampler.nfe,
+            **self.result.model_dump(mode="json"),
+        }
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One bench and the answers to it by model name, e.g. teacher, teacher_at_4, student."""
+    """Cases of one task and the answers to them by model name, e.g. teacher, untrained, student."""
 
+    task: Task
     cases: Sequence[Case]
     answers: dict[str, Answers]
 
 
 def compare(
-    backbone: Model,
-    models: Mapping[str, Sequence[Way]],
+    model: Model,
+    models: Mapping[str, Sampled],
     cases: Sequence[Case],
+    judge: Judge,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Has every contender answer `cases`; one with several ways is known by its best-scored one."""
-    batches = encode_cases(backbone, cases)
-    total = len(cases) * sum(way.nfe for ways in models.values() for way in ways)
+    """Has every model answer the cases of one task, and the judge score the pictures.
+
+    Args:
+        model: encodes the cases and decodes the pictures.
+        models: by name; one with several samplers is known by the best-scored one.
+    """
+    task = cases[0].task
+    batches = encode_cases(model, cases)
+    total = len(cases) * sum(s.nfe for sampled in models.values() for s in sampled.samplers)
     done = 0
 
-    def attempt(name: str, way: Way) -> Answers:
+    def attempt(name: str, transformer: nn.Module, sampler: SamplerConfig) -> Answers:
         def evaluated(count: int) -> None:
             nonlocal done
             done += count
             if progress:
-                progress(f"{cases[0].bench}: {name}, {way.title}", done, total)
+                progress(f"{task}: {name}, {sampler.title}", done, total)
 
-        pictures = answer(backbone, batches, way, evaluated)
-        return Answers(way, pictures, judge_bench(cases, pictures))
+        images = sample_cases(model, batches, transformer, sampler, evaluated)
+        return Answers(sampler, images, score_answers(judge, cases, images))
 
     answers = {}
-    for name, ways in models.items():
-        attempts = [attempt(name, way) for way in ways]
-        answers[name] = max(attempts, key=lambda attempt: attempt.score.score)
-    return Comparison(cases, answers)
+    for name, sampled in models.items():
+        attempts = [attempt(name, sampled.transformer, sampler) for sampler in sampled.samplers]
+        answers[name] = max(attempts, key=lambda attempt: attempt.result.score or 0.0)
+    return Comparison(task, cases, answers)
 
 
-def model_result(comparisons: Mapping[str, Comparison], name: str) -> dict[str, Any]:
-    """One model's part of result.json: its evaluations, and per bench the scores."""
-    answers = {bench: comparison.answers[name] for bench, comparison in comparisons.items()}
-    scores = {bench: answer.score.to_json() for bench, answer in answers.items()}
-    return {
-        "nfe": max(answer.way.nfe for answer in answers.values()),
-        "ways": {bench: answer.way.title for bench, answer in answers.items()},
-        **{bench: score["score"] for bench, score in scores.items()},
-        "intervals": {bench: score["interval"] for bench, score in scores.items()},
-        "compliance": {bench: score["compliance"] for bench, score in scores.items()},
-        "quality": {bench: score["quality"] for bench, score in scores.items()},
-        "categories": {bench: score["categories"] for bench, score in scores.items()},
-        "verdicts": {bench: score["verdicts"] for bench, score in scores.items()},
-    }
-
-
-def differences(comparisons: Mapping[str, Comparison], ours: str, theirs: str) -> dict[str, Any]:
-    """By bench: the ratio of mean scores, and their difference case by case with its interval."""
-    out = {}
-    for bench, comparison in comparisons.items():
-        mine, other = comparison.answers[ours].score, comparison.answers[theirs].score
-        mean, interval = difference(mine, other)
-        out[bench] = {
-            "ratio": mine.score / other.score,
-            "difference": mean,
-            "interval": interval,
-        }
-    return out
+def differences(comparison: Comparison, ours: str, theirs: str) -> dict[str, Any] | None:
+    """The `ratio` of two models' mean scores, and their mean `difference` case by case with its
+    95 % `interval`; None if no case has a score of both."""
+    left, right = comparison.answers[ours].result, comparison.answers[theirs].result
+    if left.score is None or right.score is None or not left.scored & right.scored:
+        return None
+    mean, interval = difference(left, right)
+    return {"ratio": left.score / right.score, "difference": mean, "interval": interval}

@@ -1,8 +1,9 @@
 """Has a model answer a benchmark: the same encoded cases and the same noise for every sampler."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 
 import diffusers
 import numpy as np
@@ -11,65 +12,42 @@ import transformers
 from diffusers import QwenImage21Pipeline
 from torch import Tensor, nn
 
+from flash_ray.evaluation.benchmark import Benchmark, Case
 from flash_ray.methods.flow import schedule
-from flash_ray.miniature.benchmark import Case, cases, source_image
-from flash_ray.models.base import ConditionPair, Model
+from flash_ray.models.base import PIXELS_PER_TOKEN, ConditionPair, Model
 from flash_ray.models.loading import load_backbone, resolve_base
 from flash_ray.models.qwen_image_21 import QwenImage21
-from flash_ray.models.sampling import sample
+from flash_ray.models.sampling import SamplerConfig, sample
 from flash_ray.recipe import Recipe
-from flash_ray.recipe.schema import TeacherDefaults
+from flash_ray.recipe.schema import Task, TeacherDefaults
 
 TEACHER_STEPS = 40
+BATCH_TOKENS = 1024  # latent tokens of a batch: 64 pictures of 64x64 pixels, one of 512x512 or more
 
 
-@dataclass(frozen=True)
-class Way:
-    """A transformer and how it is sampled.
-
-    Args:
-        title: in words, for tables, e.g. "40 guided steps".
-        sigmas: descending in (0, 1], without the terminal 0.
-        guidance: 1 is unguided; any other scale asks the transformer twice a step.
-    """
-
-    title: str
-    transformer: nn.Module
-    sigmas: Sequence[float]
-    guidance: float = 1.0
-    rescale: bool = True
-
-    @property
-    def nfe(self) -> int:
-        """Evaluations of the transformer for one picture."""
-        return len(self.sigmas) * (1 if self.guidance == 1.0 else 2)
+def teacher_samplers(defaults: TeacherDefaults) -> list[SamplerConfig]:
+    """The base model in 40 evenly spaced steps, guided as the recipe's teachers are."""
+    return [_guided(defaults, TEACHER_STEPS)]
 
 
-def teacher(backbone: Model, settings: TeacherDefaults) -> list[Way]:
-    """The base model in 40 evenly spaced steps, guided as the recipe's teachers are: 80 NFE."""
-    return [_guided(backbone, settings, TEACHER_STEPS)]
+def untrained_samplers(defaults: TeacherDefaults) -> list[SamplerConfig]:
+    """How the base model can spend 4 evaluations: 4 unguided steps or 2 guided ones."""
+    unguided = SamplerConfig(tuple(schedule(4)))
+    return [unguided] if defaults.guidance_scale == 1.0 else [unguided, _guided(defaults, 2)]
 
 
-def teacher_at_4(backbone: Model, settings: TeacherDefaults) -> list[Way]:
-    """The base model's ways to spend 4 evaluations: 4 unguided steps or 2 guided ones."""
-    unguided = Way("4 unguided steps", backbone.transformer, schedule(4))
-    return (
-        [unguided] if settings.guidance_scale == 1.0 else [unguided, _guided(backbone, settings, 2)]
-    )
-
-
-def student(transformer: nn.Module, sigmas: Sequence[float]) -> Way:
-    """A student at its own sigmas, unguided."""
-    return Way(f"{len(sigmas)} steps", transformer, sigmas)
+def student_sampler(sigmas: Sequence[float]) -> SamplerConfig:
+    """A student at the sigmas that it was trained for, unguided."""
+    return SamplerConfig(tuple(sigmas))
 
 
 def weights_dtype(recipe: Recipe) -> torch.dtype:
-    """What the recipe's models are loaded as."""
+    """The dtype that the recipe's models are loaded in."""
     return torch.bfloat16 if recipe.training.precision == "bf16" else torch.float32
 
 
 def load_base(recipe: Recipe, dtype: torch.dtype | None = None) -> Model:
-    """The recipe's base with its encoders, on the GPU if the recipe's workers have one.
+    """Loads the recipe's base with its encoders, on the GPU if the recipe's workers have one.
 
     Args:
         dtype: of the weights; None for the recipe's precision.
@@ -84,109 +62,83 @@ def load_base(recipe: Recipe, dtype: torch.dtype | None = None) -> Model:
     return load_backbone(recipe.base, dtype or weights_dtype(recipe), device, encoders=True)
 
 
-def _guided(backbone: Model, settings: TeacherDefaults, steps: int) -> Way:
-    return Way(
-        f"{steps} {'unguided' if settings.guidance_scale == 1.0 else 'guided'} steps",
-        backbone.transformer,
-        schedule(steps),
-        settings.guidance_scale,
-        settings.guidance_rescale,
-    )
-
-
-# Latent tokens of one batch: 64 pictures of 64x64 pixels, one of 512x512 or more.
-BATCH_TOKENS = 1024
-
-
 @dataclass(frozen=True)
-class Batch:
-    """Encoded questions of one layout and the noise that every way starts from."""
+class EncodedBatch:
+    """Encoded cases of one layout and the noise that every sampler starts from."""
 
     cases: tuple[Case, ...]
-    conditioned: ConditionPair
+    conditions: ConditionPair
     noise_BNC: Tensor
 
 
-def encode_cases(
-    backbone: Model, cases: Sequence[Case], size: tuple[int, int] = (64, 64)
-) -> list[Batch]:
-    """Encodes the cases of one bench, once for all ways, in order.
+def encode_cases(model: Model, cases: Sequence[Case]) -> list[EncodedBatch]:
+    """Encodes the cases of one task, once for all samplers, in order.
 
-    A row's result depends a little on how its batch is padded, so the batches are part of the
-    question: they depend on the cases only.
+    A row's result depends a little on how its batch is padded, so the batches depend on the cases
+    only: neighbors with pictures of the same sizes share one.
     """
-    tokens = (size[0] // 16) * (size[1] // 16)
-    rows = max(1, BATCH_TOKENS // tokens)
-    parts = [tuple(cases[i : i + rows]) for i in range(0, len(cases), rows)]
-    return [_encode(backbone, part, size, tokens) for part in parts]
+    return [_encode(model, part) for part in _batches(cases)]
 
 
-def answer(
-    backbone: Model,
-    batches: Sequence[Batch],
-    way: Way,
+def sample_cases(
+    model: Model,
+    batches: Sequence[EncodedBatch],
+    transformer: nn.Module,
+    sampler: SamplerConfig,
     progress: Callable[[int], None] | None = None,
-) -> np.ndarray:
-    """Pictures of all cases in order, uint8 (cases, H, W, 3).
+) -> list[np.ndarray]:
+    """Samples pictures of all cases in order, each uint8 (H, W, 3).
 
     Args:
         progress: called with the number of evaluations done since the last call, counted in
             pictures x NFE.
     """
-    pictures = []
-    device = next(way.transformer.parameters()).device
+    images: list[np.ndarray] = []
+    device = next(transformer.parameters()).device
     for batch in batches:
-        each = len(batch.cases) * way.nfe // len(way.sigmas)
+        evaluations = len(batch.cases) * sampler.nfe // len(sampler.sigmas)  # of one step
 
-        def stepped(done: int, steps: int, each: int = each) -> None:
+        def step_done(done: int, steps: int, evaluations: int = evaluations) -> None:
             if progress:
-                progress(each)
+                progress(evaluations)
 
         x_BNC = sample(
-            backbone,
-            way.transformer,
-            batch.conditioned.to(device),
+            model,
+            transformer,
+            batch.conditions.to(device),
             batch.noise_BNC.to(device),
-            way.sigmas,
-            way.guidance,
-            way.rescale,
-            stepped,
+            sampler.sigmas,
+            sampler.guidance_scale,
+            sampler.guidance_rescale,
+            step_done,
         )
-        pictures.append(backbone.to_images(x_BNC, batch.conditioned.layout))
-    return np.concatenate(pictures)
-
-
-def _encode(backbone: Model, cases: tuple[Case, ...], size: tuple[int, int], tokens: int) -> Batch:
-    edits = cases[0].bench == "edit"
-    references = [[source_image(case)] for case in cases] if edits else None
-    conditioned = backbone.encode([case.prompt for case in cases], references, size)
-    noise_BNC = torch.stack([_noise(case, tokens, backbone.latent_channels) for case in cases])
-    return Batch(cases, conditioned.to("cpu"), noise_BNC)
-
-
-def _noise(case: Case, tokens: int, channels: int) -> Tensor:
-    # On the CPU, so that the noise is the same whatever device the model is on.
-    return torch.randn(tokens, channels, generator=torch.Generator().manual_seed(case.seed))
+        images += list(model.to_images(x_BNC, batch.conditions.layout))
+    return images
 
 
 @dataclass(frozen=True)
 class EncodedBenchmark:
-    """Encoded cases by bench, and what decodes the answers; made by `encode_benchmark`."""
+    """Encoded cases by task, and what decodes the answers; made by `encode_benchmark`, pickled."""
 
     base: str
     dtype: torch.dtype
-    batches: Mapping[str, Sequence[Batch]]
+    batches: Mapping[Task, Sequence[EncodedBatch]]
 
-    def cases(self, bench: str) -> list[Case]:
-        return [case for batch in self.batches[bench] for case in batch.cases]
+    def cases(self, task: Task) -> list[Case]:
+        """The cases of a task, in the order of their pictures."""
+        return [case for batch in self.batches[task] for case in batch.cases]
 
-    def answers(self, transformer: nn.Module, sigmas: Sequence[float]) -> dict[str, np.ndarray]:
-        """A student's pictures for each bench, uint8 (cases, H, W, 3)."""
-        way = student(transformer, sigmas)
-        return {bench: answer(self._backbone, own, way) for bench, own in self.batches.items()}
+    def images(
+        self, transformer: nn.Module, sampler: SamplerConfig
+    ) -> dict[Task, list[np.ndarray]]:
+        """Samples a transformer's pictures for each task, each uint8 (H, W, 3)."""
+        return {
+            task: sample_cases(self._model, batches, transformer, sampler)
+            for task, batches in self.batches.items()
+        }
 
     @cached_property
-    def _backbone(self) -> Model:
+    def _model(self) -> Model:
         # Of the base only what decodes: the transformer is the one that is asked.
         pipeline = QwenImage21Pipeline.from_pretrained(
             resolve_base(self.base), dtype=self.dtype, transformer=None, text_encoder=None
@@ -195,10 +147,44 @@ class EncodedBenchmark:
 
 
 def encode_benchmark(
-    recipe: Recipe, backbone: Model, per_category: Mapping[str, int]
+    recipe: Recipe, model: Model, benchmark: Benchmark, per_category: Mapping[Task, int]
 ) -> EncodedBenchmark:
-    """The first cases of each category, as many as `per_category` says by bench."""
+    """Encodes the first cases of each category, as many as `per_category` says by task.
+
+    Tasks that the benchmark does not have, or of which no case is wanted, are left out.
+    """
     batches = {
-        bench: encode_cases(backbone, cases(bench, count)) for bench, count in per_category.items()
+        task: encode_cases(model, benchmark.cases(task, count))
+        for task, count in per_category.items()
+        if count and task in benchmark.categories
     }
     return EncodedBenchmark(recipe.base, weights_dtype(recipe), batches)
+
+
+def _guided(defaults: TeacherDefaults, steps: int) -> SamplerConfig:
+    return SamplerConfig(tuple(schedule(steps)), defaults.guidance_scale, defaults.guidance_rescale)
+
+
+def _batches(cases: Sequence[Case]) -> Iterator[tuple[Case, ...]]:
+    """Runs of cases that share a layout, of at most BATCH_TOKENS latent tokens."""
+    for (size, _), group in groupby(cases, key=_sizes):
+        tokens = (size[0] // PIXELS_PER_TOKEN) * (size[1] // PIXELS_PER_TOKEN)
+        rows, members = max(1, BATCH_TOKENS // tokens), tuple(group)
+        yield from (members[i : i + rows] for i in range(0, len(members), rows))
+
+
+def _sizes(case: Case) -> tuple[tuple[int, int], tuple[tuple[int, int], ...]]:
+    return case.size, tuple(reference.size for reference in case.references)
+
+
+def _encode(model: Model, cases: tuple[Case, ...]) -> EncodedBatch:
+    references = [list(case.references) for case in cases] if cases[0].references else None
+    conditions = model.encode([case.prompt for case in cases], references, cases[0].size)
+    tokens = conditions.layout.tokens
+    noise_BNC = torch.stack([_noise(case, tokens, model.latent_channels) for case in cases])
+    return EncodedBatch(cases, conditions.to("cpu"), noise_BNC)
+
+
+def _noise(case: Case, tokens: int, channels: int) -> Tensor:
+    # On the CPU, so that the noise is the same whatever device the model is on.
+    return torch.randn(tokens, channels, generator=torch.Generator().manual_seed(case.seed))

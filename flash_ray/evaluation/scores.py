@@ -1,4 +1,4 @@
-"""Has a judge score the answers to a benchmark, by Ray tasks where it may, and pairs two results."""
+"""Has a judge score answers to a benchmark, by Ray tasks where it may; pairs two results."""
 
 from collections.abc import Sequence
 

@@ -6,11 +6,10 @@ Applied Statistics 6 (2012), which errs towards intervals that are too wide. Wit
 resampling understates how much they differ; hence the noise arms.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import bootstrap
 
 RESAMPLES = 9_999
 
@@ -89,23 +88,39 @@ def _estimate(values: Mapping[str, np.ndarray]) -> Estimate:
     samples = [*cases, np.arange(seeds)] if seeds > 1 else cases
     if any(len(sample) < 2 for sample in samples):
         return Estimate(point, float("nan"), float("nan"))
-    found = bootstrap(
-        samples,
-        statistic,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        vectorized=True,
-        rng=0,
-        batch=1000,
-    ).confidence_interval
-    return Estimate(point, float(found.low), float(found.high))
+    low, high = _bootstrap(samples, statistic, RESAMPLES, batch=1000)
+    return Estimate(point, low, high)
 
 
-def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
+def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """The 95 % bootstrap interval of the mean (percentile method, 10,000 resamples)."""
     if np.ptp(values) == 0:
         return float(values[0]), float(values[0])
-    found = bootstrap(
-        (np.asarray(values),), np.mean, n_resamples=10_000, method="percentile", rng=seed
+    return _bootstrap((np.asarray(values),), np.mean, 10_000)
+
+
+def _bootstrap(
+    samples: Sequence[np.ndarray],
+    statistic: Callable[..., np.ndarray],
+    resamples: int,
+    batch: int | None = None,
+) -> tuple[float, float]:
+    """The 95 % interval of a statistic by the percentile method, always from the same draws.
+
+    Args:
+        samples: resampled independently of each other.
+        statistic: of the resampled samples along `axis`.
+        batch: resamples that are computed at once.
+    """
+    from scipy.stats import bootstrap  # takes half a second
+
+    limits = bootstrap(
+        samples,
+        statistic,
+        n_resamples=resamples,
+        batch=batch,
+        method="percentile",
+        vectorized=True,
+        rng=0,
     ).confidence_interval
-    return float(found.low), float(found.high)
+    return float(limits.low), float(limits.high)

@@ -1,27 +1,30 @@
-"""The bench beside training: a few cases, encoded once, that a worker answers in seconds."""
+"""Scores the student during training: few cases, encoded once, answered in seconds."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
+from flash_ray.evaluation.judges.base import Judge
 from flash_ray.evaluation.sample import EncodedBenchmark
-from flash_ray.evaluation.scores import judge_bench
-
-CASES = {"t2i": 2, "edit": 1}  # of each category
+from flash_ray.evaluation.scores import score_answers
+from flash_ray.models.sampling import SamplerConfig
+from flash_ray.recipe.schema import Task
 
 
 @dataclass(frozen=True)
 class TrainingEval:
-    """Scores a student by bench; sent to a worker, called there."""
+    """Scores a student by task; it is pickled, sent to a worker and called there."""
 
-    questions: EncodedBenchmark
-    sigmas: Sequence[float]
+    encoded: EncodedBenchmark
+    judge: Judge
+    sampler: SamplerConfig
 
-    def __call__(self, transformer: nn.Module) -> dict[str, float]:
-        pictures = self.questions.answers(transformer, self.sigmas)
-        # Judged in this process: the cluster's cores belong to the run.
-        return {
-            bench: judge_bench(self.questions.cases(bench), own, parallel=False).score
-            for bench, own in pictures.items()
-        }
+    def __call__(self, transformer: nn.Module) -> dict[Task, float]:
+        """Mean scores, 1 to 5, of the tasks that the judge has a score of."""
+        scores: dict[Task, float] = {}
+        for task, images in self.encoded.images(transformer, self.sampler).items():
+            # Judged in this process: the cluster's cores belong to the run.
+            result = score_answers(self.judge, self.encoded.cases(task), images, in_tasks=False)
+            if result.score is not None:
+                scores[task] = result.score
+        return scores

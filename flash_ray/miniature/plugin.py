@@ -13,9 +13,7 @@ from pydantic import Field
 from flash_ray.evaluation.benchmark import Case
 from flash_ray.evaluation.judges.base import CaseScore
 from flash_ray.miniature.categories import T2I_CATEGORIES
-from flash_ray.miniature.diversity import diversity, diversity_gap
 from flash_ray.miniature.edits import Edit
-from flash_ray.miniature.judge import judge
 from flash_ray.miniature.scenes import Scene
 
 FOLDER = Path(__file__).parent
@@ -48,6 +46,8 @@ class ExactJudge:
         """`diversity`: by unstated factor, `distance` to its true distribution and the `floor` that
         true samples have, of edits by "scene category.factor"; `diversity_gap`: mean distance minus
         floor, 0 is as diverse as the world, None if no factor is free."""
+        from flash_ray.miniature.diversity import diversity, diversity_gap  # scipy takes a second
+
         judged = [
             (case.target, score.fitted)
             for case, score in zip(cases, scores, strict=True)
@@ -79,6 +79,8 @@ def specialized_folder() -> Path:
 
 
 def _score(case: Case, image_HW3: np.ndarray) -> FittedScore:
+    from flash_ray.miniature.judge import judge  # scipy takes a second
+
     found = judge(image_HW3.astype(np.float32).transpose(2, 0, 1) / 255, case.target)
     return FittedScore(
         score=found.score,

@@ -68,6 +68,11 @@ class JudgeResult(Section):
         return [case.score for case in self.cases.values() if case.score is not None]
 
     @property
+    def scored(self) -> set[str]:
+        """The ids of the cases that have a score."""
+        return {name for name, case in self.cases.items() if case.score is not None}
+
+    @property
     def failures(self) -> list[str]:
         """Why scores are missing."""
         return [case.failure for case in self.cases.values() if case.failure is not None]

@@ -1,4 +1,4 @@
-"""A chat endpoint: its settings, from a YAML file that holds no secret, and questions within a budget."""
+"""A chat endpoint: its settings, from a file that holds no secret, and requests within a budget."""
 
 import json
 import os

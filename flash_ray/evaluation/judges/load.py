@@ -1,28 +1,40 @@
-"""From the words of --judge to judges: what can be refused is, before models are loaded."""
+"""From the words of --judge to judges; what is wrong is found before models are loaded."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
+from flash_ray import plugins
 from flash_ray.errors import UserError
+from flash_ray.evaluation.benchmark import Case
+from flash_ray.evaluation.judges.base import Judge, require
 from flash_ray.evaluation.judges.endpoint import VlmSettings, read_settings
 from flash_ray.storage.open import open_store
 
-if TYPE_CHECKING:
-    from flash_ray.evaluation.judges.base import Judge
-
-Choice = str | VlmSettings  # "exact", "ocr", or a VLM's settings
+JudgeChoice = Judge | VlmSettings
 
 
-def read_judges(words: Sequence[str]) -> list[Choice]:
-    """What `exact`, `ocr` and `vlm:FILE.yaml` ask for.
+def load_judge(name: str, field: str = "--judge") -> Judge:
+    """Makes a registered judge; what it computes with is loaded when it is first used.
+
+    Args:
+        field: what named it, for the message.
+
+    Raises:
+        UserError: there is none of that name, or something that it needs is not installed.
+    """
+    judge: Judge = plugins.load(plugins.JUDGES, name, field)()
+    return judge
+
+
+def read_judges(words: Sequence[str]) -> list[JudgeChoice]:
+    """Reads what the names of registered judges and `vlm:FILE.yaml` stand for.
 
     Raises:
         UserError: there is no such judge, one is named twice, its extra is not installed, its file
             is wrong, or its key is not in the environment.
     """
     choices = [_read(word) for word in words]
-    names = [c if isinstance(c, str) else f"vlm:{c.model}" for c in choices]
+    names = [name_of(choice) for choice in choices]
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"--judge: {name} is given twice; allowed: once; remove one")
@@ -30,46 +42,55 @@ def read_judges(words: Sequence[str]) -> list[Choice]:
 
 
 @contextmanager
-def opened_judges(choices: Sequence[Choice], place: str | None) -> Iterator[list["Judge"]]:
-    """Judges ready to be asked; VLMs keep their answers in the store at `place`, which `open_store`
-    opens for the block if there is one of them."""
-    settings = [choice for choice in choices if isinstance(choice, VlmSettings)]
-    judges: list[Judge] = []
-    if "exact" in choices:
-        from flash_ray.evaluation.judges.exact import ExactJudge
+def open_judges(choices: Sequence[JudgeChoice], place: str | None) -> Iterator[list[Judge]]:
+    """Makes judges ready to be asked, in order.
 
-        judges.append(ExactJudge())
-    if "ocr" in choices:
-        from flash_ray.evaluation.judges.ocr import OcrJudge
-
-        judges.append(OcrJudge())
-    if not settings:
-        yield judges
+    VLMs keep their answers in the store at `place`, which `open_store` opens for the block if there
+    is one of them.
+    """
+    if not any(isinstance(choice, VlmSettings) for choice in choices):
+        yield [choice for choice in choices if not isinstance(choice, VlmSettings)]
         return
     from flash_ray.evaluation.judges.vlm import VlmJudge
 
     with open_store(place, create=True) as store:
-        yield [*judges, *(VlmJudge(each, store) for each in settings)]
+        yield [
+            VlmJudge(choice, store) if isinstance(choice, VlmSettings) else choice
+            for choice in choices
+        ]
+
+
+def name_of(choice: JudgeChoice) -> str:
+    """What results call the judge."""
+    return f"vlm:{choice.model}" if isinstance(choice, VlmSettings) else choice.name
+
+
+def validate_judge(choice: JudgeChoice, cases: Sequence[Case], benchmark: str, field: str) -> None:
+    """Raises UserError if a judge has nothing to say of any of the cases; a VLM always has.
+
+    Args:
+        field: what named the judge, for the message.
+    """
+    if isinstance(choice, VlmSettings) or any(choice.can_judge(case) for case in cases):
+        return
+    raise UserError(
+        f"{field}: {choice.name} can judge none of the {len(cases)} cases of benchmark "
+        f"{benchmark!r}; allowed: a judge of such cases; choose another judge or benchmark"
+    )
 
 
 def unknown_judge(word: str) -> str:
-    """What to say of a word that names no judge."""
-    return f"--judge: {word!r} is no judge; allowed: exact, ocr, vlm:FILE.yaml; choose one"
+    """The problem with a word that names no judge."""
+    known = ", ".join([*plugins.names(plugins.JUDGES), "vlm:FILE.yaml"])
+    return f"--judge: {word!r} is no judge; allowed: {known}; choose one"
 
 
-def _read(word: str) -> Choice:
-    if word == "exact":
-        return word
-    if word == "ocr":
-        from flash_ray.evaluation.judges.ocr import validate_missing
-
-        validate_missing()
-        return word
+def _read(word: str) -> JudgeChoice:
+    if word in plugins.names(plugins.JUDGES):
+        return load_judge(word)
     kind, _, file = word.partition(":")
     if kind != "vlm" or not file:
         raise UserError(unknown_judge(word))
-    from flash_ray.evaluation.judges.base import require
-
     require("openai", "vlm")
     settings = read_settings(file)
     settings.key()

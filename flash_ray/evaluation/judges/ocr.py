@@ -5,17 +5,16 @@ another rapidocr scores may change, which is why its version is bounded narrowly
 """
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from flash_ray.data.rows import QUOTED
+from flash_ray.evaluation.benchmark import Case
 from flash_ray.evaluation.judges.base import CaseScore, require
-from flash_ray.miniature.benchmark import Case
-from flash_ray.miniature.edits import Edit
-from flash_ray.miniature.scenes import Scene
 
 # Pixels that the shorter side of a smaller picture is enlarged to. Of the words of 96 text cases as
 # the miniature draws them it reads 95 % at 128 and 256, 97 % at 320, 100 % at 384, 99 % at 448,
@@ -26,20 +25,47 @@ DETECTION, RECOGNITION = "PP-OCRv6_det_small.onnx", "PP-OCRv6_rec_small.onnx"
 
 
 class OcrJudge:
-    """Scores 1 + 4 * (1 - CER), at least 1; cases that ask for no text have no opinion.
+    """Scores 1 + 4 * (1 - CER), at least 1; cases that ask for no text have no score.
 
     CER, the character error rate, is the edit distance between the text read and the text wanted,
     over the length wanted. Letters and digits count, whatever their case.
     """
 
     name = "ocr"
+    in_tasks = False  # its models use every core
 
     def __init__(self) -> None:
         validate_missing()
+
+    def can_judge(self, case: Case) -> bool:
+        """Whether the case asks for text that has letters or digits."""
+        return bool(_letters(case.text or ""))
+
+    def judge(self, cases: Sequence[Case], images_BHW3: Sequence[np.ndarray]) -> list[CaseScore]:
+        """One score of each uint8 picture (H, W, 3)."""
+        return [
+            self._score(case.text, image_HW3) if case.text and self.can_judge(case) else _NO_SCORE
+            for case, image_HW3 in zip(cases, images_BHW3, strict=True)
+        ]
+
+    def describe(self, cases: Sequence[Case], scores: Sequence[CaseScore]) -> Mapping[str, Any]:
+        """It says nothing of a category beyond means."""
+        return {}
+
+    def read(self, image_HW3: np.ndarray) -> str:
+        """The text in a uint8 picture, from top to bottom; lines are joined by spaces."""
+        image = Image.fromarray(image_HW3)
+        zoom = max(1, SIDE / min(image.size))
+        size = (round(image.width * zoom), round(image.height * zoom))
+        result = self._reader(image.resize(size, Image.Resampling.BICUBIC))
+        return " ".join(result.txts or ())
+
+    @cached_property
+    def _reader(self) -> Any:
         from rapidocr import RapidOCR
 
         models = files("rapidocr") / "models"
-        self._read = RapidOCR(
+        return RapidOCR(
             params={
                 "Global.log_level": "error",
                 "Global.use_cls": False,  # it turns upside-down lines, which "HOX" is too
@@ -49,28 +75,14 @@ class OcrJudge:
             }
         )
 
-    def judge(self, cases: Sequence[Case], pictures_BHW3: np.ndarray) -> list[CaseScore]:
-        """One opinion of each uint8 picture, (cases, H, W, 3)."""
-        return [
-            self._opinion(wanted_text(case), picture)
-            for case, picture in zip(cases, pictures_BHW3, strict=True)
-        ]
-
-    def read(self, picture_HW3: np.ndarray) -> str:
-        """The text in a uint8 picture, from top to bottom; lines are joined by spaces."""
-        image = Image.fromarray(picture_HW3)
-        zoom = max(1, SIDE / min(image.size))
-        size = (round(image.width * zoom), round(image.height * zoom))
-        found = self._read(image.resize(size, Image.Resampling.BICUBIC))
-        return " ".join(found.txts or ())
-
-    def _opinion(self, wanted: str | None, picture_HW3: np.ndarray) -> CaseScore:
-        if not wanted or not _letters(wanted):
-            return CaseScore(score=None)
-        read = self.read(picture_HW3)
+    def _score(self, wanted: str, image_HW3: np.ndarray) -> CaseScore:
+        read = self.read(image_HW3)
         rate = error_rate(read, wanted)
         details = {"wanted": wanted, "read": read, "cer": rate}
         return CaseScore(score=1 + 4 * max(0.0, 1 - rate), details=details)
+
+
+_NO_SCORE = CaseScore(score=None)
 
 
 def error_rate(read: str, wanted: str) -> float:
@@ -79,15 +91,6 @@ def error_rate(read: str, wanted: str) -> float:
 
     expected = _letters(wanted)
     return Levenshtein.distance(_letters(read), expected) / len(expected)
-
-
-def wanted_text(case: Case) -> str | None:
-    """The text that a case asks for: the miniature's word, else what its prompt has in quotation
-    marks; None if there is none."""
-    scene = case.wanted.target if isinstance(case.wanted, Edit) else case.wanted
-    if isinstance(scene, Scene):
-        return scene.word if case.category == "text" else None
-    return " ".join(found.group()[1:-1] for found in QUOTED.finditer(case.prompt)) or None
 
 
 def validate_missing() -> None:

@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib import resources
@@ -17,10 +17,10 @@ from PIL import Image
 from pydantic import Field, TypeAdapter, ValidationError
 
 from flash_ray.errors import UserError
+from flash_ray.evaluation.benchmark import Case
 from flash_ray.evaluation.judges.base import CaseScore, require
 from flash_ray.evaluation.judges.endpoint import Budget, Endpoint, Reply, VlmSettings
-from flash_ray.miniature.benchmark import Case, source_image
-from flash_ray.recipe.schema import Section
+from flash_ray.recipe.schema import Section, Task
 from flash_ray.storage.s3 import Store
 
 ATTEMPTS = 2  # at an answer that can be parsed
@@ -38,20 +38,26 @@ class Answer(Section):
 
 
 class VlmJudge:
-    """Asks a model about each picture; an answer that cannot be parsed is no opinion.
+    """Asks a model about each picture; an answer that cannot be parsed is no score.
 
     What the model said is kept in `store` under the digest of everything that it was asked, the
     model's name included, so that the same question is asked once, whoever asks. That holds for
     answers without a score too.
     """
 
+    in_tasks = False  # it waits for an endpoint, and holds a key
+
     def __init__(self, settings: VlmSettings, store: Store):
         require("openai", "vlm")
         self.name = f"vlm:{settings.model}"
         self._settings, self._store = settings, store
 
-    def judge(self, cases: Sequence[Case], pictures_BHW3: np.ndarray) -> list[CaseScore]:
-        """One opinion of each uint8 picture, (cases, H, W, 3); the budget is that of this call.
+    def can_judge(self, case: Case) -> bool:
+        """It judges any case; categories without a rubric by what holds for the whole task."""
+        return True
+
+    def judge(self, cases: Sequence[Case], images_BHW3: Sequence[np.ndarray]) -> list[CaseScore]:
+        """One score of each uint8 picture (H, W, 3); the budget is that of this call.
 
         Raises:
             UserError: the endpoint cannot be used, or the budget does not suffice. What was
@@ -63,16 +69,18 @@ class VlmJudge:
             ThreadPoolExecutor(workers) as pool,
         ):
 
-            def opinion(case: Case, picture_HW3: np.ndarray) -> CaseScore:
-                return to_opinion(self._replies(endpoint, case, picture_HW3))
+            def score(case: Case, image_HW3: np.ndarray) -> CaseScore:
+                return score_of(self._replies(endpoint, case, image_HW3))
 
-            return list(pool.map(opinion, cases, pictures_BHW3))
+            return list(pool.map(score, cases, images_BHW3))
 
-    def _replies(
-        self, endpoint: Endpoint, case: Case, picture_HW3: np.ndarray
-    ) -> tuple[Reply, ...]:
+    def describe(self, cases: Sequence[Case], scores: Sequence[CaseScore]) -> Mapping[str, Any]:
+        """It says nothing of a category beyond means."""
+        return {}
+
+    def _replies(self, endpoint: Endpoint, case: Case, image_HW3: np.ndarray) -> tuple[Reply, ...]:
         """What the model said, in up to `ATTEMPTS` answers, now or earlier."""
-        instructions, parts = rubric(case.bench, case.category), question(case, picture_HW3)
+        instructions, parts = rubric(case.task, case.category), question(case, image_HW3)
         key = f"judgments/{self._digest(instructions, parts)}.json"
         if (kept := self._store.get_bytes(key)) is not None:
             try:
@@ -100,18 +108,23 @@ class VlmJudge:
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
-def rubric(bench: str, category: str) -> str:
-    """What the model is told to look at in answers to a category's cases."""
+def rubric(task: Task, category: str) -> str:
+    """What the model is told to look at in answers to a category's cases.
+
+    A category that no rubric is written for is judged by the task's own alone.
+    """
     texts = _rubrics()
-    return "\n\n".join((texts[bench]["all"], texts[bench][category], texts["answer"]))
+    parts = (texts[task]["all"], texts[task].get(category), texts["answer"])
+    return "\n\n".join(part for part in parts if part)
 
 
-def question(case: Case, picture_HW3: np.ndarray) -> list[Part]:
-    """What the model is shown: the prompt and the picture, of edits the input too."""
-    if case.bench == "edit":
-        before = np.asarray(source_image(case))
-        return [f"Instruction: {case.prompt}\n\nInput:", before, "Result:", picture_HW3]
-    return [f"Prompt: {case.prompt}\n\nPicture:", picture_HW3]
+def question(case: Case, image_HW3: np.ndarray) -> list[Part]:
+    """What the model is shown: the prompt and the picture, of edits the inputs too."""
+    if not case.references:
+        return [f"Prompt: {case.prompt}\n\nPicture:", image_HW3]
+    inputs = [np.asarray(reference.convert("RGB")) for reference in case.references]
+    title = "Input:" if len(inputs) == 1 else "Inputs:"
+    return [f"Instruction: {case.prompt}\n\n{title}", *inputs, "Result:", image_HW3]
 
 
 def parse(text: str | None) -> Answer | None:
@@ -123,7 +136,7 @@ def parse(text: str | None) -> Answer | None:
         return None
 
 
-def to_opinion(replies: Sequence[Reply]) -> CaseScore:
+def score_of(replies: Sequence[Reply]) -> CaseScore:
     """The score of the last reply, or why it has none."""
     last = replies[-1]
     details: dict[str, Any] = {"replies": len(replies), "tokens": sum(r.tokens for r in replies)}
