@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from flash_ray.data.select import unique_cases
 from flash_ray.errors import UserError
+from flash_ray.evaluation.benchmark import Case
 from flash_ray.models.loading import is_lora, lora_digest
 from flash_ray.recipe import Recipe, messages, parse_recipe
 from flash_ray.recipe.load import RecipeLoader, load_raw, override
@@ -294,6 +295,11 @@ class Trial:
             *(lora_digest(t.model) for t in self.recipe.teachers if is_lora(t.model)),
         ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def scored_cases(self) -> dict[Task, list[Case]]:
+        """The cases that the student is scored on, by task."""
+        benchmark = validation.benchmark_of(self.recipe)
+        return {task: benchmark.cases(task, count) for task, count in self.cases.items()}
 
 
 def plan_trials(study: Study) -> list[Trial]:
