@@ -25,7 +25,7 @@ from flash_ray.data.select import Shard
 from flash_ray.data.stream import Stream
 from flash_ray.errors import UserError
 from flash_ray.models.base import Model
-from flash_ray.models.loading import is_lora, load_backbone, lora_digest
+from flash_ray.models.loading import dtype_of, is_lora, load_model, lora_digest
 from flash_ray.recipe import Recipe
 from flash_ray.storage.manifest import record
 from flash_ray.storage.s3 import Store
@@ -252,8 +252,7 @@ def _load(job: Job, rank: int, world: int, device: torch.device, checkpoint: Pat
 
 
 def _load_pipeline(recipe: Recipe, pipeline: str, device: torch.device) -> Model:
-    dtype = torch.bfloat16 if recipe.training.precision == "bf16" else torch.float32
-    return load_backbone(pipeline, dtype, device, encoders=False)
+    return load_model(pipeline, dtype_of(recipe), device, encoders=False)
 
 
 def _in_process(

@@ -19,7 +19,7 @@ from flash_ray.studies.records import BEST, PROGRESS, SEARCH, STUDY, SearchResul
 from flash_ray.studies.space import combinations, run_prefix
 from flash_ray.studies.study import Study, Trial, load_study, plan_trials, value_recipe
 from flash_ray.telemetry.progress import Steps
-from flash_ray.workflows.commands import validate_recipe
+from flash_ray.workflows.distill import validate_recipe
 
 METHODS = ("asha", "optuna")
 TRIED = 16  # combinations that a search tries, if the space has more
