@@ -218,4 +218,3 @@ class _Listener:
             partial = self._out / f".{PROGRESS}"
             partial.write_text(json.dumps(self._iterations))
             partial.replace(self._out / PROGRESS)
-

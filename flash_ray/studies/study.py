@@ -91,7 +91,9 @@ class Study(Section):
         description="the name of a benchmark, or null: the recipe's evaluation.benchmark",
     )
     judge: str | None = Field(
-        None, min_length=1, description="the name of a judge, or null: the recipe's evaluation.judge"
+        None,
+        min_length=1,
+        description="the name of a judge, or null: the recipe's evaluation.judge",
     )
     cases: dict[Task, Annotated[int, Field(ge=1, le=1000)]] = Field(
         {"t2i": 16, "edit": 16},
