@@ -44,6 +44,13 @@ def load(group: str, name: str, field: str) -> Any:
         ) from error
 
 
+def packages() -> set[str]:
+    """The top-level packages that register anything: what the user has installed for flash_ray."""
+    groups = (MODELS, CHECKPOINTS, SOURCES, BENCHMARKS, JUDGES)
+    points = (point for group in groups for point in _registered(group).values())
+    return {point.module.partition(".")[0] for point in points}
+
+
 @cache
 def _registered(group: str) -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=group)}

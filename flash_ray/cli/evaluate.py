@@ -1,9 +1,78 @@
-"""`flash-ray rank`: compares what `flash-ray evaluate --out` wrote."""
+"""`flash-ray evaluate`, `rank` and `models`: how good models are, and which there are."""
 
+import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from flash_ray.cli.options import Cases, Overrides, Place
+from flash_ray.errors import UserError
+from flash_ray.recipe import load_recipe
+
+
+class TaskName(StrEnum):
+    """The tasks of `flash-ray evaluate --task`."""
+
+    T2I = "t2i"
+    EDIT = "edit"
+
+
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A published student, a downloaded one's folder (with a / in it), `teacher` or "
+            "`untrained`, the base in as few evaluations as a student.",
+        ),
+    ],
+    task: Annotated[TaskName, typer.Option(help="Which task of the benchmark.")],
+    benchmark: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which benchmark; default: the recipe's.")
+    ] = None,
+    cases: Cases = 16,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where to write the result as JSON.")
+    ] = None,
+    judges: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--judge",
+            metavar="JUDGE",
+            help="exact, ocr or vlm:FILE.yaml, several times if you like; default: the recipe's.",
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RECIPE",
+            help="Of `teacher` and `untrained`, which need it; a student brings its own.",
+        ),
+    ] = None,
+    overrides: Overrides = None,
+    store: Place = None,
+) -> None:
+    """Score a model on one task of a benchmark."""
+    if overrides and recipe is None:
+        raise UserError("--set: given without --recipe, whose fields it changes; add --recipe")
+    loaded = load_recipe(recipe, overrides) if recipe else None
+    if out and not out.parent.is_dir():
+        raise UserError(f"--out: there is no folder {out.parent}; create it, or correct --out")
+    from flash_ray.cli.tables import evaluation_table, judge_table
+    from flash_ray.telemetry.progress import Steps
+    from flash_ray.workflows import evaluate as workflow
+
+    with Steps() as steps:
+        result = workflow.evaluate(
+            model, loaded, store, task.value, benchmark, cases, judges or [], steps
+        )
+    evaluation_table(result)
+    if len(result["judges"]) > 1:
+        judge_table(result["judges"])
+    if out:
+        out.write_text(json.dumps(result, indent=1, allow_nan=False))
 
 
 def rank(
@@ -14,6 +83,20 @@ def rank(
 ) -> None:
     """Rank models by the mean of the judges' averages."""
     from flash_ray.cli.tables import rank_table
-    from flash_ray.evaluation import rank as ranks
+    from flash_ray.evaluation import rank as ranking
 
-    rank_table(ranks.rank(ranks.read_results(results)))
+    rank_table(ranking.rank(ranking.read_results(results)))
+
+
+def models(store: Place = None) -> None:
+    """List the published students."""
+    from flash_ray.cli.tables import student_table
+    from flash_ray.workflows.models import published_students
+
+    student_table(published_students(store))
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the commands to `flash-ray`."""
+    for command in (evaluate, rank, models):
+        app.command()(command)

@@ -1,4 +1,4 @@
-"""The command line's options that several commands have."""
+"""Options that several commands share."""
 
 from typing import Annotated, Any
 
@@ -13,6 +13,7 @@ Overrides = Annotated[
         "--set", metavar="KEY=VALUE", help="Change a field of the recipe, e.g. student.steps=4."
     ),
 ]
+Cases = Annotated[int, typer.Option(min=1, help="Cases of each category.")]
 
 
 def _store(default: str) -> Any:
@@ -25,7 +26,7 @@ PlaceOfStudy = Annotated[str | None, _store("the base recipe's, or DIR/store")]
 
 
 def storage_of(place: str | None) -> list[str]:
-    """Overrides that put a run into the store that --store names."""
+    """The overrides of a recipe that put a run into the store that --store names."""
     if place is None:
         return []
     url = place if place.startswith("s3://") else "embedded"

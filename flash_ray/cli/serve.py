@@ -13,8 +13,9 @@ from flash_ray.serving.tokens import ROLES, add_token
 
 def serve(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="Whose base and teacher are served.")
-    ] = "miniature",
+        str,
+        typer.Argument(metavar="RECIPE", help="Whose base, teacher and benchmark are served."),
+    ],
     overrides: Overrides = None,
     settings: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Limits, batches, replicas, as YAML.")

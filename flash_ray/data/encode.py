@@ -21,7 +21,7 @@ from flash_ray.data.select import Shard, plan_shards, tasks_of
 from flash_ray.errors import UserError
 from flash_ray.miniature.source import training_case
 from flash_ray.models.base import ConditionPair, Model
-from flash_ray.models.loading import load_backbone
+from flash_ray.models.loading import dtype_of, load_model
 from flash_ray.recipe import Recipe
 from flash_ray.storage.s3 import Store
 from flash_ray.telemetry.metrics import count_conditions
@@ -95,8 +95,7 @@ class _Encoder:
 
     def __init__(self, recipe: Recipe, store: Store):
         device = one_process(recipe)
-        dtype = torch.bfloat16 if recipe.training.precision == "bf16" else torch.float32
-        self._backbone = load_backbone(recipe.base, dtype, device, encoders=True)
+        self._backbone = load_model(recipe.base, dtype_of(recipe), device, encoders=True)
         self._cache, self._size = ConditionCache.at(store), recipe.data.resolution
 
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-from PIL import Image
+from typing import TYPE_CHECKING, Any, Protocol
 
 from flash_ray import plugins
 from flash_ray.recipe.schema import Task
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+TASK_TITLES: Mapping[Task, str] = {"t2i": "text to image", "edit": "editing"}  # for people
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Case:
     prompt: str
     size: tuple[int, int]
     seed: int
-    references: Sequence[Image.Image] = ()
+    references: "Sequence[Image.Image]" = ()
     text: str | None = None
     target: Any = None
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from flash_ray.evaluation.benchmark import Case
+from flash_ray.evaluation.benchmark import Benchmark, Case
 from flash_ray.evaluation.judges.base import Judge, JudgeResult
 from flash_ray.evaluation.sample import encode_cases, sample_cases
 from flash_ray.evaluation.scores import difference, score_answers
@@ -85,6 +85,21 @@ def compare(
         attempts = [attempt(name, sampled.transformer, sampler) for sampler in sampled.samplers]
         answers[name] = max(attempts, key=lambda attempt: attempt.result.score or 0.0)
     return Comparison(task, cases, answers)
+
+
+def compare_tasks(
+    model: Model,
+    models: Mapping[str, Sampled],
+    benchmark: Benchmark,
+    judge: Judge,
+    per_category: int,
+    progress: Progress | None = None,
+) -> dict[Task, Comparison]:
+    """Compares the models on the first `per_category` cases of each category, by task."""
+    return {
+        task: compare(model, models, benchmark.cases(task, per_category), judge, progress)
+        for task in benchmark.categories
+    }
 
 
 def differences(comparison: Comparison, ours: str, theirs: str) -> dict[str, Any] | None:

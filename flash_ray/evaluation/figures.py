@@ -1,35 +1,24 @@
-"""The picture of a comparison: rows of cases, for edits the input first, one column a model."""
+"""The picture of a comparison: rows of cases, inputs of edits first, then one column a model."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from flash_ray.evaluation.benchmark import first_of_each
 from flash_ray.evaluation.compare import Comparison
-from flash_ray.miniature.benchmark import source_image
 
-ZOOM = 2
+SMALLEST, LARGEST = 128, 256  # pixels of a cell's sides, to which pictures are fitted
 GAP = 6
 LINE = 15  # pixels of one line of text
-TITLES = {
-    "input": "input",
-    "teacher": "teacher",
-    "teacher_at_4": "teacher at 4",
-    "student": "student",
-}
-
-
-def spread(comparison: Comparison, per_category: int) -> list[int]:
-    """Indices of the first `per_category` cases of each category: nobody picks the pictures."""
-    return [i for i, case in enumerate(comparison.cases) if case.index < per_category]
 
 
 def row_images(comparison: Comparison, index: int) -> dict[str, Image.Image]:
-    """The pictures of one case by column name; an edit's input comes first."""
-    case = comparison.cases[index]
-    images = {"input": source_image(case)} if case.bench == "edit" else {}
+    """The pictures of one case by column name; an edit's inputs come first."""
+    references = comparison.cases[index].references
+    images = {f"input {i + 1}" if i else "input": image for i, image in enumerate(references)}
     for name, answers in comparison.answers.items():
-        images[name] = Image.fromarray(answers.pictures_BHW3[index])
+        images[name] = Image.fromarray(answers.images[index])
     return images
 
 
@@ -47,28 +36,35 @@ def save_grid(comparisons: Sequence[Comparison], file: Path, rows: int = 6) -> N
 
 def _block(comparison: Comparison, rows: int) -> Image.Image:
     categories = len({case.category for case in comparison.cases})
-    indices = spread(comparison, max(1, rows // categories))[:rows]
-    pictures = [row_images(comparison, index) for index in indices]
-    names = list(pictures[0])
-    side = ZOOM * next(iter(pictures[0].values())).width
+    indices = first_of_each(comparison.cases, max(1, rows // categories))[:rows]
+    images = [row_images(comparison, index) for index in indices]
+    names = list(max(images, key=len))
+    longest = max(max(image.size) for row in images for image in row.values())
+    side = min(max(SMALLEST, longest), LARGEST)
     font = ImageFont.load_default(12)
     row_height = side + 2 * LINE + GAP
     size = (len(names) * (side + GAP) - GAP, LINE + GAP + len(indices) * row_height)
     block = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(block)
     for column, name in enumerate(names):
-        pen.text((column * (side + GAP), 0), TITLES.get(name, name), "black", font)
+        pen.text((column * (side + GAP), 0), name, "black", font)
     for row, index in enumerate(indices):
         top = LINE + GAP + row * row_height
-        for column, image in enumerate(pictures[row].values()):
-            zoomed = image.resize((side, side), Image.Resampling.NEAREST)
-            block.paste(zoomed, (column * (side + GAP), top))
+        for name, image in images[row].items():
+            block.paste(_fitted(image, side), (names.index(name) * (side + GAP), top))
         text = _wrapped(comparison.cases[index].prompt, size[0], font)
         pen.multiline_text((0, top + side + 1), text, "#444444", font, spacing=1)
     return block
 
 
-def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
+def _fitted(image: Image.Image, side: int) -> Image.Image:
+    """The picture in a square of that side, in its own aspect ratio."""
+    larger = max(image.size) > side
+    method = Image.Resampling.LANCZOS if larger else Image.Resampling.NEAREST
+    return ImageOps.contain(image, (side, side), method)
+
+
+def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
     """The text in at most two lines of `width` pixels, cut off with dots if it is longer."""
     lines = [""]
     for word in text.split():

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from flash_ray.errors import UserError
 from flash_ray.evaluation.judges.base import JudgeResult
 from flash_ray.evaluation.statistics import interval
+from flash_ray.recipe.schema import Task
 
 Estimate = tuple[float, tuple[float, float]]  # a mean and its 95 % bootstrap interval
 
@@ -21,23 +22,25 @@ class Result(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True)
     model: str
-    bench: str
+    benchmark: str
+    task: Task
     judges: dict[str, JudgeResult] = Field(min_length=1)
 
     @property
     def cases(self) -> list[str]:
-        return sorted(next(iter(self.judges.values())).opinions)
+        """The ids of the cases, in order."""
+        return sorted(next(iter(self.judges.values())).cases)
 
     @model_validator(mode="after")
     def _same_cases(self) -> Self:
-        if any(sorted(judged.opinions) != self.cases for judged in self.judges.values()):
+        if any(sorted(judged.cases) != self.cases for judged in self.judges.values()):
             raise ValueError("the judges were given different cases")
         return self
 
 
 @dataclass(frozen=True)
 class Standing:
-    """One result's place.
+    """Where one result ranks.
 
     Args:
         averages: by judge, over the cases that count.
@@ -63,11 +66,12 @@ class Ranking:
     """Standings, the best first.
 
     Args:
-        cases: of the bench; `counted`, by judge: those of which it has an opinion in every result.
-        failures: by judge and kind, missing opinions in all results, e.g. {"unparsed": 2}.
+        cases: how many there are; `counted`, by judge: those that have a score in every result.
+        failures: by judge and kind, missing scores in all results, e.g. {"unparsed": 2}.
     """
 
-    bench: str
+    benchmark: str
+    task: Task
     cases: int
     counted: Mapping[str, int]
     failures: Mapping[str, Mapping[str, int]]
@@ -79,7 +83,7 @@ def read_results(files: Sequence[Path]) -> dict[str, Result]:
 
     Raises:
         UserError: fewer than two different files, one that is no result, or results of different
-            benches, cases or judges.
+            benchmarks, tasks, cases or judges.
     """
     if len(set(files)) < 2 or len(set(files)) < len(files):
         raise UserError(
@@ -87,12 +91,12 @@ def read_results(files: Sequence[Path]) -> dict[str, Result]:
             "once; give the files that `flash-ray evaluate --out` wrote"
         )
     results = {str(file): _read(file) for file in files}
-    (first, model), *others = results.items()
-    for name, other in others:
-        if unlike := _unlike(model, other):
+    (first_file, first), *others = results.items()
+    for file, other in others:
+        if unlike := _unlike(first, other):
             raise UserError(
-                f"RESULT: {first} and {name} differ in their {unlike}; allowed: results of the "
-                "same bench, cases and judges; evaluate one of them again"
+                f"RESULT: {first_file} and {file} differ in their {unlike}; allowed: results of "
+                "the same benchmark, task, cases and judges; evaluate one of them again"
             )
     return results
 
@@ -100,41 +104,43 @@ def read_results(files: Sequence[Path]) -> dict[str, Result]:
 def rank(results: Mapping[str, Result]) -> Ranking:
     """Ranks results that `read_results` accepted.
 
-    A case counts for a judge where the judge has an opinion of it in every result.
+    A case counts for a judge where it has a score in every result.
 
     Raises:
         UserError: fewer than two cases count for a judge.
     """
-    some = next(iter(results.values()))
-    table_MJC = np.array([_scores(result, some.judges) for result in results.values()])
+    first = next(iter(results.values()))
+    table_MJC = np.array([_scores(result, first.judges) for result in results.values()])
     counts_JC = ~np.isnan(table_MJC).any(axis=0)
-    counted = dict(zip(some.judges, counts_JC.sum(axis=1).tolist(), strict=True))
+    counted = dict(zip(first.judges, counts_JC.sum(axis=1).tolist(), strict=True))
     for judge, count in counted.items():
         if count < 2:
             raise UserError(
-                f"RESULT: judge {judge} has an opinion in every result of {count} cases; allowed: "
+                f"RESULT: judge {judge} has a score in every result of {count} cases; allowed: "
                 "2 or more; evaluate more cases (--cases), or without that judge"
             )
     values_MC = _values(table_MJC, counts_JC)
     order = np.argsort(-values_MC.mean(axis=1), kind="stable")
     standings = []
-    for place, index in enumerate(order):
+    for position, index in enumerate(order):
         file, result = list(results.items())[index]
         averages = {
             judge: _estimate(table_MJC[index, j, counts_JC[j]])
-            for j, judge in enumerate(some.judges)
+            for j, judge in enumerate(first.judges)
         }
-        follower = order[place + 1] if place + 1 < len(order) else None
+        follower = order[position + 1] if position + 1 < len(order) else None
         lead = None if follower is None else _estimate(values_MC[index] - values_MC[follower])
         mean = _estimate(values_MC[index])
-        standings.append(Standing(file, result.model, place + 1, averages, mean, lead))
+        standings.append(Standing(file, result.model, position + 1, averages, mean, lead))
     failures = {
         judge: Counter(
             kind for result in results.values() for kind in result.judges[judge].failures
         )
-        for judge in some.judges
+        for judge in first.judges
     }
-    return Ranking(some.bench, table_MJC.shape[2], counted, failures, tuple(standings))
+    return Ranking(
+        first.benchmark, first.task, table_MJC.shape[2], counted, failures, tuple(standings)
+    )
 
 
 def _values(table_MJC: np.ndarray, counts_JC: np.ndarray) -> np.ndarray:
@@ -157,16 +163,17 @@ def _estimate(values: np.ndarray) -> Estimate:
 
 
 def _scores(result: Result, judges: Iterable[str]) -> list[list[float]]:
-    """By judge and case, NaN for no opinion."""
+    """By judge and case, NaN where there is no score."""
     return [
-        [np.nan if (score := opinions[case].score) is None else score for case in result.cases]
-        for opinions in (result.judges[judge].opinions for judge in judges)
+        [np.nan if (score := cases[name].score) is None else score for name in result.cases]
+        for cases in (result.judges[judge].cases for judge in judges)
     ]
 
 
 def _unlike(one: Result, other: Result) -> str | None:
-    if one.bench != other.bench:
-        return f"bench ({one.bench}, {other.bench})"
+    for field in ("benchmark", "task"):
+        if (left := getattr(one, field)) != (right := getattr(other, field)):
+            return f"{field} ({left}, {right})"
     if one.judges.keys() != other.judges.keys():
         return f"judges ({', '.join(one.judges)}; {', '.join(other.judges)})"
     if one.cases != other.cases:

@@ -1,4 +1,4 @@
-"""The report of a comparison: one HTML page with its pictures and curves inside, made to be sent around."""
+"""The report of a comparison: one HTML page with its pictures inside, to be sent around."""
 
 import base64
 import io
@@ -11,12 +11,55 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from flash_ray import __version__
+from flash_ray.evaluation.benchmark import TASK_TITLES, first_of_each
 from flash_ray.evaluation.compare import Comparison
-from flash_ray.evaluation.figures import TITLES, row_images, spread
-from flash_ray.miniature.judge import Verdict
+from flash_ray.evaluation.figures import row_images
+from flash_ray.evaluation.judges.base import CaseScore
 from flash_ray.recipe import Recipe, dump_yaml
+from flash_ray.recipe.schema import Task
+from flash_ray.trainer.metrics import UpdateMetrics
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 340, 150, 46, 18, 8
+SHOWN = 4  # cases of each category with their pictures
+LARGEST = 512  # pixels of a shown picture's sides; larger ones are shrunk
+
+
+def write_report(
+    file: Path,
+    recipe: Recipe,
+    result: Mapping[str, Any],
+    comparisons: Mapping[Task, Comparison],
+    history: Sequence[UpdateMetrics],
+) -> None:
+    """Writes the page.
+
+    Args:
+        result: what result.json holds, as `workflows.demo` describes it.
+        comparisons: by task, with the answers of teacher, untrained and student.
+        history: every iteration of the run.
+    """
+    page = Environment(
+        loader=PackageLoader("flash_ray.evaluation", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    page.globals["score"] = page.filters["score"] = _number
+    page.filters["signed"] = "{:+.2f}".format
+    models = list(next(iter(comparisons.values())).answers)
+    text = page.get_template("report.html.jinja").render(
+        version=__version__,
+        recipe=recipe,
+        recipe_yaml=dump_yaml(recipe),
+        result=result,
+        models=models,
+        titles=TASK_TITLES,
+        comparisons=comparisons,
+        curves=history_curves(history),
+        diversity={task: _diversity(comparison) for task, comparison in comparisons.items()},
+        pictures={task: _rows(comparison) for task, comparison in comparisons.items()},
+    )
+    file.write_text(text, encoding="utf-8")
 
 
 def curve(title: str, points: Sequence[tuple[float, float]]) -> str:
@@ -25,12 +68,12 @@ def curve(title: str, points: Sequence[tuple[float, float]]) -> str:
     low, high = min(ys), max(ys)
     span_x, span_y = (xs[-1] - xs[0]) or 1, (high - low) or 1
 
-    def place(x: float, y: float) -> str:
+    def point(x: float, y: float) -> str:
         across = LEFT + (x - xs[0]) / span_x * (WIDTH - LEFT - 4)
         down = TOP + (high - y) / span_y * (HEIGHT - BOTTOM - TOP)
         return f"{across:.1f},{down:.1f}"
 
-    line = " ".join(place(x, y) for x, y in points)
+    line = " ".join(point(x, y) for x, y in points)
     floor = HEIGHT - BOTTOM
     return (
         f"<figure><figcaption>{escape(title)}</figcaption>"
@@ -44,81 +87,31 @@ def curve(title: str, points: Sequence[tuple[float, float]]) -> str:
     )
 
 
-def log_curves(history: Sequence[Mapping[str, float]], titles: Mapping[str, str]) -> list[str]:
-    """One chart for each measure of `titles` (name: title) that at least two log rows have.
-
-    Args:
-        history: rows of a run's log, each with its `update`.
-    """
-    charts = []
-    for name, title in titles.items():
-        points = [(row["update"], row[name]) for row in history if row.get(name) is not None]
-        if len(points) > 1:
-            charts.append(curve(title, points))
-    return charts
+def history_curves(history: Sequence[UpdateMetrics]) -> list[str]:
+    """Draws a chart for each measure of a run that at least two iterations have."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for metrics in history:
+        for title, value in _measures(metrics).items():
+            points.setdefault(title, []).append((metrics.iteration, value))
+    return [curve(title, line) for title, line in points.items() if len(line) > 1]
 
 
-BENCHES = {"t2i": "Text to image", "edit": "Editing"}
-SHOWN = 4  # cases of each category with their pictures
-CURVES = {
-    "dmd_gradient": "DMD gradient, RMS",
-    "fake_loss": "fake score's loss",
-    "spread": "scale of the student's samples, relative to the base's",
-    "t2i": "small bench, text to image",
-    "edit": "small bench, editing",
-    "teacher_wait_share": "share of the time spent waiting for the teacher",
-    "images_per_second": "images per second",
-    "memory_mib": "memory of a worker, MiB",
-}
-
-
-def write_report(
-    file: Path,
-    recipe: Recipe,
-    result: Mapping[str, Any],
-    comparisons: Mapping[str, Comparison],
-    history: Sequence[Mapping[str, Any]],
-) -> None:
-    """Writes the page.
-
-    Args:
-        result: what result.json holds.
-        comparisons: by bench, with the answers of all models in `result`.
-        history: the run's lines: {"update", "measures", and where it was scored "bench"}.
-    """
-    page = Environment(
-        loader=PackageLoader("flash_ray.evaluation", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    page.globals["score"] = page.filters["score"] = "{:.2f}".format
-    page.filters["signed"] = "{:+.2f}".format
-    models = list(next(iter(comparisons.values())).answers)
-    text = page.get_template("report.html.jinja").render(
-        version=__version__,
-        recipe=recipe,
-        recipe_yaml=dump_yaml(recipe),
-        result=result,
-        models=models,
-        titles=TITLES,
-        benches=BENCHES,
-        comparisons=comparisons,
-        curves=log_curves(_log(history), CURVES),
-        diversity={bench: _diversity(result, bench, models) for bench in comparisons},
-        pictures={bench: _rows(comparison) for bench, comparison in comparisons.items()},
-    )
-    file.write_text(text, encoding="utf-8")
-
-
-def _log(history: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
-    return [
-        {"update": line["update"], **line["measures"], **line.get("bench", {})} for line in history
-    ]
+def _measures(metrics: UpdateMetrics) -> dict[str, float]:
+    scores = metrics.scores or {}
+    titles = {task: title for task, title in TASK_TITLES.items() if task in scores}
+    return {
+        **{name.replace("_", " "): value for name, value in metrics.diagnostics.items()},
+        "loss of the fake score": metrics.fake_score_loss,
+        "scale of the student's samples, relative to the base's": metrics.spread,
+        **{f"score, {title}": scores[task] for task, title in titles.items()},
+        "share of the time spent waiting for the teacher": metrics.teacher_wait_share,
+        "images per second": metrics.images_per_second,
+        "memory of a worker, MiB": metrics.memory_mib,
+    }
 
 
 def _rows(comparison: Comparison) -> list[dict[str, Any]]:
-    return [_row(comparison, index) for index in spread(comparison, SHOWN)]
+    return [_row(comparison, index) for index in first_of_each(comparison.cases, SHOWN)]
 
 
 def _row(comparison: Comparison, index: int) -> dict[str, Any]:
@@ -126,32 +119,36 @@ def _row(comparison: Comparison, index: int) -> dict[str, Any]:
     cells = []
     for name, image in row_images(comparison, index).items():
         answers = comparison.answers.get(name)
-        verdict = answers.score.verdicts[case.id] if answers else None
+        score = answers.result.cases[case.id] if answers else None
         cells.append(
             {
-                "title": TITLES.get(name, name),
+                "title": name,
                 "png": _png(image),
-                "score": verdict.score if verdict else None,
-                "wrong": _wrong(verdict) if verdict else [],
+                "is_small": max(image.size) <= 128,
+                "score": score.score if score else None,
+                "remarks": _remarks(score) if score else [],
             }
         )
     return {"id": case.id, "prompt": case.prompt, "cells": cells}
 
 
-def _wrong(verdict: Verdict) -> list[str]:
-    """Attributes that do not wholly hold, and why the score was capped."""
-    missed = [name for name, credit in verdict.attributes.items() if credit < 1]
-    return [*missed, *([verdict.cap] if verdict.cap else [])]
+def _remarks(score: CaseScore) -> list[str]:
+    """Attributes that do not wholly hold, and why a score is missing or low."""
+    credits: Mapping[str, float] = score.details.get("attributes") or {}
+    missed = [f"not: {name}" for name, credit in credits.items() if credit < 1]
+    reasons = (score.failure, score.details.get("cap"), score.details.get("reason"))
+    return [*missed, *(reason for reason in reasons if reason)]
 
 
-def _diversity(result: Mapping[str, Any], bench: str, models: list[str]) -> list[dict[str, Any]]:
+def _diversity(comparison: Comparison) -> list[dict[str, Any]]:
     """One row for each factor of each category: the floor, then each model's distance.
 
-    A model whose pictures hardly show a factor has no distance of it.
+    Only some judges measure it; a model whose pictures hardly show a factor has no distance of it.
     """
     rows = []
-    for category in result[models[0]]["categories"][bench]:
-        tables = [result[name]["categories"][bench][category]["diversity"] for name in models]
+    results = [answers.result for answers in comparison.answers.values()]
+    for category in results[0].categories:
+        tables = [result.categories[category].details.get("diversity", {}) for result in results]
         floors: dict[str, float] = {}
         for table in tables:
             for factor, row in table.items():
@@ -168,7 +165,13 @@ def _diversity(result: Mapping[str, Any], bench: str, models: list[str]) -> list
     return rows
 
 
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
 def _png(image: Image.Image) -> str:
+    image = image.copy()
+    image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()

@@ -9,14 +9,12 @@ import diffusers
 import numpy as np
 import torch
 import transformers
-from diffusers import QwenImage21Pipeline
 from torch import Tensor, nn
 
 from flash_ray.evaluation.benchmark import Benchmark, Case
 from flash_ray.methods.flow import schedule
 from flash_ray.models.base import PIXELS_PER_TOKEN, ConditionPair, Model
-from flash_ray.models.loading import load_backbone, resolve_base
-from flash_ray.models.qwen_image_21 import QwenImage21
+from flash_ray.models.loading import dtype_of, load_decoder, load_model
 from flash_ray.models.sampling import SamplerConfig, sample
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task, TeacherDefaults
@@ -41,11 +39,6 @@ def student_sampler(sigmas: Sequence[float]) -> SamplerConfig:
     return SamplerConfig(tuple(sigmas))
 
 
-def weights_dtype(recipe: Recipe) -> torch.dtype:
-    """The dtype that the recipe's models are loaded in."""
-    return torch.bfloat16 if recipe.training.precision == "bf16" else torch.float32
-
-
 def load_base(recipe: Recipe, dtype: torch.dtype | None = None) -> Model:
     """Loads the recipe's base with its encoders, on the GPU if the recipe's workers have one.
 
@@ -59,7 +52,7 @@ def load_base(recipe: Recipe, dtype: torch.dtype | None = None) -> Model:
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     device = "cuda" if recipe.runtime.gpu else "cpu"
-    return load_backbone(recipe.base, dtype or weights_dtype(recipe), device, encoders=True)
+    return load_model(recipe.base, dtype or dtype_of(recipe), device, encoders=True)
 
 
 @dataclass(frozen=True)
@@ -107,9 +100,7 @@ def sample_cases(
             transformer,
             batch.conditions.to(device),
             batch.noise_BNC.to(device),
-            sampler.sigmas,
-            sampler.guidance_scale,
-            sampler.guidance_rescale,
+            sampler,
             step_done,
         )
         images += list(model.to_images(x_BNC, batch.conditions.layout))
@@ -140,10 +131,7 @@ class EncodedBenchmark:
     @cached_property
     def _model(self) -> Model:
         # Of the base only what decodes: the transformer is the one that is asked.
-        pipeline = QwenImage21Pipeline.from_pretrained(
-            resolve_base(self.base), dtype=self.dtype, transformer=None, text_encoder=None
-        )
-        return QwenImage21(pipeline)
+        return load_decoder(self.base, self.dtype)
 
 
 def encode_benchmark(
@@ -158,7 +146,7 @@ def encode_benchmark(
         for task, count in per_category.items()
         if count and task in benchmark.categories
     }
-    return EncodedBenchmark(recipe.base, weights_dtype(recipe), batches)
+    return EncodedBenchmark(recipe.base, dtype_of(recipe), batches)
 
 
 def _guided(defaults: TeacherDefaults, steps: int) -> SamplerConfig:

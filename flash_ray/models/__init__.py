@@ -1,1 +1,1 @@
-"""Model families behind one interface: what a condition is, how a velocity is asked for."""
+"""Model families behind one interface: what a condition is, and how a velocity is asked for."""

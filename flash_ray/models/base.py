@@ -1,4 +1,4 @@
-"""What every model family shares: layouts, conditions, the prefix store and the interface.
+"""What every model family shares: layouts, conditions, the cache of prompts, the interface.
 
 Rectified flow throughout: z_t = (1-t)*x + t*eps, v = eps - x, t in [0, 1], data at t = 0.
 Latents x_BNC are packed (one token for 16x16 pixels, row by row) and normalized to unit scale.
@@ -89,7 +89,8 @@ class Condition:
     def rows(self, indices: Sequence[int] | Tensor) -> "Condition":
         """The rows at `indices`, in that order; L stays as it is."""
         index = torch.as_tensor(indices, dtype=torch.long, device=self.embeds_BLD.device)
-        return replace(self, **{name: value[index] for name, value in self.tensors().items()})
+        chosen = {name: value[index] for name, value in self.tensors().items()}
+        return Condition.from_tensors(self.layout, chosen)
 
     @staticmethod
     def cat(conditions: Sequence["Condition"]) -> "Condition":
@@ -175,13 +176,14 @@ class ConditionPair:
 class PromptCache:
     """Keys and values of one batch's text and references, under one set of weights.
 
-    They do not depend on t: the first `Model.velocity` call that gets the prefix fills it,
-    later calls reuse it. Make a new one for each batch, each of positive and negative condition,
-    and after every change of the weights.
+    They do not depend on t: the first `Model.velocity` call that gets the cache fills it, later
+    calls reuse it. Make a new one for each batch, for each of positive and negative condition, and
+    after every change of the weights.
 
     Args:
-        graph: keep the way back to the weights, for several calls before one backward pass. A
-            prefix without it is not used while gradients are on.
+        graph: whether it keeps the way back to the weights, for several calls before one backward
+            pass. A cache without it is not used while gradients are on.
+        store: the family's own object with the keys and values of all layers; None: not filled.
     """
 
     def __init__(self, graph: bool = False) -> None:
@@ -190,7 +192,7 @@ class PromptCache:
 
 
 class Model(Protocol):
-    """A model family: encodes conditions, predicts velocities, codes pictures as latents."""
+    """A loaded model: encodes conditions, predicts velocities, codes images as latents."""
 
     name: str
 
@@ -205,7 +207,7 @@ class Model(Protocol):
     def copy_transformer(self) -> nn.Module:
         """A trainable deep copy of the base transformer, made before any LoRA is added."""
 
-    def load_transformer(self, folder: str) -> nn.Module:
+    def load_transformer(self, folder: Path) -> nn.Module:
         """A frozen transformer with the weights in `folder` (diffusers format)."""
 
     def add_lora(self, folder: Path, name: str) -> None:
@@ -228,17 +230,46 @@ class Model(Protocol):
         x_BNC: Tensor,
         t_B: Tensor,
         condition: Condition,
-        prefix: PromptCache | None = None,
+        cache: PromptCache | None = None,
     ) -> Tensor:
         """v_BNC at z_t = x_BNC, in x_BNC's dtype; `transformer` may be a DeepSpeed engine."""
 
     def decoder(
-        self, transformer: nn.Module, condition: Condition, prefix: PromptCache
+        self, transformer: nn.Module, condition: Condition, cache: PromptCache
     ) -> Callable[[Tensor, Tensor], Tensor]:
-        """(x_BNC, t_B) -> v_BNC with a filled prefix, for many steps and without gradients."""
+        """(x_BNC, t_B) -> v_BNC with a filled cache, for many steps and without gradients."""
 
     def to_latents(self, images: list[Image.Image]) -> Tensor:
-        """Pictures of one size -> x_BNC."""
+        """Encodes images of one size: x_BNC."""
 
     def to_images(self, x_BNC: Tensor, layout: Layout) -> np.ndarray:
-        """x_BNC -> RGB pictures, uint8, (B, H, W, 3)."""
+        """Decodes latents to RGB images, uint8, (B, H, W, 3)."""
+
+
+class ModelFamily(Protocol):
+    """What a package registers in `flash_ray.models`: a class whose instances are models.
+
+    `pipeline_class` is the diffusers class that a checkpoint's model_index.json names.
+    """
+
+    name: str
+    pipeline_class: str
+
+    def from_pretrained(
+        self,
+        source: str | Path,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        encoders: bool = True,
+        transformer: bool = True,
+    ) -> Model:
+        """Loads a folder or a hub id, on request without text encoder or transformer.
+
+        Raises UserError if that cannot be loaded.
+        """
+
+    def transformer_shapes(self, source: str | Path) -> dict[str, list[int]]:
+        """Shapes of the transformer's weights by name, from its configuration alone."""
+
+    def transformer_channels(self, source: str | Path) -> int:
+        """C of the latents that the transformer takes, from its configuration alone."""

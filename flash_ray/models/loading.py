@@ -1,47 +1,55 @@
-"""From names in a recipe to a loaded backbone, and the digest of what encodes its conditions."""
+"""From names in a recipe to a loaded model, and the digests of the files that decide its numbers.
+
+Torch and diffusers are imported where they are used: commands check names before they load either.
+"""
 
 import hashlib
+import importlib
 import json
-from importlib import resources
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flash_ray import plugins
 from flash_ray.errors import UserError
+from flash_ray.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch
 
+    from flash_ray.models.base import Model, ModelFamily
+
 ENCODER_PARTS = ("text_encoder", "processor", "vae", "scheduler")
-MINIATURE = resources.files("flash_ray.miniature") / "base"
-SPECIALIZED = resources.files("flash_ray.miniature") / "specialized"
+INDEX = "model_index.json"
 LORA = "pytorch_lora_weights.safetensors"
 _MIB = 2**20
 
 
 def resolve_base(base: str) -> str:
-    """'miniature' -> the folder that ships with the package; else unchanged.
+    """The folder or the hub id of a base: that of a registered checkpoint, else `base` itself.
 
     Raises:
-        UserError: `base` looks like a folder and holds no pipeline.
+        UserError: `base` is a checkpoint or looks like a folder, and holds no pipeline.
     """
-    source = str(MINIATURE) if base == "miniature" else base
+    source = str(_checkpoint(base) or base)
     is_hub_id = source.count("/") == 1 and not source.startswith((".", "/"))
-    if not (Path(source) / "model_index.json").is_file() and not is_hub_id:
+    if not (Path(source) / INDEX).is_file() and not is_hub_id:
+        shipped = [name for name in plugins.names(plugins.CHECKPOINTS) if not is_lora(name)]
         raise UserError(
-            f"base: no pipeline in {source} (model_index.json is missing); give a folder written "
-            "by save_pretrained, a hub id, or 'miniature'"
+            f"base: no pipeline in {source} ({INDEX} is missing); give a folder written by "
+            f"save_pretrained, a hub id, or one of {', '.join(map(repr, shipped))}"
         )
     return source
 
 
 def is_lora(model: str) -> bool:
-    """Whether a teacher's model is a LoRA: the shipped one, or a folder with one's weights."""
-    return model == "miniature-specialized" or (Path(model) / LORA).is_file()
+    """Whether a teacher's model, a registered checkpoint or a folder, holds a LoRA's weights."""
+    return (resolve_lora(model) / LORA).is_file()
 
 
 def resolve_lora(model: str) -> Path:
-    """'miniature-specialized' -> the folder that ships with the package; else unchanged."""
-    return Path(str(SPECIALIZED)) if model == "miniature-specialized" else Path(model)
+    """The folder of a LoRA: that of a registered checkpoint, else `model` itself."""
+    return _checkpoint(model) or Path(model)
 
 
 def lora_digest(model: str) -> str:
@@ -50,25 +58,104 @@ def lora_digest(model: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def load_backbone(base: str, dtype: "torch.dtype", device: "torch.device | str", encoders: bool):
-    """Loads the backbone; see `QwenImage21.from_pretrained` for arguments and errors."""
-    from flash_ray.models.qwen_image_21 import QwenImage21
+def dtype_of(recipe: Recipe) -> "torch.dtype":
+    """The dtype of the weights under the recipe's `training.precision`."""
+    import torch
 
-    return QwenImage21.from_pretrained(resolve_base(base), dtype, device, encoders)
+    return {"bf16": torch.bfloat16, "fp32": torch.float32}[recipe.training.precision]
+
+
+def family_of(base: str) -> "ModelFamily":
+    """The registered model family that loads the base's pipeline.
+
+    Raises:
+        UserError: the base cannot be read, or no family loads pipelines of its class.
+    """
+    source = resolve_base(base)
+    try:
+        pipeline_class = json.loads(_index(source).read_text(encoding="utf-8"))["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"base: {source}/{INDEX} cannot be read ({type(error).__name__}); give a folder "
+            "written by save_pretrained"
+        ) from error
+    names = plugins.names(plugins.MODELS)
+    families = [plugins.load(plugins.MODELS, name, "family") for name in names]
+    for family in families:
+        if family.pipeline_class == pipeline_class:
+            return family
+    allowed = ", ".join(family.pipeline_class for family in families)
+    raise UserError(
+        f"base: {source} holds a {pipeline_class}, which no model family loads; allowed: "
+        f"{allowed}; choose another base, or install a package with its family"
+    )
+
+
+def load_model(
+    base: str, dtype: "torch.dtype", device: "torch.device | str", encoders: bool
+) -> "Model":
+    """Loads a base with the family that its pipeline belongs to.
+
+    Args:
+        base: a registered checkpoint, a folder or a hub id.
+        encoders: False leaves out the text encoder, the largest part; `encode` is then refused.
+
+    Raises:
+        UserError: there is no such base, or it cannot be loaded.
+    """
+    return family_of(base).from_pretrained(resolve_base(base), dtype, device, encoders=encoders)
+
+
+def load_decoder(base: str, dtype: "torch.dtype") -> "Model":
+    """The base without its transformer and text encoder, on the CPU: it codes images and latents.
+
+    Its `velocity` takes any transformer of the base's shape.
+
+    Raises:
+        UserError: there is no such base, or it cannot be loaded.
+    """
+    family, source = family_of(base), resolve_base(base)
+    return family.from_pretrained(source, dtype, "cpu", encoders=False, transformer=False)
+
+
+def import_components(source: str | Path) -> None:
+    """Imports the modules that a pipeline's model_index.json names for parts of its own.
+
+    diffusers takes a part from such a module only if it is imported already, since importing runs
+    its code and the file may be anybody's. So it is imported here only if its top-level package
+    registers a plug-in of flash_ray, which the user has installed; any other module is left to
+    diffusers to refuse.
+
+    Raises:
+        OSError, ValueError: there is no model_index.json, or it is no JSON.
+        UserError: `source` is no folder, and no hub model that can be reached.
+    """
+    trusted = plugins.packages()
+    for part in json.loads(_index(str(source)).read_text(encoding="utf-8")).values():
+        module = part[0] if isinstance(part, list) and part else None
+        if isinstance(module, str) and module.partition(".")[0] in trusted:
+            importlib.import_module(module)
 
 
 def encoder_digest(base: str) -> str:
     """Digest (16 hex digits) of the files that decide how a case is encoded.
 
-    Of a folder: names, sizes and contents, of files above 64 MiB the first, middle and last MiB.
-    Of a hub id: the id and the commit that its cached or downloaded copy comes from.
+    A folder counts by names, sizes and contents, of files above 64 MiB the first, middle and last
+    MiB; a hub id by the id and the commit of its cached or downloaded copy.
     """
     return _digest(base, ENCODER_PARTS)
 
 
 def base_digest(base: str) -> str:
-    """The same of everything that decides which picture the base draws: its transformer too."""
+    """As `encoder_digest`, with the transformer: all that decides which picture the base draws."""
     return _digest(base, (*ENCODER_PARTS, "transformer"))
+
+
+def _checkpoint(name: str) -> Path | None:
+    """The folder that an installed package registers under the name; None if none does."""
+    if name not in plugins.names(plugins.CHECKPOINTS):
+        return None
+    return Path(plugins.load(plugins.CHECKPOINTS, name, "base")())
 
 
 def _digest(base: str, parts: tuple[str, ...]) -> str:
@@ -84,11 +171,12 @@ def _digest(base: str, parts: tuple[str, ...]) -> str:
                 for block in _blocks(path):
                     digest.update(block)
     else:
-        digest.update(f"{source}@{_hub_commit(source)}".encode())
+        # .../snapshots/<commit>/model_index.json
+        digest.update(f"{source}@{_index(source).parent.name}".encode())
     return digest.hexdigest()[:16]
 
 
-def _blocks(path: Path):
+def _blocks(path: Path) -> Iterator[bytes]:
     size = path.stat().st_size
     with path.open("rb") as file:
         if size <= 64 * _MIB:
@@ -99,15 +187,17 @@ def _blocks(path: Path):
             yield file.read(_MIB)
 
 
-def _hub_commit(model: str) -> str:
+def _index(source: str) -> Path:
+    """The pipeline's model_index.json, of a hub id in the cache of downloads."""
+    if Path(source).is_dir():
+        return Path(source) / INDEX
     from huggingface_hub import hf_hub_download
 
     try:
-        # .../snapshots/<commit>/model_index.json
-        return Path(hf_hub_download(model, "model_index.json")).parent.name
+        return Path(hf_hub_download(source, INDEX))
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"base: {model!r} is neither a folder nor a hub model that can be reached ({reason}); "
+            f"base: {source!r} is neither a folder nor a hub model that can be reached ({reason}); "
             "download it first, or give its folder"
         ) from error

@@ -1,4 +1,4 @@
-"""Prefixes of single rows as one batch's, without the rows changing each other.
+"""Fills, splits, joins and weighs prompt caches: joined rows do not change each other.
 
 `Condition.cat` pads a batch's texts on the right to one length, and the transformer counts padding
 as positions. That changes nothing for the texts, which are causal. But the target lies further on
@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from diffusers import QwenImage21Transformer2DModel
-from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21KVCache
+from diffusers.models.transformers.transformer_qwenimage21 import (
+    QwenImage21KVCache,
+    QwenImage21Transformer2DModel,
+)
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -20,29 +22,29 @@ from flash_ray.models.base import Condition, Layout, Model, PromptCache
 
 
 @torch.no_grad()
-def prefill(backbone: Model, transformer: nn.Module, condition: Condition) -> PromptCache:
-    """The prefix of a condition that is on the transformer's device."""
+def prefill(model: Model, transformer: nn.Module, condition: Condition) -> PromptCache:
+    """The filled cache of a condition that is on the transformer's device."""
     # It does not depend on the target: the smallest one there is costs least.
     layout = condition.layout
     small = Layout(layout.task, 32, 32, layout.references)
-    rows, prefix = len(condition), PromptCache()
+    rows, cache = len(condition), PromptCache()
     device = condition.embeds_BLD.device
-    x_BNC = torch.zeros(rows, small.tokens, backbone.latent_channels, device=device)
+    x_BNC = torch.zeros(rows, small.tokens, model.latent_channels, device=device)
     t_B = torch.ones(rows, device=device)
-    backbone.velocity(transformer, x_BNC, t_B, replace(condition, layout=small), prefix)
-    return prefix
+    model.velocity(transformer, x_BNC, t_B, replace(condition, layout=small), cache)
+    return cache
 
 
-def split(prefix: PromptCache, condition: Condition) -> list[PromptCache]:
-    """The rows of a prefix that was filled for `condition`, without its padding, copied.
+def split(cache: PromptCache, condition: Condition) -> list[PromptCache]:
+    """The rows of a cache that was filled for `condition`, without its padding, copied.
 
     Texts are causal and padded on the right: padding changes no key or value before it.
     """
-    layers = [layer.get() for layer in prefix.store.layer_caches]
+    layers = [layer.get() for layer in cache.store.layer_caches]
     padding = (~condition.mask_BL).sum(1).tolist()
     length = layers[0][0].shape[1]
     return [
-        _prefix(
+        _filled(
             [
                 (
                     k_BLHD[row : row + 1, : length - extra].clone(),
@@ -56,11 +58,11 @@ def split(prefix: PromptCache, condition: Condition) -> list[PromptCache]:
 
 
 def join(transformer: QwenImage21Transformer2DModel, rows: Sequence[PromptCache]) -> PromptCache:
-    """One prefix of a batch, for the rows' conditions in the same order, joined by `Condition.cat`.
+    """One cache of a batch, for the rows' conditions in the same order, joined by `Condition.cat`.
 
     Args:
-        transformer: the one that filled the rows' prefixes.
-        rows: filled prefixes of one row each, of one layout.
+        transformer: the one that filled the rows' caches.
+        rows: filled caches of one row each, of one layout.
     """
     if len(rows) == 1:
         return rows[0]
@@ -74,20 +76,20 @@ def join(transformer: QwenImage21Transformer2DModel, rows: Sequence[PromptCache]
         k_BLHD = pad_sequence([k_1LHD[0] for k_1LHD, _ in parts], batch_first=True)
         v_BLHD = pad_sequence([v_1LHD[0] for _, v_1LHD in parts], batch_first=True)
         joined.append((_turned(k_BLHD, turn_BP) if extra_B.any() else k_BLHD, v_BLHD))
-    return _prefix(joined)
+    return _filled(joined)
 
 
-def size_of(prefix: PromptCache) -> int:
-    """Bytes of a filled prefix."""
-    return sum(part.nbytes for layer in prefix.store.layer_caches for part in layer.get())
+def size_of(cache: PromptCache) -> int:
+    """Bytes of a filled cache."""
+    return sum(part.nbytes for layer in cache.store.layer_caches for part in layer.get())
 
 
-def _prefix(layers: Sequence[tuple[Tensor, Tensor]]) -> PromptCache:
-    prefix = PromptCache()
-    prefix.store = QwenImage21KVCache(len(layers))
+def _filled(layers: Sequence[tuple[Tensor, Tensor]]) -> PromptCache:
+    cache = PromptCache()
+    cache.store = QwenImage21KVCache(len(layers))
     for number, (k_BLHD, v_BLHD) in enumerate(layers):
-        prefix.store.get_layer(number).store(k_BLHD, v_BLHD)
-    return prefix
+        cache.store.get_layer(number).store(k_BLHD, v_BLHD)
+    return cache
 
 
 def _turned(k_BLHD: Tensor, turn_BP: Tensor) -> Tensor:

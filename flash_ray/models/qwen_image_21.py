@@ -1,25 +1,27 @@
-"""Qwen-Image-2.1 behind the backbone interface, on top of diffusers' own pipeline."""
+"""Qwen-Image-2.1 behind the model interface, on top of diffusers' own pipeline."""
 
 import copy
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
-from diffusers import QwenImage21Pipeline, QwenImage21Transformer2DModel
-from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21KVCache
-from diffusers.pipelines.qwenimage21.pipeline_qwenimage21 import calculate_dimensions
+from diffusers.models.transformers.transformer_qwenimage21 import (
+    QwenImage21KVCache,
+    QwenImage21Transformer2DModel,
+)
+from diffusers.pipelines.qwenimage21.pipeline_qwenimage21 import (
+    QwenImage21Pipeline,
+    calculate_dimensions,
+)
 from PIL import Image
 from torch import Tensor, nn
 
-# Imported for diffusers, which loads the miniature's processor from it by name.
-import flash_ray.miniature.processor  # noqa: F401
 from flash_ray.errors import UserError
 from flash_ray.models.base import PIXELS_PER_TOKEN, Condition, ConditionPair, Layout, PromptCache
-from flash_ray.models.loading import LORA
+from flash_ray.models.loading import LORA, import_components
 from flash_ray.models.qwen_image_21_decoder import SLOT, decoder, token_shapes
 
 
@@ -27,6 +29,7 @@ class QwenImage21:
     """Encodes and decodes as `QwenImage21Pipeline` does, with the pipeline's own methods."""
 
     name = "qwen-image-2.1"
+    pipeline_class = "QwenImage21Pipeline"
 
     def __init__(self, pipeline: QwenImage21Pipeline):
         self.pipeline = pipeline
@@ -43,30 +46,43 @@ class QwenImage21:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         encoders: bool = True,
+        transformer: bool = True,
     ) -> Self:
         """Loads a checkpoint from a folder or a hub id.
 
         Args:
             encoders: False leaves out the text encoder, the largest part; `encode` is then refused.
+            transformer: False leaves that out: `velocity` and `to_images` work, with another one.
 
         Raises:
             UserError: no Qwen-Image-2.1 pipeline can be loaded from `source`.
         """
-        cure = (
-            "give a folder written by save_pretrained, or an id owner/name of the Hugging Face hub"
-        )
-        if not Path(source).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
-            raise UserError(f"base: there is no folder {str(source)!r}; {cure}")
         left_out = {} if encoders else {"text_encoder": None}
+        left_out |= {} if transformer else {"transformer": None}
         try:
-            kind = QwenImage21Pipeline.load_config(source)["_class_name"]
-            if kind != "QwenImage21Pipeline":
-                raise UserError(f"base: {source} holds a {kind}, not a QwenImage21Pipeline; {cure}")
+            import_components(source)
             pipeline = QwenImage21Pipeline.from_pretrained(source, dtype=dtype, **left_out)
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise UserError(f"base: cannot load {str(source)!r} ({reason}); {cure}") from error
+            raise UserError(
+                f"base: cannot load {str(source)!r} ({reason}); give a folder written by "
+                "save_pretrained, or an id owner/name of the Hugging Face hub"
+            ) from error
         return cls(pipeline.to(device))
+
+    @staticmethod
+    def transformer_shapes(source: str | Path) -> dict[str, list[int]]:
+        """Shapes of the transformer's weights by name, from its configuration alone."""
+        config = QwenImage21Transformer2DModel.load_config(source, subfolder="transformer")
+        with torch.device("meta"):
+            transformer = QwenImage21Transformer2DModel.from_config(config)
+        return {name: list(weight.shape) for name, weight in transformer.state_dict().items()}
+
+    @staticmethod
+    def transformer_channels(source: str | Path) -> int:
+        """C of the latents that the transformer takes, from its configuration alone."""
+        config = QwenImage21Transformer2DModel.load_config(source, subfolder="transformer")
+        return config["in_channels"]
 
     @property
     def latent_channels(self) -> int:
@@ -81,7 +97,7 @@ class QwenImage21:
             raise ValueError("copy the transformer before a LoRA is added")
         return copy.deepcopy(self.transformer).requires_grad_(True).train()
 
-    def load_transformer(self, folder: str | Path) -> QwenImage21Transformer2DModel:
+    def load_transformer(self, folder: Path) -> QwenImage21Transformer2DModel:
         """Loads the transformer saved in `folder`, with the base's dtype and device, frozen.
 
         Raises:
@@ -167,16 +183,16 @@ class QwenImage21:
         x_BNC: Tensor,
         t_B: Tensor,
         condition: Condition,
-        prefix: PromptCache | None = None,
+        cache: PromptCache | None = None,
     ) -> Tensor:
         """Predicts v_BNC at z_t = x_BNC for times t_B in [0, 1], in x_BNC's dtype.
 
         Args:
             transformer: a `QwenImage21Transformer2DModel` or a DeepSpeed engine around one.
-            prefix: filled by the first call and reused by later ones. While gradients are on, only
+            cache: filled by the first call and reused by later ones. While gradients are on, only
                 one with `graph` is: another would cut them off from the text's keys and values.
         """
-        module = getattr(transformer, "module", transformer)
+        module: Any = getattr(transformer, "module", transformer)  # that of an engine
         _, dtype = _kind(module)
         condition = condition.to(x_BNC.device, dtype)
         hidden_BNC = x_BNC.to(dtype)
@@ -185,9 +201,9 @@ class QwenImage21:
         batch, tokens, _ = x_BNC.shape
         # The target's slots follow the text.
         target_slots = condition.slots_BL.new_ones(batch, tokens // SLOT)
-        if prefix and torch.is_grad_enabled() and not prefix.graph:
-            prefix = None
-        cache, mode = _cache(module, prefix)
+        if cache and torch.is_grad_enabled() and not cache.graph:
+            cache = None
+        kv_cache, mode = _kv_cache(module, cache)
         out_BNC = transformer(
             hidden_states=hidden_BNC,
             timestep=t_B,
@@ -195,27 +211,33 @@ class QwenImage21:
             encoder_hidden_states_mask=None if condition.mask_BL.all() else condition.mask_BL,
             img_shapes=[token_shapes(condition.layout)] * batch,
             img_mask=torch.cat([condition.slots_BL, target_slots], dim=1),
-            kv_cache=cache,
+            kv_cache=kv_cache,
             kv_cache_mode=mode,
             return_dict=False,
         )[0]
         return out_BNC[:, -tokens:].to(x_BNC.dtype)
 
     def decoder(
-        self, transformer: nn.Module, condition: Condition, prefix: PromptCache
+        self, transformer: nn.Module, condition: Condition, cache: PromptCache
     ) -> Callable[[Tensor, Tensor], Tensor]:
-        """`velocity` with a filled prefix, for many steps and without gradients; see `decoding`."""
-        return decoder(transformer, condition.to(*_kind(transformer)), prefix)
+        """`velocity` with a filled cache, for many steps and without gradients.
+
+        Raises:
+            TypeError: `transformer` is not the transformer itself but an engine around one.
+        """
+        if not isinstance(transformer, QwenImage21Transformer2DModel):
+            raise TypeError(f"decoder takes the transformer itself, not a {type(transformer)}")
+        return decoder(transformer, condition.to(*_kind(transformer)), cache)
 
     @torch.no_grad()
     def to_latents(self, images: list[Image.Image]) -> Tensor:
-        """Encodes pictures of one size (sides multiples of 32, opaque) by the VAE's mean: x_BNC."""
+        """Encodes images of one size (sides multiples of 32, opaque) by the VAE's mean: x_BNC."""
         pixels = [self.pipeline.image_processor.preprocess(i.convert("RGBA")) for i in images]
         return self._pack(torch.cat(pixels).unsqueeze(2))
 
     @torch.no_grad()
     def to_images(self, x_BNC: Tensor, layout: Layout) -> np.ndarray:
-        """Decodes latents to RGB pictures, uint8, (B, H, W, 3); the alpha channel is dropped."""
+        """Decodes latents to RGB images, uint8, (B, H, W, 3); the alpha channel is dropped."""
         pipeline, vae = self.pipeline, self.pipeline.vae
         latents = pipeline._unpack_latents(
             x_BNC.to(*_kind(vae)), layout.height, layout.width, PIXELS_PER_TOKEN
@@ -257,50 +279,54 @@ class QwenImage21:
         images: list[list[Image.Image]] | None = None,
         references_BNC: Tensor | None = None,
     ) -> Condition:
-        own = None if images is None else _OwnPictures(images)
+        # The pipeline only walks through them, so they need not be the list that it asks for.
+        pictures: Any = None if images is None else _ImagesByPrompt(images)
         device, _ = _kind(self.pipeline.text_encoder)
-        embeds_BLD, mask_BL, slots_BL = self.pipeline.encode_prompt(prompts, own, device)
+        embeds_BLD, mask_BL, slots_BL = self.pipeline.encode_prompt(prompts, pictures, device)
         if mask_BL is None:  # the pipeline's way to say that nothing is padded
             mask_BL = torch.ones_like(slots_BL)
         return Condition(layout, embeds_BLD, mask_BL.bool(), slots_BL.bool(), references_BNC)
 
     def _pack(self, pixels_BCTHW: Tensor) -> Tensor:
         vae = self.pipeline.vae
-        latents = self.pipeline._encode_vae_image(pixels_BCTHW.to(*_kind(vae)), None)
+        latents = self.pipeline._encode_vae_image(
+            pixels_BCTHW.to(*_kind(vae)),
+            torch.Generator(),  # not used: the pipeline takes the mean
+        )
         batch, channels, _, height, width = latents.shape
         return self.pipeline._pack_latents(latents, batch, channels, height, width).contiguous()
 
 
-class _OwnPictures:
-    """Stands for the pipeline's one set of pictures, and gives each prompt of a batch its own.
+class _ImagesByPrompt:
+    """Stands for the pipeline's one set of images, and gives each prompt of a batch its own.
 
     The pipeline walks through the set once for every prompt, in order.
     """
 
-    def __init__(self, cases: list[list[Image.Image]]):
-        self.cases = iter(cases)
-        self.pictures = len(cases[0])
+    def __init__(self, images: list[list[Image.Image]]):
+        self._images = iter(images)
+        self._length = len(images[0])
 
     def __len__(self) -> int:
-        return self.pictures
+        return self._length
 
     def __iter__(self) -> Iterator[Image.Image]:
-        return iter(next(self.cases))
+        return iter(next(self._images))
 
 
 def _kind(module: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Device and dtype of a part of the pipeline; diffusers' own walk all modules."""
+    """Device and dtype of a part of the pipeline; diffusers' own properties walk all modules."""
     parameter = next(module.parameters())
     return parameter.device, parameter.dtype
 
 
-def _cache(
-    module: nn.Module, prefix: PromptCache | None
+def _kv_cache(
+    module: QwenImage21Transformer2DModel, cache: PromptCache | None
 ) -> tuple[QwenImage21KVCache | None, str | None]:
-    """The transformer's `kv_cache` and `kv_cache_mode` for this call; fills an empty prefix."""
-    if prefix is None:
+    """The transformer's `kv_cache` and `kv_cache_mode` for this call; fills an empty cache."""
+    if cache is None:
         return None, None
-    if prefix.store is None:
-        prefix.store = QwenImage21KVCache(len(module.transformer_blocks))
-        return prefix.store, "extract"
-    return prefix.store, "cached"
+    if cache.store is None:
+        cache.store = QwenImage21KVCache(len(module.transformer_blocks))
+        return cache.store, "extract"
+    return cache.store, "cached"

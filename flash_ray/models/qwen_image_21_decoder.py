@@ -1,4 +1,4 @@
-"""Velocities of a batch whose prefix is filled, without what each step would compute anew.
+"""Velocities of a batch whose prompt cache is filled, without what each step would compute anew.
 
 Its numbers are those of the transformer's own `kv_cache_mode="cached"`. That projects the texts,
 labels the tokens and builds the rotary table in every step, which for small pictures takes as long
@@ -8,7 +8,7 @@ as the attention; here it is done once for all steps.
 from collections.abc import Callable
 
 import torch
-from diffusers import QwenImage21Transformer2DModel
+from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21Transformer2DModel
 from torch import Tensor
 
 from flash_ray.models.base import PIXELS_PER_TOKEN, Condition, Layout, PromptCache
@@ -24,14 +24,14 @@ def token_shapes(layout: Layout) -> list[tuple[int, int, int]]:
 
 @torch.no_grad()
 def decoder(
-    transformer: QwenImage21Transformer2DModel, condition: Condition, prefix: PromptCache
+    transformer: QwenImage21Transformer2DModel, condition: Condition, cache: PromptCache
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """(x_BNC, t_B) -> v_BNC, in x_BNC's dtype, for any number of steps of one batch.
 
     Args:
-        transformer: the one that filled the prefix, itself and not an engine around it.
+        transformer: the one that filled the cache, itself and not an engine around it.
         condition: the batch's, on the transformer's device.
-        prefix: filled.
+        cache: filled.
     """
     layout = condition.layout
     # The rows share a layout, so the first one's slots are every row's.
@@ -57,7 +57,7 @@ def decoder(
                 modulation=modulation_BD,
                 rotary_emb=rotary_NP,
                 attention_mask=keys,
-                layer_cache=prefix.store.get_layer(number),
+                layer_cache=cache.store.get_layer(number),
                 kv_cache_mode="cached",
             )
         hidden_BND = transformer.norm_out(hidden_BND, time_BD)

@@ -1,6 +1,6 @@
-"""Few-step and many-step sampling: schedules of sigmas and the Euler sampler."""
+"""Few-step and many-step sampling: how a model is sampled, and the Euler sampler."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -38,52 +38,47 @@ class SamplerConfig:
 
 
 def guided(
-    backbone: Model,
+    model: Model,
     transformer: nn.Module,
-    conditioned: ConditionPair,
-    guidance: float = 1.0,
-    rescale: bool = True,
+    conditions: ConditionPair,
+    sampler: SamplerConfig | None = None,
 ) -> VelocityFn:
-    """The velocity under guidance, as a function of (z_BNC, t_B), with prefill prefixes.
+    """The velocity under the sampler's guidance, as a function of (z_BNC, t_B).
 
-    Guidance 1.0 asks the transformer once a call, any other scale twice. The prefixes hold for as
-    long as the weights do.
+    Without guidance, and without a sampler, the transformer is asked once a call, else twice. The
+    prompts' keys and values are computed at the first call, and hold for as long as the weights do.
     """
-    prefix, negative_prefix = PromptCache(), PromptCache()
+    positive_cache, negative_cache = PromptCache(), PromptCache()
 
     def velocity(z_BNC: Tensor, t_B: Tensor) -> Tensor:
-        v_BNC = backbone.velocity(transformer, z_BNC, t_B, conditioned.positive, prefix)
-        if guidance == 1.0:
+        v_BNC = model.velocity(transformer, z_BNC, t_B, conditions.positive, positive_cache)
+        if sampler is None or sampler.guidance_scale == 1.0:
             return v_BNC
-        v_uncond = backbone.velocity(transformer, z_BNC, t_B, conditioned.negative, negative_prefix)
-        return guided_velocity(v_BNC, v_uncond, guidance, rescale)
+        v_uncond = model.velocity(transformer, z_BNC, t_B, conditions.negative, negative_cache)
+        return guided_velocity(v_BNC, v_uncond, sampler.guidance_scale, sampler.guidance_rescale)
 
     return velocity
 
 
 @torch.no_grad()
 def sample(
-    backbone: Model,
+    model: Model,
     transformer: nn.Module,
-    conditioned: ConditionPair,
+    conditions: ConditionPair,
     noise_BNC: Tensor,
-    sigmas: Sequence[float],
-    guidance: float = 1.0,
-    rescale: bool = True,
+    sampler: SamplerConfig,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Samples latents x_BNC from noise_BNC ~ N(0, 1).
+    """Samples latents x_BNC from noise_BNC ~ N(0, 1) by Euler's method.
 
     Args:
-        sigmas: descending in (0, 1], without the terminal 0; one Euler step each.
-        guidance, rescale: see `guided`; NFE = len(sigmas), twice that under guidance.
         progress: called with (steps done, steps in all) after each step.
     """
-    velocity = guided(backbone, transformer, conditioned, guidance, rescale)
-    ends = [*sigmas, 0.0]
+    velocity = guided(model, transformer, conditions, sampler)
+    sigmas = [*sampler.sigmas, 0.0]
     z_BNC = noise_BNC
-    for i in range(len(sigmas)):
-        z_BNC = euler(velocity, z_BNC, ends[i : i + 2])
+    for i in range(len(sampler.sigmas)):
+        z_BNC = euler(velocity, z_BNC, sigmas[i : i + 2])
         if progress:
-            progress(i + 1, len(sigmas))
+            progress(i + 1, len(sampler.sigmas))
     return z_BNC

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flash_ray.cluster.environment import one_process, thread_limits
 from flash_ray.models.base import Condition, ConditionPair, Layout
-from flash_ray.models.loading import load_backbone
+from flash_ray.models.loading import dtype_of, load_model
 from flash_ray.recipe import Recipe
 from flash_ray.teachers.protocol import Group
 from flash_ray.teachers.scorer import group_fingerprint, group_scorer
@@ -61,8 +61,7 @@ class TeacherActor:
 
     def __init__(self, recipe: Recipe, group: Group):
         device = one_process(recipe)
-        dtype = torch.bfloat16 if recipe.training.precision == "bf16" else torch.float32
-        backbone = load_backbone(group.pipeline, dtype, device, encoders=False)
+        backbone = load_model(group.pipeline, dtype_of(recipe), device, encoders=False)
         self._fingerprint = group_fingerprint(recipe, group, backbone.transformer)
         self._scorer = group_scorer(recipe, group, backbone)
         self.metrics = TeacherMetrics([recipe.teachers[index].name for index in group.members])

@@ -112,7 +112,7 @@ def save_engine(engine: "DeepSpeedEngine", folder: Path) -> None:
 
 
 def reshard(folder: Path) -> None:
-    """Makes of what all ranks saved a universal checkpoint beside it, for any number of workers.
+    """Turns what all ranks saved into a universal checkpoint beside it, for any number of workers.
 
     Unpickles: verify it first. Call it once for a folder, before engines are built.
     """

@@ -1,70 +1,174 @@
-"""The demo: distills the miniature on this machine and shows the student beside its teacher."""
+"""`flash-ray demo`: distills a preset on this machine and shows the student beside its teacher."""
 
 import json
+import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flash_ray.cluster.session import run_session
-from flash_ray.evaluation import sample
-from flash_ray.evaluation.compare import Comparison, differences, model_result
-from flash_ray.evaluation.figures import save_grid
-from flash_ray.evaluation.report import write_report
+from flash_ray.errors import UserError
+from flash_ray.evaluation.judges.load import Scoring, load_scoring
 from flash_ray.recipe import Recipe
+from flash_ray.storage.open import open_store
 from flash_ray.storage.s3 import Store
 from flash_ray.storage.students import load_student, read_student
 from flash_ray.telemetry.progress import Steps
-from flash_ray.workflows.produce import (
-    compare_all,
-    distil_and_publish,
+from flash_ray.workflows.distill import (
+    Published,
+    distill_and_publish,
+    validate_name,
+    validate_recipe,
 )
 
+if TYPE_CHECKING:
+    from flash_ray.evaluation.compare import Comparison
+    from flash_ray.recipe.schema import Task
 
-def run_demo(
-    recipe: Recipe, store: Store, out: Path, per_category: int, steps: Steps, started: float
-) -> dict[str, Any]:
-    """Distills, publishes, compares; leaves result.json, report.html, grid.png and the student.
+DEMO_RECIPE = "miniature"
+DEMO_FILES = ("store", "student", "result.json", "report.html", "grid.png")
+
+
+def demo(recipe: Recipe, out: Path, per_category: int, steps: Steps) -> dict[str, Any]:
+    """Distills, publishes, compares; leaves `DEMO_FILES` in `out`, in place of an earlier demo's.
 
     Args:
-        started: when the command was, by `time.monotonic`.
+        recipe: one with a benchmark.
+        per_category: cases of each category that teacher, untrained base and student answer.
 
     Returns:
-        what result.json holds.
+        what result.json holds: see `_result`.
+
+    Raises:
+        UserError: bad input, found before anything is started.
     """
+    started = time.monotonic()
+    validate_recipe(recipe)
+    scoring = load_scoring(recipe)
+    if scoring is None:
+        raise UserError(
+            "evaluation.benchmark: null; allowed in a demo, which compares models: the name of a "
+            "benchmark; set evaluation.benchmark"
+        )
+    _validate_foreign(out)
+    storage = recipe.runtime.storage
+    where = storage.url
+    if storage.url == "embedded":
+        where = str(out / "store")
+        _remove(out / "store")
+    with open_store(where, storage.endpoint, create=True) as store:
+        validate_name(recipe, store, recipe.name, resume=False)
+        for name in DEMO_FILES[1:]:
+            _remove(out / name)
+        out.mkdir(parents=True, exist_ok=True)
+        return _run(recipe, scoring, store, out, per_category, steps, started)
+
+
+def _run(
+    recipe: Recipe,
+    scoring: Scoring,
+    store: Store,
+    out: Path,
+    per_category: int,
+    steps: Steps,
+    started: float,
+) -> dict[str, Any]:
+    from flash_ray.cluster.session import run_session
+    from flash_ray.evaluation.figures import save_grid
+    from flash_ray.evaluation.report import write_report
+
     with run_session(recipe):
-        made = distil_and_publish(recipe, store, recipe.name, False, steps)
+        published = distill_and_publish(recipe, scoring, store, recipe.name, False, steps)
         trained = time.monotonic()
-        comparisons = _compare(recipe, store, out / "student", per_category, steps)
+        comparisons = _compare(recipe, scoring, store, out / "student", per_category, steps)
     ended = time.monotonic()
-    result = {
-        **{name: model_result(comparisons, name) for name in comparisons["t2i"].answers},
-        "student_and_teacher": differences(comparisons, "student", "teacher"),
-        "student_and_teacher_at_4": differences(comparisons, "student", "teacher_at_4"),
-        "cases_per_category": per_category,
-        "seconds": {
-            "train": trained - started,
-            "evaluate": ended - trained,
-            "total": ended - started,
-        },
-        "published": made.url,
-        "recipe_digest": recipe.digest,
-    }
+    seconds = {"train": trained - started, "evaluate": ended - trained, "total": ended - started}
+    result = _result(recipe, scoring, comparisons, per_category, published, seconds)
     save_grid(list(comparisons.values()), out / "grid.png")
-    write_report(out / "report.html", recipe, result, comparisons, made.history)
+    write_report(out / "report.html", recipe, result, comparisons, published.history)
     (out / "result.json").write_text(json.dumps(result, indent=1, allow_nan=False))
     return result
 
 
 def _compare(
-    recipe: Recipe, store: Store, folder: Path, per_category: int, steps: Steps
-) -> dict[str, Comparison]:
-    """The comparisons of the student, as published and downloaded again, and its teacher."""
-    published = read_student(store, recipe.name)
+    recipe: Recipe,
+    scoring: Scoring,
+    store: Store,
+    folder: Path,
+    per_category: int,
+    steps: Steps,
+) -> "dict[Task, Comparison]":
+    """Compares the student, as published and downloaded again, with teacher and untrained base."""
+    from flash_ray.evaluation import sample
+    from flash_ray.evaluation.compare import Sampled, compare_tasks
+
+    student = read_student(store, recipe.name)
     load_student(store, recipe.name, folder)
-    backbone = sample.load_base(recipe)
+    model, defaults = sample.load_base(recipe), recipe.teacher_defaults
     models = {
-        "teacher": sample.teacher(backbone, recipe.teacher_defaults),
-        "teacher_at_4": sample.teacher_at_4(backbone, recipe.teacher_defaults),
-        "student": [sample.student(backbone.load_transformer(folder), published.sigmas)],
+        "teacher": Sampled(model.transformer, sample.teacher_samplers(defaults)),
+        "untrained": Sampled(model.transformer, sample.untrained_samplers(defaults)),
+        "student": Sampled(
+            model.load_transformer(str(folder)), [sample.student_sampler(student.sigmas)]
+        ),
     }
-    return compare_all(backbone, models, per_category, steps)
+    return compare_tasks(model, models, scoring.benchmark, scoring.judge, per_category, steps.show)
+
+
+def _result(
+    recipe: Recipe,
+    scoring: Scoring,
+    comparisons: "Mapping[Task, Comparison]",
+    per_category: int,
+    published: Published,
+    seconds: Mapping[str, float],
+) -> dict[str, Any]:
+    """What result.json holds.
+
+    `models`: by name (teacher, untrained, student) and task, the `sampler` in words, its `nfe`
+    (evaluations a picture) and the fields of `JudgeResult`: score, interval, measures, categories,
+    cases. `differences`: of the student to teacher and untrained, by task, the `ratio` of mean
+    scores, and the mean `difference` case by case with its `interval`; null if no case has both.
+    `seconds`: train, evaluate, total. And what was run: recipe_digest, benchmark, judge,
+    cases_per_category, and the `published` student's address.
+    """
+    from flash_ray.evaluation.compare import differences
+
+    names = list(next(iter(comparisons.values())).answers)
+    return {
+        "models": {
+            name: {task: c.answers[name].to_json() for task, c in comparisons.items()}
+            for name in names
+        },
+        "differences": {
+            other: {task: differences(c, "student", other) for task, c in comparisons.items()}
+            for other in names
+            if other != "student"
+        },
+        "seconds": seconds,
+        "recipe_digest": recipe.digest,
+        "benchmark": scoring.benchmark.name,
+        "judge": scoring.judge.name,
+        "cases_per_category": per_category,
+        "published": published.url,
+    }
+
+
+def _validate_foreign(out: Path) -> None:
+    """Raises UserError if a folder holds what no demo wrote."""
+    if not out.exists():
+        return
+    allowed = "allowed: a new or empty folder, or that of an earlier demo; choose another --out"
+    if not out.is_dir():
+        raise UserError(f"--out: {out} is not a folder; {allowed}")
+    names = {path.name for path in out.iterdir()}
+    if names and not (names <= set(DEMO_FILES) and (out / "store/credentials.json").is_file()):
+        foreign = sorted(names - set(DEMO_FILES)) or sorted(names)
+        raise UserError(f"--out: {out} holds {foreign[0]}, which no demo wrote; {allowed}")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -34,7 +34,7 @@ from flash_ray.data.cache import ConditionCache
 from flash_ray.data.encode import prepare
 from flash_ray.data.stream import Stream
 from flash_ray.models.base import Condition, Layout, Model
-from flash_ray.models.loading import load_backbone
+from flash_ray.models.loading import dtype_of, load_model
 from flash_ray.models.prompt_cache import prefill
 from flash_ray.recipe import Recipe, load_recipe
 from flash_ray.storage.embedded import embedded_store
@@ -102,8 +102,7 @@ def fitted(flops: list[float], passes: list[float], seconds: list[float]) -> Rat
 def calibrate(recipe: Recipe) -> tuple[Rates, Rates, float]:
     """A trainer's rates, a teacher's, and seconds of an optimizer's step; nothing else may run."""
     torch.set_num_threads(1)
-    dtype = torch.bfloat16 if recipe.training.precision == "bf16" else torch.float32
-    backbone = load_backbone(recipe.base, dtype, "cpu", encoders=False)
+    backbone = load_model(recipe.base, dtype_of(recipe), "cpu", encoders=False)
     architecture = architecture_of(recipe.base)
     trainer, teacher = zip(*(_times(backbone, architecture, recipe, n) for n in SIZES), strict=True)
     return (

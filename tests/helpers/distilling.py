@@ -18,7 +18,7 @@ from flash_ray.data.encode import encode_shard
 from flash_ray.data.select import plan_shards
 from flash_ray.data.stream import Stream
 from flash_ray.miniature.training.specialized import LAYERS, save_lora
-from flash_ray.models.loading import load_backbone
+from flash_ray.models.loading import load_model
 from flash_ray.recipe import Recipe, load_recipe
 from flash_ray.teachers.local import InProcessTeachers, TeacherRouter
 from flash_ray.teachers.protocol import groups
@@ -46,7 +46,7 @@ class FolderStore:
 
 def build_lora(base: Path, folder: Path, seed: int = 1) -> Path:
     """A saved LoRA of rank 2 for that base, with random weights that matter."""
-    transformer = load_backbone(str(base), torch.float32, "cpu", encoders=False).transformer
+    transformer = load_model(str(base), torch.float32, "cpu", encoders=False).transformer
     transformer.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=list(LAYERS)))
     generator = torch.Generator().manual_seed(seed)
     weights = {
@@ -79,7 +79,7 @@ def encode_locally(recipe: Recipe, folder: Path) -> ConditionCache:
     """The recipe's cases, encoded in this process."""
     cache = ConditionCache(FolderStore(folder / "store"), folder / "cache")
     if missing := cache.missing(plan_shards(recipe, {})):
-        backbone = load_backbone(recipe.base, torch.float32, "cpu", encoders=True)
+        backbone = load_model(recipe.base, torch.float32, "cpu", encoders=True)
         for shard in missing:
             cache.add(shard.digest, encode_shard(backbone, shard, recipe.data.resolution))
     return cache
@@ -139,7 +139,7 @@ def _joined(
 def make_distiller(
     recipe: Recipe, cache: ConditionCache, rank: int, world: int, resharded: bool = False
 ) -> DistillationStep:
-    backbone = load_backbone(recipe.base, torch.float32, "cpu", encoders=False)
+    backbone = load_model(recipe.base, torch.float32, "cpu", encoders=False)
     ready_deepspeed(gpu=False)
     training = recipe.training
     stream = Stream(recipe, cache, plan_shards(recipe, {}), rank, world)

@@ -8,7 +8,7 @@ import torch
 from flash_ray.miniature.benchmark import MiniatureBenchmark
 from flash_ray.miniature.captions import corpus
 from flash_ray.miniature.pipeline import TRANSFORMER_CONFIG, VAE_CONFIG, build_pipeline
-from flash_ray.models.loading import load_backbone
+from flash_ray.models.loading import load_model
 from flash_ray.recipe import Recipe
 from flash_ray.storage.s3 import Store
 from flash_ray.storage.students import PublishedScores, publish_student
@@ -31,7 +31,7 @@ def build_base(folder: Path, texts: Iterable[str] = tuple(corpus(60))) -> Path:
 
 def publish(store: Store, recipe: Recipe, name: str, folder: Path, scale: float = 1.0) -> None:
     """Publishes the base's transformer, its last layer scaled so that students differ."""
-    transformer = load_backbone(recipe.base, torch.float32, "cpu", encoders=False).transformer
+    transformer = load_model(recipe.base, torch.float32, "cpu", encoders=False).transformer
     with torch.no_grad():
         transformer.proj_out.weight.mul_(scale)
     transformer.save_pretrained(folder)

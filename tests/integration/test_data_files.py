@@ -17,7 +17,7 @@ from flash_ray.data.describe import describe
 from flash_ray.data.encode import prepare
 from flash_ray.data.select import epoch_counts
 from flash_ray.errors import UserError
-from flash_ray.models.loading import load_backbone
+from flash_ray.models.loading import load_model
 from flash_ray.storage.s3 import Store
 from flash_ray.trainer.driver import distill
 from tests.helpers.distilling import small_recipe
@@ -101,7 +101,7 @@ def test_conditions_are_those_of_the_pictures_in_their_buckets(prepared, place, 
     sets = condition_sets(ConditionCache.at(place), found.shards, epoch_counts(recipe, "edit"))
     layouts = {(own.layout.height, own.layout.width): len(own) for own in sets}
     assert layouts == {(64, 96): 3, (96, 64): 2, (64, 64): 2}
-    backbone = load_backbone(str(base), torch.float32, "cpu", encoders=True)
+    backbone = load_model(str(base), torch.float32, "cpu", encoders=True)
     wide = [row for row in EDITS[:-1] if Image.open(io.BytesIO(row["image"])).size == (80, 60)]
     own = next(own for own in sets if own.layout.width == 96)
     cached = {own.take([n]).positive.references_BNC.numpy().tobytes() for n in range(len(own))}

@@ -9,7 +9,7 @@ import pytest
 import ray
 import torch
 
-from flash_ray.models.loading import load_backbone
+from flash_ray.models.loading import load_model
 from flash_ray.teachers.actor import start_teacher
 from flash_ray.teachers.client import TeacherPool
 from flash_ray.teachers.launch import TeacherSet
@@ -48,7 +48,7 @@ def group(recipe):
 
 @pytest.fixture(scope="module")
 def backbone(recipe):
-    return load_backbone(recipe.base, torch.float32, "cpu", encoders=True)
+    return load_model(recipe.base, torch.float32, "cpu", encoders=True)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def actor(recipe, group, cluster):
 
 @pytest.fixture(scope="module")
 def weights(recipe, group):
-    plain = load_backbone(recipe.base, torch.float32, "cpu", encoders=False)
+    plain = load_model(recipe.base, torch.float32, "cpu", encoders=False)
     return group_fingerprint(recipe, group, plain.transformer)
 
 

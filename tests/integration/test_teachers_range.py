@@ -10,7 +10,7 @@ import ray
 import torch
 from ray.util.state import list_actors
 
-from flash_ray.models.loading import load_backbone
+from flash_ray.models.loading import load_model
 from flash_ray.teachers.autoscaler import Pace
 from flash_ray.teachers.launch import start_teachers
 from flash_ray.teachers.local import InProcessTeachers
@@ -33,7 +33,7 @@ def recipe(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def backbone(recipe):
-    return load_backbone(recipe.base, torch.float32, "cpu", encoders=True)
+    return load_model(recipe.base, torch.float32, "cpu", encoders=True)
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ class Asker:
 
     def __init__(self, recipe, teacher_set):
         torch.set_num_threads(1)
-        backbone = load_backbone(recipe.base, torch.float32, "cpu", encoders=True)
+        backbone = load_model(recipe.base, torch.float32, "cpu", encoders=True)
         self.load = Load(recipe, backbone, teacher_set)
 
     def ask_on(self):

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from flash_ray.errors import UserError
 from flash_ray.miniature.pipeline import load_pipeline
 from flash_ray.models.base import Condition, Layout, PromptCache
+from flash_ray.models.loading import load_decoder, load_model
 from flash_ray.models.qwen_image_21 import QwenImage21
 
 PROMPTS = ["A red house", 'A blue tree on a dark field with the word "CAT"', "A green circle"]
@@ -260,8 +261,8 @@ def test_transformer_folder_loads_frozen(miniature_folder, backbone, tmp_path):
 
 
 def test_a_missing_base_model_is_one_line(tmp_path):
-    with pytest.raises(UserError, match="base: there is no folder .*nothing-here"):
-        QwenImage21.from_pretrained(tmp_path / "nothing-here")
+    with pytest.raises(UserError, match="base: no pipeline in .*nothing-here"):
+        load_model(str(tmp_path / "nothing-here"), torch.float32, "cpu", encoders=False)
     with pytest.raises(UserError, match="base: cannot load .*model_index.json") as caught:
         QwenImage21.from_pretrained(tmp_path)
     assert "\n" not in str(caught.value)
@@ -269,8 +270,11 @@ def test_a_missing_base_model_is_one_line(tmp_path):
 
 def test_another_pipeline_is_refused(tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
-    with pytest.raises(UserError, match="FluxPipeline"):
-        QwenImage21.from_pretrained(tmp_path)
+    with pytest.raises(UserError, match="FluxPipeline.*allowed: QwenImage21Pipeline"):
+        load_model(str(tmp_path), torch.float32, "cpu", encoders=False)
+    (tmp_path / "model_index.json").write_text("{")
+    with pytest.raises(UserError, match="model_index.json cannot be read"):
+        load_model(str(tmp_path), torch.float32, "cpu", encoders=False)
 
 
 def test_a_truncated_base_model_is_refused(miniature_folder, tmp_path):
@@ -280,3 +284,30 @@ def test_a_truncated_base_model_is_refused(miniature_folder, tmp_path):
     weights.write_bytes(weights.read_bytes()[:-1000])
     with pytest.raises(UserError, match="base: cannot load .*truncated"):
         QwenImage21.from_pretrained(folder)
+
+
+def test_a_part_from_a_package_that_registers_no_plug_in_is_not_imported(
+    miniature_folder, tmp_path, monkeypatch
+):
+    index = json.loads((miniature_folder / "model_index.json").read_text())
+    folder = shutil.copytree(miniature_folder, tmp_path / "folder")
+    index["processor"] = ["foreign.parts", "Processor"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "parts.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="base: cannot load .*foreign.parts"):
+        QwenImage21.from_pretrained(folder)
+
+
+def test_a_decoder_has_the_images_of_the_whole_model(miniature_folder, backbone, t2i):
+    light = load_decoder(str(miniature_folder), torch.float32)
+    x, t_B = noise(3), torch.full((3,), 0.5)
+    layout = Layout("t2i", *SIZE)
+    assert light.transformer is None
+    assert np.array_equal(light.to_images(x, layout), backbone.to_images(x, layout))
+    with torch.no_grad():
+        assert torch.equal(
+            light.velocity(backbone.transformer, x, t_B, t2i.positive),
+            backbone.velocity(backbone.transformer, x, t_B, t2i.positive),
+        )

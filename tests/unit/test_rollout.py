@@ -5,7 +5,7 @@ import torch
 
 from flash_ray.methods.dmd import DMD, rollout
 from flash_ray.methods.flow import euler, schedule
-from flash_ray.models.sampling import sample
+from flash_ray.models.sampling import SamplerConfig, sample
 from tests.helpers.gaussian import exact_velocity, randn
 
 SIGMAS = schedule(4, shift=2.0)
@@ -38,7 +38,9 @@ def test_student_x_at_the_last_rung_is_the_sample(backbone):
         return backbone.velocity(backbone.transformer, z, t_B, conditioned.positive)
 
     x = DMD(tuple(SIGMAS)).student_x(student, noise, rung=3)
-    expected = sample(backbone, backbone.transformer, conditioned, noise, SIGMAS)
+    expected = sample(
+        backbone, backbone.transformer, conditioned, noise, SamplerConfig(tuple(SIGMAS))
+    )
     torch.testing.assert_close(x, expected, atol=1e-4, rtol=1e-4)
 
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from flash_ray.methods.flow import euler, schedule, shift_time
-from flash_ray.models.sampling import sample
+from flash_ray.models.sampling import SamplerConfig, sample
 
 PROMPTS = ["A red house", 'A blue tree on a dark field with the word "CAT"']
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
@@ -44,9 +44,8 @@ def test_euler_is_exact_for_a_constant_velocity():
 def test_t2i_sample_equals_the_pipeline(backbone, guidance):
     sigmas = schedule(4, shift=2.0)
     conditioned = backbone.encode(PROMPTS, None, (64, 64))
-    x = sample(
-        backbone, backbone.transformer, conditioned, noise(2), sigmas, guidance, rescale=False
-    )
+    sampler = SamplerConfig(tuple(sigmas), guidance, guidance_rescale=False)
+    x = sample(backbone, backbone.transformer, conditioned, noise(2), sampler)
     ours = backbone.to_images(x, conditioned.layout).astype(float)
     theirs = pipeline_images(
         backbone,
@@ -64,9 +63,8 @@ def test_t2i_sample_equals_the_pipeline(backbone, guidance):
 def test_edit_sample_equals_the_pipeline(backbone, guidance):
     sigmas = schedule(3)
     conditioned = backbone.encode(["Make it red"], [[PICTURE]], (64, 64))
-    x = sample(
-        backbone, backbone.transformer, conditioned, noise(1), sigmas, guidance, rescale=False
-    )
+    sampler = SamplerConfig(tuple(sigmas), guidance, guidance_rescale=False)
+    x = sample(backbone, backbone.transformer, conditioned, noise(1), sampler)
     theirs = pipeline_images(
         backbone,
         sigmas,
@@ -93,8 +91,7 @@ def test_guidance_one_asks_once_a_step_and_progress_is_told(backbone, monkeypatc
             backbone.transformer,
             conditioned,
             noise(2),
-            schedule(2),
-            guidance,
+            SamplerConfig(tuple(schedule(2)), guidance),
             progress=lambda done, steps, told=told: told.append((done, steps)),
         )
         assert len(calls) == asked

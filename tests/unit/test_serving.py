@@ -3,11 +3,12 @@
 import json
 import shutil
 import stat
+from pathlib import Path
 
 import pytest
 
 from flash_ray.errors import UserError
-from flash_ray.models.loading import MINIATURE
+from flash_ray.models.loading import resolve_base
 from flash_ray.recipe import load_recipe
 from flash_ray.serving.batching import Lru
 from flash_ray.serving.registry import teacher_of
@@ -74,7 +75,7 @@ def test_the_teacher_takes_other_numbers_of_steps():
 
 
 def test_the_teachers_scores_come_with_its_base(tmp_path):
-    shipped = json.loads((MINIATURE / "scores.json").read_text())["teacher"]
+    shipped = json.loads((Path(resolve_base("miniature")) / "scores.json").read_text())["teacher"]
     scores = {"cases_per_category": 24, "t2i": shipped["t2i"], "edit": shipped["edit"]}
     assert teacher_of(load_recipe("miniature")).scores == scores
     # Another guidance is another teacher.
@@ -82,7 +83,7 @@ def test_the_teachers_scores_come_with_its_base(tmp_path):
         teacher_of(load_recipe("miniature", ["teacher_defaults.guidance_scale=3"])).scores is None
     )
 
-    base = shutil.copytree(str(MINIATURE), tmp_path / "base")
+    base = shutil.copytree(resolve_base("miniature"), tmp_path / "base")
     recipe = load_recipe("miniature", [f"base={base}"])
     assert teacher_of(recipe).scores == scores
     for text in ("[]", "{", '{"teacher": {"t2i": 4}}', '{"teacher": 1}'):

@@ -2,15 +2,42 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from flash_ray import plugins
 from flash_ray.errors import UserError
-from flash_ray.evaluation.benchmark import Case
+from flash_ray.evaluation.benchmark import Benchmark, Case, load_benchmark
 from flash_ray.evaluation.judges.base import Judge, require
 from flash_ray.evaluation.judges.endpoint import VlmSettings, read_settings
+from flash_ray.recipe import Recipe
 from flash_ray.storage.open import open_store
 
 JudgeChoice = Judge | VlmSettings
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What a recipe's students are scored on, and by whom."""
+
+    benchmark: Benchmark
+    judge: Judge
+
+
+def load_scoring(recipe: Recipe) -> Scoring | None:
+    """Makes the benchmark and the judge that `recipe.evaluation` names; None without a benchmark.
+
+    Raises:
+        UserError: there is no such benchmark or judge, or the judge has nothing to say of the
+            benchmark's cases.
+    """
+    evaluation = recipe.evaluation
+    if evaluation.benchmark is None:
+        return None
+    benchmark = load_benchmark(evaluation.benchmark, "evaluation.benchmark")
+    judge = load_judge(evaluation.judge, "evaluation.judge")
+    cases = [case for task in benchmark.categories for case in benchmark.cases(task, 1)]
+    validate_judge(judge, cases, benchmark.name, "evaluation.judge")
+    return Scoring(benchmark, judge)
 
 
 def load_judge(name: str, field: str = "--judge") -> Judge:

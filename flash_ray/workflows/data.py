@@ -1,0 +1,70 @@
+"""`flash-ray data`: what a run will see, and its conditions encoded ahead; checks first."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from flash_ray.cluster.session import validate_embedded_in_job
+from flash_ray.data.select import validate_data
+from flash_ray.recipe import Recipe
+from flash_ray.storage.open import open_store
+from flash_ray.storage.s3 import Store
+from flash_ray.telemetry.progress import Steps
+from flash_ray.workflows.distill import validate_cluster
+
+if TYPE_CHECKING:
+    from flash_ray.data.describe import Description
+    from flash_ray.data.encode import Prepared
+
+
+def describe_data(recipe: Recipe, place: str | None) -> "Description":
+    """Says what a run will see.
+
+    Args:
+        place: the embedded store's folder, if that is used; None: the default one.
+
+    Raises:
+        UserError: the data cannot be used.
+    """
+    with _data_store(recipe, place) as store:
+        from flash_ray.cluster.session import ray_session
+        from flash_ray.data.describe import describe
+
+        if isinstance(recipe.data.source, str):  # a registered source is listed without Ray
+            return describe(recipe, store)
+        with ray_session({"CPU": 1, "trainer": 0, "teacher": 0}):
+            return describe(recipe, store)
+
+
+def encode_data(recipe: Recipe, place: str | None, steps: Steps) -> "Prepared":
+    """Encodes what the recipe's cases lack.
+
+    Args:
+        place: the embedded store's folder, if that is used; None: the default one.
+
+    Raises:
+        UserError: the data or the cluster cannot be used.
+    """
+    with _data_store(recipe, place) as store:
+        from flash_ray.cluster.session import ray_session
+        from flash_ray.data.encode import prepare
+
+        runtime = recipe.runtime
+        needs = {"CPU": runtime.max_workers * runtime.cpus_per_worker + 1, "teacher": 0}
+        with ray_session({**needs, "trainer": runtime.max_workers}):
+            validate_cluster(recipe, store, with_teachers=False)
+            steps.say("list the cases and encode what is not cached")
+            prepared = prepare(recipe, store)
+            for line in prepared.complaints:
+                steps.say(line)
+            return prepared
+
+
+@contextmanager
+def _data_store(recipe: Recipe, place: str | None) -> Iterator[Store]:
+    validate_embedded_in_job(recipe)
+    validate_data(recipe)
+    storage = recipe.runtime.storage
+    where = place if storage.url == "embedded" else storage.url
+    with open_store(where, storage.endpoint, create=True) as store:
+        yield store

@@ -1,0 +1,189 @@
+"""`flash-ray distill`: from a recipe to a published student: distill, score, publish once.
+
+What can be refused is refused before torch and ray take their seconds, so the modules that need
+them are imported where they are used.
+"""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flash_ray.cluster.session import in_cluster_job, validate_embedded_in_job
+from flash_ray.data.select import validate_data
+from flash_ray.errors import UserError
+from flash_ray.evaluation.judges.load import Scoring, load_scoring
+from flash_ray.recipe import Recipe
+from flash_ray.storage.manifest import open_run
+from flash_ray.storage.open import open_store
+from flash_ray.storage.s3 import Store, check_name
+from flash_ray.storage.students import MANIFEST, PublishedScores, publish_student
+from flash_ray.telemetry.progress import Steps
+
+if TYPE_CHECKING:
+    from flash_ray.evaluation.training_eval import TrainingEval
+    from flash_ray.models.base import Model
+    from flash_ray.trainer.metrics import UpdateMetrics
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published student and the run that made it.
+
+    Args:
+        url: s3:// address.
+        history: every iteration of the run, from the first.
+    """
+
+    name: str
+    url: str
+    history: "list[UpdateMetrics]"
+
+
+def distill(recipe: Recipe, name: str, resume: bool, place: str | None, steps: Steps) -> Published:
+    """Distills and publishes `name`, scored as `recipe.evaluation` says.
+
+    Args:
+        place: the embedded store's folder, if that is used; None: the default one.
+
+    Raises:
+        UserError: bad input, found before anything is started.
+        what `trainer.driver.distill` and `publish_student` raise.
+    """
+    validate_recipe(recipe)
+    scoring = load_scoring(recipe)
+    check_name("--name", name)
+    storage = recipe.runtime.storage
+    where = place if storage.url == "embedded" else storage.url
+    with open_store(where, storage.endpoint, create=not resume) as store:
+        validate_name(recipe, store, name, resume)
+        from flash_ray.cluster.session import run_session
+
+        with run_session(recipe):
+            validate_cluster(recipe, store)
+            return distill_and_publish(recipe, scoring, store, name, resume, steps)
+
+
+def distill_and_publish(
+    recipe: Recipe, scoring: Scoring | None, store: Store, name: str, resume: bool, steps: Steps
+) -> Published:
+    """Runs the recipe on the Ray of this session and publishes the averaged student as `name`.
+
+    Args:
+        scoring: what the student is scored on; None: it is not.
+    """
+    from flash_ray.trainer import driver
+
+    scorer = StudentScorer(recipe, scoring) if scoring else None
+    last = recipe.training.iterations
+
+    def show(metrics: "UpdateMetrics") -> None:
+        steps.show("distill", metrics.iteration, last, in_words(metrics))
+
+    steps.say(f"distill {name}: encode what is not cached, start workers and teachers")
+    with tempfile.TemporaryDirectory(prefix="flash-ray-") as folder:
+        callbacks = driver.Callbacks(scorer.during_training() if scorer else None, show)
+        result = driver.distill(recipe, store, name, Path(folder) / "student", resume, callbacks)
+        scores = scorer.at_the_end(result.folder, steps) if scorer else None
+        url = publish_student(store, name, result.folder, recipe, scores)
+    steps.say(f"published {url}")
+    return Published(name, url, result.history)
+
+
+class StudentScorer:
+    """Scores a run's student on the recipe's benchmark; holds the base, which encodes its cases."""
+
+    def __init__(self, recipe: Recipe, scoring: Scoring):
+        from flash_ray.evaluation.sample import load_base, student_sampler
+
+        self._recipe, self._scoring = recipe, scoring
+        self._sampler = student_sampler(recipe.student.rungs)
+        self._model: Model = load_base(recipe)
+
+    def during_training(self) -> "TrainingEval | None":
+        """Makes what a worker calls every `evaluation.every` iterations; None if that is never."""
+        from flash_ray.evaluation.sample import encode_benchmark
+        from flash_ray.evaluation.training_eval import TrainingEval
+
+        evaluation = self._recipe.evaluation
+        if not evaluation.every:
+            return None
+        cases = {"t2i": evaluation.cases.t2i, "edit": evaluation.cases.edit}
+        encoded = encode_benchmark(self._recipe, self._model, self._scoring.benchmark, cases)
+        return TrainingEval(encoded, self._scoring.judge, self._sampler)
+
+    def at_the_end(self, folder: Path, steps: Steps) -> PublishedScores | None:
+        """Scores the student in `folder` on `evaluation.published_cases` of each category.
+
+        Returns:
+            None if that is none, or if no case has a score.
+        """
+        from flash_ray.evaluation.compare import Sampled, compare_tasks
+
+        count = self._recipe.evaluation.published_cases
+        if not count:
+            return None
+        benchmark, judge = self._scoring.benchmark, self._scoring.judge
+        student = Sampled(self._model.load_transformer(str(folder)), [self._sampler])
+        comparisons = compare_tasks(
+            self._model, {"student": student}, benchmark, judge, count, steps.show
+        )
+        results = {task: c.answers["student"].result for task, c in comparisons.items()}
+        scores = {task: r.score for task, r in results.items() if r.score is not None}
+        return (
+            PublishedScores(
+                benchmark=benchmark.name,
+                digest=benchmark.digest,
+                judge=judge.name,
+                cases_per_category=count,
+                tasks=scores,
+            )
+            if scores
+            else None
+        )
+
+
+def in_words(metrics: "UpdateMetrics") -> str:
+    """One iteration for the progress line."""
+    measures = {
+        "gradient": metrics.diagnostics.get("dmd_gradient"),
+        "fake loss": metrics.fake_score_loss,
+        "images/s": metrics.images_per_second,
+    }
+    words = [f"{name} {value:.3g}" for name, value in measures.items() if value is not None]
+    words += [f"{task} score {score:.2f}" for task, score in (metrics.scores or {}).items()]
+    return ", ".join(words)
+
+
+def validate_recipe(recipe: Recipe) -> None:
+    """Raises UserError for what can be known of data, base and teachers without loading them."""
+    validate_embedded_in_job(recipe)
+    validate_data(recipe)
+    if any(teacher.model not in ("base", recipe.base) for teacher in recipe.teachers):
+        from flash_ray.teachers.validation import validate_unfit_teachers
+
+        validate_unfit_teachers(recipe)
+
+
+def validate_name(recipe: Recipe, store: Store, name: str, resume: bool) -> None:
+    """Raises UserError if a student has the name, or there is no such run to resume."""
+    if store.get_bytes(f"students/{name}/{MANIFEST}") is not None:
+        raise UserError(
+            f"--name: student {name!r} exists in {store.url()}; allowed: a new name; "
+            f"choose one, e.g. --name {name}-2"
+        )
+    if resume:
+        open_run(store, name, recipe.digest)
+
+
+def validate_cluster(recipe: Recipe, store: Store, with_teachers: bool = True) -> None:
+    """Finds out before anything is loaded what a cluster's nodes cannot do; a local one can.
+
+    Args:
+        with_teachers: whether the run starts teachers of its own.
+    """
+    if in_cluster_job():
+        from flash_ray.cluster.resources import check_cluster, check_worker
+
+        check_cluster(recipe, with_teachers)
+        check_worker(store)
