@@ -30,14 +30,13 @@ def application(
         "edit": _generator("edit", settings.edit, recipe, store, settings),
     }
     evaluator = serve.deployment(
-        Evaluator, name="score", max_ongoing_requests=64, ray_actor_options={"num_cpus": 0}
-    ).bind(recipe, store, settings)
+        name="score", max_ongoing_requests=64, ray_actor_options={"num_cpus": 0}
+    )(Evaluator).bind(recipe, store, settings)
     return serve.deployment(
-        serve.ingress()(Gateway),
         name="gateway",
         max_ongoing_requests=1000,  # the generators' queues are the limit
         ray_actor_options={"num_cpus": 0},
-    ).bind(recipe, store, settings, tokens, generators, evaluator)
+    )(serve.ingress()(Gateway)).bind(recipe, store, settings, tokens, generators, evaluator)
 
 
 def _generator(
@@ -45,7 +44,6 @@ def _generator(
 ) -> serve.Application:
     ongoing = 2 * settings.batch  # one batch on the device, one that fills meanwhile
     return serve.deployment(
-        generator_keeping(settings.models),
         name=name,
         max_ongoing_requests=ongoing,
         max_queued_requests=settings.queue,
@@ -62,7 +60,7 @@ def _generator(
             "num_gpus": 1 if recipe.runtime.gpu else 0,
             "runtime_env": {"env_vars": environment(settings.threads)},
         },
-    ).bind(name, recipe, store, settings)
+    )(generator_keeping(settings.models)).bind(name, recipe, store, settings)
 
 
 class BuildArgs(Section):

@@ -17,7 +17,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from flash_ray.evaluation.sample import load_base
-from flash_ray.methods.flow import VelocityFn, euler
+from flash_ray.methods.base import VelocityFn
+from flash_ray.methods.flow import euler
 from flash_ray.methods.guidance import guided_velocity
 from flash_ray.models.base import Condition, ConditionPair, Layout, Model, PromptCache
 from flash_ray.models.prompt_cache import join, prefill, size_of, split
@@ -140,16 +141,16 @@ class Engine:
         start = time.perf_counter()
         layout = prompts[0].conditions.layout
         x_BNC = self._noise(seeds, layout)
-        velocity = positive = _CachedVelocity(self, model, prompts, negative=False)
-        parts = [positive]
+        halves = [_CachedVelocity(self, model, prompts, negative=False)]
         if sampler.guidance_scale != 1.0:
-            negative = _CachedVelocity(self, model, prompts, negative=True)
-            parts.append(negative)
+            halves.append(_CachedVelocity(self, model, prompts, negative=True))
 
-            def velocity(z_BNC: Tensor, t_B: Tensor) -> Tensor:
-                v_BNC, v_uncond_BNC = positive(z_BNC, t_B), negative(z_BNC, t_B)
-                scale, rescale = sampler.guidance_scale, sampler.guidance_rescale
-                return guided_velocity(v_BNC, v_uncond_BNC, scale, rescale)
+        def velocity(z_BNC: Tensor, t_B: Tensor) -> Tensor:
+            v_BNC, *v_uncond_BNC = [half(z_BNC, t_B) for half in halves]
+            if not v_uncond_BNC:
+                return v_BNC
+            scale, rescale = sampler.guidance_scale, sampler.guidance_rescale
+            return guided_velocity(v_BNC, v_uncond_BNC[0], scale, rescale)
 
         x_BNC = euler(velocity, x_BNC, [*sampler.sigmas, 0.0])
         denoised = time.perf_counter()
@@ -158,14 +159,14 @@ class Engine:
             pictures,
             denoise_s=denoised - start,
             decode_s=time.perf_counter() - denoised,
-            hits=sum(part.hits for part in parts),
-            misses=sum(part.misses for part in parts),
+            hits=sum(half.hits for half in halves),
+            misses=sum(half.misses for half in halves),
         )
 
     def _encode(self, prompts: Sequence[Prompt]) -> list[ConditionPair]:
         if not prompts:
             return []
-        references = [
+        references: list[list[Image.Image]] = [
             [Image.open(BytesIO(data)) for data in prompt.references] for prompt in prompts
         ]
         conditions = self.base.encode(

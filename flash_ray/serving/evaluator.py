@@ -1,4 +1,4 @@
-"""Scores models: single pictures at once, evaluations as Ray tasks that draw only what is not drawn."""
+"""Scores models: single pictures at once, evaluations as Ray tasks that draw what is missing."""
 
 import asyncio
 import logging
@@ -203,9 +203,7 @@ def prompt_of(case: Case) -> Prompt:
     return Prompt(case.prompt, tuple(png(picture) for picture in case.references), case.size)
 
 
-def _load_model(
-    engine: Engine, model: ServedModel, store: Store, settings: Serving
-) -> LoadedModel:
+def _load_model(engine: Engine, model: ServedModel, store: Store, settings: Serving) -> LoadedModel:
     if model.student is None:
         return LoadedModel(model.digest, engine.base.transformer)
     weights = WeightCache(store, cache_home() / "students", settings.weights_mib * MIB)

@@ -30,7 +30,7 @@ def open_upload(data: bytes, limits: Limits, field: str = "image") -> Image.Imag
             400, f"{field}: {len(data)} bytes; allowed: at most {limits.image_bytes}.", field
         )
     try:
-        picture = Image.open(BytesIO(data), formats=FORMATS)
+        picture: Image.Image = Image.open(BytesIO(data), formats=FORMATS)
         # The header tells the size before anything is decoded.
         if picture.width * picture.height > limits.image_pixels:
             raise Image.DecompressionBombError

@@ -45,7 +45,6 @@ class Service:
     start: Callable[[str], Awaitable[None]]
     cancel: Callable[[str], Awaitable[None]]
 
-
     @property
     def most_pixels(self) -> int:
         """The most pixels of a picture that may be asked for."""

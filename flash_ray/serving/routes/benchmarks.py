@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
@@ -21,7 +20,7 @@ from flash_ray.serving.schemas import (
     Score,
     ScoreRequest,
 )
-from flash_ray.serving.service import Served, needs
+from flash_ray.serving.service import Served, Service, needs
 
 router = APIRouter(prefix="/v1", tags=["benchmarks"])
 
@@ -75,7 +74,9 @@ def read_reference(
     """A picture that a case asks to edit."""
     references = find_case(find_benchmark(service, benchmark, task), task, case).references
     if number > len(references):
-        problem = f"case: {case[:100]!r} has {len(references)} pictures to edit, no number {number}."
+        problem = (
+            f"case: {case[:100]!r} has {len(references)} pictures to edit, no number {number}."
+        )
         raise ApiError(404, problem, "case")
     return Response(png(references[number - 1]), media_type="image/png")
 
