@@ -3,6 +3,8 @@
 import re
 import shutil
 import subprocess
+from dataclasses import replace
+from itertools import count, islice
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,9 @@ from flash_ray.telemetry.alerts import ALERTS
 from flash_ray.telemetry.dashboards import DASHBOARDS
 from flash_ray.telemetry.write import INFRA, files
 from flash_ray.trainer.divergence import WINDOW, Diverged, DivergenceMonitor
-from flash_ray.trainer.metrics import StageTimer
+from flash_ray.trainer.metrics import StageTimer, UpdateMetrics
 
-ROOM = Path(__file__).parents[2] / "flash_ray"
+PACKAGE = Path(__file__).parents[2] / "flash_ray"
 promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
 
 
@@ -32,8 +34,8 @@ def test_infra_is_in_step_with_the_code():
 
 
 def test_what_is_measured_is_shown_and_the_other_way_round():
-    source = "".join((ROOM / room / "metrics.py").read_text() for room in ("telemetry", "serving"))
-    measured = set(re.findall(r'"(flash_\w+)"', source))
+    source = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    measured = set(re.findall(r'"(flash_\w+)"', source)) - {"flash_ray"}
     queried = {name for expr in queries() for name in re.findall(r"ray_(flash_\w+)", expr)}
     bare = {re.sub(r"_(total|bucket|count|sum)$", "", name) for name in queried}
     assert len(bare) > 25
@@ -91,19 +93,41 @@ def test_a_stage_inside_another_is_counted_once():
     assert stage.seconds == {"data": 3, "teachers": 5, "student": 3}
 
 
-def test_strain_is_1_where_a_run_ends():
-    monitor = DivergenceMonitor()
-    well = {"spread": 1.0, "excess": 2.0, "dmd_gradient": 1.0, "fake_loss": 1.0}
-    for update in range(1, WINDOW + 1):
-        monitor.observe(update, well)
-    assert monitor.strain == {"spread": pytest.approx(0.2), "excess": pytest.approx(0.5)}
-    for _ in range(2 * WINDOW):
-        update += 1
-        monitor.observe(update, {**well, "fake_loss": 9.0})
-    assert monitor.strain["fake_loss"] == pytest.approx(0.9)
-    with pytest.raises(Diverged, match="fake_loss"):
+HEALTHY = UpdateMetrics(
+    iteration=1,
+    num_workers=1,
+    student_loss=0.3,
+    fake_score_loss=1.0,
+    diagnostics={"dmd_gradient": 1.0},
+    spread=1.0,
+    excess=2.0,
+    student_grad_norm=1.0,
+    fake_score_grad_norm=1.0,
+    seconds=1.0,
+    stages={},
+    teacher_wait_share=0.0,
+    memory_mib=1.0,
+    images=4,
+    teacher_calls=4,
+    cpu_seconds=1.0,
+    tasks={},
+    teachers={},
+)
+
+
+def test_the_alarm_level_is_1_where_a_run_ends():
+    monitor, iterations = DivergenceMonitor(), count(1)
+
+    def observe(number: int, fake_score_loss: float) -> None:
+        for iteration in islice(iterations, number):
+            monitor.observe(replace(HEALTHY, iteration=iteration, fake_score_loss=fake_score_loss))
+
+    observe(WINDOW, 1.0)
+    assert monitor.alarm_level == {"spread": pytest.approx(0.2), "excess": pytest.approx(0.5)}
+    observe(2 * WINDOW, 9.0)
+    assert monitor.alarm_level["fake_score_loss"] == pytest.approx(0.9)
+    with pytest.raises(Diverged, match="fake_score_loss"):
         for _ in range(WINDOW):
-            update += 1
-            monitor.observe(update, {**well, "fake_loss": 13.0})
-            assert monitor.strain["fake_loss"] <= 1
-    assert monitor.strain["fake_loss"] > 1
+            observe(1, 13.0)
+            assert monitor.alarm_level["fake_score_loss"] <= 1
+    assert monitor.alarm_level["fake_score_loss"] > 1
