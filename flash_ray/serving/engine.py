@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from flash_ray.evaluation.sample import load_base
 from flash_ray.methods.base import VelocityFn
 from flash_ray.methods.flow import euler
-from flash_ray.methods.guidance import guided_velocity
 from flash_ray.models.base import Condition, ConditionPair, Layout, Model, PromptCache
 from flash_ray.models.prompt_cache import join, prefill, size_of, split
-from flash_ray.models.sampling import SamplerConfig
+from flash_ray.models.sampling import SamplerConfig, guide
 from flash_ray.recipe import Recipe
 from flash_ray.serving.batching import Lru
 
@@ -141,26 +140,17 @@ class Engine:
         start = time.perf_counter()
         layout = prompts[0].conditions.layout
         x_BNC = self._noise(seeds, layout)
-        halves = [_CachedVelocity(self, model, prompts, negative=False)]
-        if sampler.guidance_scale != 1.0:
-            halves.append(_CachedVelocity(self, model, prompts, negative=True))
-
-        def velocity(z_BNC: Tensor, t_B: Tensor) -> Tensor:
-            v_BNC, *v_uncond_BNC = [half(z_BNC, t_B) for half in halves]
-            if not v_uncond_BNC:
-                return v_BNC
-            scale, rescale = sampler.guidance_scale, sampler.guidance_rescale
-            return guided_velocity(v_BNC, v_uncond_BNC[0], scale, rescale)
-
-        x_BNC = euler(velocity, x_BNC, [*sampler.sigmas, 0.0])
+        positive = _CachedVelocity(self, model, prompts, negative=False)
+        negative = _CachedVelocity(self, model, prompts, negative=True)
+        x_BNC = euler(guide(positive, negative, sampler), x_BNC, [*sampler.sigmas, 0.0])
         denoised = time.perf_counter()
         pictures = self.base.to_images(x_BNC, layout)
         return Sampling(
             pictures,
             denoise_s=denoised - start,
             decode_s=time.perf_counter() - denoised,
-            hits=sum(half.hits for half in halves),
-            misses=sum(half.misses for half in halves),
+            hits=positive.hits + negative.hits,
+            misses=positive.misses + negative.misses,
         )
 
     def _encode(self, prompts: Sequence[Prompt]) -> list[ConditionPair]:
@@ -203,45 +193,47 @@ class _CachedVelocity:
         self, engine: Engine, model: LoadedModel, prompts: Sequence[EncodedPrompt], negative: bool
     ):
         self._engine, self._model = engine, model
-        pairs = [prompt.conditions for prompt in prompts]
-        conditions = [pair.negative if negative else pair.positive for pair in pairs]
-        self._rows = [condition.to(engine.device) for condition in conditions]
-        self._condition = Condition.cat(self._rows)
-        # Without references every negative is the same empty prompt.
-        is_empty = negative and conditions[0].references_BNC is None
-        self._keys: list[Hashable] = [
-            (model.digest, negative, conditions[0].layout if is_empty else prompt.digest)
-            for prompt in prompts
-        ]
+        self._prompts, self._is_negative = prompts, negative
         self._decode: VelocityFn | None = None
         self.hits = self.misses = 0
 
     def __call__(self, z_BNC: Tensor, t_B: Tensor) -> Tensor:
-        if self._decode:
-            return self._decode(z_BNC, t_B)
+        return self._decode(z_BNC, t_B) if self._decode else self._first(z_BNC, t_B)
+
+    def _first(self, z_BNC: Tensor, t_B: Tensor) -> Tensor:
         base, transformer = self._engine.base, self._model.transformer
-        caches = self._cached()
-        self.hits = sum(key in caches for key in self._keys)
-        self.misses = len(self._keys) - self.hits
-        if not self.hits and self._condition.mask_BL.all():
+        rows = [self._condition(prompt).to(self._engine.device) for prompt in self._prompts]
+        keys = [self._key(prompt) for prompt in self._prompts]
+        condition = Condition.cat(rows)
+        cached = {key: self._engine.prompt_caches.get(key) for key in keys}
+        caches = {key: cache for key, cache in cached.items() if cache is not None}
+        self.hits = sum(key in caches for key in keys)
+        self.misses = len(keys) - self.hits
+        if not self.hits and condition.mask_BL.all():
             # Nothing is padded, so the step that fills the cache is a step of the sampler too.
             cache = PromptCache()
-            v_BNC = base.velocity(transformer, z_BNC, t_B, self._condition, cache)
-            self._keep(self._keys, cache, self._condition)
-            self._decode = base.decoder(transformer, self._condition, cache)
+            v_BNC = base.velocity(transformer, z_BNC, t_B, condition, cache)
+            self._keep(keys, cache, condition)
+            self._decode = base.decoder(transformer, condition, cache)
             return v_BNC
-        missing = {key: row for row, key in enumerate(self._keys) if key not in caches}
+        missing = {key: row for key, row in zip(keys, rows, strict=True) if key not in caches}
         if missing:
-            condition = Condition.cat([self._rows[row] for row in missing.values()])
-            filled = prefill(base, transformer, condition)
-            caches |= self._keep(list(missing), filled, condition)
-        joined = join(transformer, [caches[key] for key in self._keys])
-        self._decode = base.decoder(transformer, self._condition, joined)
+            unfilled = Condition.cat(list(missing.values()))
+            caches |= self._keep(list(missing), prefill(base, transformer, unfilled), unfilled)
+        self._decode = base.decoder(
+            transformer, condition, join(transformer, [caches[key] for key in keys])
+        )
         return self._decode(z_BNC, t_B)
 
-    def _cached(self) -> dict[Hashable, PromptCache]:
-        caches = {key: self._engine.prompt_caches.get(key) for key in self._keys}
-        return {key: cache for key, cache in caches.items() if cache is not None}
+    def _condition(self, prompt: EncodedPrompt) -> Condition:
+        return prompt.conditions.negative if self._is_negative else prompt.conditions.positive
+
+    def _key(self, prompt: EncodedPrompt) -> Hashable:
+        condition = self._condition(prompt)
+        # Without references every negative is the same empty prompt.
+        is_empty = self._is_negative and condition.references_BNC is None
+        content = condition.layout if is_empty else prompt.digest
+        return self._model.digest, self._is_negative, content
 
     def _keep(
         self, keys: Sequence[Hashable], cache: PromptCache, condition: Condition

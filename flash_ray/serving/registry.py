@@ -13,11 +13,10 @@ from typing import Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from flash_ray.evaluation.sample import teacher_samplers
-from flash_ray.methods.flow import schedule
 from flash_ray.models.loading import base_digest, resolve_base
 from flash_ray.models.sampling import SamplerConfig
 from flash_ray.recipe import Recipe
-from flash_ray.recipe.schema import Section
+from flash_ray.recipe.schema import Section, sigma_schedule
 from flash_ray.serving.benchmark import ServedBenchmark
 from flash_ray.storage.s3 import Store
 from flash_ray.storage.students import (
@@ -62,7 +61,7 @@ class ServedModel(Section):
         steps."""
         if steps is None or steps == len(self.sampler.sigmas):
             return self.sampler
-        return replace(self.sampler, sigmas=tuple(schedule(steps, self.shift)))
+        return replace(self.sampler, sigmas=tuple(sigma_schedule(steps, self.shift)))
 
 
 def teacher_of(recipe: Recipe, benchmark: ServedBenchmark | None = None) -> ServedModel:

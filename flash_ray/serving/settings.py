@@ -94,8 +94,8 @@ class Serving(Section):
     judges: dict[JudgeName, Annotated[VlmSettings, BeforeValidator(_read_judge)]] = Field(
         {},
         description="VLMs that may judge evaluations, {NAME: FILE.yaml}: names of a-z 0-9 . _ - "
-        "other than those of registered judges, files as `flash-ray evaluate --judge vlm:FILE.yaml` "
-        "takes them",
+        "other than those of registered judges, files as `--judge vlm:FILE.yaml` of "
+        "`flash-ray evaluate` takes them",
     )
 
 
