@@ -291,7 +291,7 @@ class Trial:
         """16 hex digits that change with whatever decides the trial's result."""
         content = [
             self.recipe.digest,
-            dict(self.cases),
+            {**self.cases},
             validation.benchmark_of(self.recipe).digest,
             self.recipe.evaluation.judge,
             *(lora_digest(t.model) for t in self.recipe.teachers if is_lora(t.model)),

@@ -27,16 +27,16 @@ from flash_ray.workflows import study as commands
 STUDY = """
 name: small
 recipe: miniature
-budget: {updates: 10}
+budget: {iterations: 10}
 seeds: [0, 1]
 noise: {arms: [half], seeds: [7, 8]}
-benches: {t2i: 4, edit: 2}
+cases: {t2i: 4, edit: 2}
 arms:
   half: {}
   good: {tasks: {t2i: 1, edit: 0}}
   bad: {tasks: {t2i: 0, edit: 1}}
 factors:
-  mixture: {title: Task mixture, arms: [half, good, bad], benches: [t2i, edit]}
+  mixture: {title: Task mixture, arms: [half, good, bad], tasks: [t2i, edit]}
 claims:
   - {text: good is better, source: us, left: [good], right: [half], measure: t2i, expect: higher}
   - {text: bad is better, source: us, left: [bad], right: [half], measure: t2i.text, expect: higher}
