@@ -92,7 +92,9 @@ def test_a_budget_of_images_counts_all_workers_samples(load):
 def test_a_budget_of_passes_trains_longer_on_more_cases(load):
     arms = {"few": {"data.num_cases": 64}, "many": {"data.num_cases": 128}}
     study = load(budget={"passes": 1.5}, arms=arms)
-    assert iterations(study, "few") == 6 and iterations(study, "many") == 12  # of 2 tasks, 32 a batch
+    assert (
+        iterations(study, "few") == 6 and iterations(study, "many") == 12
+    )  # of 2 tasks, 32 a batch
     capped = load(budget={"passes": 1.5}, arms={**arms, "many": {"data.max_per_category": 16}})
     unique = 3 * 16 + 6 * 16
     assert iterations(capped, "many") == -(-unique * 1.5 // 32)
