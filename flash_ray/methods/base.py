@@ -9,7 +9,8 @@ A tensor's name ends in its dimensions, one capital letter each:
     R  fake-score updates of an iteration
     F  fields of a table
 
-So `x_BNC` is a batch of latents, `t_B` a time for each sample, `weights_BM` λ by sample and teacher.
+So `x_BNC` is a batch of latents, `t_B` a time for each sample, `weights_BM` λ by sample and
+teacher.
 A rung is a step k of the student's sampler, at the noise level σ_k; code counts rungs from 0,
 recipes and reports from 1.
 """

@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import ray
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig
+from ray.train.v2.api.config import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.result import Result
+from ray.train.v2.torch.torch_trainer import TorchTrainer
 from ray.util.queue import Empty, Queue
 
 from flash_ray.cluster.environment import thread_limits
@@ -156,7 +157,7 @@ def _fit(config: WorkerConfig) -> Outcome:
             worker_runtime_env={"env_vars": thread_limits(recipe)},
         ),
     )
-    outcome: Outcome = trainer.fit().return_value
+    outcome: Outcome = cast(Result, trainer.fit()).return_value
     if outcome.bad_input:
         raise UserError(outcome.bad_input)
     if outcome.diverged:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from flash_ray.trainer.learners import local_fp32, shapes
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
+    from diffusers.models.modeling_utils import ModelMixin
 
 
 class EMA:
@@ -52,7 +52,7 @@ class EMA:
             raise RuntimeError(f"the averaged weights lack {sum(missing.values())} values")
 
     @torch.no_grad()
-    def gather(self) -> nn.Module | None:
+    def gather(self) -> "ModelMixin | None":
         """On rank 0 a frozen transformer with the averaged weights, else None; a collective."""
         engine = self._engine
         starts = {name: start for name, start, _ in local_fp32(engine)}
@@ -70,4 +70,5 @@ class EMA:
         transformer = type(engine.module).from_config(engine.module.config)
         transformer.load_state_dict(full)
         transformer.to(engine.device, engine.module.dtype)
-        return transformer.requires_grad_(False).eval()
+        transformer.requires_grad_(False)
+        return transformer.eval()

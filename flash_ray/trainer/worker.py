@@ -304,5 +304,4 @@ def _actors_weights(teacher_set: TeacherSet, number: int, group: Group, base: Mo
     """The group's weights: the base's, or where it has a pipeline of its own its first actor's."""
     if group.pipeline == teacher_set.recipe.base:
         return group_fingerprint(teacher_set.recipe, group, base.transformer)
-    weights: str = ray.get(teacher_set.actors[number][0].fingerprint.remote())
-    return weights
+    return str(ray.get(teacher_set.actors[number][0].fingerprint.remote()))
