@@ -157,7 +157,8 @@ def _fit(config: WorkerConfig) -> Outcome:
             worker_runtime_env={"env_vars": thread_limits(recipe)},
         ),
     )
-    outcome: Outcome = cast(Result, trainer.fit()).return_value
+    result = cast(Result, trainer.fit())  # the annotation is that of an older trainer
+    outcome = cast(Outcome, result.return_value)
     if outcome.bad_input:
         raise UserError(outcome.bad_input)
     if outcome.diverged:

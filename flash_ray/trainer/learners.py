@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from flash_ray.recipe import Recipe
-from flash_ray.recipe.schema import Adam
+from flash_ray.recipe.sections import Adam
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
