@@ -261,7 +261,8 @@ def _problem(error: ValidationError) -> str:
         *sections, key = map(str, entry["loc"]) or [""]
         new = RENAMED.get((sections[0] if sections else "", key))
         if new and entry["type"] == "extra_forbidden":
-            return f"{'.'.join([*sections, key])}: is now called {new}; rename it"
+            old_path, new_path = ".".join([*sections, key]), ".".join([*sections, new])
+            return f"{old_path}: renamed; now {new_path}; write that"
     return messages.problem(error, Study)
 
 

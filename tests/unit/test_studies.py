@@ -154,11 +154,14 @@ def test_a_budget_of_passes_trains_longer_on_more_cases(load):
             "study: factors.f.arm: unknown key; did you mean factors.f.arms?",
         ),
         ({"seeds": "three"}, "study: seeds: value 'three'"),
-        ({"budget": {"updates": 10}}, "study: budget.updates: is now called iterations; rename it"),
-        ({"benches": {"t2i": 3}}, "study: benches: is now called cases; rename it"),
+        (
+            {"budget": {"updates": 10}},
+            "study: budget.updates: renamed; now budget.iterations; write",
+        ),
+        ({"benches": {"t2i": 3}}, "study: benches: renamed; now cases; write that"),
         (
             {"factors": {"f": {"title": "F", "arms": ["half", "images"], "benches": ["t2i"]}}},
-            "study: factors.f.benches: is now called tasks; rename it",
+            "study: factors.f.benches: renamed; now factors.f.tasks; write that",
         ),
         (
             {"factors": {"f": {"title": "F", "arms": ["half", "images"]}}, "cases": {"edit": 3}},
