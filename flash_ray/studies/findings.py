@@ -1,4 +1,4 @@
-"""What the records say: tables, verdicts on claims, noise and cost, as plain data for the report."""
+"""What the records say: tables, verdicts on claims, noise and cost, as data for the report."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a study leaves in its folder: a line of JSON for each finished trial, and a search's trials."""
+"""The files in a study's folder: a line of JSON for each finished trial, and a search's trials."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -151,6 +151,9 @@ def read_records(out: Path, trials: Iterable[Trial]) -> dict[str, Record]:
     return {name: records[name] for name in digests if name in records}
 
 
+SearchState = Literal["running", "finished", "stopped", "diverged", "failed"]
+
+
 class SearchPoint(Section):
     """The student of a search's trial was scored.
 
@@ -176,7 +179,7 @@ class SearchTrial(Section):
 
     trial: int
     values: dict[str, Any]
-    state: Literal["running", "finished", "stopped", "diverged", "failed"] = "running"
+    state: SearchState = "running"
     points: tuple[SearchPoint, ...] = ()
     iterations: int = Field(ge=1)
     reason: str | None = None

@@ -10,13 +10,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
+from flash_ray.evaluation.benchmark import TASK_TITLES
 from flash_ray.evaluation.statistics import RESAMPLES, Estimate
 from flash_ray.recipe.schema import Task
 from flash_ray.studies import figures
 from flash_ray.studies.findings import AVERAGE, Cases, Findings
 from flash_ray.studies.records import PICTURES
 
-TITLES: dict[Task, str] = {"t2i": "text to image", "edit": "editing"}
 FOLDER = "figures"
 
 
@@ -38,7 +38,7 @@ def write_report(name: str, findings: Findings, cases: Cases, out: Path, to: Pat
             study=findings.study,
             findings=findings,
             budget=_budget(findings),
-            titles=TITLES,
+            titles=TASK_TITLES,
             figures=_figures(findings, cases, out, to),
             resamples=f"{RESAMPLES:,}",
         )

@@ -4,7 +4,7 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
@@ -17,7 +17,13 @@ from flash_ray.evaluation.training_eval import TrainingEval
 from flash_ray.recipe import Recipe
 from flash_ray.storage.manifest import run_exists
 from flash_ray.storage.s3 import Store
-from flash_ray.studies.records import SearchPoint, SearchResult, SearchTrial, write_search
+from flash_ray.studies.records import (
+    SearchPoint,
+    SearchResult,
+    SearchState,
+    SearchTrial,
+    write_search,
+)
 from flash_ray.studies.resources import study_resources
 from flash_ray.studies.runner import tune_trials
 from flash_ray.studies.space import Combination
@@ -29,7 +35,6 @@ from flash_ray.trainer.divergence import Diverged
 from flash_ray.trainer.driver import Callbacks, distill
 from flash_ray.trainer.metrics import UpdateMetrics
 
-STATES = ("running", "finished", "stopped", "diverged", "failed")
 HALVING = 2  # after 1, 2, 4, ... scores a trial goes on if it is in the better half so far
 WORST = 1.0  # the score of a student that was lost: the lowest of a benchmark
 
@@ -149,7 +154,7 @@ class SearchLog(tune.Callback):
         write_search(self._out, result)
         states = Counter(trial.state for trial in trials)
         self._steps.show("trials", len(trials) - states["running"], self._count)
-        self._metrics.trials({state: states[state] for state in STATES})
+        self._metrics.trials({state: states[state] for state in get_args(SearchState)})
         self._metrics.trials({"waiting": self._count - len(trials)})
         return result
 

@@ -261,7 +261,8 @@ def _problem(error: ValidationError) -> str:
         *sections, key = map(str, entry["loc"]) or [""]
         new = RENAMED.get((sections[0] if sections else "", key))
         if new and entry["type"] == "extra_forbidden":
-            return f"{'.'.join([*sections, key])}: is now called {new}; rename it"
+            old_path, new_path = ".".join([*sections, key]), ".".join([*sections, new])
+            return f"{old_path}: renamed; now {new_path}; write that"
     return messages.problem(error, Study)
 
 
@@ -291,7 +292,7 @@ class Trial:
         """16 hex digits that change with whatever decides the trial's result."""
         content = [
             self.recipe.digest,
-            dict(self.cases),
+            {**self.cases},
             validation.benchmark_of(self.recipe).digest,
             self.recipe.evaluation.judge,
             *(lora_digest(t.model) for t in self.recipe.teachers if is_lora(t.model)),
