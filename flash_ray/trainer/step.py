@@ -195,7 +195,7 @@ class DistillationStep:
 
     def _announce_next(self, n: int) -> None:
         last = self.recipe.training.iterations * self._turns_per_update - 1
-        if n < last and self.teachers.room:
+        if n < last and self.teachers.has_capacity:
             self._announce(n + 1)
 
     def _await(self, answer: Answer) -> dict[int, Tensor]:

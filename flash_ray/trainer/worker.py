@@ -232,7 +232,7 @@ def _load(job: Job, rank: int, world: int, device: torch.device, checkpoint: Pat
     weights += [lora_digest(t.model) for t in recipe.teachers if is_lora(t.model)]
     running = job.teacher_set.recipe if job.teacher_set else recipe
     places = (
-        job.teacher_set.places(recipe) if job.teacher_set else list(range(len(recipe.teachers)))
+        job.teacher_set.positions(recipe) if job.teacher_set else list(range(len(recipe.teachers)))
     )
     members: list[tuple[Group, Teachers]] = []
     for number, group in enumerate(groups(running)):
