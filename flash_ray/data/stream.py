@@ -66,7 +66,7 @@ class MicroBatch:
     """
 
     number: int
-    task: str
+    task: Task
     conditioned: ConditionPair
     categories: tuple[str, ...]
     size: int

@@ -12,12 +12,11 @@ import transformers
 from torch import Tensor, nn
 
 from flash_ray.evaluation.benchmark import Benchmark, Case
-from flash_ray.methods.flow import schedule
 from flash_ray.models.base import PIXELS_PER_TOKEN, ConditionPair, Model
 from flash_ray.models.loading import dtype_of, load_decoder, load_model
 from flash_ray.models.sampling import SamplerConfig, sample
 from flash_ray.recipe import Recipe
-from flash_ray.recipe.schema import Task, TeacherDefaults
+from flash_ray.recipe.schema import Task, TeacherDefaults, sigma_schedule
 
 TEACHER_STEPS = 40
 BATCH_TOKENS = 1024  # latent tokens of a batch: 64 pictures of 64x64 pixels, one of 512x512 or more
@@ -30,7 +29,7 @@ def teacher_samplers(defaults: TeacherDefaults) -> list[SamplerConfig]:
 
 def untrained_samplers(defaults: TeacherDefaults) -> list[SamplerConfig]:
     """How the base model can spend 4 evaluations: 4 unguided steps or 2 guided ones."""
-    unguided = SamplerConfig(tuple(schedule(4)))
+    unguided = SamplerConfig(tuple(sigma_schedule(4)))
     return [unguided] if defaults.guidance_scale == 1.0 else [unguided, _guided(defaults, 2)]
 
 
@@ -150,7 +149,9 @@ def encode_benchmark(
 
 
 def _guided(defaults: TeacherDefaults, steps: int) -> SamplerConfig:
-    return SamplerConfig(tuple(schedule(steps)), defaults.guidance_scale, defaults.guidance_rescale)
+    return SamplerConfig(
+        tuple(sigma_schedule(steps)), defaults.guidance_scale, defaults.guidance_rescale
+    )
 
 
 def _batches(cases: Sequence[Case]) -> Iterator[tuple[Case, ...]]:

@@ -1,13 +1,15 @@
-"""Rectified flow: noising and the conversions between velocity, data and noise. Only torch.
+"""Rectified flow: noising and the conversions between velocity and data.
 
 z_t = (1-t)*x + t*eps, v = eps - x, t in [0, 1] (Liu et al., arXiv 2209.03003). Times t_B have one
 entry a sample and are broadcast over the rest.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from flash_ray.methods.base import VelocityFn
 
 
 def interpolate(x: Tensor, eps: Tensor, t_B: Tensor) -> Tensor:
@@ -26,30 +28,13 @@ def velocity_to_x(z: Tensor, t_B: Tensor, v: Tensor) -> Tensor:
     return z - _broadcast(t_B, z) * v
 
 
-def velocity_to_eps(z: Tensor, t_B: Tensor, v: Tensor) -> Tensor:
-    """The noise that z_t and v imply: eps = z_t + (1-t)*v."""
-    return z + (1 - _broadcast(t_B, z)) * v
-
-
-def _broadcast(t_B: Tensor, like: Tensor) -> Tensor:
-    return t_B.to(like.dtype).view(-1, *[1] * (like.dim() - 1))
-
-
-# (z_BNC, t_B) -> v_BNC
-VelocityFn = Callable[[Tensor, Tensor], Tensor]
-
-
-def shift_time(t: float | Tensor, shift: float) -> float | Tensor:
+def shift_time(t: Tensor, shift: float) -> Tensor:
     """Moves times in [0, 1] towards noise (shift > 1): shift*t / (1 + (shift-1)*t).
 
-    Source: Esser et al., arXiv 2403.03206, section 5.3.2.
+    Source: Esser et al., arXiv 2403.03206, section 5.3.2. The same of plain numbers, for schedules:
+    `recipe.schema.sigma_schedule`.
     """
     return shift * t / (1 + (shift - 1) * t)
-
-
-def schedule(steps: int, shift: float = 1.0) -> list[float]:
-    """Sigmas of a sampler, descending from 1, without the terminal 0."""
-    return [shift_time((steps - i) / steps, shift) for i in range(steps)]
 
 
 def euler(velocity: VelocityFn, z_BNC: Tensor, sigmas: Sequence[float]) -> Tensor:
@@ -58,3 +43,7 @@ def euler(velocity: VelocityFn, z_BNC: Tensor, sigmas: Sequence[float]) -> Tenso
         t_B = torch.full((z_BNC.shape[0],), sigma, device=z_BNC.device)
         z_BNC = z_BNC + (target - sigma) * velocity(z_BNC, t_B)
     return z_BNC
+
+
+def _broadcast(t_B: Tensor, like: Tensor) -> Tensor:
+    return t_B.to(like.dtype).view(-1, *[1] * (like.dim() - 1))

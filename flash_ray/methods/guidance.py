@@ -1,4 +1,4 @@
-"""Guidance on velocities: classifier-free, and the weighted sum over several teachers. Only torch."""
+"""Guidance on velocities: classifier-free, and the weighted sum over several teachers."""
 
 from collections.abc import Mapping
 
@@ -25,7 +25,7 @@ def guided_velocity(v_cond: Tensor, v_uncond: Tensor, scale: float, rescale: boo
 
 
 def combine_scores(weights_BM: Tensor, velocities: Mapping[int, Tensor]) -> Tensor:
-    """v_real = sum_m lambda_m * v_m over the teachers m that answered, each v_m (B, N, C).
+    """v_real = sum_m lambda_m * v_m over the teachers m, each v_m (B, N, C).
 
     At a given z_t a score is an affine function of the velocity, s = -(z_t + (1-t)*v) / t, so that
     with weights that sum to 1 this is the sum s_real = sum_m lambda_m * s_m (arXiv 2606.03746).
@@ -37,7 +37,8 @@ def combine_scores(weights_BM: Tensor, velocities: Mapping[int, Tensor]) -> Tens
     used_BM = weights_BM[:, teachers]
     if used_BM.min() < 0 or (used_BM.sum(1) - 1).abs().max() > 1e-6:
         raise ValueError(f"weights {used_BM.tolist()} of teachers {teachers} must sum to 1")
-    return sum(weights_BM[:, m].to(velocities[m]).view(-1, 1, 1) * velocities[m] for m in teachers)
+    terms = [weights_BM[:, m].to(velocities[m]).view(-1, 1, 1) * velocities[m] for m in teachers]
+    return sum(terms[1:], start=terms[0])
 
 
 def score_gap(
@@ -49,6 +50,7 @@ def score_gap(
     the velocities.
 
     Args:
+        v_BNC, v_base_BNC: velocities of the teacher and of the base.
         v_fake_BNC, v_real_BNC: of the fake score and the weighted teachers: the student is moved
             along s_real - s_fake, against the DMD gradient.
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from flash_ray.methods.flow import VelocityFn, euler
+from flash_ray.methods.base import VelocityFn
+from flash_ray.methods.flow import euler
 from flash_ray.methods.guidance import guided_velocity
 from flash_ray.models.base import ConditionPair, Model, PromptCache
 

@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from flash_ray.errors import UserError, unknown
-from flash_ray.recipe import messages, validation
+from flash_ray.errors import UserError, one_line, unknown
+from flash_ray.recipe import messages, renamed, validation
 from flash_ray.recipe.schema import Recipe
 
 PRESETS = resources.files("flash_ray.recipe") / "presets"
@@ -65,12 +65,14 @@ def load_raw(name_or_path: str | Path, overrides: list[str] | None = None) -> di
 def parse_recipe(raw: dict[str, Any]) -> Recipe:
     """Checks a recipe given as plain data. Raises UserError as load_recipe does."""
     raw = _expanded(raw)
+    if problems := list(renamed.problems(raw)):
+        raise UserError(one_line(problems))
     try:
         # Strict JSON: lists become tuples, but neither true nor "4" becomes a number.
         recipe = Recipe.model_validate_json(json.dumps(raw, default=str), strict=True)
     except ValidationError as error:
         raise UserError(messages.problem(error, Recipe)) from None
-    validation.validate_unsupported(recipe)
+    validation.validate(recipe)
     return recipe
 
 
@@ -120,6 +122,8 @@ def _expanded(raw: dict[str, Any]) -> dict[str, Any]:
     name = raw.get("teachers")
     if not isinstance(name, str):
         return raw
+    if problems := list(renamed.problems({"teachers": name})):
+        raise UserError(one_line(problems))
     if name not in teacher_presets():
         raise UserError(unknown("teachers", name, teacher_presets(), "preset"))
     text = (PRESETS / "teachers" / f"{name}.yaml").read_text(encoding="utf-8")
@@ -137,14 +141,15 @@ def override(raw: dict[str, Any], text: str) -> dict[str, Any]:
         raise UserError(f"--set: {text!r} is not KEY=VALUE; write e.g. student.steps=4")
     raw = copy.deepcopy(raw)
     node: Any = raw
-    for depth, key in enumerate(keys):
+    for depth, name in enumerate(keys):
+        key: str | int = name
         if isinstance(node, list):
-            if not (key.isdecimal() and int(key) < len(node)):
+            if not (name.isdecimal() and int(name) < len(node)):
                 raise UserError(
                     f"--set: {path}: {'.'.join(keys[:depth])} has {len(node)} items; allowed: "
-                    f"0 to {len(node) - 1} in place of {key!r}; correct the number"
+                    f"0 to {len(node) - 1} in place of {name!r}; correct the number"
                 )
-            key = int(key)
+            key = int(name)
         elif not isinstance(node, dict):
             raise UserError(
                 f"--set: {path}: {'.'.join(keys[:depth])} is the value {node!r}, not a section; "

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from flash_ray.errors import one_line
 
@@ -22,12 +23,13 @@ def problem(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 class _Schema:
-    """A JSON schema that is asked for keys and descriptions."""
+    """Looks keys and descriptions up in a JSON schema."""
 
     def __init__(self, root: dict[str, Any]):
         self._root = root
 
-    def explain(self, error: dict[str, Any]) -> str:
+    def explain(self, error: ErrorDetails) -> str:
+        """The line for one of pydantic's errors."""
         # Parts such as "<number>" are the tags of a union's branches, not keys.
         loc = [part for part in error["loc"] if not str(part).startswith("<")]
         path = ".".join(map(str, loc))
@@ -90,7 +92,7 @@ class _Schema:
         return node
 
     def _allowed(self, loc: list[str | int]) -> str:
-        """What the nearest described field at or above loc says of itself."""
+        """What is allowed at loc, as the nearest described field at or above it says."""
         for end in range(len(loc), 0, -1):
             node = self._node(loc[:end])
             if node.get("description"):

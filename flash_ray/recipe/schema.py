@@ -1,28 +1,26 @@
-"""The recipe's fields. Each description gives meaning, unit and range: error messages quote it."""
+"""What a run is: the recipe, and its sections on data, teachers, objective and student.
+
+Each field's description gives meaning, unit and range: error messages quote it.
+"""
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag
 
-from flash_ray.recipe import validation
+from flash_ray.recipe.sections import Evaluation, Runtime, Section, Training, number_or_range
 
 Task = Literal["t2i", "edit"]
+TASKS: tuple[Task, ...] = ("t2i", "edit")
+OBJECTIVES = ("dmd",)  # the names in methods.METHODS, which needs torch
 Pixels = Annotated[int, Field(ge=16, le=4096, multiple_of=16)]
 Sigma = Annotated[float, Field(gt=0, le=1)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
 GuidanceScale = Annotated[float, Field(ge=1, le=100)]
 CategoryWeight = Annotated[
     float, Field(ge=0, description="relative weight of the category, a number >= 0")
 ]
 Share = Annotated[int, Field(ge=0, le=100, description="the task's part of the ratio, 0 to 100")]
-
-
-class Section(BaseModel):
-    """A part of the recipe: cannot be changed once made, refuses unknown keys, NaN and infinity."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Composition(Section):
@@ -95,9 +93,9 @@ class Data(Section):
     """The cases that the student is trained on."""
 
     source: Annotated[
-        Annotated[Literal["miniature"], Tag("<name>")] | Annotated[Files, Tag("<files>")],
+        Annotated[str, Tag("<name>")] | Annotated[Files, Tag("<files>")],
         Discriminator(_source_kind),
-    ] = Field("miniature", description="'miniature' (drawn, no files), or {t2i: FILE, edit: FILE}")
+    ] = Field(description="a registered source's name, or {t2i: FILE, edit: FILE}")
     composition: Composition
     filter: Filter = Filter()
     num_cases: int = Field(
@@ -129,7 +127,7 @@ class WeightRule(Section):
         None, description="rung numbers from 1, or null for all"
     )
     progress: tuple[float, float] = Field(
-        (0.0, 1.0), description="[from, to) as parts of the run's updates, 0 to 1"
+        (0.0, 1.0), description="[from, to) as parts of the run's iterations, 0 to 1"
     )
     task: Task | None = Field(None, description="'t2i', 'edit', or null for both")
     category: str | None = Field(None, description="a category's name, or null for all")
@@ -146,12 +144,8 @@ class ReplicaRange(Section):
     max: int = Field(ge=1, le=1024, description="most actors, 1 to 1024")
 
 
-def _number_or_range(value: Any) -> str:
-    return "<range>" if isinstance(value, dict | Section) else "<number>"
-
-
 def _replicas_kind(value: Any) -> str:
-    return "<none>" if value is None else _number_or_range(value)
+    return "<none>" if value is None else number_or_range(value)
 
 
 _Number = Annotated[int, Field(ge=1, le=1024), Tag("<number>")]
@@ -164,12 +158,13 @@ class Teacher(Section):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="letters a-z, digits, . _ -")
     model: str = Field(
         "base",
-        description="'base'; a LoRA of the base: its folder, or 'miniature-specialized'; or a "
-        "diffusers pipeline's folder or hub id",
+        description="'base'; a LoRA of the base, or a diffusers pipeline: a registered "
+        "checkpoint's name, a folder, or a pipeline's hub id",
     )
     guidance_scale: GuidanceScale | None = Field(
         None,
-        description="classifier-free guidance scale, 1 (unguided) to 100; null: teacher_defaults.guidance_scale",
+        description="classifier-free guidance scale, 1 (unguided) to 100; null: "
+        "teacher_defaults.guidance_scale",
     )
     guidance_rescale: bool | None = Field(
         None,
@@ -207,10 +202,10 @@ class TeacherDefaults(Section):
     placement: Literal["actors", "in_process"] = Field(
         "actors", description="'actors' (Ray actors) or 'in_process' (a copy in every worker)"
     )
-    replicas: Annotated[_Number | _Range, Discriminator(_number_or_range)] = Field(
+    replicas: Annotated[_Number | _Range, Discriminator(number_or_range)] = Field(
         1,
         description="actors per teacher, 1 to 1024, or {min: ..., max: ...} to follow the queue of "
-        "questions; LoRAs and the base share theirs",
+        "requests; LoRAs and the base share theirs",
     )
     max_in_flight: int = Field(
         2, ge=1, le=64, description="unanswered requests a worker may have, 1 to 64"
@@ -218,7 +213,7 @@ class TeacherDefaults(Section):
     diagnose_every: int = Field(
         0,
         ge=0,
-        description="updates between those in which every teacher is asked, whatever its λ, to "
+        description="iterations between those in which every teacher is asked, whatever its λ, to "
         "compare the scores; 0: never",
     )
 
@@ -226,12 +221,22 @@ class TeacherDefaults(Section):
 class Objective(Section):
     """The distillation objective and its re-noising times t ~ shifted uniform [t_min, t_max]."""
 
-    name: str = Field("dmd", description="'dmd'")
+    name: str = Field("dmd", description=" or ".join(map(repr, OBJECTIVES)))
     t_min: float = Field(0.02, ge=0, le=1, description="lowest re-noising time, 0 to 1")
     t_max: float = Field(0.98, ge=0, le=1, description="highest re-noising time, 0 to 1")
     timestep_shift: float = Field(
         1.0, gt=0, le=100, description="time shift of t, above 0 to 100; 1 is none, more is noisier"
     )
+
+
+def sigma_schedule(steps: int, shift: float = 1.0) -> list[float]:
+    """Noise levels of a sampler: `steps` of them, evenly spaced, descending from 1, without the
+    final 0; then shifted towards noise (shift > 1) by s -> shift*s / (1 + (shift-1)*s).
+
+    Source: Esser et al., arXiv 2403.03206, section 5.3.2.
+    """
+    even = [(steps - k) / steps for k in range(steps)]
+    return [shift * sigma / (1 + (shift - 1) * sigma) for sigma in even]
 
 
 class Student(Section):
@@ -254,154 +259,23 @@ class Student(Section):
         """Noise levels σ_1 > ... > σ_K in (0, 1], the final 0 not included."""
         if self.sigmas is not None:
             return list(self.sigmas)
-        shift = self.timestep_shift
-        even = [1 - k / self.steps for k in range(self.steps)]
-        return [shift * s / (1 + (shift - 1) * s) for s in even]
-
-
-class Adam(Section):
-    """AdamW settings of one network."""
-
-    lr: float = Field(gt=0, le=1, description="learning rate, above 0 to 1")
-    betas: tuple[Beta, Beta] = Field((0.0, 0.999), description="[beta1, beta2], each 0 to below 1")
-    weight_decay: float = Field(0.0, ge=0, le=1, description="weight decay, 0 to 1")
-    eps: float = Field(1e-8, gt=0, le=1, description="epsilon, above 0 to 1")
-
-
-class FakeScore(Section):
-    """The auxiliary network that learns the scores of the student's samples."""
-
-    optimizer: Adam
-    updates_per_iteration: int = Field(
-        2, ge=1, le=100, description="fake-score updates per student update, 1 to 100"
-    )
-
-
-class Training(Section):
-    """How long and how the student and the fake score learn.
-
-    An iteration is one student update and the fake score's updates that follow it.
-    """
-
-    iterations: int = Field(ge=1, description="student updates, 1 or more")
-    optimizer: Adam
-    fake_score: FakeScore
-    ema_decay: float = Field(
-        0.95, ge=0, lt=1, description="decay per iteration of the averaged student, 0 to below 1"
-    )
-    max_grad_norm: float | None = Field(
-        1.0, gt=0, description="largest gradient norm, above 0; null: none"
-    )
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="'fp32' or 'bf16'")
-
-
-class CasesPerTask(Section):
-    """Cases of each category, by task."""
-
-    t2i: int = Field(2, ge=0, le=1000, description="text-to-image cases of each category, 0-1000")
-    edit: int = Field(1, ge=0, le=1000, description="editing cases of each category, 0 to 1000")
-
-
-class Evaluation(Section):
-    """What the student is judged on; without a benchmark nothing is scored and no score is shown."""
-
-    benchmark: str | None = Field(
-        None, min_length=1, description="the name of a benchmark, or null: no scores"
-    )
-    judge: str = Field(
-        "exact", min_length=1, description="the judge during the run and of what is published"
-    )
-    every: int = Field(
-        0, ge=0, description="iterations between scores of the averaged student; 0: never"
-    )
-    cases: CasesPerTask = CasesPerTask()
-    published_cases: int = Field(
-        4,
-        ge=0,
-        le=1000,
-        description="cases of each category that a student is scored on before it is published; "
-        "0: none",
-    )
-
-
-class Storage(Section):
-    """Where checkpoints and students go. Credentials come from the AWS_* variables, never here."""
-
-    url: str = Field("embedded", description="'embedded' or s3://bucket/prefix")
-    endpoint: str | None = Field(
-        None, description="http(s)://host:port of an S3 service that is not AWS, or null"
-    )
-
-
-class WorkerRange(Section):
-    """Elastic training: between min and max workers, as many as the cluster has room for.
-
-    An update has the samples of `max` workers; fewer workers take several passes for them.
-    """
-
-    min: int = Field(ge=1, le=4096, description="fewest workers, 1 to 4096")
-    max: int = Field(ge=1, le=4096, description="most workers, 1 to 4096")
-    resize_every_s: float = Field(
-        60.0, ge=1, description="seconds between looks whether there is room for more, 1 or more"
-    )
-
-
-class Runtime(Section):
-    """The machines' part: it sets speed and memory, and through the global batch the result."""
-
-    num_workers: Annotated[
-        Annotated[int, Field(ge=1, le=4096), Tag("<number>")]
-        | Annotated[WorkerRange, Tag("<range>")],
-        Discriminator(_number_or_range),
-    ] = Field(description="training workers, 1 to 4096, or {min: ..., max: ...}")
-    zero_stage: Literal[1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage: 1, 2 or 3")
-    micro_batch_size: int = Field(ge=1, le=4096, description="cases per worker and pass, 1 to 4096")
-    gradient_accumulation_steps: int = Field(
-        1, ge=1, le=4096, description="passes per iteration, 1 to 4096"
-    )
-    global_batch_size: int | None = Field(
-        None,
-        ge=1,
-        description="most workers x micro_batch_size x gradient_accumulation_steps, held to; null: "
-        "not held",
-    )
-    checkpoint_every: int = Field(
-        50, ge=0, description="student updates between checkpoints; 0: only at the end"
-    )
-    storage: Storage = Storage()
-    max_failures: int = Field(
-        3, ge=0, le=1000, description="restarts of the workers before the run fails, 0 to 1000"
-    )
-    gradient_checkpointing: bool = Field(
-        False,
-        description="true or false: keep each block's input only and compute the rest again for "
-        "the backward pass (gradient checkpointing)",
-    )
-    cpus_per_worker: float = Field(1.0, ge=0, le=1024, description="CPU cores per worker, 0-1024")
-    gpu: bool = Field(False, description="true or false: one GPU for each worker and teacher")
-
-    @property
-    def min_workers(self) -> int:
-        """Without them there is no training."""
-        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers.min
-
-    @property
-    def max_workers(self) -> int:
-        """They need one pass for a micro-batch."""
-        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers.max
+        return sigma_schedule(self.steps, self.timestep_shift)
 
 
 class Recipe(Section):
-    """Everything that makes a run what it is. Frozen; `digest` names it in every checkpoint."""
+    """Everything that makes a run what it is. Frozen; `digest` names it in every checkpoint.
+
+    `load.parse_recipe` makes one; it refuses fields that contradict each other too.
+    """
 
     name: str = Field(
         pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$",
         description="the run's and the student's name: letters a-z, digits, . _ -, at most 100",
     )
-    family: Literal["qwen-image-2.1"] = Field("qwen-image-2.1", description="'qwen-image-2.1'")
+    family: str = Field("qwen-image-2.1", description="a registered model family's name")
     base: str = Field(
         min_length=1,
-        description="'miniature' (shipped with flash_ray), or a pipeline's folder or hub id",
+        description="a registered checkpoint's name, or a pipeline's folder or hub id",
     )
     seed: int = Field(0, ge=0, lt=2**32, description="seed of all randomness, 0 to 4294967295")
     data: Data
@@ -416,11 +290,6 @@ class Recipe(Section):
     evaluation: Evaluation = Evaluation()
     runtime: Runtime
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        validation.validate_contradictions(self)
-        return self
-
     def guidance_of(self, teacher: Teacher) -> tuple[float, bool]:
         """(scale, rescale) of a teacher: its own, or `teacher_defaults`'s where it states none."""
         scale, rescale = teacher.guidance_scale, teacher.guidance_rescale
@@ -431,7 +300,8 @@ class Recipe(Section):
 
     @property
     def digest(self) -> str:
-        """16 hex digits of the SHA-256 of the canonical JSON, without what changes no number."""
+        """16 hex digits of the SHA-256 of the canonical JSON, without what trains no weight: the
+        evaluation, the storage and gradient checkpointing."""
         fields = self.model_dump(
             mode="json",
             exclude={"evaluation": True, "runtime": {"storage", "gradient_checkpointing"}},

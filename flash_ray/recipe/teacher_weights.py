@@ -1,13 +1,10 @@
 """λ: how much each teacher counts, by rung, progress, task and category (arXiv 2606.03746)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import pairwise, product
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from flash_ray.recipe.schema import Recipe, Teacher, WeightRule
+from flash_ray.recipe.schema import TASKS, Recipe, Teacher, WeightRule
 
 
 class Moment(NamedTuple):
@@ -36,7 +33,7 @@ def moments(recipe: Recipe) -> Iterator[tuple[Moment, float]]:
     rules = [rule for teacher in recipe.teachers for rule in _rules(teacher)]
     ends = sorted({0.0, 1.0, *(end for rule in rules for end in rule.progress)})
     rungs = range(1, len(recipe.student.rungs) + 1)
-    for rung, (start, end), task in product(rungs, pairwise(ends), ("t2i", "edit")):
+    for rung, (start, end), task in product(rungs, pairwise(ends), TASKS):
         weights = getattr(recipe.data.composition, task)
         if getattr(recipe.tasks, task):
             for category in (name for name, weight in weights.items() if weight):

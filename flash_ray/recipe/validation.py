@@ -1,58 +1,81 @@
 """What field ranges cannot say: values that contradict each other, and what is not built yet."""
 
-from __future__ import annotations
-
 import re
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
 
+from flash_ray import plugins
 from flash_ray.errors import UserError, one_line, unknown
-from flash_ray.miniature.categories import CATEGORIES
+from flash_ray.recipe.schema import OBJECTIVES, TASKS, Recipe
 from flash_ray.recipe.teacher_weights import moments, weight_at
-
-if TYPE_CHECKING:
-    from flash_ray.recipe.schema import Recipe
 
 S3_URL = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w./=-]*)?")
 ENDPOINT = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+/?")
 
 
-def validate_contradictions(recipe: Recipe) -> None:
-    """Raises UserError if fields, each in its range, cannot hold together."""
-    rules = (_data, _teachers, _lambdas, _rungs, _workers, _storage)
-    if problems := [problem for rule in rules for problem in rule(recipe)]:
+def validate(recipe: Recipe) -> None:
+    """Checks what no single field can tell.
+
+    Raises:
+        UserError: names that nothing registers, fields that cannot hold together, or what this
+            version cannot do; one line.
+    """
+    rules = (_registered, _data, _teachers, _lambdas, _rungs, _workers, _storage)
+    problems = [problem for rule in rules for problem in rule(recipe)]
+    if problems or (problems := list(_unsupported(recipe))):
         raise UserError(one_line(problems))
 
 
-def validate_unsupported(recipe: Recipe) -> None:
-    """Raises UserError if the recipe asks for something that this version cannot do."""
-    if problems := list(_unsupported(recipe)):
-        raise UserError(one_line(problems))
+def _registered(recipe: Recipe) -> Iterator[str]:
+    """Names that no installed package registers, and objectives that do not exist."""
+    evaluation = recipe.evaluation
+    named: list[tuple[str, str, Sequence[str], str]] = [
+        ("family", recipe.family, plugins.names(plugins.MODELS), "model family"),
+        ("objective.name", recipe.objective.name, OBJECTIVES, "objective"),
+    ]
+    if evaluation.benchmark is not None:
+        benchmarks, judges = plugins.names(plugins.BENCHMARKS), plugins.names(plugins.JUDGES)
+        named.append(("evaluation.benchmark", evaluation.benchmark, benchmarks, "benchmark"))
+        named.append(("evaluation.judge", evaluation.judge, judges, "judge"))
+    for field, name, known, kind in named:
+        if name not in known:
+            yield unknown(field, name, known, kind)
 
 
 def _data(recipe: Recipe) -> Iterator[str]:
-    data, shares = recipe.data, recipe.tasks.model_dump()
+    shares = {"t2i": recipe.tasks.t2i, "edit": recipe.tasks.edit}
     if not any(shares.values()):
         yield "tasks: t2i and edit sum to 0; allowed: at least one above 0; set tasks.t2i=1"
+    yield from _source(recipe)
     for task, share in shares.items():
-        field, weights = f"data.composition.{task}", getattr(data.composition, task)
-        if data.source == "miniature":
-            for name in weights:
-                if name not in CATEGORIES[task]:
-                    yield unknown(f"{field}.{name}", name, CATEGORIES[task], "category")
-        else:
-            yield from _address(recipe, task, share)
+        weights = getattr(recipe.data.composition, task)
         if share and not any(weights.values()):
             yield (
-                f"{field}: weights sum to 0; allowed: at least one category above 0; raise one, or "
-                f"set tasks.{task}=0"
+                f"data.composition.{task}: weights sum to 0; allowed: at least one category above "
+                f"0; raise one, or set tasks.{task}=0"
             )
     yield from _filter(recipe)
 
 
-def _address(recipe: Recipe, task: str, share: int) -> Iterator[str]:
-    """Of a task's files."""
-    address = getattr(recipe.data.source, task)
+def _source(recipe: Recipe) -> Iterator[str]:
+    """What the source does not have: the name itself, categories, addresses of files."""
+    source = recipe.data.source
+    if not isinstance(source, str):
+        for task, share in (("t2i", recipe.tasks.t2i), ("edit", recipe.tasks.edit)):
+            yield from _address(recipe, task, getattr(source, task), share)
+        return
+    if source not in (known := plugins.names(plugins.SOURCES)):
+        yield unknown("data.source", source, known, "source")
+        return
+    categories = plugins.load(plugins.SOURCES, source, "data.source")().categories
+    for task in TASKS:
+        for name in getattr(recipe.data.composition, task):
+            if name not in categories[task]:
+                field = f"data.composition.{task}.{name}"
+                yield unknown(field, name, categories[task], "category")
+
+
+def _address(recipe: Recipe, task: str, address: str | None, share: int) -> Iterator[str]:
+    """Problems with the address of a task's files."""
     if share and address is None:
         yield (
             f"data.source.{task}: missing with tasks.{task} {share}; allowed: the address of "
@@ -79,12 +102,12 @@ def _filter(recipe: Recipe) -> Iterator[str]:
     for field, column in columns.items():
         if getattr(wanted, field) is None:
             continue
-        if source == "miniature":
+        if isinstance(source, str):
             yield (
-                f"data.filter.{field}: {getattr(wanted, field)!r} with data.source miniature, "
+                f"data.filter.{field}: {getattr(wanted, field)!r} with data.source {source}, "
                 f"which has no {column}; allowed: null; set data.filter.{field}=null"
             )
-        elif source != "miniature" and getattr(source.columns, column) is None:
+        elif getattr(source.columns, column) is None:
             yield (
                 f"data.filter.{field}: {getattr(wanted, field)!r} without a {column} column; "
                 f"allowed: null, or with data.source.columns.{column}; name that column"
@@ -105,19 +128,19 @@ def _teachers(recipe: Recipe) -> Iterator[str]:
 
 
 def _replicas(recipe: Recipe) -> Iterator[str]:
-    counts = {"teacher_defaults": recipe.teacher_defaults.replicas}
-    counts |= {f"teachers.{i}": teacher.replicas for i, teacher in enumerate(recipe.teachers)}
-    for where, replicas in counts.items():
-        if replicas is None or replicas == 1:
+    counts = [("teacher_defaults", recipe.teacher_defaults.replicas)]
+    counts += [(f"teachers.{i}", each.replicas or 1) for i, each in enumerate(recipe.teachers)]
+    for section, replicas in counts:
+        if replicas == 1:
             continue
-        field, is_range = f"{where}.replicas", not isinstance(replicas, int)
+        field = f"{section}.replicas"
         if recipe.teacher_defaults.placement == "in_process":
-            value = "a range" if is_range else replicas
+            value = replicas if isinstance(replicas, int) else "a range"
             yield (
-                f"{field}: {value} with teacher_defaults.placement in_process; allowed: 1, every worker "
-                f"has its own copy; set {field}=1"
+                f"{field}: {value} with teacher_defaults.placement in_process; allowed: 1, every "
+                f"worker has its own copy; set {field}=1"
             )
-        elif is_range and replicas.min > replicas.max:
+        elif not isinstance(replicas, int) and replicas.min > replicas.max:
             yield (
                 f"{field}.min: {replicas.min} is above {field}.max {replicas.max}; allowed: "
                 f"min <= max; set {field}.max={replicas.min}"
@@ -158,15 +181,16 @@ def _sums(recipe: Recipe) -> Iterator[str]:
             f"{moment.task} {moment.category}"
         )
         found = [weight_at(teacher, moment) for teacher in recipe.teachers]
-        if None in found:
+        weights = [weight for weight in found if weight is not None]
+        if len(weights) < len(found):
             index = found.index(None)
             yield (
                 f"teachers.{index}.weight: no rule applies {where}; allowed: a λ everywhere; end "
                 "the list with {weight: 0.0} or another rule for all"
             )
-        elif abs(sum(found) - 1) > 1e-6:
+        elif abs(sum(weights) - 1) > 1e-6:
             yield (
-                f"teachers: λ sums to {sum(found):g} {where}; allowed: 1 over all teachers; "
+                f"teachers: λ sums to {sum(weights):g} {where}; allowed: 1 over all teachers; "
                 f"correct teachers.{len(found) - 1}.weight"
             )
 
@@ -200,8 +224,8 @@ def _workers(recipe: Recipe) -> Iterator[str]:
     if not isinstance(workers, int):
         if workers.min > workers.max:
             yield (
-                f"runtime.num_workers.min: {workers.min} is above runtime.num_workers.max {workers.max}; "
-                f"allowed: min <= max; set runtime.num_workers.max={workers.min}"
+                f"runtime.num_workers.min: {workers.min} is above runtime.num_workers.max "
+                f"{workers.max}; allowed: min <= max; set runtime.num_workers.max={workers.min}"
             )
             return
         if not runtime.checkpoint_every:
@@ -215,8 +239,8 @@ def _workers(recipe: Recipe) -> Iterator[str]:
             "runtime.zero_stage: 3 with 1 worker has nothing to shard; allowed: stage 3 with 2 "
             "workers or more; set runtime.zero_stage=2 or runtime.num_workers=2"
         )
-    workers = runtime.max_workers
-    samples = workers * runtime.micro_batch_size
+    most = runtime.max_workers
+    samples = most * runtime.micro_batch_size
     batch = runtime.global_batch_size
     if batch is not None and batch != samples * runtime.gradient_accumulation_steps:
         if batch % samples:
@@ -224,8 +248,9 @@ def _workers(recipe: Recipe) -> Iterator[str]:
         else:
             cure = f"set runtime.gradient_accumulation_steps={batch // samples}"
         yield (
-            f"runtime.global_batch_size: {batch} is not {workers} workers x {runtime.micro_batch_size} "
-            f"micro_batch x {runtime.gradient_accumulation_steps} accumulation; allowed: "
+            f"runtime.global_batch_size: {batch} is not {most} workers x "
+            f"{runtime.micro_batch_size} micro_batch_size x {runtime.gradient_accumulation_steps} "
+            f"gradient_accumulation_steps; allowed: "
             f"{samples * runtime.gradient_accumulation_steps}; {cure}"
         )
 
@@ -253,11 +278,6 @@ def _storage(recipe: Recipe) -> Iterator[str]:
 
 
 def _unsupported(recipe: Recipe) -> Iterator[str]:
-    if recipe.objective.name != "dmd":
-        yield (
-            f"objective.name: {recipe.objective.name!r} is not supported yet; allowed: 'dmd'; "
-            "set objective.name=dmd"
-        )
     if recipe.student.weights == "lora":
         yield (
             "student.weights: 'lora' is not supported yet; allowed: 'full'; "

@@ -17,7 +17,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from flash_ray.evaluation.sample import load_base
-from flash_ray.methods.flow import VelocityFn, euler
+from flash_ray.methods.base import VelocityFn
+from flash_ray.methods.flow import euler
 from flash_ray.methods.guidance import guided_velocity
 from flash_ray.models.base import Condition, ConditionPair, Layout, Model, PromptCache
 from flash_ray.models.prompt_cache import join, prefill, size_of, split

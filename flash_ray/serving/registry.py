@@ -10,10 +10,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from flash_ray.methods.flow import schedule
 from flash_ray.miniature.benchmark import BENCHES
 from flash_ray.models.loading import base_digest, resolve_base
 from flash_ray.recipe import Recipe, load_recipe
+from flash_ray.recipe.schema import sigma_schedule
 from flash_ray.storage.s3 import Store
 from flash_ray.storage.students import (
     CorruptManifest,
@@ -61,7 +61,7 @@ class ServedModel:
         """The model's own sigmas, or evenly spaced and shifted ones for another number of steps."""
         if steps is None or steps == len(self.sigmas):
             return self.sigmas
-        return tuple(schedule(steps, self.shift))
+        return tuple(sigma_schedule(steps, self.shift))
 
     def evaluations(self, steps: int | None = None) -> int:
         """Evaluations of the transformer for one picture."""
@@ -76,7 +76,7 @@ def teacher_of(recipe: Recipe) -> ServedModel:
         student=None,
         base=recipe.base,
         digest=base_digest(recipe.base),
-        sigmas=tuple(schedule(TEACHER_STEPS)),
+        sigmas=tuple(sigma_schedule(TEACHER_STEPS)),
         shift=1.0,
         guidance=recipe.teacher_defaults.guidance_scale,
         rescale=recipe.teacher_defaults.guidance_rescale,

@@ -15,15 +15,17 @@ class PersistentGauge:
     also while the process waits for something that does not come."""
 
     def __init__(self, name: str, text: str, labels: tuple[str, ...] = ()) -> None:
-        self._gauge = metrics.PersistentGauge(name, text, labels)
+        self._gauge = metrics.Gauge(name, text, labels)
         self._values: dict[tuple[tuple[str, str], ...], float] = {}
         _keep(self)
 
     def set(self, value: float, labels: Mapping[str, str] | None = None) -> None:
+        """Sets the value of a set of labels."""
         self._values[tuple((labels or {}).items())] = value
         self.show()
 
     def show(self) -> None:
+        """Exports all values once more."""
         for labels, value in list(self._values.items()):
             self._gauge.set(value, dict(labels))
 

@@ -25,7 +25,7 @@ class Steps:
             disable=not self._console.is_terminal,
         )
         self._tasks: dict[str, int] = {}
-        self._said: tuple[str, float] = ("", 0.0)
+        self._last_line: tuple[str, float] = ("", 0.0)  # its stage, and when
         self._start = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -41,12 +41,12 @@ class Steps:
         self._bar.stop()
 
     def say(self, text: str) -> None:
-        """One line, above the bars."""
+        """Prints a line, above the bars."""
         seconds = time.monotonic() - self._start
         self._bar.console.print(f"{seconds:6.0f} s  {text}", highlight=False, soft_wrap=True)
 
     def show(self, stage: str, done: int, total: int, detail: str = "") -> None:
-        """The stage is at `done` of `total`."""
+        """Shows that the stage is at `done` of `total`."""
         if not self._console.is_terminal:
             self._plain(stage, done, total, detail)
             return
@@ -55,8 +55,8 @@ class Steps:
         self._bar.update(self._tasks[stage], completed=done, detail=detail)
 
     def _plain(self, stage: str, done: int, total: int, detail: str) -> None:
-        said, when = self._said
+        last_stage, when = self._last_line
         now = time.monotonic()
-        if said != stage or done == total or now - when >= EVERY_S:
-            self._said = (stage, now)
+        if last_stage != stage or done == total or now - when >= EVERY_S:
+            self._last_line = (stage, now)
             self.say(f"{stage}: {done}/{total}{'  ' if detail else ''}{detail}")

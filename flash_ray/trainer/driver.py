@@ -1,4 +1,4 @@
-"""The driver: from a recipe to a distilled student on this machine, through a Ray cluster."""
+"""The driver of a run: from a recipe to a distilled student on this machine, through Ray."""
 
 import tempfile
 import threading
@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import ray
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig
+from ray.train.v2.api.config import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.result import Result
+from ray.train.v2.torch.torch_trainer import TorchTrainer
 from ray.util.queue import Empty, Queue
 
 from flash_ray.cluster.environment import thread_limits
@@ -27,7 +28,15 @@ from flash_ray.teachers.launch import TeacherSet, start_teachers
 from flash_ray.teachers.protocol import teacher_actors
 from flash_ray.teachers.validation import validate_teachers
 from flash_ray.trainer.divergence import Diverged
-from flash_ray.trainer.worker import Bench, Final, Job, Outcome, student_key, train_worker
+from flash_ray.trainer.metrics import UpdateMetrics
+from flash_ray.trainer.worker import (
+    Evaluate,
+    Final,
+    Outcome,
+    WorkerConfig,
+    student_key,
+    train_worker,
+)
 
 
 @dataclass(frozen=True)
@@ -35,15 +44,14 @@ class Callbacks:
     """What a caller may add to a run.
 
     Args:
-        bench: scores the averaged student, every `evaluation.every` updates, on worker 0;
+        evaluate: scores the averaged student, every `evaluation.every` iterations, on worker 0;
             it is pickled.
-        live: called in the driver, in a thread of its own, with every update's line:
-            {"update", "measures", "tasks", "teachers", "stages", and where it was scored "bench"}.
+        live: called in the driver, in a thread of its own, with every iteration's record.
         final: looks at the averaged student at the end, on worker 0; it is pickled.
     """
 
-    bench: Bench | None = None
-    live: Callable[[dict[str, Any]], None] | None = None
+    evaluate: Evaluate | None = None
+    live: Callable[[UpdateMetrics], None] | None = None
     final: Final | None = None
 
 
@@ -53,13 +61,13 @@ class DistillResult:
 
     Args:
         folder: the averaged student, a transformer in diffusers format, not yet published.
-        history: a line for every update, from the first, also of earlier sessions of the run.
+        history: a record of every iteration, also of earlier sessions of the run.
         seconds: of this session: `prepare`, `train`.
         final: what `Callbacks.final` returned.
     """
 
     folder: Path
-    history: list[dict[str, Any]]
+    history: list[UpdateMetrics]
     seconds: dict[str, float]
     final: Any = None
 
@@ -73,13 +81,13 @@ def distill(
     callbacks: Callbacks = Callbacks(),  # noqa: B008 (frozen)
     teacher_set: TeacherSet | None = None,
 ) -> DistillResult:
-    """Runs the recipe on the cluster that Ray is run_session to and puts the student into `folder`.
+    """Runs the recipe on the connected Ray cluster and puts the student into `folder`.
 
     Args:
         store: where resume state, cached conditions and the student go; a Ray that runs already
             must have been started with its AWS_* variables.
         run_name: names the run in the store; with `resume` an earlier one, to be continued.
-        teacher_set: teachers that run already, for several runs; None: the recipe's are started here.
+        teacher_set: teachers that run already, for several runs; None: the recipe's are started.
 
     Raises:
         UserError: bad input; where it can be known, before any process starts.
@@ -95,36 +103,45 @@ def distill(
     else:
         record_run(store, run_name, recipe.model_dump(mode="json"), recipe.digest)
     started = time.monotonic()
-    own = None
+    started_here = None
     if teacher_set is None and recipe.teacher_defaults.placement == "actors":
-        teacher_set = own = start_teachers(recipe)
+        teacher_set = started_here = start_teachers(recipe)
     live = Queue(actor_options={"num_cpus": 0})
     try:
         shards = prepare(recipe, store).shards
         prepared = time.monotonic()
         with listening(live, callbacks.live):
-            job = Job(
-                recipe, store, run_name, shards, teacher_set, live, callbacks.bench, callbacks.final
+            outcome = _fit(
+                WorkerConfig(
+                    recipe,
+                    store,
+                    run_name,
+                    shards,
+                    teacher_set,
+                    live,
+                    callbacks.evaluate,
+                    callbacks.final,
+                )
             )
-            outcome = _fit(job)
     finally:
-        ray.kill(live.actor)
-        if own:
-            own.stop()
+        live.shutdown(force=True)
+        if started_here:
+            started_here.stop()
     _fetch(store, run_name, outcome, folder)
     seconds = {"prepare": prepared - started, "train": time.monotonic() - prepared}
     return DistillResult(folder, outcome.history, seconds, outcome.final)
 
 
-def _fit(job: Job) -> Outcome:
-    recipe, runtime = job.recipe, job.recipe.runtime
-    path, filesystem = train_storage(job.store, job.run_name)
+def _fit(config: WorkerConfig) -> Outcome:
+    """Trains, with restarts of failed workers; raises UserError and Diverged of the workers."""
+    recipe, runtime = config.recipe, config.recipe.runtime
+    path, filesystem = train_storage(config.store, config.run_name)
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"job": job},
+        train_loop_config={"config": config},
         torch_config=TorchConfig(backend="nccl" if runtime.gpu else "gloo"),
         scaling_config=ScalingConfig(
-            **_group_size(job.recipe),
+            **_group_size(recipe),
             use_gpu=runtime.gpu,
             resources_per_worker={
                 "CPU": runtime.cpus_per_worker,
@@ -141,9 +158,10 @@ def _fit(job: Job) -> Outcome:
             worker_runtime_env={"env_vars": thread_limits(recipe)},
         ),
     )
-    outcome: Outcome = trainer.fit().return_value
-    if outcome.refused:
-        raise UserError(outcome.refused)
+    result = cast(Result, trainer.fit())  # the annotation is that of an older trainer
+    outcome = cast(Outcome, result.return_value)
+    if outcome.bad_input:
+        raise UserError(outcome.bad_input)
     if outcome.diverged:
         raise Diverged(outcome.diverged)
     return outcome
@@ -173,8 +191,9 @@ def _fetch(store: Store, run_name: str, outcome: Outcome, folder: Path) -> None:
 
 
 @contextmanager
-def listening(queue: Queue, call: Callable[[dict[str, Any]], None] | None) -> Iterator[None]:
-    """Hands the workers' lines to `call` while the block runs; its errors rise at the end."""
+def listening(queue: Queue, call: Callable[[Any], None] | None) -> Iterator[None]:
+    """Hands what workers put into the queue to `call` while the block runs; its errors rise at the
+    end."""
     if call is None:
         yield
         return

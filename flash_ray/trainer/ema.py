@@ -6,27 +6,28 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from flash_ray.trainer.learners import local_fp32, shapes
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
+    from diffusers.models.modeling_utils import ModelMixin
 
 
 class EMA:
     """Each rank averages the fp32 weights that its optimizer owns: as sharded as ZeRO shards them.
 
     Args:
-        decay: per update; 0 keeps the newest weights.
+        decay: per iteration; 0 keeps the newest weights.
     """
 
-    def __init__(self, engine: "DeepSpeedEngine", decay: float):
+    def __init__(self, engine: "DeepSpeedEngine", decay: float) -> None:
         self._engine, self._decay = engine, decay
         self._shares = {name: values.clone() for name, _, values in local_fp32(engine)}
 
     @torch.no_grad()
     def update(self) -> None:
+        """Takes the student's weights of now into the average."""
         for name, _, values in local_fp32(self._engine):
             self._shares[name].lerp_(values, 1 - self._decay)
 
@@ -40,19 +41,19 @@ class EMA:
         missing = {name: values.numel() for name, values in self._shares.items()}
         for path in paths:
             saved = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-            for name, start, own in local_fp32(self._engine):
+            for name, start, values in local_fp32(self._engine):
                 if name in saved["starts"]:
-                    other, offset = saved["values"][name], saved["starts"][name] - start
-                    begin, end = max(0, offset), min(own.numel(), offset + other.numel())
+                    share, offset = saved["values"][name], saved["starts"][name] - start
+                    begin, end = max(0, offset), min(values.numel(), offset + share.numel())
                     if begin < end:
-                        self._shares[name][begin:end] = other[begin - offset : end - offset]
+                        self._shares[name][begin:end] = share[begin - offset : end - offset]
                         missing[name] -= end - begin
         if any(missing.values()):
             raise RuntimeError(f"the averaged weights lack {sum(missing.values())} values")
 
     @torch.no_grad()
-    def gather(self) -> nn.Module | None:
-        """A collective: on rank 0 a frozen transformer with the averaged weights, else None."""
+    def gather(self) -> "ModelMixin | None":
+        """On rank 0 a frozen transformer with the averaged weights, else None; a collective."""
         engine = self._engine
         starts = {name: start for name, start, _ in local_fp32(engine)}
         full = {}
@@ -69,4 +70,5 @@ class EMA:
         transformer = type(engine.module).from_config(engine.module.config)
         transformer.load_state_dict(full)
         transformer.to(engine.device, engine.module.dtype)
-        return transformer.requires_grad_(False).eval()
+        transformer.requires_grad_(False)
+        return transformer.eval()

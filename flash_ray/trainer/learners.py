@@ -7,17 +7,17 @@ import os
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flash_ray.recipe import Recipe
-from flash_ray.recipe.schema import Adam
+from flash_ray.recipe.sections import Adam
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
-    from diffusers import ModelMixin
+    from diffusers.models.modeling_utils import ModelMixin
 
 TAG = "state"
 UNIVERSAL = "universal"  # the tag of what `reshard` makes
@@ -38,7 +38,7 @@ def ready_deepspeed(gpu: bool) -> None:
 
 
 def build_engine(
-    module: "ModelMixin", adam: Adam, recipe: Recipe, passes: int = 1, resharded: bool = False
+    module: nn.Module, adam: Adam, recipe: Recipe, passes: int = 1, resharded: bool = False
 ) -> "DeepSpeedEngine":
     """An engine around `module` with its own AdamW, as the recipe's runtime says.
 
@@ -49,7 +49,7 @@ def build_engine(
     import deepspeed
 
     if recipe.runtime.gradient_checkpointing:
-        module.enable_gradient_checkpointing()
+        cast("ModelMixin", module).enable_gradient_checkpointing()  # as every diffusers model
     parameters = sum(p.numel() for p in module.parameters())
     engine, *_ = deepspeed.initialize(
         model=module,
@@ -112,7 +112,7 @@ def save_engine(engine: "DeepSpeedEngine", folder: Path) -> None:
 
 
 def reshard(folder: Path) -> None:
-    """Makes of what all ranks saved a universal checkpoint beside it, for any number of workers.
+    """Turns what all ranks saved into a universal checkpoint beside it, for any number of workers.
 
     Unpickles: verify it first. Call it once for a folder, before engines are built.
     """

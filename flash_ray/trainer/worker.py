@@ -1,13 +1,13 @@
-"""The Ray Train loop: sets a worker up, runs the updates, keeps checkpoints, exports the student.
+"""The Ray Train loop: sets a worker up, iterates, keeps checkpoints, exports the student.
 
 What the user must act on (UserError) and a diverged student end the loop on all workers at once,
 and travel to the driver as the outcome: restarting the workers would not cure them.
 """
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,32 +27,33 @@ from flash_ray.errors import UserError
 from flash_ray.models.base import Model
 from flash_ray.models.loading import dtype_of, is_lora, load_model, lora_digest
 from flash_ray.recipe import Recipe
-from flash_ray.storage.manifest import record
+from flash_ray.recipe.schema import Task
+from flash_ray.storage.manifest import FileRecord, record
 from flash_ray.storage.s3 import Store
-from flash_ray.teachers.client import TeacherPool
 from flash_ray.teachers.launch import TeacherSet
 from flash_ray.teachers.local import InProcessTeachers, TeacherRouter
 from flash_ray.teachers.protocol import Group, Teachers, groups
 from flash_ray.teachers.scorer import fingerprint, group_fingerprint, group_scorer
-from flash_ray.telemetry.metrics import RunMetrics, timed
-from flash_ray.trainer import checkpoint as state
+from flash_ray.trainer import checkpoint
 from flash_ray.trainer.divergence import Diverged, DivergenceMonitor
 from flash_ray.trainer.learners import build_engine, ready_deepspeed
+from flash_ray.trainer.metrics import UpdateMetrics
+from flash_ray.trainer.prometheus import RunMetrics
 from flash_ray.trainer.step import DistillationStep
 
-# The averaged student, frozen -> scores; runs on worker 0 between updates.
-Bench = Callable[[nn.Module], dict[str, Any]]
+# The averaged student, frozen -> scores by task; runs on worker 0 between iterations.
+Evaluate = Callable[[nn.Module], dict[Task, float]]
 # The same, once, at the end; what it returns goes to the driver.
 Final = Callable[[nn.Module], Any]
 
 
 @dataclass(frozen=True)
-class Job:
+class WorkerConfig:
     """What the driver gives to every worker.
 
     Args:
         teacher_set: the teachers that are running; None for teachers in the workers.
-        live: takes a line for every update, for the driver to show.
+        live: takes the record of every iteration, for the driver to show.
     """
 
     recipe: Recipe
@@ -61,23 +62,23 @@ class Job:
     shards: Sequence[Shard]
     teacher_set: TeacherSet | None
     live: Queue
-    bench: Bench | None = None
+    evaluate: Evaluate | None = None
     final: Final | None = None
 
 
 @dataclass(frozen=True)
-class _Parts:
+class _Loaded:
     """What a worker has loaded.
 
     Args:
-        student, fake: trainable copies of the base's transformer.
-        weights: tells the base's and the teachers' weights from others.
+        student, fake_score: trainable copies of the base's transformer.
+        weights: fingerprints of the base's and the teachers' weights.
         saved_by: workers that saved the checkpoint; None without one.
     """
 
-    backbone: Model
+    model: Model
     student: nn.Module
-    fake: nn.Module
+    fake_score: nn.Module
     stream: Stream
     teachers: TeacherRouter
     weights: str
@@ -86,12 +87,17 @@ class _Parts:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What worker 0 hands back; `refused` and `diverged` are messages."""
+    """What worker 0 hands back.
 
-    history: list[dict[str, Any]]
-    files: dict[str, Any]
+    Args:
+        files: the exported student's, by path.
+        bad_input, diverged: the message of the error that ended the run; None where none did.
+    """
+
+    history: list[UpdateMetrics]
+    files: dict[str, FileRecord]
     final: Any = None
-    refused: str | None = None
+    bad_input: str | None = None
     diverged: str | None = None
 
 
@@ -100,155 +106,184 @@ def student_key(run_name: str) -> str:
     return f"runs/{run_name}/student"
 
 
-def train_worker(config: dict[str, Any]) -> Outcome:
-    """Ray Train's train_loop_per_worker; `config` is {"job": Job}."""
-    job: Job = config["job"]
+def train_worker(config: Mapping[str, WorkerConfig]) -> Outcome:
+    """Ray Train's train_loop_per_worker.
+
+    Args:
+        config: {"config": what the driver gives}; Ray Train passes a mapping.
+    """
+    given = config["config"]
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    one_process(job.recipe)
+    one_process(given.recipe)
     device = ray.train.torch.get_device()
     with ExitStack() as stack:
         folder = fetched(ray.train.get_checkpoint(), stack)
-        parts, problem = None, None
         try:
-            parts = _load(job, rank, world, device, folder)
+            loaded = _load_together(given, rank, world, device, folder)
         except UserError as error:
-            problem = str(error)
-        if refused := _first_problem(problem):
-            return Outcome([], {}, refused=refused)
-        if parts.saved_by not in (None, world):
+            return Outcome([], {}, bad_input=str(error))
+        if loaded.saved_by not in (None, world) and folder:
             if context.get_local_rank() == 0:  # the workers of a node share the folder
-                state.reshard_all(folder)
+                checkpoint.reshard_all(folder)
             dist.barrier()
-        run = _Run(job, rank, world, folder, parts)
+        run = _Run(given, rank, world, folder, loaded)
     try:
         run.train()
-    except Diverged as error:  # on every worker: the measures are shared
+    except Diverged as error:  # on every worker: the metrics are shared
         return Outcome(run.state.progress.history, {}, diverged=str(error))
     files, final = run.export()
     return Outcome(run.state.progress.history, files, final)
 
 
 class _Run:
-    """A set-up worker."""
+    """The run on a worker that is set up."""
 
-    def __init__(self, job: Job, rank: int, world: int, checkpoint: Path | None, parts: _Parts):
-        self.job, self.rank, self.world = job, rank, world
-        self.recipe, self.weights = job.recipe, parts.weights
-        training = self.recipe.training
+    def __init__(
+        self, config: WorkerConfig, rank: int, world: int, folder: Path | None, loaded: _Loaded
+    ) -> None:
+        self.config, self.rank, self.world = config, rank, world
+        self.recipe, self.weights = config.recipe, loaded.weights
+        training, passes = self.recipe.training, loaded.stream.passes
+        resharded = loaded.saved_by not in (None, world)
         ready_deepspeed(self.recipe.runtime.gpu)
-        how = (self.recipe, parts.stream.passes, parts.saved_by not in (None, world))
-        student = build_engine(parts.student, training.optimizer, *how)
-        fake = build_engine(parts.fake, training.fake_score.optimizer, *how)
-        self.distiller = DistillationStep(
-            self.recipe, parts.backbone, student, fake, parts.teachers, parts.stream
+        student = build_engine(loaded.student, training.optimizer, self.recipe, passes, resharded)
+        fake_score = build_engine(
+            loaded.fake_score, training.fake_score.optimizer, self.recipe, passes, resharded
         )
-        self.state = state.ResumeState(student, fake, self.distiller.ema, state.Progress())
+        self.step = DistillationStep(
+            self.recipe, loaded.model, student, fake_score, loaded.teachers, loaded.stream
+        )
+        self.state = checkpoint.ResumeState(
+            student, fake_score, self.step.ema, checkpoint.Progress()
+        )
         self.monitor = DivergenceMonitor()
-        self.metrics = RunMetrics(job.run_name, self.recipe, leading=rank == 0)
-        if checkpoint:
-            self.state.load(checkpoint, rank, world, parts.saved_by)
-            for line in self.state.progress.history:
-                self.monitor.observe(line["update"], line["measures"])
+        self.metrics = RunMetrics(config.run_name, self.recipe, leading=rank == 0)
+        if folder and loaded.saved_by:
+            self.state.load(folder, rank, world, loaded.saved_by)
+            for metrics in self.state.progress.history:
+                self.monitor.observe(metrics)
 
     def train(self) -> None:
+        """Runs the iterations that are left; raises Diverged on all workers."""
         progress, last = self.state.progress, self.recipe.training.iterations
-        while progress.updates < last:
-            line = {
-                "update": progress.updates + 1,
-                "workers": self.world,
-                **self.distiller.update(progress.updates),
-            }
-            measures = line["measures"]
-            self.monitor.observe(line["update"], measures)
-            progress.updates += 1
-            if self._due(self.recipe.evaluation.every) and self.job.bench:
-                line["bench"] = self._bench()
-            progress.history.append(line)
+        while progress.iterations < last:
+            metrics = self.step(progress.iterations + 1)
+            self.monitor.observe(metrics)
+            progress.iterations += 1
+            if self._due(self.recipe.evaluation.every) and self.config.evaluate:
+                metrics = replace(metrics, scores=self._evaluate(self.config.evaluate))
+            progress.history.append(metrics)
             if self.rank == 0:
-                self.job.live.put_nowait(line)
-                self.metrics.updated(line, self.monitor.strain)
-            if self._due(self.recipe.runtime.checkpoint_every) or progress.updates == last:
-                self._checkpoint(measures)
+                self.config.live.put_nowait(metrics)
+                self.metrics.updated(metrics, self.monitor.alarm_level)
+            if self._due(self.recipe.runtime.checkpoint_every) or progress.iterations == last:
+                self._checkpoint()
 
-    def export(self) -> tuple[dict[str, Any], Any]:
-        """A collective: worker 0 puts the averaged student into the store; its files' records, and
-        what `final` says of it."""
-        transformer = self.distiller.ema.gather()
+    def export(self) -> tuple[dict[str, FileRecord], Any]:
+        """Puts the averaged student into the store, from worker 0; a collective.
+
+        Returns:
+            its files' records, and what `final` says of it.
+        """
+        transformer = self.step.ema.gather()
         if transformer is None:
             return {}, None
         with tempfile.TemporaryDirectory() as name:
             transformer.save_pretrained(name)
             files = record(Path(name))
             for path in files:
-                self.job.store.put_file(
-                    Path(name) / path, f"{student_key(self.job.run_name)}/{path}"
+                self.config.store.put_file(
+                    Path(name) / path, f"{student_key(self.config.run_name)}/{path}"
                 )
-        return files, self.job.final(transformer) if self.job.final else None
+        return files, self.config.final(transformer) if self.config.final else None
 
     def _due(self, every: int) -> bool:
-        return bool(every) and self.state.progress.updates % every == 0
+        return bool(every) and self.state.progress.iterations % every == 0
 
-    @timed
-    def _bench(self) -> dict[str, Any]:
-        transformer = self.distiller.ema.gather()
-        scores = self.job.bench(transformer) if transformer is not None else {}
-        dist.barrier()
+    def _evaluate(self, evaluate: Evaluate) -> dict[Task, float]:
+        """The averaged student's scores on worker 0, none elsewhere; a collective."""
+        with self.metrics.timed("evaluate"):
+            transformer = self.step.ema.gather()
+            scores = evaluate(transformer) if transformer is not None else {}
+            dist.barrier()
         return scores
 
-    @timed
-    def _checkpoint(self, measures: dict[str, float]) -> None:
-        updates = self.state.progress.updates
-        with tempfile.TemporaryDirectory() as name:
+    def _checkpoint(self) -> None:
+        iterations = self.state.progress.iterations
+        with self.metrics.timed("checkpoint"), tempfile.TemporaryDirectory() as name:
             self.state.save(Path(name), self.recipe.digest, self.weights, self.rank, self.world)
             ray.train.report(
-                {"update": updates, **measures},
+                {"iteration": iterations},
                 checkpoint=ray.train.Checkpoint.from_directory(name),
-                checkpoint_dir_name=f"update-{updates:06d}",
+                checkpoint_dir_name=f"iteration-{iterations:06d}",
             )
             self.metrics.checkpointed(Path(name))
 
 
-def fetched(checkpoint: ray.train.Checkpoint | None, stack: ExitStack) -> Path | None:
-    """A collective: the checkpoint's folder on this node, until `stack` is closed.
+def fetched(reported: ray.train.Checkpoint | None, stack: ExitStack) -> Path | None:
+    """The checkpoint's folder on this node, there until `stack` is closed; a collective.
 
     The workers of a node share it. Ray lets one that comes late fetch it again over the files that
     the others have, so nobody reads before all have fetched.
     """
-    if checkpoint is None:
+    if reported is None:
         return None
-    folder = Path(stack.enter_context(checkpoint.as_directory()))
+    folder = Path(stack.enter_context(reported.as_directory()))
     dist.barrier()
     return folder
 
 
-def _load(job: Job, rank: int, world: int, device: torch.device, checkpoint: Path | None) -> _Parts:
-    """What may be refused, before anything is shared with the other workers."""
-    recipe = job.recipe
-    backbone = _load_pipeline(recipe, recipe.base, device)
-    student, fake = backbone.copy_transformer(), backbone.copy_transformer()  # before any LoRA
-    stream = Stream(recipe, ConditionCache.at(job.store), job.shards, rank, world)
-    weights = [fingerprint(backbone.transformer)]
-    weights += [lora_digest(t.model) for t in recipe.teachers if is_lora(t.model)]
-    running = job.teacher_set.recipe if job.teacher_set else recipe
-    places = (
-        job.teacher_set.positions(recipe) if job.teacher_set else list(range(len(recipe.teachers)))
-    )
+def _load_together(
+    config: WorkerConfig, rank: int, world: int, device: torch.device, folder: Path | None
+) -> _Loaded:
+    """Loads on every worker; a collective.
+
+    Raises:
+        UserError: on all of them, the message of the first that has bad input.
+    """
+    result: _Loaded | UserError
+    try:
+        result = _load(config, rank, world, device, folder)
+    except UserError as error:
+        result = error
+    problems: list[str | None] = [None] * world
+    dist.all_gather_object(problems, str(result) if isinstance(result, UserError) else None)
+    first = next((problem for problem in problems if problem), None)
+    if first or isinstance(result, UserError):
+        raise UserError(first)
+    return result
+
+
+def _load(
+    config: WorkerConfig, rank: int, world: int, device: torch.device, folder: Path | None
+) -> _Loaded:
+    """Loads what may be refused, before anything is shared with the other workers."""
+    recipe, teacher_set = config.recipe, config.teacher_set
+    model = _load_pipeline(recipe, recipe.base, device)
+    student, fake_score = model.copy_transformer(), model.copy_transformer()  # before any LoRA
+    stream = Stream(recipe, ConditionCache.at(config.store), config.shards, rank, world)
+    fingerprints = [fingerprint(model.transformer)]
+    fingerprints += [lora_digest(t.model) for t in recipe.teachers if is_lora(t.model)]
+    running = teacher_set.recipe if teacher_set else recipe
+    positions = teacher_set.positions(recipe) if teacher_set else list(range(len(recipe.teachers)))
     members: list[tuple[Group, Teachers]] = []
     for number, group in enumerate(groups(running)):
-        if not set(group.members) & set(places):
+        if not set(group.members) & set(positions):
             continue
-        if job.teacher_set:
-            found, teachers = _pool(job, number, group, backbone, rank)
+        teachers: Teachers
+        if teacher_set:
+            weights = _actors_weights(teacher_set, number, group, model)
+            teachers = teacher_set.pool(number, weights, config.run_name, rank)
         else:
-            found, teachers = _in_process(recipe, group, backbone, device)
+            weights, teachers = _in_process(recipe, group, model, device)
         if group.pipeline != recipe.base:
-            weights.append(found)
+            fingerprints.append(weights)
         members.append((group, teachers))
-    known = " ".join(weights)
-    saved_by = state.check(checkpoint, recipe.digest, known) if checkpoint else None
-    router = TeacherRouter(members, places)
-    return _Parts(backbone, student, fake, stream, router, known, saved_by)
+    known = " ".join(fingerprints)
+    saved_by = checkpoint.check(folder, recipe.digest, known) if folder else None
+    router = TeacherRouter(members, positions)
+    return _Loaded(model, student, fake_score, stream, router, known, saved_by)
 
 
 def _load_pipeline(recipe: Recipe, pipeline: str, device: torch.device) -> Model:
@@ -259,24 +294,14 @@ def _in_process(
     recipe: Recipe, group: Group, base: Model, device: torch.device
 ) -> tuple[str, InProcessTeachers]:
     """The group's weights, and the group itself in this process; LoRAs are added to the base."""
-    own = group.pipeline != recipe.base
-    backbone = _load_pipeline(recipe, group.pipeline, device) if own else base
-    weights = group_fingerprint(recipe, group, backbone.transformer)
-    return weights, InProcessTeachers(group_scorer(recipe, group, backbone))
+    shares_base = group.pipeline == recipe.base
+    model = base if shares_base else _load_pipeline(recipe, group.pipeline, device)
+    weights = group_fingerprint(recipe, group, model.transformer)
+    return weights, InProcessTeachers(group_scorer(recipe, group, model))
 
 
-def _pool(job: Job, number: int, group: Group, base: Model, rank: int) -> tuple[str, TeacherPool]:
-    """The group's weights, of its own pipeline those that its first actor has, and its actors."""
-    teacher_set = job.teacher_set
+def _actors_weights(teacher_set: TeacherSet, number: int, group: Group, base: Model) -> str:
+    """The group's weights: the base's, or where it has a pipeline of its own its first actor's."""
     if group.pipeline == teacher_set.recipe.base:
-        weights = group_fingerprint(teacher_set.recipe, group, base.transformer)
-    else:
-        weights = ray.get(teacher_set.actors[number][0].fingerprint.remote())
-    return weights, teacher_set.pool(number, weights, job.run_name, rank)
-
-
-def _first_problem(mine: str | None) -> str | None:
-    """A collective: the problem of the first worker that has one."""
-    problems: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(problems, mine)
-    return next((problem for problem in problems if problem), None)
+        return group_fingerprint(teacher_set.recipe, group, base.transformer)
+    return str(ray.get(teacher_set.actors[number][0].fingerprint.remote()))

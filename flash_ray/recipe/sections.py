@@ -1,0 +1,155 @@
+"""The sections of a recipe that say how it is trained, judged and run; `schema` has the others."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: frozen, without unknown keys, NaN and infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def number_or_range(value: Any) -> str:
+    """The tag of the branch, in a union of a number and a range, that a value belongs to."""
+    return "<range>" if isinstance(value, dict | Section) else "<number>"
+
+
+class Adam(Section):
+    """AdamW settings of one network."""
+
+    lr: float = Field(gt=0, le=1, description="learning rate, above 0 to 1")
+    betas: tuple[Beta, Beta] = Field((0.0, 0.999), description="[beta1, beta2], each 0 to below 1")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="weight decay, 0 to 1")
+    eps: float = Field(1e-8, gt=0, le=1, description="epsilon, above 0 to 1")
+
+
+class FakeScore(Section):
+    """The auxiliary network that learns the scores of the student's samples."""
+
+    optimizer: Adam
+    updates_per_iteration: int = Field(
+        2, ge=1, le=100, description="fake-score updates per iteration, 1 to 100"
+    )
+
+
+class Training(Section):
+    """How long and how the student and the fake score learn.
+
+    An iteration is one student update and the fake score's updates that follow it.
+    """
+
+    iterations: int = Field(ge=1, description="iterations, one student update each, 1 or more")
+    optimizer: Adam
+    fake_score: FakeScore
+    ema_decay: float = Field(
+        0.95, ge=0, lt=1, description="decay per iteration of the averaged student, 0 to below 1"
+    )
+    max_grad_norm: float | None = Field(
+        1.0, gt=0, description="largest gradient norm, above 0; null: none"
+    )
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="'fp32' or 'bf16'")
+
+
+class CasesPerTask(Section):
+    """Cases of each category, by task."""
+
+    t2i: int = Field(2, ge=0, le=1000, description="text-to-image cases of each category, 0-1000")
+    edit: int = Field(1, ge=0, le=1000, description="editing cases of each category, 0 to 1000")
+
+
+class Evaluation(Section):
+    """What the student is judged on.
+
+    Without a benchmark nothing is scored and no score is shown, whatever the other keys say.
+    """
+
+    benchmark: str | None = Field(
+        None, min_length=1, description="a registered benchmark's name, or null: no scores"
+    )
+    judge: str = Field(
+        "exact",
+        min_length=1,
+        description="a registered judge's name: of the run and of what is published",
+    )
+    every: int = Field(
+        0, ge=0, description="iterations between scores of the averaged student; 0: never"
+    )
+    cases: CasesPerTask = CasesPerTask()
+    published_cases: int = Field(
+        4,
+        ge=0,
+        le=1000,
+        description="cases of each category that a student is scored on before it is published; "
+        "0: none",
+    )
+
+
+class Storage(Section):
+    """Where checkpoints and students go. Credentials come from the AWS_* variables, never here."""
+
+    url: str = Field("embedded", description="'embedded' or s3://bucket/prefix")
+    endpoint: str | None = Field(
+        None, description="http(s)://host:port of an S3 service that is not AWS, or null"
+    )
+
+
+class WorkerRange(Section):
+    """Elastic training: between min and max workers, as many as the cluster has room for.
+
+    An iteration has the samples of `max` workers; fewer workers take several passes for them.
+    """
+
+    min: int = Field(ge=1, le=4096, description="fewest workers, 1 to 4096")
+    max: int = Field(ge=1, le=4096, description="most workers, 1 to 4096")
+    resize_every_s: float = Field(
+        60.0, ge=1, description="seconds between looks whether there is room for more, 1 or more"
+    )
+
+
+class Runtime(Section):
+    """The machines' part: it sets speed and memory, and through the global batch the result."""
+
+    num_workers: Annotated[
+        Annotated[int, Field(ge=1, le=4096), Tag("<number>")]
+        | Annotated[WorkerRange, Tag("<range>")],
+        Discriminator(number_or_range),
+    ] = Field(description="training workers, 1 to 4096, or {min: ..., max: ...}")
+    zero_stage: Literal[1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage: 1, 2 or 3")
+    micro_batch_size: int = Field(ge=1, le=4096, description="cases per worker and pass, 1 to 4096")
+    gradient_accumulation_steps: int = Field(
+        1, ge=1, le=4096, description="passes per iteration, 1 to 4096"
+    )
+    global_batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="most workers x micro_batch_size x gradient_accumulation_steps, held to; null: "
+        "not held",
+    )
+    checkpoint_every: int = Field(
+        50, ge=0, description="iterations between checkpoints; 0: only at the end"
+    )
+    storage: Storage = Storage()
+    max_failures: int = Field(
+        3, ge=0, le=1000, description="restarts of the workers before the run fails, 0 to 1000"
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="true or false: keep each block's input only and compute the rest again for "
+        "the backward pass (gradient checkpointing)",
+    )
+    cpus_per_worker: float = Field(1.0, ge=0, le=1024, description="CPU cores per worker, 0-1024")
+    gpu: bool = Field(False, description="true or false: one GPU for each worker and teacher")
+
+    @property
+    def min_workers(self) -> int:
+        """The fewest workers that can train."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers.min
+
+    @property
+    def max_workers(self) -> int:
+        """The workers that need one pass for a micro-batch."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers.max
