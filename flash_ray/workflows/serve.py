@@ -70,7 +70,7 @@ def _serve(
         _configure_local_ray(port)
     from ray import serve  # here, so that the checks above cost nothing
 
-    from flash_ray.cluster.session import free_port, ray_session
+    from flash_ray.cluster.session import free_ports, ray_session
     from flash_ray.serving.app import NAME, application
 
     replicas = settings.generate.max + settings.edit.max
@@ -79,7 +79,7 @@ def _serve(
     steps.say("start Ray")
     with ray_session({"CPU": cpus, "trainer": 0, "teacher": 0}):
         steps.say("start the replicas")
-        proxy = port if in_cluster_job() else free_port()
+        proxy = port if in_cluster_job() else free_ports(1)[0]
         serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": proxy})
         try:
             serve.run(application(recipe, store, settings, tokens), name=NAME, route_prefix="/")
