@@ -81,8 +81,8 @@ def test_the_distill_job_has_room_for_its_recipe(size, monkeypatch):
     assert not resume and recipe.runtime.storage.url.startswith("s3://")
 
     types = node_types("distill", ray_clusters(items)["distill"])
-    for place in ("trainer", "teacher"):
-        assert fits(process_of(recipe, place), types[place])
+    for kind in ("trainer", "teacher"):
+        assert fits(process_of(recipe, kind), types[kind])
     for resource, needed in cluster_needs(recipe, teacher_actors(recipe)).items():
         offered = sum(t["max_workers"] * t["resources"].get(resource, 0) for t in types.values())
         assert offered >= needed, resource
