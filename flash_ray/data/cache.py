@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.nn.functional import pad
 
-from flash_ray.data.select import Shard
+from flash_ray.data.source import Shard
 from flash_ray.errors import UserError
 from flash_ray.models.base import Condition, ConditionPair, Layout
 from flash_ray.storage.s3 import Store
@@ -44,11 +44,11 @@ class ConditionCache:
 
     @classmethod
     def at(cls, store: Store) -> "ConditionCache":
-        """With this node's folder."""
+        """The cache of a store with this node's folder."""
         return cls(store, cache_home() / "conditions")
 
     def missing(self, shards: Sequence[Shard]) -> list[Shard]:
-        """Those that still have to be encoded; uploads what only this node has."""
+        """The shards that still have to be encoded; what only this node has is uploaded."""
         stored = {key.split("/")[-1] for key in self.store.list("conditions/")}
         absent = [shard for shard in shards if f"{shard.digest}.safetensors" not in stored]
         for shard in absent:
@@ -56,15 +56,15 @@ class ConditionCache:
                 self.store.put_file(self._path(shard.digest), self._key(shard.digest))
         return [shard for shard in absent if not self._path(shard.digest).exists()]
 
-    def add(self, digest: str, conditioned: ConditionPair) -> None:
-        """Keeps an encoded shard here and in the store."""
+    def add(self, digest: str, conditions: ConditionPair) -> None:
+        """Keep an encoded shard here and in the store."""
         tensors = {
             f"{side}.{name}": tensor.contiguous().cpu()
             for side in _SIDES
-            for name, tensor in getattr(conditioned, side).tensors().items()
+            for name, tensor in getattr(conditions, side).tensors().items()
             if (side, name) != ("negative", _REFERENCES)  # the same as the positive's
         }
-        layout = json.dumps(asdict(conditioned.layout))
+        layout = json.dumps(asdict(conditions.layout))
         with self._partial(digest) as partial:
             save_file(tensors, partial, metadata={"layout": layout})
             self.store.put_file(Path(partial), self._key(digest))
@@ -73,9 +73,9 @@ class ConditionCache:
     def fetch(self, digest: str) -> Path:
         """The shard's file on this node, downloaded if need be."""
         path = self._path(digest)
-        found = path.exists()
-        count_conditions("node", hits=found, misses=not found)
-        if not found:
+        is_here = path.exists()
+        count_conditions("node", hits=is_here, misses=not is_here)
+        if not is_here:
             with self._partial(digest) as partial:
                 self.store.get_file(self._key(digest), Path(partial))
                 os.replace(partial, path)
@@ -93,32 +93,35 @@ class ConditionCache:
 
 
 class ConditionSet:
-    """A task's cases of one layout, numbered over its shards; rows are read as they are asked for.
+    """A task's cases of one layout, numbered over its shards; rows are read when they are taken.
 
     A case may be numbered several times: it comes round so often in an epoch.
+
+    Args:
+        rows: (index in `files`, row in that file) of each numbered case.
     """
 
-    def __init__(self, files: Sequence["_ShardFile"], places: Sequence[tuple[int, int]]):
-        self._files, self._places = files, places
-        self.layout = files[places[0][0]].layout
+    def __init__(self, files: Sequence["_ShardFile"], rows: Sequence[tuple[int, int]]):
+        self._files, self._rows = files, rows
+        self.layout = files[rows[0][0]].layout
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._rows)
 
     def categories(self, cases: Sequence[int]) -> tuple[str, ...]:
         """The category of each case."""
-        return tuple(self._files[self._places[case][0]].category for case in cases)
+        return tuple(self._files[self._rows[case][0]].category for case in cases)
 
-    def take(self, cases: Sequence[int], mine: slice = slice(None)) -> ConditionPair:
-        """The conditions of `cases[mine]`, padded to the longest of all `cases`.
+    def take(self, cases: Sequence[int], part: slice = slice(None)) -> ConditionPair:
+        """The conditions of `cases[part]`, padded to the longest of all `cases`.
 
         A row's result depends a little on its padding: workers that share a micro-batch pad alike.
         """
-        places = [self._places[case] for case in cases]
+        numbered = [self._rows[case] for case in cases]
         sides = []
         for side in _SIDES:
-            length = max(self._files[number].lengths[side][row] for number, row in places)
-            rows = [self._files[number].row(side, row, length) for number, row in places[mine]]
+            length = max(self._files[file].lengths[side][row] for file, row in numbered)
+            rows = [self._files[file].row(side, row, length) for file, row in numbered[part]]
             sides.append({name: torch.cat([row[name] for row in rows]) for name in rows[0]})
         references = {_REFERENCES: sides[0][_REFERENCES]} if self.layout.references else {}
         return ConditionPair(
@@ -133,24 +136,25 @@ def condition_sets(
     """A task's cases by layout, those of most cases first.
 
     Args:
-        counts: of each category in one epoch; more than it has cases: they come round again.
+        counts: cases of each category in one epoch; where it has fewer they come round again.
     """
     with ThreadPoolExecutor(FETCHES) as pool:
         paths = list(pool.map(cache.fetch, [shard.digest for shard in shards]))
     files = [_ShardFile(path, shard.category) for path, shard in zip(paths, shards, strict=True)]
-    places: dict[str, list[tuple[int, int]]] = {}
-    for number, shard in enumerate(shards):
-        places.setdefault(shard.category, []).extend((number, row) for row in range(shard.rows))
+    by_category: dict[str, list[tuple[int, int]]] = {}
+    for file, shard in enumerate(shards):
+        rows = by_category.setdefault(shard.category, [])
+        rows.extend((file, row) for row in range(shard.rows))
     by_layout: dict[Layout, list[tuple[int, int]]] = {}
-    for category, own in places.items():
-        for number, row in islice(cycle(own), counts[category]):
-            by_layout.setdefault(files[number].layout, []).append((number, row))
+    for category, rows in by_category.items():
+        for file, row in islice(cycle(rows), counts[category]):
+            by_layout.setdefault(files[file].layout, []).append((file, row))
     ordered = sorted(by_layout.items(), key=lambda item: (-len(item[1]), str(item[0])))
-    return [ConditionSet(files, own) for _, own in ordered]
+    return [ConditionSet(files, rows) for _, rows in ordered]
 
 
 class _ShardFile:
-    """A shard on this node. Its header is read at once, its tensors as they are asked for."""
+    """A shard on this node: its header is read at once, its tensors when they are needed."""
 
     def __init__(self, path: Path, category: str):
         self.path, self.category = path, category
@@ -164,7 +168,7 @@ class _ShardFile:
 
     @cached_property
     def lengths(self) -> dict[str, list[int]]:
-        """Real tokens of each row."""
+        """How many real tokens each row has, by side."""
         masks = {side: _opened(self.path).get_tensor(f"{side}.mask_BL") for side in _SIDES}
         return {side: mask_BL.sum(1).tolist() for side, mask_BL in masks.items()}
 
@@ -190,7 +194,7 @@ def _opened(path: Path) -> safe_open:
 
 
 class _Partial:
-    """A file's path beside its final place, removed unless it was moved there."""
+    """A file beside the final one, removed unless it was moved there."""
 
     def __init__(self, folder: Path, stem: str):
         handle, self.path = tempfile.mkstemp(prefix=f".{stem}.", suffix=".partial", dir=folder)

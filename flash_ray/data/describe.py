@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from flash_ray.data.buckets import Size
-from flash_ray.data.encode import list_cases
-from flash_ray.data.select import Shard, epoch_counts, unique_counts
+from flash_ray.data.select import epoch_counts, plan_cases, tasks_of, unique_counts
+from flash_ray.data.source import Shard
 from flash_ray.data.stream import Mixture
 from flash_ray.recipe import Recipe
+from flash_ray.recipe.schema import Task
 from flash_ray.storage.s3 import Store
 
 
@@ -32,8 +33,8 @@ class CategoryUse:
         return self.samples / self.unique
 
 
-def category_uses(recipe: Recipe) -> dict[str, dict[str, CategoryUse]]:
-    """By task and category, of those that have a share.
+def category_uses(recipe: Recipe) -> dict[Task, dict[str, CategoryUse]]:
+    """What a run uses of each category that has a share, by task.
 
     Raises:
         UserError: `data.num_cases` is too small for the composition.
@@ -42,10 +43,8 @@ def category_uses(recipe: Recipe) -> dict[str, dict[str, CategoryUse]]:
     batches = recipe.training.iterations * runtime.gradient_accumulation_steps
     size = runtime.max_workers * runtime.micro_batch_size
     mixture = Mixture(tasks.t2i, tasks.edit)
-    table: dict[str, dict[str, CategoryUse]] = {}
-    for task, share in tasks.model_dump().items():
-        if not share:
-            continue
+    table: dict[Task, dict[str, CategoryUse]] = {}
+    for task in tasks_of(recipe):
         unique, part = unique_counts(recipe, task), mixture.count(task, batches) / batches
         table[task] = {
             name: CategoryUse(
@@ -68,7 +67,7 @@ class LayoutUse:
         cases: different ones.
     """
 
-    task: str
+    task: Task
     output: Size
     references: tuple[Size, ...]
     cases: int
@@ -82,10 +81,10 @@ class Description:
         samples: of the student, of both tasks.
         encoded, cases: different cases whose conditions are in the store, and all of them.
         bytes: that those in the store take.
-        complaints: lines about rows of files that cannot be used.
+        complaints: lines about what the source has and cannot be used.
     """
 
-    uses: dict[str, dict[str, CategoryUse]]
+    uses: dict[Task, dict[str, CategoryUse]]
     layouts: tuple[LayoutUse, ...]
     samples: int
     encoded: int
@@ -100,12 +99,15 @@ class Description:
 
 
 def describe(recipe: Recipe, store: Store) -> Description:
-    """Reads the source's files, if it has any and they are not listed yet; encodes nothing.
+    """What a run of the recipe will see; nothing is encoded.
+
+    Ray must run if the source needs it (`load_source(recipe).needs_ray`).
 
     Raises:
         UserError: the source has not what the recipe asks for.
     """
-    shards, complaints = list_cases(recipe, store)
+    plan = plan_cases(recipe, store)
+    shards = plan.shards
     sizes = store.sizes("conditions/")
     stored = {key.split("/")[-1].removesuffix(".safetensors"): n for key, n in sizes.items()}
     runtime = recipe.runtime
@@ -113,25 +115,23 @@ def describe(recipe: Recipe, store: Store) -> Description:
     samples *= runtime.max_workers * runtime.micro_batch_size
     return Description(
         category_uses(recipe),
-        tuple(_layouts(recipe, shards)),
+        tuple(_layouts(shards)),
         samples,
         sum(shard.rows for shard in shards if shard.digest in stored),
         sum(shard.rows for shard in shards),
         sum(_bytes(shard, stored) for shard in shards),
-        tuple(complaints),
+        tuple(plan.complaints),
     )
 
 
-def _layouts(recipe: Recipe, shards: Sequence[Shard]) -> Iterator[LayoutUse]:
-    counts: Counter[tuple[str, tuple[Size, ...]]] = Counter()
+def _layouts(shards: Sequence[Shard]) -> Iterator[LayoutUse]:
+    counts: Counter[tuple[Task, tuple[Size, ...]]] = Counter()
     for shard in shards:
-        edit, output = shard.task == "edit", shard.buckets[:1] or (recipe.data.resolution,)
-        references = (shard.buckets or output) if edit else ()
-        counts[shard.task, output + references] += shard.rows
-    for (task, shapes), cases in sorted(counts.items(), key=lambda item: (item[0][0], -item[1])):
-        yield LayoutUse(task, shapes[0], shapes[1:], cases)
+        counts[shard.task, shard.buckets] += shard.rows
+    for (task, buckets), cases in sorted(counts.items(), key=lambda item: (item[0][0], -item[1])):
+        yield LayoutUse(task, buckets[0], buckets if task == "edit" else (), cases)
 
 
 def _bytes(shard: Shard, stored: Mapping[str, int]) -> int:
     """The part of a stored shard that the recipe uses."""
-    return round(stored.get(shard.digest, 0) * shard.rows / max(len(shard.drawn), 1))
+    return round(stored.get(shard.digest, 0) * shard.rows / len(shard.cases))

@@ -1,4 +1,4 @@
-"""Files of training rows, on disk or in S3: which they are, their format, their columns."""
+"""Files of training rows as a data source: JSONL, Parquet or WebDataset, on disk or in S3."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from flash_ray.data.rows import PICTURE, BadRow, parse_line, parse_sample
+from flash_ray.data.source import Catalog, DataSource, Shard
 from flash_ray.errors import UserError, unknown
-from flash_ray.recipe.schema import Columns, Files
+from flash_ray.recipe.schema import Columns, Files, Task
 from flash_ray.recipe.validation import S3_URL
+from flash_ray.storage.s3 import Store, s3_filesystem
 
 if TYPE_CHECKING:
+    import ray.data
     from pyarrow.fs import FileInfo, FileSystem
 
 FORMATS = {".jsonl": "jsonl", ".parquet": "parquet", ".tar": "webdataset"}
@@ -26,7 +29,64 @@ _ALLOWED = "a .jsonl, .parquet or .tar file, a folder of one kind of them, or s3
 
 
 @dataclass(frozen=True)
-class Found:
+class FileSource(DataSource):
+    """The prompts and edits in a recipe's files.
+
+    A shard holds one case: a file that grows, or another recipe over it, encodes no case again.
+
+    Args:
+        endpoint: of an S3 service that is not AWS's; None means AWS_ENDPOINT_URL_S3.
+    """
+
+    files: Files
+    endpoint: str | None
+    needs_ray: ClassVar[bool] = True
+
+    def validate(self, task: Task) -> None:
+        """Find the task's files and look at the first rows of the first one.
+
+        Raises:
+            UserError: there are none, or the first one lacks a column that the recipe names.
+        """
+        self._found(task)
+
+    def catalog(self, task: Task, store: Store) -> Catalog:
+        """The task's rows; they are read unless the store has the catalog of just these files.
+
+        Raises:
+            UserError: the files cannot be read, lack a column, or have too many unusable rows.
+        """
+        from flash_ray.data.catalog import scan
+
+        return scan(self._found(task), self.files.columns, task, self.files.max_bad, store)
+
+    def read(self, shards: Sequence[Shard]) -> ray.data.Dataset:
+        """Rows {"shard": ShardCases}: all files are read and the cases of `shards` picked."""
+        from flash_ray.data.catalog import read_shards
+
+        by_task: dict[Task, list[Shard]] = {}
+        for shard in shards:
+            by_task.setdefault(shard.task, []).append(shard)
+        first, *others = (
+            read_shards(self._found(task), self.files.columns, task, own)
+            for task, own in by_task.items()
+        )
+        return first.union(*others) if others else first
+
+    def forget(self, task: Task, store: Store) -> None:
+        """Remove the task's catalog from the store: pictures changed, the files did not."""
+        from flash_ray.data.catalog import catalog_key
+
+        store.delete(catalog_key(self._found(task), self.files.columns, task))
+
+    def _found(self, task: Task) -> FoundFiles:
+        found = find_files(self.files, task, self.endpoint)
+        validate_columns(found, self.files.columns, task)
+        return found
+
+
+@dataclass(frozen=True)
+class FoundFiles:
     """A task's files.
 
     Args:
@@ -54,19 +114,19 @@ class Found:
             return stream.read()
 
 
-def find_files(source: Files, task: str, endpoint: str | None) -> Found:
+def find_files(source: Files, task: Task, endpoint: str | None) -> FoundFiles:
     """The files at a source's address for a task.
 
     Args:
         endpoint: of an S3 service that is not AWS's; None means AWS_ENDPOINT_URL_S3.
 
     Raises:
-        UserError: there are none, or they are of several formats, or the place cannot be read.
+        UserError: there are none, or they are of several formats, or the address cannot be read.
     """
     from pyarrow.fs import FileSelector, FileType
 
     field, address = f"data.source.{task}", getattr(source, task)
-    filesystem, path = _place(field, address, endpoint)
+    filesystem, path = _open_address(field, address, endpoint)
     try:
         info = filesystem.get_file_info(path)
         if info.type == FileType.Directory:
@@ -88,12 +148,16 @@ def find_files(source: Files, task: str, endpoint: str | None) -> Found:
         problem = f"holds {' and '.join(kinds)} files" if len(kinds) > 1 else "holds no such file"
         raise UserError(f"{field}: {address} {problem}; allowed: {_ALLOWED}; correct it")
     paths = tuple(info.path for info in infos)
-    return Found(field, kinds[0], filesystem, path, paths, _digest(infos))
+    return FoundFiles(field, kinds[0], filesystem, path, paths, _digest(infos))
 
 
-def validate_columns(found: Found, columns: Columns, task: str) -> None:
-    """Raises UserError if the first file lacks a column that the recipe names; reads no more."""
-    known = _columns(found, columns)
+def validate_columns(files: FoundFiles, columns: Columns, task: Task) -> None:
+    """Check that the first file has the columns that the recipe names; nothing else is read.
+
+    Raises:
+        UserError: it lacks one, or is not of its format.
+    """
+    known = _columns(files, columns)
     needed = {"prompt": columns.prompt, "category": columns.category}
     needed |= {"image": columns.image} if task == "edit" else {}
     for name in ("subset", "score", "rendered_text"):
@@ -103,26 +167,26 @@ def validate_columns(found: Found, columns: Columns, task: str) -> None:
         if column not in known:
             raise UserError(
                 unknown(f"data.source.columns.{name}", column, known, "column")
-                + f" (of {found.paths[0]}, for {found.field})"
+                + f" (of {files.paths[0]}, for {files.field})"
             )
 
 
-def _columns(found: Found, columns: Columns) -> list[str]:
+def _columns(files: FoundFiles, columns: Columns) -> list[str]:
     """The columns of the first file: of its schema, its first lines, or its first sample."""
-    path = found.paths[0]
+    path = files.paths[0]
     try:
-        if found.kind == "parquet":
+        if files.kind == "parquet":
             import pyarrow.parquet
 
-            with found.filesystem.open_input_file(path) as file:
+            with files.filesystem.open_input_file(path) as file:
                 return pyarrow.parquet.read_schema(file).names
-        with found.filesystem.open_input_stream(path) as stream:
-            row = _first_lines(stream) if found.kind == "jsonl" else _first_sample(stream, columns)
+        with files.filesystem.open_input_stream(path) as stream:
+            row = _first_lines(stream) if files.kind == "jsonl" else _first_sample(stream, columns)
         return list(row)
     except (OSError, BadRow, tarfile.TarError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{found.field}: {path} is no {found.kind} file ({reason}); allowed: {_ALLOWED}"
+            f"{files.field}: {path} is no {files.kind} file ({reason}); allowed: {_ALLOWED}"
         ) from error
 
 
@@ -151,22 +215,21 @@ def _first_sample(stream: Any, columns: Columns) -> dict[str, Any]:
             first = first or stem
             if stem != first:
                 break
+            content = tar.extractfile(member)
             wanted = name in ("json", "txt") or PICTURE.fullmatch(name)
-            sample[name] = tar.extractfile(member).read() if wanted else None
+            sample[name] = content.read() if content and wanted else None
     if not sample:
         raise BadRow("no sample in it")
     return parse_sample(sample, columns)
 
 
-def _place(field: str, address: str, endpoint: str | None) -> tuple[FileSystem, str]:
+def _open_address(field: str, address: str, endpoint: str | None) -> tuple[FileSystem, str]:
     if not address.startswith("s3://"):
         from pyarrow.fs import LocalFileSystem
 
         return LocalFileSystem(), str(Path(address).expanduser().absolute())
     if not S3_URL.fullmatch(address):
         raise UserError(f"{field}: not a bucket's address; allowed: {_ALLOWED}")
-    from flash_ray.storage.s3 import Store, s3_filesystem
-
     store = Store.from_url(address, endpoint)
     return s3_filesystem(store), f"{store.bucket}/{store.prefix}".rstrip("/")
 

@@ -1,4 +1,4 @@
-"""One row of a file as a training case, or the reason why it is none. Pure: bytes in, cases out."""
+"""Reads one row of a file as a training case, or says why it is none. Pure: bytes in, cases out."""
 
 import hashlib
 import io
@@ -6,11 +6,13 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from flash_ray.recipe.schema import Columns
+from flash_ray.data.source import LazyPictures, TrainingCase
+from flash_ray.recipe.schema import Columns, Task
 
 QUOTED = re.compile(r'"[^"]+"|“[^”]+”|„[^“”]+[“”]|«[^»]+»|‘[^’]+’|「[^」]+」')
 PICTURE = re.compile(r"(\d+\.)?(png|jpe?g|webp)")  # members of a WebDataset sample
@@ -22,12 +24,12 @@ class BadRow(ValueError):
 
 
 @dataclass(frozen=True)
-class Case:
+class Row:
     """A usable row.
 
     Args:
         pictures: encoded, as they were in the file; none for text to image.
-        sizes: (height, width) of each, upright.
+        sizes: (height, width) of each, upright, in pixels.
     """
 
     prompt: str
@@ -40,14 +42,19 @@ class Case:
 
     @property
     def digest(self) -> str:
-        """32 hex digits of what the model is shown: the prompt and the pictures."""
+        """32 hex digits that change with what the model is shown: the prompt or a picture."""
         parts = [self.prompt, *(hashlib.sha256(p).hexdigest() for p in self.pictures)]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
+    def training_case(self) -> TrainingCase:
+        """The case that the row states; its pictures are decoded when they are looked at."""
+        pictures = LazyPictures([partial(upright, picture) for picture in self.pictures])
+        return TrainingCase(self.prompt, pictures, self.rendered_text)
 
-def read_case(
-    row: Mapping[str, Any], columns: Columns, task: str, read: Callable[[str], bytes]
-) -> Case:
+
+def read_row(
+    row: Mapping[str, Any], columns: Columns, task: Task, read: Callable[[str], bytes]
+) -> Row:
     """Checks a row's fields and decodes its pictures once.
 
     Args:
@@ -69,7 +76,7 @@ def read_case(
     if task == "edit" and not pictures:
         raise BadRow("no picture")
     subset = None if columns.subset is None else row.get(columns.subset)
-    return Case(
+    return Row(
         prompt,
         category,
         pictures,
@@ -118,21 +125,21 @@ def parse_sample(sample: Mapping[str, Any], columns: Columns) -> dict[str, Any]:
     """A WebDataset sample: the fields of its json member, its txt member as the prompt if that has
     none, and its pictures."""
     # Members that other samples have and this one has not come as None or NaN.
-    own = {name: value for name, value in sample.items() if isinstance(value, bytes)}
-    row = parse_line(own["json"].decode("utf-8", "replace")) if "json" in own else {}
-    if "txt" in own:
-        row.setdefault(columns.prompt, own["txt"].decode("utf-8", "replace"))
-    if pictures := [own[name] for name in sorted(own) if PICTURE.fullmatch(name)]:
+    members = {name: value for name, value in sample.items() if isinstance(value, bytes)}
+    row = parse_line(members["json"].decode("utf-8", "replace")) if "json" in members else {}
+    if "txt" in members:
+        row.setdefault(columns.prompt, members["txt"].decode("utf-8", "replace"))
+    if pictures := [members[name] for name in sorted(members) if PICTURE.fullmatch(name)]:
         row[columns.image] = pictures
     return row
 
 
-def _text(row: Mapping[str, Any], column: str, what: str) -> str:
+def _text(row: Mapping[str, Any], column: str, field: str) -> str:
     value = row.get(column)
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise BadRow(f"{what} is not a string")
+        raise BadRow(f"{field} is not a string")
     return value
 
 

@@ -1,20 +1,25 @@
-"""Which of a source's cases a recipe uses, how many of each category, and in which shards they are encoded."""
+"""Which of a source's cases a recipe uses, how many of each category, and in which shards."""
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from itertools import groupby, islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flash_ray.data.buckets import Size, case_buckets
-from flash_ray.data.catalog import Entry, Index
+from flash_ray.data.source import Catalog, DataSource, Entry, Shard, load_source
 from flash_ray.errors import UserError, unknown
-from flash_ray.miniature.source import TrainingCase, training_case
 from flash_ray.models.loading import encoder_digest, resolve_base
 from flash_ray.recipe import Recipe
-from flash_ray.recipe.schema import Filter
+from flash_ray.recipe.schema import Filter, Task
+
+if TYPE_CHECKING:
+    from flash_ray.storage.s3 import Store
+
+PATIENCE = 50  # entries of an endless source for each that a filter must let through
 
 
 def category_counts(weights: Mapping[str, float], total: int, field: str) -> dict[str, int]:
@@ -37,7 +42,7 @@ def category_counts(weights: Mapping[str, float], total: int, field: str) -> dic
     return counts
 
 
-def epoch_counts(recipe: Recipe, task: str) -> dict[str, int]:
+def epoch_counts(recipe: Recipe, task: Task) -> dict[str, int]:
     """How often each category of a task comes in one epoch of `data.num_cases` cases.
 
     Raises:
@@ -47,34 +52,38 @@ def epoch_counts(recipe: Recipe, task: str) -> dict[str, int]:
     return category_counts(weights, recipe.data.num_cases, f"data.composition.{task}")
 
 
-def unique_counts(recipe: Recipe, task: str) -> dict[str, int]:
-    """How many different cases of each category the recipe asks for: `data.max_per_category` at most."""
+def unique_counts(recipe: Recipe, task: Task) -> dict[str, int]:
+    """How many different cases of each category the recipe asks for.
+
+    These are at most `data.max_per_category`.
+    """
     counts = epoch_counts(recipe, task)
     return {
         name: min(count, recipe.data.max_per_category or count) for name, count in counts.items()
     }
 
 
-def unique_cases(recipe: Recipe) -> dict[str, int]:
+def unique_cases(recipe: Recipe) -> dict[Task, int]:
     """How many different cases the recipe asks for, by task."""
     return {task: sum(unique_counts(recipe, task).values()) for task in tasks_of(recipe)}
 
 
-def tasks_of(recipe: Recipe) -> list[str]:
+def tasks_of(recipe: Recipe) -> list[Task]:
     """The tasks that a recipe has a share for."""
-    return [task for task, share in recipe.tasks.model_dump().items() if share]
+    shares: dict[Task, int] = {"t2i": recipe.tasks.t2i, "edit": recipe.tasks.edit}
+    return [task for task, share in shares.items() if share]
 
 
-def take(position: int, count: int, total: int, seed: int, task: str) -> list[int]:
-    """Cases `position` to `position + count` of an endless stream over `total` cases.
+def take(position: int, count: int, total: int, seed: int, stream: str) -> list[int]:
+    """The case numbers at `position` to `position + count` of an endless stream over `total` cases.
 
-    Every epoch holds each case once, in an order of its own that seed, task and epoch decide: the
+    Every epoch holds each case once, in an order of its own that seed, stream and epoch decide: the
     composition is exact over an epoch, and the position is all there is to resume.
     """
     out: list[int] = []
     while len(out) < count:
         epoch, start = divmod(position + len(out), total)
-        order = np.random.default_rng(_entropy(seed, task, epoch)).permutation(total)
+        order = np.random.default_rng(_entropy(seed, stream, epoch)).permutation(total)
         out += order[start : start + count - len(out)].tolist()
     return out
 
@@ -83,48 +92,70 @@ def _entropy(*labels: object) -> int:
     return int.from_bytes(hashlib.sha256(repr(labels).encode()).digest()[:16])
 
 
-PATIENCE = 50  # drawn cases for each that a filter must let through
+@dataclass(frozen=True)
+class CasePlan:
+    """The cases of a recipe.
+
+    Args:
+        source: where they come from.
+        shards: they hold all cases, by task and category.
+        complaints: lines about what the source has and cannot be used.
+    """
+
+    source: DataSource
+    shards: list[Shard]
+    complaints: list[str]
 
 
-def choose_entries(recipe: Recipe, task: str, index: Index) -> dict[str, list[Entry]]:
-    """The first cases of each category by digest: any order of rows and files gives the same.
+def plan_cases(recipe: Recipe, store: "Store") -> CasePlan:
+    """Choose a recipe's cases and divide them into shards; nothing is encoded.
 
     Raises:
-        UserError: a category is not in the files, or has too few cases that the filter lets pass.
+        UserError: the base is missing, or the source has not what `data` asks for.
     """
-    by_category: dict[str, list[Entry]] = {}
-    for entry in index.entries:
-        by_category.setdefault(entry.category, []).append(entry)
-    chosen = {}
-    for category, count in _asked(recipe, task):
-        field = f"data.composition.{task}.{category}"
-        if category not in by_category:
-            raise UserError(unknown(field, category, sorted(by_category), "category"))
-        fit = [e for e in by_category[category] if passes(recipe.data.filter, e)]
-        if len(fit) < count:
-            raise UserError(_too_few(field, count, len(fit), recipe))
-        chosen[category] = sorted(fit, key=lambda entry: entry.digest)[:count]
-    return chosen
+    source = load_source(recipe)
+    catalogs = {task: source.catalog(task, store) for task in tasks_of(recipe)}
+    shards = plan_shards(recipe, catalogs, source.shard_size)
+    complaints = [line for catalog in catalogs.values() for line in catalog.complaints]
+    return CasePlan(source, shards, complaints)
 
 
-def choose_drawn(recipe: Recipe, task: str, multiple: int) -> dict[str, list[int]]:
-    """For each category the indices of the miniature's first cases that the filter lets pass; up to
-    a multiple of `multiple`, where there are that many.
+def validate_data(recipe: Recipe) -> None:
+    """Check what can be known without reading more than the first rows of files.
 
     Raises:
-        UserError: it lets fewer pass than the recipe asks for.
+        UserError: the base is missing, `data.num_cases` is too small, or the source has no cases.
     """
-    wanted, chosen = recipe.data.filter, {}
-    for category, count in _asked(recipe, task):
-        whole = -(-count // multiple) * multiple
-        if wanted == Filter():
-            chosen[category] = list(range(whole))
+    resolve_base(recipe.base)
+    source = load_source(recipe)
+    for task in tasks_of(recipe):
+        unique_counts(recipe, task)
+        source.validate(task)
+
+
+def choose(recipe: Recipe, task: Task, catalog: Catalog, multiple: int) -> dict[str, list[Entry]]:
+    """For each category the first cases that the filter lets pass.
+
+    There are as many as the recipe asks for, rounded up to a multiple of `multiple` where the
+    category has that many: so recipes that ask for different numbers share their shards.
+
+    Raises:
+        UserError: the source lacks a category, or has too few cases that the filter lets pass.
+    """
+    chosen: dict[str, list[Entry]] = {}
+    for category, count in unique_counts(recipe, task).items():
+        if not count:
             continue
-        found = list(_drawn(wanted, task, category, whole))
-        if len(found) < count:
-            field = f"data.composition.{task}.{category}"
-            raise UserError(_too_few(field, count, len(found), recipe))
-        chosen[category] = found
+        field = f"data.composition.{task}.{category}"
+        if category not in catalog.categories:
+            raise UserError(unknown(field, category, catalog.categories, "category"))
+        whole = -(-count // multiple) * multiple
+        endless = catalog.count(category) is None
+        entries = islice(catalog.entries(category), PATIENCE * whole if endless else None)
+        fit = islice((e for e in entries if passes(recipe.data.filter, e)), whole)
+        chosen[category] = list(fit)
+        if len(chosen[category]) < count:
+            raise UserError(_too_few(field, count, len(chosen[category]), recipe))
     return chosen
 
 
@@ -141,128 +172,50 @@ def passes(wanted: Filter, case: Entry) -> bool:
     )
 
 
-def _asked(recipe: Recipe, task: str) -> Iterator[tuple[str, int]]:
-    return ((name, count) for name, count in unique_counts(recipe, task).items() if count)
-
-
-def _drawn(wanted: Filter, task: str, category: str, count: int) -> Iterator[int]:
-    found = 0
-    for index in range(PATIENCE * count):
-        if found == count:
-            return
-        case = training_case(task, category, index)
-        entry = Entry("", category, len(case.prompt), (), None, None, case.rendered_text)
-        if passes(wanted, entry):
-            found += 1
-            yield index
-
-
-def _too_few(field: str, count: int, found: int, recipe: Recipe) -> str:
-    why = " that data.filter lets pass" if recipe.data.filter != Filter() else ""
-    cure = (
-        f"set data.max_per_category={found} (they come round more often), or lower data.num_cases"
-    )
-    return (
-        f"{field}: {count} cases asked for, the source has {found}{why}; allowed: as many as there "
-        f"are; {cure if found else 'take the category out, or loosen data.filter'}"
-    )
-
-
-SHARD = 32  # cases of the miniature; of files each case is a shard of its own
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Cases of one category that are encoded together.
-
-    Args:
-        rows: how many of them the recipe uses, the first ones.
-        drawn: indices of cases of the miniature.
-        case: digest of a case in files.
-        buckets: (height, width) that this case's pictures are brought to; the first is the
-            output's. Of text to image the output's alone.
-    """
-
-    digest: str
-    task: str
-    category: str
-    rows: int = 1
-    drawn: tuple[int, ...] = ()
-    case: str = ""
-    buckets: tuple[Size, ...] = ()
-
-
-def plan_shards(recipe: Recipe, indices: Mapping[str, Index]) -> list[Shard]:
+def plan_shards(recipe: Recipe, catalogs: Mapping[Task, Catalog], shard_size: int) -> list[Shard]:
     """The shards that hold a recipe's cases, by task and category.
-
-    Args:
-        indices: of the source's files, by task; the miniature has none.
 
     Raises:
         UserError: the base is missing, or the source has not what `data` asks for.
     """
-    common = [encoder_digest(recipe.base), recipe.training.precision]
-    tasks = tasks_of(recipe)
-    if recipe.data.source == "miniature":
-        return [shard for task in tasks for shard in _drawn_shards(recipe, task, common)]
-    return [
-        shard for task in tasks for shard in _listed_shards(recipe, task, indices[task], common)
-    ]
-
-
-def _drawn_shards(recipe: Recipe, task: str, common: list[str]) -> list[Shard]:
-    shards, counts = [], unique_counts(recipe, task)
-    for category, indices in choose_drawn(recipe, task, SHARD).items():
-        for start in range(0, len(indices), SHARD):
-            chunk = tuple(indices[start : start + SHARD])
-            content = [
-                "shard-2",
-                *common,
-                recipe.data.resolution,
-                task,
-                _content(task, category, chunk),
-            ]
-            rows = min(SHARD, counts[category] - start)
-            shards.append(Shard(_digest(content), task, category, rows, chunk))
+    encoder = [encoder_digest(recipe.base), recipe.training.precision]
+    shards: list[Shard] = []
+    for task, catalog in catalogs.items():
+        counts = unique_counts(recipe, task)
+        for category, entries in choose(recipe, task, catalog, shard_size).items():
+            unused = counts[category]
+            for buckets, chunk in _chunks(entries, recipe.data.resolution, shard_size):
+                content = ["shard-3", *encoder, task, buckets, [entry.digest for entry in chunk]]
+                rows = min(len(chunk), unused)
+                if rows:
+                    cases = tuple(entry.id for entry in chunk)
+                    shards.append(Shard(_digest(content), task, category, cases, rows, buckets))
+                unused -= rows
     return shards
 
 
-def _listed_shards(recipe: Recipe, task: str, index: Index, common: list[str]) -> list[Shard]:
-    shards, size = [], recipe.data.resolution
-    for category, entries in choose_entries(recipe, task, index).items():
-        for entry in entries:
-            buckets = case_buckets(entry.sizes, size) or (size,)
-            content = ["case-1", *common, buckets, task, entry.digest]
-            shards.append(
-                Shard(_digest(content), task, category, case=entry.digest, buckets=buckets)
-            )
-    return shards
+def _chunks(
+    entries: Sequence[Entry], resolution: Size, size: int
+) -> Iterator[tuple[tuple[Size, ...], list[Entry]]]:
+    """Successive cases that share their buckets, at most `size` of them at a time."""
+    pairs = ((case_buckets(entry.sizes, resolution) or (resolution,), entry) for entry in entries)
+    for buckets, run in groupby(pairs, key=lambda pair: pair[0]):
+        alike = [entry for _, entry in run]
+        for start in range(0, len(alike), size):
+            yield buckets, alike[start : start + size]
 
 
-@cache
-def _content(task: str, category: str, indices: tuple[int, ...]) -> list[list[str]]:
-    """What tells a shard's cases from others; the arms of a study ask for the same ones."""
-    return [_address(training_case(task, category, index)) for index in indices]
+def _too_few(field: str, count: int, available: int, recipe: Recipe) -> str:
+    why = " that data.filter lets pass" if recipe.data.filter != Filter() else ""
+    cure = (
+        f"set data.max_per_category={available} (they come round more often), or lower "
+        "data.num_cases"
+    )
+    return (
+        f"{field}: {count} cases asked for, the source has {available}{why}; allowed: as many as "
+        f"there are; {cure if available else 'take the category out, or loosen data.filter'}"
+    )
 
 
-def _address(case: TrainingCase) -> list[str]:
-    pixels = [hashlib.sha256(picture.tobytes()).hexdigest() for picture in case.references]
-    return [case.prompt, *pixels]
-
-
-def _digest(content: list[object]) -> str:
+def _digest(content: Sequence[object]) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
-
-
-def validate_data(recipe: Recipe) -> None:
-    """Raises UserError for what can be known without reading more than the files' first rows: too
-    few cases, files that are not there, columns that they lack."""
-    resolve_base(recipe.base)
-    source = recipe.data.source
-    for task in tasks_of(recipe):
-        unique_counts(recipe, task)
-        if source != "miniature":
-            from flash_ray.data.files import find_files, validate_columns
-
-            found = find_files(source, task, recipe.runtime.storage.endpoint)
-            validate_columns(found, source.columns, task)

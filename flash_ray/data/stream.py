@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from flash_ray.data.cache import ConditionCache, ConditionSet, condition_sets
-from flash_ray.data.select import Shard, epoch_counts, take, tasks_of
+from flash_ray.data.select import epoch_counts, take, tasks_of
+from flash_ray.data.source import Shard
 from flash_ray.models.base import ConditionPair
 from flash_ray.recipe import Recipe
-
-Task = Literal["t2i", "edit"]
+from flash_ray.recipe.schema import Task
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Mixture:
 
     def task(self, n: int) -> Task:
         """The task of micro-batch n, counted from 0 over the whole run."""
-        return ("t2i", "edit")[self._at(n)[0]]
+        return "edit" if self._at(n)[0] else "t2i"
 
     def ordinal(self, n: int) -> int:
         """How many micro-batches of n's task come before n."""
@@ -59,30 +58,31 @@ class MicroBatch:
     """One worker's rows of micro-batch `number`; other workers and passes hold the rest, disjoint.
 
     Args:
+        conditions: of this worker's rows.
         categories: of this worker's rows.
         size: rows of all workers and passes together.
-        mine: this worker's among them.
+        rows: this worker's among them.
         weight: of this part in a mean over all passes and workers; 0: other parts have these rows.
     """
 
     number: int
     task: Task
-    conditioned: ConditionPair
+    conditions: ConditionPair
     categories: tuple[str, ...]
     size: int
-    mine: slice
+    rows: slice
     weight: float
 
     def __len__(self) -> int:
-        return len(self.conditioned)
+        return len(self.conditions)
 
 
 class Stream:
     """All passes of a run over its micro-batches, indexed from 0: there is no other state.
 
     A micro-batch is as large as the recipe's most workers make it. With fewer workers it takes
-    `passes` passes, each of `micro_batch` rows per worker; what is left over repeats rows, with
-    weight 0.
+    `passes` passes, each of `micro_batch_size` rows per worker; what is left over repeats rows,
+    with weight 0.
 
     A micro-batch has one layout. A task's layouts take turns in the ratio of their cases, so that
     every case is taken equally often over the long run.
@@ -94,29 +94,30 @@ class Stream:
     def __init__(
         self, recipe: Recipe, cache: ConditionCache, shards: Sequence[Shard], rank: int, world: int
     ):
-        tasks = recipe.tasks
+        runtime, tasks = recipe.runtime, recipe.tasks
         self._mixture = Mixture(tasks.t2i, tasks.edit)
-        self._seed, self._rows = recipe.seed, recipe.runtime.micro_batch_size
-        self._rank, self._world, self._most = rank, world, recipe.runtime.max_workers
-        self.passes = -(-self._most // world)
-        self.size = self._rows * self._most
-        self._sets: dict[str, list[ConditionSet]] = {}
+        self._seed, self._micro_batch_size = recipe.seed, runtime.micro_batch_size
+        self._rank, self._world, self._max_workers = rank, world, runtime.max_workers
+        self.passes = -(-self._max_workers // world)
+        self.size = self._micro_batch_size * self._max_workers
+        self._sets: dict[Task, list[ConditionSet]] = {}
         for task in tasks_of(recipe):
-            own = [shard for shard in shards if shard.task == task]
-            self._sets[task] = condition_sets(cache, own, epoch_counts(recipe, task))
+            of_task = [shard for shard in shards if shard.task == task]
+            self._sets[task] = condition_sets(cache, of_task, epoch_counts(recipe, task))
 
     def __getitem__(self, turn: int) -> MicroBatch:
         number, part = divmod(turn, self.passes)
-        place = part * self._world + self._rank
-        start = place % self._most * self._rows
-        mine = slice(start, start + self._rows)
-        weight = self.passes * self._world / self._most if place < self._most else 0.0
+        worker = part * self._world + self._rank  # as if there were the most workers, and more
+        start = worker % self._max_workers * self._micro_batch_size
+        rows = slice(start, start + self._micro_batch_size)
+        is_repeated = worker >= self._max_workers
+        weight = 0.0 if is_repeated else self.passes * self._world / self._max_workers
         task = self._mixture.task(number)
         sets = self._sets[task]
-        which, ordinal = interleave([len(own) for own in sets], self._mixture.ordinal(number))
+        which, ordinal = interleave([len(cases) for cases in sets], self._mixture.ordinal(number))
         cases = sets[which]
-        labels = task if which == 0 else f"{task} {which}"
-        chosen = take(ordinal * self.size, self.size, len(cases), self._seed, labels)
-        conditioned = cases.take(chosen, mine)
-        categories = cases.categories(chosen[mine])
-        return MicroBatch(number, task, conditioned, categories, self.size, mine, weight)
+        stream = task if which == 0 else f"{task} {which}"
+        numbers = take(ordinal * self.size, self.size, len(cases), self._seed, stream)
+        conditions = cases.take(numbers, rows)
+        categories = cases.categories(numbers[rows])
+        return MicroBatch(number, task, conditions, categories, self.size, rows, weight)

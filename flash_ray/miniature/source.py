@@ -1,39 +1,104 @@
-"""Training cases of the miniature world, with exact captions; the benches' scenes are left out."""
+"""Training cases of the miniature world with exact captions, without the benchmark's scenes."""
 
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
+from itertools import count
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from PIL import Image
 
-from flash_ray.miniature.benchmark import draw_edit, draw_scene
+from flash_ray.data.source import (
+    Catalog,
+    DataSource,
+    Entry,
+    LazyPictures,
+    Shard,
+    ShardCases,
+    TrainingCase,
+)
+from flash_ray.miniature.benchmark import SIZE, draw_edit, draw_scene, input_image
 from flash_ray.miniature.captions import caption, instruction
-from flash_ray.miniature.categories import EDIT_CATEGORIES, T2I_CATEGORIES
+from flash_ray.miniature.categories import CATEGORIES
+from flash_ray.recipe.schema import Task
+
+if TYPE_CHECKING:
+    import ray.data
+
+    from flash_ray.storage.s3 import Store
 
 _SEED = 20_261_123  # of the cases themselves; a recipe's seed sets only their order
 
 
 @dataclass(frozen=True)
-class TrainingCase:
-    """A prompt (T2I), or an instruction with its reference pictures (edit).
+class MiniatureSource(DataSource):
+    """Cases that are drawn as they are needed: each category has cases without end."""
 
-    Args:
-        rendered_text: whether the picture that is asked for contains a word.
-    """
+    categories: ClassVar[Mapping[Task, tuple[str, ...]]] = CATEGORIES
+    shard_size: ClassVar[int] = 32
 
-    prompt: str
-    references: tuple[Image.Image, ...] = ()
-    rendered_text: bool = False
+    def catalog(self, task: Task, store: "Store") -> Catalog:
+        """The task's cases by index; nothing is kept in the store."""
+        return EndlessCatalog(task)
+
+    def read(self, shards: Sequence[Shard]) -> "ray.data.Dataset":
+        """Rows {"shard": ShardCases}; pictures are drawn by the encoder."""
+        import ray.data
+
+        return ray.data.from_items([{"shard": self.with_cases(shard)} for shard in shards])
+
+    def with_cases(self, shard: Shard) -> ShardCases:
+        """A shard of this source with its cases."""
+        cases = (training_case(shard.task, shard.category, int(case)) for case in shard.cases)
+        return ShardCases(shard, tuple(cases))
 
 
-def training_case(task: str, category: str, index: int) -> TrainingCase:
+@dataclass(frozen=True)
+class EndlessCatalog:
+    """The cases of a task; the index of each, from 0, is its id."""
+
+    task: Task
+    complaints: ClassVar[Sequence[str]] = ()
+
+    @property
+    def categories(self) -> Sequence[str]:
+        """The task's categories, in the order of tables."""
+        return CATEGORIES[self.task]
+
+    def count(self, category: str) -> None:
+        """None: there is always one more."""
+
+    def entries(self, category: str) -> Iterator[Entry]:
+        """The category's cases by index, without end."""
+        return (_entry(self.task, category, index) for index in count())
+
+
+def training_case(task: Task, category: str, index: int) -> TrainingCase:
     """Case `index` of a category: always the same one."""
+    rng = np.random.default_rng(
+        [_SEED, list(CATEGORIES).index(task), CATEGORIES[task].index(category), index]
+    )
     if task == "t2i":
-        rng = np.random.default_rng([_SEED, 0, T2I_CATEGORIES.index(category), index])
-        return TrainingCase(
-            caption(draw_scene(category, rng), rng), rendered_text=category == "text"
-        )
-    rng = np.random.default_rng([_SEED, 1, EDIT_CATEGORIES.index(category), index])
+        scene = draw_scene(category, rng)
+        return TrainingCase(caption(scene, rng), rendered_text=category == "text")
     edit = draw_edit(category, rng)
-    pixels = (edit.source_picture().clip(0, 1) * 255).round().astype(np.uint8)
-    picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-    return TrainingCase(instruction(edit, rng), (picture,), edit.source.category == "text")
+    picture = LazyPictures([partial(input_image, edit)])
+    return TrainingCase(instruction(edit, rng), picture, edit.source.category == "text")
+
+
+@cache
+def _entry(task: Task, category: str, index: int) -> Entry:
+    """Drawn once in a process: the arms of a study ask for the same cases."""
+    case = training_case(task, category, index)
+    pixels = [hashlib.sha256(picture.tobytes()).hexdigest() for picture in case.references]
+    content = json.dumps([case.prompt, *pixels])
+    return Entry(
+        id=str(index),
+        digest=hashlib.sha256(content.encode()).hexdigest()[:32],
+        category=category,
+        length=len(case.prompt),
+        sizes=(SIZE,) * len(pixels),
+        rendered_text=case.rendered_text,
+    )

@@ -69,7 +69,7 @@ class Lookahead:
         every = recipe.teacher_defaults.diagnose_every
         wanted_M = (weights_BM > 0).any(0) | bool(every and iteration % every == 0)
         self._announced[n] = Announced(batch, rung, weights_BM)
-        self._teachers.prefill(n, batch.conditioned, tuple(wanted_M.nonzero().flatten().tolist()))
+        self._teachers.prefill(n, batch.conditions, tuple(wanted_M.nonzero().flatten().tolist()))
 
 
 def teacher_weights(

@@ -20,5 +20,5 @@ def generator(*labels: object) -> torch.Generator:
 
 def noise(batch: MicroBatch, channels: int, *labels: object) -> Tensor:
     """This worker's rows of N(0, 1) latents, (rows, N, channels), fp32, on the CPU."""
-    shape = (batch.size, batch.conditioned.layout.tokens, channels)
-    return torch.randn(shape, generator=generator(*labels))[batch.mine]
+    shape = (batch.size, batch.conditions.layout.tokens, channels)
+    return torch.randn(shape, generator=generator(*labels))[batch.rows]

@@ -46,7 +46,7 @@ def measure_base(
     for n in range(stream.passes):
         batch = stream[n]
         noise_BNC = rng.noise(batch, model.latent_channels, seed, "scale").to(student.device)
-        velocity = guided(model, student, batch.conditioned)
+        velocity = guided(model, student, batch.conditions)
         std_KC = torch.stack([_std(method.student_x(velocity, noise_BNC, rung)) for rung in rungs])
         scales.append(std_KC * batch.weight)
     base_KC = torch.stack(scales).mean(0)

@@ -70,8 +70,8 @@ class DistillationStep:
             announced = self._lookahead.take(n, record.stage)
             batch, rung, weights_BM = announced.batch, announced.rung, announced.weights_BM
             noise, t, xi = self._draw_student(batch)
-            student = guided(self.model, self.student, batch.conditioned)
-            fake_score = guided(self.model, self.fake_score, batch.conditioned)
+            student = guided(self.model, self.student, batch.conditions)
+            fake_score = guided(self.model, self.fake_score, batch.conditions)
 
             x = self.method.student_x(student, noise, rung)
             x_t = self.method.renoise(x, t, xi)
@@ -96,7 +96,7 @@ class DistillationStep:
         """One optimizer step of the fake score on the student's samples, noised afresh."""
         for batch, x in samples:
             t, eps = self._draw_fake_score(batch, x, repeat)
-            fake_score = guided(self.model, self.fake_score, batch.conditioned)
+            fake_score = guided(self.model, self.fake_score, batch.conditions)
             loss = self.method.fake_score_loss(fake_score, x, t, eps) * batch.weight
             self.fake_score.backward(loss)
             self.fake_score.step()
@@ -107,7 +107,7 @@ class DistillationStep:
         labels, device = (self.recipe.seed, batch.number), self.student.device
         channels = self.model.latent_channels
         noise = rng.noise(batch, channels, *labels, "noise").to(device)
-        t = self.method.sample_t(batch.size, rng.generator(*labels, "t"))[batch.mine].to(device)
+        t = self.method.sample_t(batch.size, rng.generator(*labels, "t"))[batch.rows].to(device)
         xi = rng.noise(batch, channels, *labels, "xi").to(device)
         return noise, t, xi
 
@@ -115,5 +115,5 @@ class DistillationStep:
         """(time, noise) of a micro-batch's samples x in one of the fake score's steps."""
         # "fake" is part of the seed: another word draws other numbers.
         labels = (self.recipe.seed, batch.number, "fake", repeat)
-        t = self.method.sample_t(batch.size, rng.generator(*labels, "t"))[batch.mine].to(x)
+        t = self.method.sample_t(batch.size, rng.generator(*labels, "t"))[batch.rows].to(x)
         return t, rng.noise(batch, x.shape[-1], *labels, "eps").to(x)

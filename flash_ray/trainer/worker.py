@@ -21,7 +21,7 @@ from torch import nn
 
 from flash_ray.cluster.environment import one_process
 from flash_ray.data.cache import ConditionCache
-from flash_ray.data.select import Shard
+from flash_ray.data.source import Shard
 from flash_ray.data.stream import Stream
 from flash_ray.errors import UserError
 from flash_ray.models.base import Model

@@ -240,7 +240,7 @@ def run_setups(updates: int, steps: Steps) -> Iterator[tuple[Setup, Timing, Meas
             batch = Stream(recipe, ConditionCache.at(store), shards, 0, 1)[0]
             texts = tuple(
                 float(side.mask_BL.shape[1])
-                for side in (batch.conditioned.positive, batch.conditioned.negative)
+                for side in (batch.conditions.positive, batch.conditions.negative)
             )
             steps.say("measure a trainer and a teacher alone")
             alone = calibrate.options(runtime_env={"env_vars": environment(1)})

@@ -1,12 +1,10 @@
 """Shared by the tests of a run: a small base, small recipes, plain processes in place of Ray."""
 
-import json
 import multiprocessing
 import multiprocessing.connection
 import os
-import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +12,23 @@ import torch
 from peft import LoraConfig, get_peft_model_state_dict
 
 from flash_ray.data.cache import ConditionCache
-from flash_ray.data.encode import encode_shard
-from flash_ray.data.select import plan_shards
+from flash_ray.data.encode import encode_shards
+from flash_ray.data.select import plan_cases
+from flash_ray.data.source import Shard
 from flash_ray.data.stream import Stream
+from flash_ray.miniature.source import MiniatureSource
 from flash_ray.miniature.training.specialized import LAYERS, save_lora
+from flash_ray.models.base import ConditionPair, Model
 from flash_ray.models.loading import load_model
 from flash_ray.recipe import Recipe, load_recipe
 from flash_ray.teachers.local import InProcessTeachers, TeacherRouter
 from flash_ray.teachers.protocol import groups
 from flash_ray.teachers.scorer import group_scorer
+from flash_ray.trainer.checkpoint import HISTORY
 from flash_ray.trainer.learners import build_engine, ready_deepspeed
+from flash_ray.trainer.metrics import UpdateMetrics
 from flash_ray.trainer.step import DistillationStep
-
-
-class FolderStore:
-    """A store's files in a folder, for tests that need no server."""
-
-    def __init__(self, root: Path):
-        self.root = root
-
-    def put_file(self, path: Path, key: str) -> None:
-        (self.root / key).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, self.root / key)
-
-    def get_file(self, key: str, path: Path) -> None:
-        shutil.copy(self.root / key, path)
-
-    def list(self, prefix: str = "") -> list[str]:
-        return [p.relative_to(self.root).as_posix() for p in (self.root / prefix).glob("*")]
+from tests.helpers.storage import FolderStore
 
 
 def build_lora(base: Path, folder: Path, seed: int = 1) -> Path:
@@ -58,7 +45,7 @@ def build_lora(base: Path, folder: Path, seed: int = 1) -> Path:
 
 
 def small_recipe(base: Path, *overrides: str) -> Recipe:
-    """The miniature's recipe over a few cases, four updates, without benches."""
+    """The miniature's recipe over a few cases, four iterations, without scores."""
     defaults = [
         f"base={base}",
         "data.num_cases=8",
@@ -78,20 +65,45 @@ def small_recipe(base: Path, *overrides: str) -> Recipe:
 def encode_locally(recipe: Recipe, folder: Path) -> ConditionCache:
     """The recipe's cases, encoded in this process."""
     cache = ConditionCache(FolderStore(folder / "store"), folder / "cache")
-    if missing := cache.missing(plan_shards(recipe, {})):
-        backbone = load_model(recipe.base, torch.float32, "cpu", encoders=True)
-        for shard in missing:
-            cache.add(shard.digest, encode_shard(backbone, shard, recipe.data.resolution))
+    encode_missing(recipe, cache)
     return cache
 
 
-def run_updates(recipe: Recipe, cache: ConditionCache, out: Path) -> list[dict[str, Any]]:
-    """The recipe's updates on as many processes as it has workers; what each returned.
+def encode_missing(
+    recipe: Recipe, cache: ConditionCache, model: Model | None = None
+) -> list[Shard]:
+    """Encodes in this process what the cache lacks of the recipe's shards, which it returns."""
+    shards = plan_cases(recipe, cache.store).shards
+    if missing := cache.missing(shards):
+        model = model or load_model(recipe.base, torch.float32, "cpu", encoders=True)
+        for shard in missing:
+            cache.add(shard.digest, encode_alone(model, shard))
+    return shards
+
+
+def encode_alone(model: Model, shard: Shard) -> ConditionPair:
+    """The conditions of one of the miniature's shards."""
+    (conditions,) = encode_shards(model, [MiniatureSource().with_cases(shard)]).values()
+    return conditions
+
+
+def run_iterations(recipe: Recipe, cache: ConditionCache, out: Path) -> list[UpdateMetrics]:
+    """The recipe's iterations on as many processes as it has workers; what each measured.
 
     Leaves worker 0's averaged student in `out`/student.
     """
-    in_processes(recipe.runtime.num_workers, out, _updates, recipe, cache)
-    return json.loads((out / "lines.json").read_text())
+    in_processes(recipe.runtime.num_workers, out, _iterations, recipe, cache)
+    return read_history(out)
+
+
+def write_history(out: Path, history: Sequence[UpdateMetrics]) -> None:
+    """Leaves a history in `out`, for `read_history`."""
+    (out / HISTORY).write_text("".join(metrics.to_json() + "\n" for metrics in history))
+
+
+def read_history(out: Path) -> list[UpdateMetrics]:
+    """The history that a worker left in `out`."""
+    return [UpdateMetrics.from_json(line) for line in (out / HISTORY).read_text().splitlines()]
 
 
 def in_processes(world: int, out: Path, job: Callable[..., None], *args: Any) -> None:
@@ -136,34 +148,29 @@ def _joined(
         torch.distributed.destroy_process_group()
 
 
-def make_distiller(
+def make_step(
     recipe: Recipe, cache: ConditionCache, rank: int, world: int, resharded: bool = False
 ) -> DistillationStep:
-    backbone = load_model(recipe.base, torch.float32, "cpu", encoders=False)
+    """The step of a worker that is joined to the others, with teachers in its process."""
+    model = load_model(recipe.base, torch.float32, "cpu", encoders=False)
     ready_deepspeed(gpu=False)
     training = recipe.training
-    stream = Stream(recipe, cache, plan_shards(recipe, {}), rank, world)
+    stream = Stream(recipe, cache, plan_cases(recipe, cache.store).shards, rank, world)
     how = (recipe, stream.passes, resharded)
-    student = build_engine(backbone.copy_transformer(), training.optimizer, *how)
-    fake = build_engine(backbone.copy_transformer(), training.fake_score.optimizer, *how)
+    student = build_engine(model.copy_transformer(), training.optimizer, *how)
+    fake_score = build_engine(model.copy_transformer(), training.fake_score.optimizer, *how)
     (group,) = groups(recipe)
-    members = [(group, InProcessTeachers(group_scorer(recipe, group, backbone)))]
-    return DistillationStep(
-        recipe,
-        backbone,
-        student,
-        fake,
-        TeacherRouter(members, group.members),
-        stream,
-    )
+    members = [(group, InProcessTeachers(group_scorer(recipe, group, model)))]
+    teachers = TeacherRouter(members, group.members)
+    return DistillationStep(recipe, model, student, fake_score, teachers, stream)
 
 
-def _updates(rank: int, world: int, out: Path, recipe: Recipe, cache: ConditionCache) -> None:
-    distiller = make_distiller(recipe, cache, rank, world)
-    for engine in (distiller.student, distiller.fake):
+def _iterations(rank: int, world: int, out: Path, recipe: Recipe, cache: ConditionCache) -> None:
+    step = make_step(recipe, cache, rank, world)
+    for engine in (step.student, step.fake_score):
         assert engine.module.is_gradient_checkpointing == recipe.runtime.gradient_checkpointing
-    lines = [distiller.update(number) for number in range(recipe.training.iterations)]
-    student = distiller.ema.gather()
+    history = [step(iteration) for iteration in range(1, recipe.training.iterations + 1)]
+    student = step.ema.gather()
     if rank == 0:
         student.save_pretrained(out / "student")
-        (out / "lines.json").write_text(json.dumps(lines))
+        write_history(out, history)

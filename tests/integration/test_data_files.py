@@ -49,8 +49,8 @@ def base(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def place(store):
-    """A corner of the bucket for these tests."""
+def bucket(store):
+    """A prefix for these tests."""
     return Store(store.bucket, "data-tests", store.endpoint)
 
 
@@ -74,31 +74,31 @@ def files(tmp_path_factory, store):
     return folder / "prompts.jsonl", store.url("sources/edits"), folder / "edits.parquet"
 
 
-def recipe_of(base, place, t2i, edit, *overrides):
+def recipe_of(base, bucket, t2i, edit, *overrides):
     return small_recipe(
         base,
         f"data.source={{t2i: {t2i}, edit: '{edit}', max_bad: 0.4}}",
         "data.composition={t2i: {any: 1}, edit: {style: 1}}",
         "data.num_cases=7",
         "data.max_per_category=4",
-        f"runtime.storage={{url: '{place.url()}', endpoint: '{place.endpoint}'}}",
+        f"runtime.storage={{url: '{bucket.url()}', endpoint: '{bucket.endpoint}'}}",
         *overrides,
     )
 
 
 @pytest.fixture(scope="module")
-def prepared(base, place, files, cluster):
-    recipe = recipe_of(base, place, files[0], files[1], "data.max_per_category=7", "tasks.t2i=0")
-    return recipe, prepare(recipe, place)
+def prepared(base, bucket, files, cluster):
+    recipe = recipe_of(base, bucket, files[0], files[1], "data.max_per_category=7", "tasks.t2i=0")
+    return recipe, prepare(recipe, bucket)
 
 
-def test_conditions_are_those_of_the_pictures_in_their_buckets(prepared, place, base):
+def test_conditions_are_those_of_the_pictures_in_their_buckets(prepared, bucket, base):
     recipe, found = prepared
     assert found.encoded == 7
     assert found.complaints == [
         "data.source.edit: 1 rows skipped: broken picture (UnidentifiedImageError), e.g. '7'"
     ]
-    sets = condition_sets(ConditionCache.at(place), found.shards, epoch_counts(recipe, "edit"))
+    sets = condition_sets(ConditionCache.at(bucket), found.shards, epoch_counts(recipe, "edit"))
     layouts = {(own.layout.height, own.layout.width): len(own) for own in sets}
     assert layouts == {(64, 96): 3, (96, 64): 2, (64, 64): 2}
     backbone = load_model(str(base), torch.float32, "cpu", encoders=True)
@@ -117,29 +117,29 @@ def test_conditions_are_those_of_the_pictures_in_their_buckets(prepared, place, 
 
 @pytest.mark.parametrize("where", ["disk", "s3"])
 def test_the_same_cases_in_another_format_are_not_encoded_again(
-    prepared, base, place, files, store, where
+    prepared, base, bucket, files, store, where
 ):
     _, before = prepared
     table = files[2] if where == "disk" else store.url("sources/table/0.parquet")
     other = recipe_of(
-        base, place, files[0], table, "data.max_per_category=7", "tasks.t2i=0", "seed=5"
+        base, bucket, files[0], table, "data.max_per_category=7", "tasks.t2i=0", "seed=5"
     )
-    again = prepare(other, place)
+    again = prepare(other, bucket)
     assert again.encoded == 0
     assert {shard.digest for shard in again.shards} == {shard.digest for shard in before.shards}
 
 
 @pytest.mark.parametrize("where", ["disk", "s3"])
 def test_a_description_counts_layouts_bytes_and_bad_rows(
-    prepared, base, place, files, store, where
+    prepared, base, bucket, files, store, where
 ):
     lines = files[0] if where == "disk" else store.url("sources/prompts")
-    found = describe(recipe_of(base, place, lines, files[1]), place)
+    found = describe(recipe_of(base, bucket, lines, files[1]), bucket)
     assert found.uses["t2i"]["any"].unique == 4
     assert found.uses["t2i"]["any"].passes == pytest.approx(2.0)  # 8 samples of 4 cases
     assert found.cases == 8
     assert found.encoded == 4
-    assert 0 < found.bytes < sum(place.sizes("conditions/").values())
+    assert 0 < found.bytes < sum(bucket.sizes("conditions/").values())
     assert found.bytes_in_all == 2 * found.bytes
     assert {layout.output for layout in found.layouts if layout.task == "t2i"} == {(64, 64)}
     assert sum(layout.cases for layout in found.layouts if layout.task == "edit") == 4
@@ -147,49 +147,49 @@ def test_a_description_counts_layouts_bytes_and_bad_rows(
     assert any("1 rows skipped: not JSON" in line for line in found.complaints)
 
 
-def test_a_run_trains_on_files(prepared, base, place, files, tmp_path):
-    recipe = recipe_of(base, place, files[0], files[1], "name=files", "tasks={t2i: 1, edit: 3}")
-    result = distill(recipe, place, "files", tmp_path / "student")
+def test_a_run_trains_on_files(prepared, base, bucket, files, tmp_path):
+    recipe = recipe_of(base, bucket, files[0], files[1], "name=files", "tasks={t2i: 1, edit: 3}")
+    result = distill(recipe, bucket, "files", tmp_path / "student")
     assert [sorted(line["tasks"]) for line in result.history].count(["edit"]) == 3
 
 
-def test_too_many_bad_rows_fail_the_job(prepared, base, place, files):
+def test_too_many_bad_rows_fail_the_job(prepared, base, bucket, files):
     with pytest.raises(UserError) as caught:
-        prepare(recipe_of(base, place, files[0], files[1], "data.source.max_bad=0.1"), place)
+        prepare(recipe_of(base, bucket, files[0], files[1], "data.source.max_bad=0.1"), bucket)
     message = str(caught.value)
     assert message.startswith("data.source.t2i: 2 of 7 rows cannot be used")
     assert "data.source.max_bad" in message
 
 
 def test_a_changed_file_is_listed_again_and_only_what_is_new_is_encoded(
-    prepared, base, place, files, tmp_path
+    prepared, base, bucket, files, tmp_path
 ):
     file = tmp_path / "prompts.jsonl"
     row = json.dumps({"prompt": "one", "category": "any"})
     file.write_text(row)
     asked = ("tasks.edit=0", "data.num_cases=1", "data.max_per_category=1")
-    first = prepare(recipe_of(base, place, file, files[1], *asked), place)
+    first = prepare(recipe_of(base, bucket, file, files[1], *asked), bucket)
     file.write_text("\n".join([row, row.replace("one", "two")]))
     second = prepare(
         recipe_of(
-            base, place, file, files[1], *asked, "data.num_cases=2", "data.max_per_category=2"
+            base, bucket, file, files[1], *asked, "data.num_cases=2", "data.max_per_category=2"
         ),
-        place,
+        bucket,
     )
     assert (first.encoded, second.encoded) == (1, 1)
     assert len(second.shards) == 2
 
 
 def test_a_picture_that_changes_after_it_was_listed_is_listed_anew(
-    prepared, base, place, files, tmp_path
+    prepared, base, bucket, files, tmp_path
 ):
     (tmp_path / "a.png").write_bytes(picture(100))
     edits = tmp_path / "edits.jsonl"
     edits.write_text(json.dumps({"prompt": "make it new", "category": "style", "image": "a.png"}))
     asked = ("tasks.t2i=0", "data.num_cases=1", "data.max_per_category=1")
-    recipe = recipe_of(base, place, files[0], edits, *asked)
-    describe(recipe, place)
+    recipe = recipe_of(base, bucket, files[0], edits, *asked)
+    describe(recipe, bucket)
     (tmp_path / "a.png").write_bytes(picture(103))
     with pytest.raises(UserError, match="data.source.edit: 1 cases are not what they were"):
-        prepare(recipe, place)
-    assert prepare(recipe, place).encoded == 1
+        prepare(recipe, bucket)
+    assert prepare(recipe, bucket).encoded == 1

@@ -5,33 +5,18 @@ import pytest
 import torch
 
 from flash_ray.data.cache import ConditionCache, condition_sets
-from flash_ray.data.encode import encode_shard
-from flash_ray.data.select import SHARD, epoch_counts, plan_shards
+from flash_ray.data.select import epoch_counts, plan_cases
 from flash_ray.data.stream import Stream
 from flash_ray.errors import UserError
+from flash_ray.miniature.source import MiniatureSource
 from flash_ray.models.loading import encoder_digest
 from flash_ray.recipe import load_recipe
+from tests.helpers.distilling import encode_alone, encode_missing
+from tests.helpers.storage import FolderStore
 
 
-class FolderStore:
-    """A store's files in a folder."""
-
-    def __init__(self, root):
-        self.root = root
-
-    def put_file(self, path, key):
-        (self.root / key).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, self.root / key)
-
-    def get_file(self, key, path):
-        shutil.copy(self.root / key, path)
-
-    def list(self, prefix=""):
-        return [p.relative_to(self.root).as_posix() for p in (self.root / prefix).glob("*")]
-
-
-class CountingBackbone:
-    """Encodes with another backbone and counts the cases."""
+class CountingModel:
+    """Encodes with another model and counts the cases."""
 
     def __init__(self, inner):
         self.inner, self.count = inner, 0
@@ -54,37 +39,36 @@ def recipe(miniature_folder, *overrides):
     )
 
 
-def encode_missing(cache, backbone, shards):
-    for shard in cache.missing(shards):
-        cache.add(shard.digest, encode_shard(backbone, shard, (64, 64)))
+def plan(recipe):
+    return plan_cases(recipe, None).shards  # the miniature keeps nothing in a store
 
 
 @pytest.fixture(scope="module")
 def filled(miniature_folder, backbone, tmp_path_factory):
-    """(cache, counting backbone) with the recipe's shards encoded once."""
+    """(cache, counting model) with the recipe's shards encoded once."""
     root = tmp_path_factory.mktemp("cache")
     cache = ConditionCache(FolderStore(root / "store"), root / "node")
-    counting = CountingBackbone(backbone)
-    encode_missing(cache, counting, plan_shards(recipe(miniature_folder), {}))
+    counting = CountingModel(backbone)
+    encode_missing(recipe(miniature_folder), cache, counting)
     return cache, counting
 
 
 def test_nothing_is_encoded_twice(filled, miniature_folder, tmp_path):
     cache, counting = filled
     before = counting.count
-    assert before == 5 * SHARD
+    assert before == 5 * MiniatureSource.shard_size
     other = recipe(miniature_folder, "seed=5", "data.num_cases=12", "data.composition.t2i.text=3")
-    encode_missing(cache, counting, plan_shards(other, {}))
+    encode_missing(other, cache, counting)
     other_node = ConditionCache(cache.store, tmp_path / "node")
-    encode_missing(other_node, counting, plan_shards(other, {}))
+    encode_missing(other, other_node, counting)
     other_store = ConditionCache(FolderStore(tmp_path / "store"), cache.folder)
-    encode_missing(other_store, counting, plan_shards(other, {}))
+    encode_missing(other, other_store, counting)
     assert counting.count == before
 
 
 def test_what_decides_the_content_changes_the_digest(miniature_folder, tmp_path):
-    digests = {shard.digest for shard in plan_shards(recipe(miniature_folder), {})}
-    larger = plan_shards(recipe(miniature_folder, "data.resolution=[96, 96]"), {})
+    digests = {shard.digest for shard in plan(recipe(miniature_folder))}
+    larger = plan(recipe(miniature_folder, "data.resolution=[96, 96]"))
     assert not digests & {shard.digest for shard in larger}
     copy = shutil.copytree(miniature_folder, tmp_path / "base")
     assert encoder_digest(str(copy)) == encoder_digest(str(miniature_folder))
@@ -95,12 +79,12 @@ def test_what_decides_the_content_changes_the_digest(miniature_folder, tmp_path)
 
 @pytest.mark.parametrize("task", ["t2i", "edit"])
 def test_rows_read_back_are_what_was_encoded(filled, miniature_folder, backbone, task):
-    shards = [s for s in plan_shards(recipe(miniature_folder), {}) if s.task == task]
+    shards = [s for s in plan(recipe(miniature_folder)) if s.task == task]
     (cases,) = condition_sets(filled[0], shards, epoch_counts(recipe(miniature_folder), task))
     assert len(cases) == 10
     taken = cases.take([0, 9])
-    first = encode_shard(backbone, shards[0], (64, 64)).rows([0])
-    last = encode_shard(backbone, shards[-1], (64, 64)).rows([shards[-1].rows - 1])
+    first = encode_alone(backbone, shards[0]).rows([0])
+    last = encode_alone(backbone, shards[-1]).rows([shards[-1].rows - 1])
     for row, expected in enumerate((first, last)):
         for side in ("positive", "negative"):
             got, whole = getattr(taken, side).rows([row]), getattr(expected, side)
@@ -114,14 +98,14 @@ def test_rows_read_back_are_what_was_encoded(filled, miniature_folder, backbone,
 def test_workers_take_disjoint_rows_of_the_same_task_padded_alike(filled, miniature_folder):
     small = recipe(miniature_folder, "runtime.micro_batch_size=2", "runtime.num_workers=2")
     large = recipe(miniature_folder, "runtime.micro_batch_size=4", "runtime.num_workers=1")
-    shards = plan_shards(small, {})
+    shards = plan(small)
     whole = Stream(large, filled[0], shards, 0, 1)
     parts = [Stream(small, filled[0], shards, rank, 2) for rank in (0, 1)]
     for number in range(8):
         batch, halves = whole[number], [part[number] for part in parts]
         assert {half.task for half in halves} == {batch.task}
-        joined = torch.cat([half.conditioned.positive.embeds_BLD for half in halves])
-        assert torch.equal(joined, batch.conditioned.positive.embeds_BLD)
+        joined = torch.cat([half.conditions.positive.embeds_BLD for half in halves])
+        assert torch.equal(joined, batch.conditions.positive.embeds_BLD)
 
 
 @pytest.mark.parametrize(("world", "passes"), [(1, 3), (2, 2), (3, 1)])
@@ -132,7 +116,7 @@ def test_fewer_workers_take_the_same_rows_in_more_passes(filled, miniature_folde
         "runtime.num_workers={min: 1, max: 3}",
         "runtime.checkpoint_every=1",
     )
-    shards = plan_shards(elastic, {})
+    shards = plan(elastic)
     most = [Stream(elastic, filled[0], shards, rank, 3) for rank in range(3)]
     fewer = [Stream(elastic, filled[0], shards, rank, world) for rank in range(world)]
     assert {stream.passes for stream in fewer} == {passes}
@@ -146,16 +130,16 @@ def test_fewer_workers_take_the_same_rows_in_more_passes(filled, miniature_folde
         }
         # Every row counts once in a mean over all parts, whatever their number is.
         real = [part for part in parts if part.weight]
-        assert [part.mine for part in real] == [part.mine for part in expected]
+        assert [part.rows for part in real] == [part.rows for part in expected]
         assert sum(part.weight for part in parts) == pytest.approx(len(parts))
-        for part, own in zip(real, expected, strict=True):
-            ours, theirs = part.conditioned.positive, own.conditioned.positive
-            assert torch.equal(ours.embeds_BLD, theirs.embeds_BLD)
+        for part, of_most in zip(real, expected, strict=True):
+            rows, same = part.conditions.positive, of_most.conditions.positive
+            assert torch.equal(rows.embeds_BLD, same.embeds_BLD)
 
 
 def test_a_corrupt_shard_is_named(filled, miniature_folder, tmp_path):
     cache = ConditionCache(filled[0].store, tmp_path)
-    shard = plan_shards(recipe(miniature_folder), {})[0]
+    shard = plan(recipe(miniature_folder))[0]
     path = cache.fetch(shard.digest)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match=f"condition cache: {path} is corrupt; remove it"):
@@ -164,16 +148,16 @@ def test_a_corrupt_shard_is_named(filled, miniature_folder, tmp_path):
 
 def test_layouts_take_turns_in_the_ratio_of_their_cases(filled, miniature_folder):
     mixture = recipe(miniature_folder, "tasks={t2i: 1, edit: 0}", "runtime.micro_batch_size=2")
-    shards = plan_shards(recipe(miniature_folder), {})
+    shards = plan(recipe(miniature_folder))
     t2i = [shard for shard in shards if shard.task == "t2i"]
     # Pictures of another layout among the cases of a task, as files have them.
     edits = [replace(s, task="t2i", category=t2i[0].category) for s in shards if s.task == "edit"]
     sets = condition_sets(
         filled[0], [*t2i, *edits], {t.category: 1 for t in t2i} | {"landscape": 4}
     )
-    assert [len(own) for own in sets] == [6]  # no more than an epoch asks for
+    assert [len(cases) for cases in sets] == [6]  # no more than an epoch asks for
     stream = Stream(mixture, filled[0], [*t2i[1:], *edits], 0, 1)
-    layouts = [stream[number].conditioned.layout for number in range(60)]
+    layouts = [stream[number].conditions.layout for number in range(60)]
     edited = sum(bool(layout.references) for layout in layouts)
     assert edited == 60 * 4 // 10  # 4 of the epoch's 10 cases
     for number in range(0, 60, 10):
@@ -183,7 +167,7 @@ def test_layouts_take_turns_in_the_ratio_of_their_cases(filled, miniature_folder
 
 def test_capped_cases_come_round_more_often(filled, miniature_folder):
     capped = recipe(miniature_folder, "data.max_per_category=2", "tasks={t2i: 1, edit: 0}")
-    shards = plan_shards(capped, {})
+    shards = plan(capped)
     assert [shard.rows for shard in shards] == [2, 2, 2]
     (cases,) = condition_sets(filled[0], shards, epoch_counts(capped, "t2i"))
     assert len(cases) == 10

@@ -4,11 +4,12 @@ import random
 
 import pytest
 
-from flash_ray.data.catalog import Entry, Index, from_parquet, to_parquet
+from flash_ray.data.catalog import FileCatalog, from_parquet, to_parquet
 from flash_ray.data.describe import category_uses
-from flash_ray.data.select import choose_drawn, choose_entries
+from flash_ray.data.select import choose
+from flash_ray.data.source import Entry
 from flash_ray.errors import UserError
-from flash_ray.miniature.source import training_case
+from flash_ray.miniature.source import MiniatureSource, training_case
 from flash_ray.recipe import load_recipe
 
 FILES = "data.source={t2i: a.jsonl, columns: {subset: set, score: q}}"
@@ -23,21 +24,24 @@ def of_files(*overrides):
     return recipe(FILES, composition, "data.num_cases=8", *overrides)
 
 
-def index():
-    entries = [
-        Entry(f"{n:032x}", "photo" if n % 2 else "poster", 10 * n, (), "ab"[n < 20], n / 40, n < 10)
-        for n in range(40)
-    ]
+def entry(number):
+    digest, category = f"{number:032x}", "photo" if number % 2 else "poster"
+    subset, score = "ab"[number < 20], number / 40
+    return Entry(digest, digest, category, 10 * number, (), subset, score, number < 10)
+
+
+def catalog():
+    entries = [entry(number) for number in range(40)]
     random.Random(0).shuffle(entries)
-    return Index("data.source.t2i", tuple(entries), 0, ())
+    return FileCatalog("data.source.t2i", tuple(entries), 0, ())
 
 
 def test_the_first_by_digest_whatever_the_order():
-    chosen = choose_entries(of_files(), "t2i", index())
-    assert {name: len(own) for name, own in chosen.items()} == {"photo": 6, "poster": 2}
-    again = choose_entries(of_files(), "t2i", index())
+    chosen = choose(of_files(), "t2i", catalog(), 1)
+    assert {name: len(entries) for name, entries in chosen.items()} == {"photo": 6, "poster": 2}
+    again = choose(of_files(), "t2i", catalog(), 1)
     assert chosen == again
-    more = choose_entries(of_files("data.num_cases=16"), "t2i", index())
+    more = choose(of_files("data.num_cases=16"), "t2i", catalog(), 1)
     assert more["photo"][:6] == chosen["photo"]
 
 
@@ -51,34 +55,34 @@ def test_the_first_by_digest_whatever_the_order():
     ],
 )
 def test_filters(override, holds):
-    without = choose_entries(of_files(), "t2i", index())
-    assert not all(holds(e) for own in without.values() for e in own)
-    chosen = choose_entries(of_files(override), "t2i", index())
-    assert all(holds(e) for own in chosen.values() for e in own)
+    without = choose(of_files(), "t2i", catalog(), 1)
+    assert not all(holds(e) for entries in without.values() for e in entries)
+    chosen = choose(of_files(override), "t2i", catalog(), 1)
+    assert all(holds(e) for entries in chosen.values() for e in entries)
     assert sum(map(len, chosen.values())) == 8
 
 
 def test_a_case_without_a_score_passes_no_score_filter():
-    unscored = Index("f", (Entry("0" * 32, "photo", 5, (), None, None, False),), 0, ())
-    wanted = "data.composition.t2i={photo: 1}"
-    asked = recipe(FILES, wanted, "data.num_cases=1", "data.filter.min_score=-5")
+    unscored = FileCatalog("f", (Entry("0" * 32, "0" * 32, "photo", 5),), 0, ())
+    composition = "data.composition.t2i={photo: 1}"
+    wanted = recipe(FILES, composition, "data.num_cases=1", "data.filter.min_score=-5")
     with pytest.raises(UserError, match="the source has 0 that data.filter lets pass"):
-        choose_entries(asked, "t2i", unscored)
+        choose(wanted, "t2i", unscored, 1)
 
 
 def test_an_unknown_category_is_named_with_the_nearest():
     wanted = of_files("data.composition.t2i={photos: 1}")
     with pytest.raises(UserError, match=r"t2i.photos: unknown category 'photos'; did you mean ph"):
-        choose_entries(wanted, "t2i", index())
+        choose(wanted, "t2i", catalog(), 1)
 
 
 def test_too_few_cases_are_refused_with_the_cap_that_would_do():
     with pytest.raises(
         UserError, match=r"photo: 75 cases asked for, the source has 20; .*max_per_category=20"
     ):
-        choose_entries(of_files("data.num_cases=100"), "t2i", index())
+        choose(of_files("data.num_cases=100"), "t2i", catalog(), 1)
     capped = of_files("data.num_cases=100", "data.max_per_category=20")
-    assert len(choose_entries(capped, "t2i", index())["photo"]) == 20
+    assert len(choose(capped, "t2i", catalog(), 1)["photo"]) == 20
     uses = category_uses(capped)["t2i"]
     assert {name: use.unique for name, use in uses.items()} == {"photo": 20, "poster": 20}
     assert uses["photo"].passes == pytest.approx(3 * uses["poster"].passes)  # shares stay
@@ -86,29 +90,32 @@ def test_too_few_cases_are_refused_with_the_cap_that_would_do():
 
 def test_the_miniature_draws_on_until_the_filter_is_satisfied():
     composition = "data.composition.t2i={landscape: 1, text: 1}"
+    drawn = MiniatureSource().catalog("t2i", None)
     short = recipe("data.num_cases=8", "data.filter.length=[0, 70]", composition)
-    chosen = choose_drawn(short, "t2i", 1)
-    for category, own in chosen.items():
-        assert len(own) == 4
-        assert all(len(training_case("t2i", category, n).prompt) <= 70 for n in own)
-    assert max(chosen["landscape"]) > 3  # some did not pass
+    chosen = choose(short, "t2i", drawn, 1)
+    for category, entries in chosen.items():
+        prompts = [training_case("t2i", category, int(entry.id)).prompt for entry in entries]
+        assert [len(prompt) for prompt in prompts] == [entry.length for entry in entries]
+        assert len(prompts) == 4 and max(map(len, prompts)) <= 70
+    assert int(chosen["landscape"][-1].id) > 3  # some did not pass
     text = recipe("data.filter.rendered_text=true", "data.num_cases=6")
     with pytest.raises(
         UserError, match="landscape: 2 .* has 0 that data.filter lets pass; .*loosen"
     ):
-        choose_drawn(text, "t2i", 1)
+        choose(text, "t2i", drawn, 1)
 
 
-def test_an_index_survives_its_file_and_counts_what_is_bad():
-    rows = [{**vars(entry), "sizes": [[30, 40]]} for entry in index().entries]
+def test_a_catalog_survives_its_file_and_counts_what_is_bad():
+    rows = [{**vars(entry), "sizes": [[30, 40]]} for entry in catalog().usable]
     rows += [rows[0], {"bad": "empty prompt", "excerpt": "'x'"}]
     rows += [{"bad": "empty prompt", "excerpt": "'y'"}, {"bad": "not JSON", "excerpt": "'{'"}]
     read = from_parquet("data.source.t2i", to_parquet(rows))
-    assert len(read.entries) == 40
+    assert len(read.usable) == 40
     assert read.duplicates == 1
-    assert read.entries[0].sizes == ((30, 40),)
-    assert read.complaints() == [
+    assert read.usable[0].sizes == ((30, 40),)
+    assert read.complaints == [
         "data.source.t2i: 2 rows skipped: empty prompt, e.g. 'x'",
         "data.source.t2i: 1 rows skipped: not JSON, e.g. '{'",
     ]
+    assert [read.count(category) for category in ("photo", "poster", "tent")] == [20, 20, 0]
     assert to_parquet(list(reversed(rows))) == to_parquet(rows)

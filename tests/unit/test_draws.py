@@ -8,7 +8,7 @@ from flash_ray.trainer import rng
 def rows(size, mine):
     """What `rng.noise` reads of a micro-batch."""
     layout = SimpleNamespace(tokens=16)
-    return SimpleNamespace(size=size, mine=mine, conditioned=SimpleNamespace(layout=layout))
+    return SimpleNamespace(size=size, rows=mine, conditions=SimpleNamespace(layout=layout))
 
 
 def test_workers_draw_disjoint_rows_of_the_same_noise():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flash_ray.data.rows import BadRow, parse_line, parse_sample, read_case, upright
+from flash_ray.data.rows import BadRow, parse_line, parse_sample, read_row, upright
 from flash_ray.recipe.schema import Columns
 
 FILES = {}
@@ -26,7 +26,7 @@ def read(row, task="edit", **columns):
             raise FileNotFoundError(path)
         return FILES[path]
 
-    return read_case({"prompt": "p", "category": "c", **row}, Columns(**columns), task, picture)
+    return read_row({"prompt": "p", "category": "c", **row}, Columns(**columns), task, picture)
 
 
 def test_a_picture_may_be_bytes_a_path_hugging_faces_struct_or_several():

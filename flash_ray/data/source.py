@@ -1,0 +1,179 @@
+"""Where training cases come from: one protocol, for files and for what packages register."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol, overload
+
+from PIL import Image
+
+from flash_ray import plugins
+from flash_ray.data.buckets import Size
+from flash_ray.recipe import Recipe
+from flash_ray.recipe.schema import Files, Task
+
+if TYPE_CHECKING:
+    import ray.data
+
+    from flash_ray.storage.s3 import Store
+
+READ_CPUS = 0.25  # of a core for each reading task: it must fit beside teachers and encoders
+
+
+@dataclass(frozen=True)
+class TrainingCase:
+    """A prompt (T2I), or an instruction with its reference pictures (edit).
+
+    Args:
+        references: the pictures to edit, opened or drawn when they are indexed; none for T2I.
+        rendered_text: whether the picture that is asked for contains a word.
+    """
+
+    prompt: str
+    references: Sequence[Image.Image] = ()
+    rendered_text: bool = False
+
+
+class LazyPictures(Sequence[Image.Image]):
+    """Pictures that are opened or drawn whenever they are looked at."""
+
+    def __init__(self, openers: Sequence[Callable[[], Image.Image]]):
+        self._openers = openers
+
+    def __len__(self) -> int:
+        return len(self._openers)
+
+    @overload
+    def __getitem__(self, index: int) -> Image.Image: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Image.Image]: ...
+
+    def __getitem__(self, index: int | slice) -> Image.Image | Sequence[Image.Image]:
+        if isinstance(index, slice):
+            return LazyPictures(self._openers[index])
+        return self._openers[index]()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What choosing a case needs to know of it.
+
+    Args:
+        id: by it the source finds the case.
+        digest: changes with anything that the model is shown of the case.
+        length: characters of the prompt.
+        sizes: (height, width) in pixels of each reference picture, upright; none for T2I.
+        subset, score: what filters ask for; None where the source does not say.
+    """
+
+    id: str
+    digest: str
+    category: str
+    length: int
+    sizes: tuple[Size, ...] = ()
+    subset: str | None = None
+    score: float | None = None
+    rendered_text: bool = False
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Cases of one category and one layout that are encoded together and kept in one file.
+
+    Args:
+        digest: changes with anything that decides the encoded conditions.
+        cases: ids of the cases.
+        rows: how many of them the recipe uses, the first ones.
+        buckets: (height, width) in pixels that the pictures are brought to; the first is the
+            output's. For text to image the output's alone.
+    """
+
+    digest: str
+    task: Task
+    category: str
+    cases: tuple[str, ...]
+    rows: int
+    buckets: tuple[Size, ...]
+
+
+@dataclass(frozen=True)
+class ShardCases:
+    """A shard with what is encoded: its cases, in its order."""
+
+    shard: Shard
+    cases: tuple[TrainingCase, ...]
+
+
+class Catalog(Protocol):
+    """What is known of a task's cases before any is encoded."""
+
+    @property
+    def categories(self) -> Sequence[str]:
+        """The categories that there are cases of."""
+        ...
+
+    @property
+    def complaints(self) -> Sequence[str]:
+        """Lines about what cannot be used."""
+        ...
+
+    def count(self, category: str) -> int | None:
+        """How many cases the category has; None: without end."""
+        ...
+
+    def entries(self, category: str) -> Iterable[Entry]:
+        """The category's cases, always in the same order; recipes take the first that pass."""
+        ...
+
+
+class DataSource(Protocol):
+    """Training cases by task and category. Sources that are equal are read together.
+
+    A plug-in registers a class, which is called without arguments. It has a class attribute
+    `categories`, a mapping from task to the names of its categories, by which recipes are checked.
+
+    Attributes:
+        shard_size: how many cases are encoded together, 1 or more.
+        needs_ray: whether `catalog` starts Ray tasks.
+    """
+
+    shard_size: ClassVar[int] = 1
+    needs_ray: ClassVar[bool] = False
+
+    def validate(self, task: Task) -> None:
+        """Check what can be known of a task's cases in a moment.
+
+        Raises:
+            UserError: they cannot be had.
+        """
+
+    def catalog(self, task: Task, store: "Store") -> Catalog:
+        """The task's cases. What is costly to find out is kept in the store.
+
+        Raises:
+            UserError: they cannot be had, or too many of them cannot be used.
+        """
+        ...
+
+    def read(self, shards: Sequence[Shard]) -> "ray.data.Dataset":
+        """Rows {"shard": ShardCases}, one for each shard whose cases are as they were when they
+        were listed, in any order; what is drawn or decoded waits for the encoder."""
+        ...
+
+    def forget(self, task: Task, store: "Store") -> None:
+        """Remove from the store what `catalog` keeps there: the task's cases have changed."""
+
+
+def load_source(recipe: Recipe) -> DataSource:
+    """The source that `data.source` names: files, or what a package registers.
+
+    Raises:
+        UserError: no installed package registers the name.
+    """
+    source = recipe.data.source
+    if isinstance(source, Files):
+        from flash_ray.data.files import FileSource
+
+        return FileSource(source, recipe.runtime.storage.endpoint)
+    registered: DataSource = plugins.load(plugins.SOURCES, source, "data.source")()
+    return registered
