@@ -5,17 +5,11 @@ from typing import Annotated
 
 import typer
 
-from flash_ray.cli.options import PlaceOfStudy
+from flash_ray.cli.options import AtOnce, PlaceOfStudy, StudyName
 
 study_app = typer.Typer(help="Compare recipes: arms under several seeds, with error bars.")
 
-StudyName = Annotated[
-    str, typer.Argument(metavar="STUDY", help="A shipped study's name or a YAML file.")
-]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="The folder of the study's results.")]
-AtOnce = Annotated[
-    int | None, typer.Option(min=1, help="Trials at the same time; default: as many as fit.")
-]
 
 
 @study_app.command("run")
