@@ -91,9 +91,7 @@ def test_cases_of_other_sizes_are_encoded_apart_and_answered_in_order(backbone):
     sampler = SamplerConfig((1.0,))
     images = sample_cases(backbone, batches, backbone.transformer, sampler)
     assert [image.shape[:2] for image in images] == sizes
-    (edited,) = sample_cases(
-        backbone, encode_cases(backbone, edits), backbone.transformer, sampler
-    )
+    (edited,) = sample_cases(backbone, encode_cases(backbone, edits), backbone.transformer, sampler)
     assert edited.shape == (128, 64, 3)
 
 
