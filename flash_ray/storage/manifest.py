@@ -9,7 +9,6 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
@@ -111,7 +110,7 @@ def write_manifest(
     folder: Path,
     recipe_digest: str,
     step: int,
-    extra: dict[str, Any] | None = None,
+    extra: dict[str, JsonValue] | None = None,
     part: int = 0,
     parts: int = 1,
 ) -> Path:
@@ -161,7 +160,7 @@ def verify_manifest(folder: Path, recipe_digest: str) -> CheckedCheckpoint:
     )
 
 
-def record_run(store: Store, name: str, recipe: dict[str, Any], digest: str) -> None:
+def record_run(store: Store, name: str, recipe: dict[str, JsonValue], digest: str) -> None:
     """Claim `runs/<name>` for a recipe.
 
     Raises:
