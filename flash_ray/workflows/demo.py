@@ -109,7 +109,7 @@ def _compare(
         "teacher": Sampled(model.transformer, sample.teacher_samplers(defaults)),
         "untrained": Sampled(model.transformer, sample.untrained_samplers(defaults)),
         "student": Sampled(
-            model.load_transformer(str(folder)), [sample.student_sampler(student.sigmas)]
+            model.load_transformer(folder), [sample.student_sampler(student.sigmas)]
         ),
     }
     return compare_tasks(model, models, scoring.benchmark, scoring.judge, per_category, steps.show)

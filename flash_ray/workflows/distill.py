@@ -14,6 +14,7 @@ from flash_ray.data.select import validate_data
 from flash_ray.errors import UserError
 from flash_ray.evaluation.judges.load import Scoring, load_scoring
 from flash_ray.recipe import Recipe
+from flash_ray.recipe.schema import Task
 from flash_ray.storage.manifest import open_run
 from flash_ray.storage.open import open_store
 from flash_ray.storage.s3 import Store, check_name
@@ -108,7 +109,7 @@ class StudentScorer:
         evaluation = self._recipe.evaluation
         if not evaluation.every:
             return None
-        cases = {"t2i": evaluation.cases.t2i, "edit": evaluation.cases.edit}
+        cases: dict[Task, int] = {"t2i": evaluation.cases.t2i, "edit": evaluation.cases.edit}
         encoded = encode_benchmark(self._recipe, self._model, self._scoring.benchmark, cases)
         return TrainingEval(encoded, self._scoring.judge, self._sampler)
 
@@ -124,7 +125,7 @@ class StudentScorer:
         if not count:
             return None
         benchmark, judge = self._scoring.benchmark, self._scoring.judge
-        student = Sampled(self._model.load_transformer(str(folder)), [self._sampler])
+        student = Sampled(self._model.load_transformer(folder), [self._sampler])
         comparisons = compare_tasks(
             self._model, {"student": student}, benchmark, judge, count, steps.show
         )

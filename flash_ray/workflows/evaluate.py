@@ -176,6 +176,6 @@ def _sampled(
 
     if folder and student:
         sampler = sample.student_sampler(student.sigmas)
-        return Sampled(base.load_transformer(str(folder)), [sampler])
+        return Sampled(base.load_transformer(folder), [sampler])
     samplers = {"teacher": sample.teacher_samplers, "untrained": sample.untrained_samplers}
     return Sampled(base.transformer, samplers[model](recipe.teacher_defaults))

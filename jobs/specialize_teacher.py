@@ -22,8 +22,8 @@ def main(
 ) -> None:
     """Train the miniature's specialized teacher, score it, and write its card."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    from flash_ray.miniature.training.cards import write_specialized_card
     from flash_ray.miniature.training.specialized import train_specialized
-    from flash_ray.miniature.training.specialized_card import write_specialized_card
     from flash_ray.models.loading import resolve_base
 
     plan = SpecializedPlan(steps, examples)
