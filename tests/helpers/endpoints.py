@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from flash_ray.cluster.session import free_port
+from flash_ray.cluster.session import free_ports
 from flash_ray.recipe import load_recipe
 from flash_ray.serving.tokens import ROLES, Role, add_token
 from flash_ray.storage.embedded import embedded_store
@@ -100,7 +100,7 @@ def start_server(base: Path, store: ServedStore, *options: str) -> Served:
     """Starts `flash-ray serve miniature` over a store and waits until it answers."""
     file = store.folder / f"tokens-{time.monotonic_ns()}.json"
     tokens = {role: add_token(file, role, role) for role in ROLES}
-    port = free_port()
+    (port,) = free_ports(1)
     script = Path(sysconfig.get_path("scripts")) / "flash-ray"
     words = [
         "serve",
