@@ -124,13 +124,13 @@ def task_tokens(recipe: Recipe, assumed: Assumptions) -> Iterator[TaskTokens]:
     parts = recipe.tasks.model_dump()
     for task, part in parts.items():
         if part:
-            pictures = assumed.references * target if task == "edit" else 0.0
+            reference_tokens = assumed.references * target if task == "edit" else 0.0
             yield TaskTokens(
                 task,
                 part / sum(parts.values()),
                 assumed.text_tokens,
                 assumed.negative_text_tokens,
-                pictures,
+                reference_tokens,
                 target,
             )
 
