@@ -31,12 +31,12 @@ def main(
             f"{transformer_steps}; lower it"
         )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    from flash_ray.miniature.training.card import write_card
+    from flash_ray.miniature.training.cards import write_teacher_card
     from flash_ray.miniature.training.teacher import train_teacher
 
     plan = TeacherPlan(vae_steps, transformer_steps, careless_steps, examples)
     pipeline = train_teacher(folder, plan, vae)
-    write_card(pipeline, plan, cases)
+    write_teacher_card(pipeline, plan, cases)
     typer.echo(pipeline)
 
 

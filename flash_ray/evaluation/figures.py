@@ -8,10 +8,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from flash_ray.evaluation.benchmark import first_of_each
 from flash_ray.evaluation.compare import Comparison
 
-SMALLEST, LARGEST = (
-    128,
-    256,
-)  # pixels of a cell's sides: small pictures are enlarged, large ones shrunk
+SMALLEST, LARGEST = 128, 256  # pixels of a cell's sides, to which pictures are fitted
 GAP = 6
 LINE = 15  # pixels of one line of text
 
@@ -41,7 +38,7 @@ def _block(comparison: Comparison, rows: int) -> Image.Image:
     categories = len({case.category for case in comparison.cases})
     indices = first_of_each(comparison.cases, max(1, rows // categories))[:rows]
     images = [row_images(comparison, index) for index in indices]
-    names = list(max(images, key=len))
+    names = max((list(row) for row in images), key=len)
     longest = max(max(image.size) for row in images for image in row.values())
     side = min(max(SMALLEST, longest), LARGEST)
     font = ImageFont.load_default(12)

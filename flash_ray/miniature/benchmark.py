@@ -1,7 +1,7 @@
-"""The miniature's benches: fixed, seeded lists of cases that no training ever sees.
+"""The miniature's benchmark: fixed, seeded lists of cases that no training ever sees.
 
-One stated combination in sixteen is reserved for the benches, by a hash: training draws the other
-scenes only, so a bench asks for combinations of words that no caption of the training data had.
+One stated combination in sixteen is reserved for it, by a hash: training draws the other scenes
+only, so its cases ask for combinations of words that no caption of the training data had.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class MiniatureBenchmark:
 
     @property
     def digest(self) -> str:
-        """Of what the cases are drawn from."""
+        """16 hex digits that change with what the cases are drawn from."""
         content = [_FORMAT, _SEED, SIZE, CATEGORIES]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
@@ -81,7 +81,7 @@ def input_image(edit: Edit) -> Image.Image:
 
 
 def is_reserved(scene: Scene) -> bool:
-    """Whether the scene's stated combination belongs to the benches."""
+    """Whether the scene's stated combination belongs to the benchmark."""
     if scene.category == "landscape":
         stated = [scene.value("sky"), scene.value("ground"), scene.objects]
     else:
@@ -91,12 +91,13 @@ def is_reserved(scene: Scene) -> bool:
 
 
 def draw_scene(category: str, rng: np.random.Generator, reserved: bool = False) -> Scene:
-    """A random scene from the benches' share of the world or from the training's."""
+    """A random scene from the benchmark's share of the world or from the training's."""
     return _until(lambda: random_scene(category, rng), lambda scene: scene, reserved)
 
 
 def draw_edit(category: str, rng: np.random.Generator, reserved: bool = False) -> Edit:
-    """A random edit whose target is from the benches' share of the world or the training's."""
+    """A random edit whose target is from the benchmark's share of the world or the
+    training's."""
     return _until(lambda: random_edit(category, rng), lambda edit: edit.target, reserved)
 
 
@@ -108,13 +109,13 @@ def _until(make: Callable[[], Made], scene_of: Callable[[Made], Scene], reserved
 
 def _case(task: Task, category: str, index: int, rng: np.random.Generator) -> Case:
     references: Sequence[Image.Image] = ()
+    target: Scene | Edit
     if task == "t2i":
-        target: Scene | Edit = draw_scene(category, rng, reserved=True)
-        prompt, scene = caption(target, rng), target
+        target = scene = draw_scene(category, rng, reserved=True)
+        prompt = caption(scene, rng)
     else:
-        target = draw_edit(category, rng, reserved=True)
-        prompt, scene = instruction(target, rng), target.target
-        references = DrawnInput(target)
+        target = edit = draw_edit(category, rng, reserved=True)
+        prompt, scene, references = instruction(edit, rng), edit.target, DrawnInput(edit)
     seed = int(rng.integers(2**31))
     text = scene.word if category == "text" else None
     return Case(

@@ -41,7 +41,7 @@ def careless(scene: Scene, rng: np.random.Generator, wrong: float) -> Scene:
     """The scene as a careless writer sees it: each stated factor wrong with probability `wrong`."""
     changes = {}
     for factor in FACTORS[scene.category]:
-        if not factor.stated or factor.name == "style" or rng.random() >= wrong:
+        if factor.values is None or factor.name == "style" or rng.random() >= wrong:
             continue
         lowest = 1 if factor.name in SLOTS else 0  # an object is mistaken, not overlooked
         if scene.factors[factor.name] >= lowest:

@@ -145,6 +145,7 @@ def _object_edit(rng: np.random.Generator) -> Edit:
     slot = str(rng.choice(empty if operation == "add" else filled))
     colour, free = f"{slot}_colour", _varying("landscape")
     target = _another_photograph(source, rng)
+    changed: tuple[str, ...]
     if operation == "add":
         new = {slot: int(rng.integers(1, 5)), colour: int(rng.integers(len(COLOURS)))}
         # The new object may stand in any free slot, so no empty slot has to stay as it is.

@@ -145,7 +145,7 @@ def random_scene(category: str, rng: np.random.Generator) -> Scene:
     factors: dict[str, float] = {
         factor.name: int(rng.integers(len(factor.values)))
         for factor in FACTORS[category]
-        if factor.stated
+        if factor.values is not None
     }
     factors |= random_numbers(category, unstated(category), rng)
     factors["style"] = 0

@@ -14,6 +14,7 @@ from flash_ray.data.select import validate_data
 from flash_ray.errors import UserError
 from flash_ray.evaluation.judges.load import Scoring, load_scoring
 from flash_ray.recipe import Recipe
+from flash_ray.recipe.schema import Task
 from flash_ray.storage.manifest import open_run
 from flash_ray.storage.open import open_store
 from flash_ray.storage.s3 import Store, check_name
@@ -57,10 +58,13 @@ def distill(recipe: Recipe, name: str, resume: bool, place: str | None, steps: S
     where = place if storage.url == "embedded" else storage.url
     with open_store(where, storage.endpoint, create=not resume) as store:
         validate_name(recipe, store, name, resume)
-        from flash_ray.cluster.session import run_session
+        from flash_ray.cluster.resources import cluster_needs
+        from flash_ray.cluster.session import ray_session
+        from flash_ray.teachers.protocol import teacher_actors
 
-        with run_session(recipe):
-            validate_cluster(recipe, store)
+        teachers = teacher_actors(recipe)
+        with ray_session(cluster_needs(recipe, teachers)):
+            validate_cluster(recipe, store, teachers)
             return distill_and_publish(recipe, scoring, store, name, resume, steps)
 
 
@@ -108,7 +112,7 @@ class StudentScorer:
         evaluation = self._recipe.evaluation
         if not evaluation.every:
             return None
-        cases = {"t2i": evaluation.cases.t2i, "edit": evaluation.cases.edit}
+        cases: dict[Task, int] = {"t2i": evaluation.cases.t2i, "edit": evaluation.cases.edit}
         encoded = encode_benchmark(self._recipe, self._model, self._scoring.benchmark, cases)
         return TrainingEval(encoded, self._scoring.judge, self._sampler)
 
@@ -124,7 +128,7 @@ class StudentScorer:
         if not count:
             return None
         benchmark, judge = self._scoring.benchmark, self._scoring.judge
-        student = Sampled(self._model.load_transformer(str(folder)), [self._sampler])
+        student = Sampled(self._model.load_transformer(folder), [self._sampler])
         comparisons = compare_tasks(
             self._model, {"student": student}, benchmark, judge, count, steps.show
         )
@@ -160,9 +164,9 @@ def validate_recipe(recipe: Recipe) -> None:
     validate_embedded_in_job(recipe)
     validate_data(recipe)
     if any(teacher.model not in ("base", recipe.base) for teacher in recipe.teachers):
-        from flash_ray.teachers.validation import validate_unfit_teachers
+        from flash_ray.teachers.validation import validate_teachers
 
-        validate_unfit_teachers(recipe)
+        validate_teachers(recipe)
 
 
 def validate_name(recipe: Recipe, store: Store, name: str, resume: bool) -> None:
@@ -176,14 +180,14 @@ def validate_name(recipe: Recipe, store: Store, name: str, resume: bool) -> None
         open_run(store, name, recipe.digest)
 
 
-def validate_cluster(recipe: Recipe, store: Store, with_teachers: bool = True) -> None:
+def validate_cluster(recipe: Recipe, store: Store, teachers: int) -> None:
     """Finds out before anything is loaded what a cluster's nodes cannot do; a local one can.
 
     Args:
-        with_teachers: whether the run starts teachers of its own.
+        teachers: actors that the run starts; 0 if it starts none.
     """
     if in_cluster_job():
         from flash_ray.cluster.resources import check_cluster, check_worker
 
-        check_cluster(recipe, with_teachers)
+        check_cluster(recipe, teachers)
         check_worker(store)

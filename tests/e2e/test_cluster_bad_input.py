@@ -128,8 +128,8 @@ def test_a_studys_bucket_that_workers_cannot_reach(flash_ray, server, base, tmp_
         "name": "deaf",
         "recipe": "miniature",
         "seeds": [0],
-        "budget": {"updates": 1},
-        "benches": {"t2i": 1},
+        "budget": {"iterations": 1},
+        "cases": {"t2i": 1},
         "arms": {"one": {}, "two": {"tasks": {"t2i": 1, "edit": 3}}},
         "set": {"base": str(base), "data.num_cases": 8, "runtime.num_workers": 1},
     }

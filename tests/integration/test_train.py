@@ -16,7 +16,7 @@ from ray.util.state import list_actors
 
 from flash_ray.errors import UserError
 from flash_ray.storage.s3 import Store
-from flash_ray.teachers.autoscaler import Pace
+from flash_ray.teachers.autoscaler import ScalingPolicy
 from flash_ray.teachers.launch import start_teachers
 from flash_ray.trainer.divergence import Diverged
 from flash_ray.trainer.driver import Callbacks, distill
@@ -63,7 +63,7 @@ class AwaitSecondTeacher(MeanWeight):
         self.autoscaler = autoscaler
 
     def __call__(self, transformer):
-        while not ray.get(self.autoscaler.numbers.remote())[0]["there"]:
+        while not ray.get(self.autoscaler.counts.remote())[0]["ready"]:
             time.sleep(0.2)
         return super().__call__(transformer)
 
@@ -222,7 +222,7 @@ def test_a_run_whose_teachers_become_more_has_the_same_numbers(base, store, clus
         base, *TWO_WORKERS, "training.iterations=8", "teacher_defaults.replicas={min: 1, max: 2}"
     )
     teacher_set = start_teachers(
-        growing, Pace(crowded=0.01, hire_after_s=0)
+        growing, ScalingPolicy(scale_up_load=0.01, scale_up_after_s=0)
     )  # at the first question
     try:
         callbacks = Callbacks(AwaitSecondTeacher(teacher_set.autoscaler))

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
@@ -22,6 +22,9 @@ from flash_ray.evaluation.judges.base import CaseScore, require
 from flash_ray.evaluation.judges.endpoint import Budget, Endpoint, Reply, VlmSettings
 from flash_ray.recipe.schema import Section, Task
 from flash_ray.storage.s3 import Store
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletionContentPartParam, ChatCompletionMessageParam
 
 ATTEMPTS = 2  # at an answer that can be parsed
 FENCED = re.compile(r"\s*```(?:json)?\s*(.*?)\s*```\s*", re.DOTALL)
@@ -87,7 +90,7 @@ class VlmJudge:
                 return _REPLIES.validate_json(kept)
             except ValidationError:
                 raise UserError(f"{self._store.url(key)}: is corrupt; delete it") from None
-        messages = [
+        messages: list[ChatCompletionMessageParam] = [
             {"role": "system", "content": instructions},
             {"role": "user", "content": [_sent(part) for part in parts]},
         ]
@@ -101,7 +104,7 @@ class VlmJudge:
         shown = [
             part
             if isinstance(part, str)
-            else [part.shape, hashlib.sha256(np.ascontiguousarray(part)).hexdigest()]
+            else [part.shape, hashlib.sha256(part.tobytes()).hexdigest()]
             for part in parts
         ]
         asked = [self._settings.model, self._settings.parameters, instructions, shown]
@@ -152,7 +155,7 @@ def _unparsed(reply: Reply) -> bool:
     return not reply.refused and parse(reply.text) is None
 
 
-def _sent(part: Part) -> dict[str, Any]:
+def _sent(part: Part) -> "ChatCompletionContentPartParam":
     if isinstance(part, str):
         return {"type": "text", "text": part}
     buffer = io.BytesIO()

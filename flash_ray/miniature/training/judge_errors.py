@@ -12,7 +12,7 @@ from flash_ray.miniature.categories import EDIT_CATEGORIES, T2I_CATEGORIES
 from flash_ray.miniature.draw import draw
 from flash_ray.miniature.edits import random_edit
 from flash_ray.miniature.fit import fit, is_periodic, observable_numbers
-from flash_ray.miniature.judge import Verdict, judge_edit, judge_scene
+from flash_ray.miniature.judge import ExactScore, judge_edit, judge_scene
 from flash_ray.miniature.scenes import FACTORS, SLOTS, Scene, random_scene
 
 Array = np.ndarray
@@ -62,7 +62,7 @@ def number_errors(true: Scene, fitted: Scene) -> dict[str, float]:
     return errors
 
 
-def _summary(label: str, verdicts: list[Verdict], seconds: float) -> None:
+def _summary(label: str, verdicts: list[ExactScore], seconds: float) -> None:
     means = [
         float(np.mean([getattr(verdict, name) for verdict in verdicts]))
         for name in ("score", "compliance", "quality")
@@ -118,7 +118,7 @@ def _scene_table(category: str, count: int, seed: int) -> None:
         _summary(f"{category}, {wrong} wrong", verdicts, time.process_time() - start)
 
 
-def _attributes(verdicts: list[Verdict]) -> None:
+def _attributes(verdicts: list[ExactScore]) -> None:
     credits: dict[str, list[float]] = {}
     for verdict in verdicts:
         for name, credit in verdict.attributes.items():
@@ -128,7 +128,7 @@ def _attributes(verdicts: list[Verdict]) -> None:
     )
 
 
-def _numbers(scenes: list[Scene], verdicts: list[Verdict]) -> None:
+def _numbers(scenes: list[Scene], verdicts: list[ExactScore]) -> None:
     errors: dict[str, list[float]] = {}
     for scene, verdict in zip(scenes, verdicts, strict=True):
         for name, error in number_errors(scene, verdict.fitted).items():

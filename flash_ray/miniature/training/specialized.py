@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import QwenImage21Pipeline
+from diffusers.pipelines.qwenimage21.pipeline_qwenimage21 import QwenImage21Pipeline
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor
@@ -141,9 +142,9 @@ def train_specialized(folder: Path, base: Path, plan: SpecializedPlan = Speciali
     return done
 
 
-def save_lora(weights: dict[str, Tensor], rank: int, folder: Path) -> None:
+def save_lora(weights: Mapping[str, Tensor], rank: int, folder: Path) -> None:
     """Writes a transformer's LoRA as `QwenImage21Pipeline.load_lora_weights` reads it."""
     metadata = {"r": rank, "lora_alpha": rank, "target_modules": list(LAYERS)}
     QwenImage21Pipeline.save_lora_weights(
-        folder, transformer_lora_layers=weights, transformer_lora_adapter_metadata=metadata
+        folder, transformer_lora_layers=dict(weights), transformer_lora_adapter_metadata=metadata
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flash_ray.methods.dmd import flow_matching_loss
 from flash_ray.methods.flow import interpolate, shift_time
-from flash_ray.miniature.training.loop import Journal, cosine_lr, resumable
+from flash_ray.miniature.training.loop import Journal, Stateful, cosine_lr, resumable
 from flash_ray.models.base import Condition, Layout, PromptCache
 from flash_ray.models.qwen_image_21 import QwenImage21
 
@@ -33,23 +33,25 @@ class Lesson(NamedTuple):
     examples: dict[str, dict[str, Tensor]]
 
 
-class Average(torch.nn.Module):
+class Average:
     """An exponential moving average of what a model learns."""
 
     def __init__(self, model: torch.nn.Module):
-        super().__init__()
         learnt = _learnt(model)
         self.names = list(learnt)
         self.values = [value.detach().clone() for value in learnt.values()]
 
     @torch.no_grad()
     def update(self, model: torch.nn.Module, decay: float) -> None:
+        """Moves to decay * average + (1 - decay) * the model's weights."""
         torch._foreach_lerp_(self.values, list(_learnt(model).values()), 1 - decay)
 
     def state_dict(self) -> dict[str, Tensor]:
+        """The averaged weights by name."""
         return dict(zip(self.names, self.values, strict=True))
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes averaged weights up again."""
         self.values = [state[name] for name in self.names]
 
 
@@ -62,7 +64,8 @@ def optimizers_of(transformer: torch.nn.Module) -> dict[str, torch.optim.Optimiz
 
     After 400 steps from nothing the loss was 0.64 at about these rates, 0.81 with AdamW alone.
     """
-    matrices, others = [], []
+    matrices: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
     for name, weight in transformer.named_parameters():
         inner = name.startswith("transformer_blocks.") and weight.ndim == 2
         (matrices if inner else others).append(weight)
@@ -98,8 +101,8 @@ def train_transformer(
 def fit(
     backbone: QwenImage21,
     lessons: Sequence[Lesson],
-    optimizers: dict[str, torch.optim.Optimizer],
-    peak_lr: dict[str, float],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    peak_lr: Mapping[str, float],
     folder: Path,
     batch: int,
     bf16: bool,
@@ -113,7 +116,7 @@ def fit(
     transformer = backbone.transformer.train()
     average = Average(transformer)
     journal = Journal(folder / "transformer.jsonl")
-    parts = {"transformer": transformer, "average": average, **optimizers}
+    parts: dict[str, Stateful] = {"transformer": transformer, "average": average, **optimizers}
     for step in resumable(steps, parts, folder / "transformer"):
         for name, optimizer in optimizers.items():
             for group in optimizer.param_groups:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLQwenImage21
+from diffusers.models.autoencoders.autoencoder_kl_qwenimage21 import AutoencoderKLQwenImage21
 
 from flash_ray.miniature.categories import EDIT_CATEGORIES, T2I_CATEGORIES
 from flash_ray.miniature.draw import draw
