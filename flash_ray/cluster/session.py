@@ -1,4 +1,4 @@
-"""Connects a command to Ray: to the cluster of RAY_ADDRESS, or to one of its own."""
+"""Connects a command to Ray: to the cluster of RAY_ADDRESS, or to a local one."""
 
 import logging
 import math

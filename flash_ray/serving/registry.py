@@ -53,7 +53,7 @@ class ServedModel(Section):
     digest: str
     sampler: SamplerConfig
     shift: float
-    scores: PublishedScores | None
+    scores: PublishedScores | None = None
     created: int
 
     def sampler_for(self, steps: int | None) -> SamplerConfig:

@@ -114,12 +114,10 @@ def _teacher_needs(recipes: Sequence[Recipe]) -> dict[str, float]:
     """Resources of the shared teachers."""
     if not _by_actors(recipes):
         return {}
-    together, alone = all_teachers(recipes), recipes[0]
-    workers = cluster_needs(alone, teachers=0)
-    return {
-        name: need - workers[name]
-        for name, need in cluster_needs(together, teacher_actors(together)).items()
-    }
+    together = all_teachers(recipes)
+    workers = cluster_needs(recipes[0], teachers=0)
+    needs = cluster_needs(together, teacher_actors(together))
+    return {name: need - workers[name] for name, need in needs.items()}
 
 
 def _needs(recipes: Sequence[Recipe], at_once: int) -> dict[str, float]:
@@ -135,7 +133,7 @@ def _bundles(recipes: Sequence[Recipe]) -> list[dict[str, float]]:
     """What each process of the largest trial and each of the teachers takes of its node."""
     largest = max(recipes, key=lambda recipe: recipe.runtime.max_workers)
     trainers = bundles(largest, "trainer", int(_trial_needs(recipes)["trainer"]))
-    return trainers + bundles(largest, "teacher", int(_teachers(recipes).get("teacher", 0)))
+    return trainers + bundles(largest, "teacher", int(_teacher_needs(recipes).get("teacher", 0)))
 
 
 def _fit_locally(recipes: Sequence[Recipe]) -> int:

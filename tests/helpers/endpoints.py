@@ -6,6 +6,8 @@ import signal
 import subprocess
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +15,20 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from flash_ray.cluster.local.nodes import free_ports
+from flash_ray.cluster.session import free_ports
+from flash_ray.recipe import load_recipe
 from flash_ray.serving.tokens import ROLES, Role, add_token
+from flash_ray.storage.embedded import embedded_store
 from tests.helpers.commands import FLASH_RAY, user_environment
+from tests.helpers.small import publish
 
 
 @dataclass(frozen=True)
-class Place:
+class ServedStore:
     """A store and the AWS_* variables to reach it, and a folder for what the tests leave."""
 
     folder: Path
-    store: str
+    url: str
     variables: dict[str, str]
 
 
@@ -33,7 +38,7 @@ class Served:
 
     url: str
     tokens: dict[Role, str]
-    place: Place
+    store: ServedStore
     process: subprocess.Popen[bytes]
 
     @property
@@ -79,16 +84,28 @@ def _title(process: psutil.Process) -> str:
         return ""
 
 
-def start_server(base: Path, place: Place, *options: str) -> Served:
-    """Starts `flash-ray serve` over the store in `place` and waits until it answers."""
-    file = place.folder / f"tokens-{time.monotonic_ns()}.json"
+@contextmanager
+def store_with_students(base: Path, folder: Path) -> Iterator[ServedStore]:
+    """A store that several commands use at once, with the students `plain` and `bold`."""
+    recipe = load_recipe("miniature", [f"base={base}"])
+    with embedded_store(folder / "store") as store:
+        publish(store, recipe, "plain", folder / "plain")
+        publish(store, recipe, "bold", folder / "bold", scale=1.5)
+        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3")
+        yield ServedStore(folder, store.url(), {name: os.environ[name] for name in names})
+
+
+def start_server(base: Path, store: ServedStore, *options: str) -> Served:
+    """Starts `flash-ray serve miniature` over a store and waits until it answers."""
+    file = store.folder / f"tokens-{time.monotonic_ns()}.json"
     tokens = {role: add_token(file, role, role) for role in ROLES}
     (port,) = free_ports(1)
-    words = ["serve", "--set", f"base={base}", "--store", place.store, "--port", str(port)]
+    words = ["serve", "miniature", "--set", f"base={base}"]
+    words += ["--store", store.url, "--port", str(port)]
     environment = user_environment(
-        place.folder, FLASH_RAY_CACHE=str(place.folder / "cache"), **place.variables
+        store.folder, FLASH_RAY_CACHE=str(store.folder / "cache"), **store.variables
     )
-    with (place.folder / "log").open("ab") as log:
+    with (store.folder / "log").open("ab") as log:
         process = subprocess.Popen(
             [FLASH_RAY, *words, "--tokens", file, *options],
             env=environment,
@@ -97,9 +114,9 @@ def start_server(base: Path, place: Place, *options: str) -> Served:
         )
     url = f"http://127.0.0.1:{port}"
     while not _answers(url):
-        assert process.poll() is None, (place.folder / "log").read_text()
+        assert process.poll() is None, (store.folder / "log").read_text()
         time.sleep(0.5)
-    return Served(url, tokens, place, process)
+    return Served(url, tokens, store, process)
 
 
 def _answers(url: str) -> bool:

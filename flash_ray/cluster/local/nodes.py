@@ -83,7 +83,7 @@ def _send(process: psutil.Process, signal_number: int) -> None:
 
 HOST = "127.0.0.1"
 CONFIG = "autoscaler.json"
-SOCKET_PATH = 103  # characters that a local socket's path may have, of which Ray's own part is
+SOCKET_PATH = 103  # characters that a local socket's path may have, of which Ray takes
 RAYS_PART = len("/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store.00")
 
 
@@ -208,7 +208,7 @@ def _start_head(
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**_environment(), **token.environment(), **ports},
-            start_new_session=True,  # by which its processes are found; and Ctrl-C is ours
+            start_new_session=True,  # marks its processes; and Ctrl-C is ours
         )
 
 
