@@ -15,7 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from flash_ray.cluster.local.nodes import free_ports
+from flash_ray.cluster.session import free_ports
 from flash_ray.errors import UserError
 from flash_ray.telemetry.alerts import ALERTS
 from flash_ray.telemetry.dashboards import DASHBOARDS, SERVING
