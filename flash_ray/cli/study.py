@@ -1,21 +1,22 @@
 """The command line of studies: `flash-ray study ...`."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Column, Table
 
-from flash_ray.cli.options import PlaceOfStudy
+from flash_ray.cli.options import AtOnce, PlaceOfStudy, StudyName
+
+if TYPE_CHECKING:
+    from flash_ray.studies.records import SearchResult
+    from flash_ray.workflows.study import TrialStatus
 
 study_app = typer.Typer(help="Compare recipes: arms under several seeds, with error bars.")
 
-StudyName = Annotated[
-    str, typer.Argument(metavar="STUDY", help="A shipped study's name or a YAML file.")
-]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="The folder of the study's results.")]
-AtOnce = Annotated[
-    int | None, typer.Option(min=1, help="Trials at the same time; default: as many as fit.")
-]
 
 
 @study_app.command("run")
@@ -28,16 +29,17 @@ def study_run(
 
     with Steps() as steps:
         trials = commands.run(study, out, at_once, store, steps)
-    typer.echo(f"{len(trials)} trials finished: {out}; now: flash-ray study report {study}")
+    typer.echo(
+        f"{len(trials)} trials finished: {out}; now: flash-ray study report {study} --out {out}"
+    )
 
 
 @study_app.command("status")
 def study_status(study: StudyName, out: Out) -> None:
     """Print how far each trial is."""
-    from flash_ray.cli.tables import status_table
     from flash_ray.workflows import study as commands
 
-    status_table(commands.status(study, out))
+    _print_status(commands.status(study, out))
 
 
 @study_app.command("report")
@@ -51,7 +53,7 @@ def study_report(
     """Write tables, verdicts, curves and pictures of what is finished, without running anything."""
     from flash_ray.workflows import study as commands
 
-    typer.echo(f"report: {commands.report(study, out, to) / 'report.html'}")
+    typer.echo(f"report: {commands.report(study, out, to) / 'report.md'}")
 
 
 @study_app.command("search")
@@ -76,12 +78,37 @@ def study_search(
     A trial that scores worse than others did so far is stopped early. A search that was cut off
     begins again; a finished one is left as it is.
     """
-    from flash_ray.cli.tables import search_table
+    from flash_ray.studies.records import BEST
     from flash_ray.telemetry.progress import Steps
     from flash_ray.workflows import study as commands
 
     with Steps() as steps:
         result = commands.search(study, out, method, trials, at_once, store, steps)
-    search_table(result)
-    best = out / commands.BEST
-    typer.echo(f"best: {best}; now: flash-ray distill {best}")
+    _print_search(result)
+    typer.echo(f"best: {out / BEST}; now: flash-ray distill {out / BEST}")
+
+
+def _print_status(rows: "Sequence[TrialStatus]") -> None:
+    from flash_ray.evaluation.benchmark import TASK_TITLES
+
+    tasks = [task for task in TASK_TITLES if any(task in row.scores for row in rows)]
+    names = Column("trial", overflow="fold")
+    table = Table(names, "state", "iterations", *(TASK_TITLES[task] for task in tasks))
+    for row in rows:
+        scores = [f"{row.scores[task]:.2f}" if task in row.scores else "" for task in tasks]
+        table.add_row(row.trial, row.state, f"{row.iteration}/{row.iterations}", *scores)
+    finished = sum(row.state == "finished" for row in rows)
+    Console().print(table, f"{finished} of {len(rows)} trials finished", highlight=False)
+
+
+def _print_search(result: "SearchResult") -> None:
+    """Prints the trials, the highest last score first."""
+    trials = sorted(result.trials, key=lambda trial: -trial.last_score)
+    iterations = sorted({point.iteration for trial in trials for point in trial.points})
+    table = Table(*trials[0].values, "state", *(f"at {iteration}" for iteration in iterations))
+    for trial in trials:
+        scores = {point.iteration: f"{point.score:.2f}" for point in trial.points}
+        state = "best" if trial.trial == result.best else trial.state
+        values = [str(value) for value in trial.values.values()]
+        table.add_row(*values, state, *(scores.get(iteration, "") for iteration in iterations))
+    Console().print(table)

@@ -96,18 +96,6 @@ def student_table(students: "Sequence[Student]") -> None:
     Console().print(table)
 
 
-def status_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Prints a study's trials, as `workflows.study.status` has them."""
-    tasks = [task for task in TASK_TITLES if any(task in row["scores"] for row in rows)]
-    names = Column("trial", overflow="fold")
-    table = Table(names, "state", "updates", *(TASK_TITLES[task] for task in tasks))
-    for row in rows:
-        scores = [_number(row["scores"].get(task)) for task in tasks]
-        table.add_row(row["trial"], row["state"], f"{row['updates']}/{row['of']}", *scores)
-    finished = sum(row["state"] == "finished" for row in rows)
-    Console().print(table, f"{finished} of {len(rows)} trials finished", highlight=False)
-
-
 def data_table(recipe: "Recipe", description: "Description") -> None:
     """Prints what a run will see, as `data.describe.describe` has it."""
     console = Console()
@@ -175,21 +163,3 @@ def job_table(jobs: "Iterable[JobDetails]") -> None:
         minutes = f"{(end - start) / 60_000:.1f}" if start and end else ""
         table.add_row(job.submission_id, job.status.value, started, minutes)
     Console().print(table, f"{len(sent)} jobs", highlight=False)
-
-
-def search_table(result: Mapping[str, Any]) -> None:
-    """Prints the trials of search.json, the highest last score first."""
-    rows = sorted(result["trials"], key=lambda row: -_last(row))
-    updates = sorted({point[0] for row in rows for point in row["points"]})
-    paths = list(rows[0]["values"])
-    table = Table(*paths, "state", *(f"at {update}" for update in updates))
-    for row in rows:
-        scores = {point[0]: f"{point[1]:.2f}" for point in row["points"]}
-        state = "best" if row["trial"] == result["best"] else row["state"]
-        values = [str(row["values"][path]) for path in paths]
-        table.add_row(*values, state, *(scores.get(update, "") for update in updates))
-    Console().print(table)
-
-
-def _last(row: Mapping[str, Any]) -> float:
-    return row["points"][-1][1] if row["points"] else 0.0

@@ -80,7 +80,7 @@ class _Schema:
             if isinstance(part, int):
                 found = branch.get("items")
             else:
-                found = branch.get("properties", {}).get(part)
+                found = branch.get("properties", {}).get(part, branch.get("additionalProperties"))
             if isinstance(found, dict):
                 return found
         return {}

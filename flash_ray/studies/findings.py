@@ -1,18 +1,21 @@
-"""What a study found: tables, verdicts, noise and cost, as plain data for every form of report."""
+"""What the records say: tables, verdicts on claims, noise and cost, as data for the report."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
+from flash_ray.evaluation.benchmark import Case
 from flash_ray.evaluation.statistics import Estimate, Scores, common_seeds, difference, mean
-from flash_ray.miniature.categories import CATEGORIES
-from flash_ray.studies.records import Record
+from flash_ray.recipe.schema import Task
+from flash_ray.studies.records import Record, TeacherMeans
 from flash_ray.studies.study import Claim, Study, Trial
+from flash_ray.studies.validation import benchmark_of
 
 AVERAGE = "average"
+Cases = Mapping[Task, Sequence[Case]]
+ArmScores = Mapping[Task, Mapping[str, Scores]]
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Row:
         cells: by column: the score, and whether it ties with the column's best arm.
         rank: by the average, 1 is best.
         ties: ranks of the arms whose average does not differ from this one's.
-        diversity: by category the mean over seeds of the gap to the world's.
+        diversity: by category the mean over seeds of the judge's diversity gap; {} if it has none.
     """
 
     arm: str
@@ -36,17 +39,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """One factor on one bench."""
+    """One factor on one task."""
 
     factor: str
     title: str
-    bench: str
+    task: Task
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ClaimVerdict:
     """What the data say of a claim; `difference` is None where no seed has all its arms."""
 
     claim: Claim
@@ -59,12 +62,12 @@ class NoiseLevel:
     """How far means of one arm lie apart that differ by their seeds only.
 
     Args:
-        spread: standard deviation over seeds of the bench's average.
+        spread: standard deviation over seeds of the task's average.
         largest: of the differences between means over two groups of `group` seeds each.
     """
 
     arm: str
-    bench: str
+    task: Task
     seeds: int
     group: int
     spread: float
@@ -72,122 +75,196 @@ class NoiseLevel:
 
 
 @dataclass(frozen=True)
+class ArmCost:
+    """What a trial of an arm takes, means over seeds.
+
+    Args:
+        unique: different training cases of all categories.
+        passes: the fewest and the most over the categories.
+        compute: of `unit`, of all workers, without teachers.
+    """
+
+    arm: str
+    iterations: int
+    images: int
+    unique: int
+    passes: tuple[float, float]
+    teacher_calls: float
+    compute: float
+    unit: str
+
+
+@dataclass(frozen=True)
+class TeacherRow:
+    """One teacher of an arm at one rung (from 1), means over seeds."""
+
+    arm: str
+    teacher: str
+    rung: int
+    means: TeacherMeans
+
+
+@dataclass(frozen=True)
 class Findings:
-    """Everything that a report says in words and numbers."""
+    """Everything that a report says in words and numbers.
+
+    Args:
+        benchmark, judge: their names.
+        unscored: cases that some trial has no score of, by task; they are left out for all.
+        missing: names of trials without a record.
+        diverged: reasons by trial.
+    """
 
     study: Study
+    benchmark: str
+    judge: str
     records: Mapping[str, Record]
     tables: tuple[Table, ...]
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[ClaimVerdict, ...]
     noise: tuple[NoiseLevel, ...]
-    costs: tuple[Mapping[str, Any], ...]
+    costs: tuple[ArmCost, ...]
+    teachers: tuple[TeacherRow, ...]
+    unscored: Mapping[Task, int]
     missing: tuple[str, ...]
     diverged: Mapping[str, str]
 
 
-def find(study: Study, trials: Sequence[Trial], records: Mapping[str, Record]) -> Findings:
-    """Compares the finished trials; those that are missing or diverged are named."""
-    own = [r for r in records.values() if r.seed in study.seeds]
-    scored = {
-        bench: {arm: s for arm in study.arms if (s := _scores(own, arm, bench))}
-        for bench in study.benches
+def compare_arms(
+    study: Study, cases: Cases, trials: Sequence[Trial], records: Mapping[str, Record]
+) -> Findings:
+    """Compares the finished trials; those that are missing or diverged are named.
+
+    Args:
+        cases: that the trials were scored on, by task.
+        records: by trial.
+    """
+    counted = _counted(cases, list(records.values()))
+    of_seeds = [record for record in records.values() if record.seed in study.seeds]
+    scores = {
+        task: {arm: s for arm in study.arms if (s := _scores(of_seeds, arm, task, counted[task]))}
+        for task in counted
     }
     return Findings(
         study,
+        benchmark_of(trials[0].recipe).name,
+        trials[0].recipe.evaluation.judge,
         records,
-        tuple(_tables(study, scored, own)),
-        tuple(_verdict(study, claim, scored) for claim in study.claims),
-        tuple(_noise(study, records)),
-        tuple(_costs(study, own)),
+        tuple(_tables(study, scores, of_seeds)),
+        tuple(_verdict(study, claim, scores) for claim in study.claims),
+        tuple(_noise(study, counted, records)),
+        tuple(_costs(study, of_seeds)),
+        tuple(_teachers(study, of_seeds)),
+        {task: len(cases[task]) - len(counted[task]) for task in cases},
         tuple(trial.name for trial in trials if trial.name not in records),
         {name: record.diverged for name, record in records.items() if record.diverged},
     )
 
 
-def _scores(records: Sequence[Record], arm: str, bench: str) -> Scores | None:
-    """The arm's scores on a bench; None if no trial of it has any."""
-    mine = sorted((r for r in records if r.arm == arm and r.scores), key=lambda r: r.seed)
-    if not mine:
+def _counted(cases: Cases, records: Sequence[Record]) -> dict[Task, list[Case]]:
+    """The cases that every record with scores has a score of, as all arms answer the same ones."""
+    scored = [record for record in records if record.scores]
+    return {
+        task: [
+            case
+            for case in cases[task]
+            if all(record.case_score(task, case.id) is not None for record in scored)
+        ]
+        for task in cases
+    }
+
+
+def _scores(
+    records: Sequence[Record], arm: str, task: Task, cases: Sequence[Case]
+) -> Scores | None:
+    """The arm's scores on a task; None if no trial of it has any."""
+    of_arm = sorted((r for r in records if r.arm == arm and r.scores), key=lambda r: r.seed)
+    if not of_arm or not cases:
         return None
-    categories = {}
-    for category in CATEGORIES[bench]:
-        cases = sorted(c for c in mine[0].scores[bench] if c.startswith(f"{category}-"))
-        table = [[record.scores[bench][case][0] for case in cases] for record in mine]
-        categories[category] = np.array(table)
-    return Scores(tuple(record.seed for record in mine), categories)
+    categories: dict[str, list[str]] = {}
+    for case in cases:
+        categories.setdefault(case.category, []).append(case.id)
+    tables_SC = {
+        category: np.array([[r.scores[task][case].score for case in ids] for r in of_arm])
+        for category, ids in categories.items()
+    }
+    return Scores(tuple(record.seed for record in of_arm), tables_SC)
 
 
-def _tables(
-    study: Study, scored: Mapping[str, Mapping[str, Scores]], records: Sequence[Record]
-) -> Iterator[Table]:
+def _tables(study: Study, scores: ArmScores, records: Sequence[Record]) -> Iterator[Table]:
     for name, factor in study.tables.items():
-        for bench in factor.benches:
-            arms = {arm: scored[bench][arm] for arm in factor.arms if arm in scored[bench]}
-            columns = (*CATEGORIES[bench], AVERAGE)
-            rows = tuple(_rows(arms, bench, columns, records))
-            yield Table(name, factor.title, bench, columns, rows)
+        for task in factor.tasks:
+            arms = {arm: scores[task][arm] for arm in factor.arms if arm in scores[task]}
+            if not arms:
+                continue
+            categories = tuple(next(iter(arms.values())).categories)
+            rows = tuple(_rows(arms, task, categories, records))
+            yield Table(name, factor.title, task, (*categories, AVERAGE), rows)
 
 
 def _rows(
-    arms: Mapping[str, Scores], bench: str, columns: Sequence[str], records: Sequence[Record]
+    arms: Mapping[str, Scores], task: Task, categories: Sequence[str], records: Sequence[Record]
 ) -> Iterator[Row]:
-    parts = {c: CATEGORIES[bench] if c == AVERAGE else (c,) for c in columns}
-    means = {arm: {c: mean(s, parts[c]) for c in columns} for arm, s in arms.items()}
-    best = {c: max(arms, key=lambda arm: means[arm][c].mean) for c in columns} if arms else {}
+    parts = {**{category: (category,) for category in categories}, AVERAGE: tuple(categories)}
+    means = {arm: {c: mean(s, parts[c]) for c in parts} for arm, s in arms.items()}
+    best = {column: max(arms, key=lambda arm: means[arm][column].mean) for column in parts}
     order = sorted(arms, key=lambda arm: -means[arm][AVERAGE].mean)
-    for arm, own in arms.items():
+    for arm, scores in arms.items():
         cells = {
-            column: (means[arm][column], _tie(own, arms[best[column]], parts[column]))
-            for column in columns
+            column: (means[arm][column], _tie(scores, arms[best[column]], parts[column]))
+            for column in parts
         }
         ties = tuple(
             order.index(other) + 1
             for other in order
-            if other != arm and _tie(own, arms[other], parts[AVERAGE])
+            if other != arm and _tie(scores, arms[other], parts[AVERAGE])
         )
-        gaps = [r.diversity[bench] for r in records if r.arm == arm and r.diversity]
+        gaps = [r.diversity[task] for r in records if r.arm == arm and task in r.diversity]
         diversity = {
-            category: _mean_or_none([gap[category] for gap in gaps])
-            for category in CATEGORIES[bench]
+            category: mean_of_known([gap.get(category) for gap in gaps])
+            for category in categories
+            if gaps
         }
-        yield Row(arm, len(own.seeds), cells, order.index(arm) + 1, ties, diversity)
+        yield Row(arm, len(scores.seeds), cells, order.index(arm) + 1, ties, diversity)
 
 
-def _tie(one: Scores, other: Scores, categories: Sequence[str]) -> bool:
+def _tie(left: Scores, right: Scores, categories: Sequence[str]) -> bool:
     """Whether the interval of the difference includes 0; an arm ties with itself."""
-    if one is other:
+    if left is right:
         return True
-    found = difference([one], [other], categories)
-    return found is None or found.includes_zero or np.isnan(found.low)
+    estimate = difference([left], [right], categories)
+    return estimate is None or estimate.includes_zero or bool(np.isnan(estimate.low))
 
 
-def _mean_or_none(values: Sequence[float | None]) -> float | None:
+def mean_of_known(values: Sequence[float | None]) -> float | None:
+    """The mean without what is None; None if nothing is left."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
 
 
-def _verdict(study: Study, claim: Claim, scored: Mapping[str, Mapping[str, Scores]]) -> Verdict:
-    bench, _, category = claim.measure.partition(".")
-    categories = (category,) if category else CATEGORIES[bench]
-    known = scored[bench]
-    if any(arm not in known for arm in (*claim.left, *claim.right)):
-        return Verdict(claim, None, "undecided")
-    left, right = ([known[arm] for arm in arms] for arms in (claim.left, claim.right))
-    found = difference(left, right, categories)
+def _verdict(study: Study, claim: Claim, scores: ArmScores) -> ClaimVerdict:
+    measured, _, category = claim.measure.partition(".")
+    arms = next(of_arms for task, of_arms in scores.items() if task == measured)
+    if any(arm not in arms for arm in (*claim.left, *claim.right)):
+        return ClaimVerdict(claim, None, "undecided")
+    left, right = ([arms[name] for name in names] for names in (claim.left, claim.right))
+    categories = (category,) if category else tuple(left[0].categories)
+    if not set(categories) <= set(left[0].categories):  # none of its cases has a score
+        return ClaimVerdict(claim, None, "undecided")
+    estimate = difference(left, right, categories)
     if len(common_seeds([*left, *right])) < 2:  # an interval over cases says nothing of seeds
-        return Verdict(claim, found, "undecided")
-    return Verdict(claim, found, decide(claim.expect, found, study.margin))
+        return ClaimVerdict(claim, estimate, "undecided")
+    return ClaimVerdict(claim, estimate, decide(claim.expect, estimate, study.margin))
 
 
-def decide(expect: str, found: Estimate | None, margin: float) -> str:
+def decide(expect: str, estimate: Estimate | None, margin: float) -> str:
     """'replicated' if the whole interval of left - right is where the claim has it, 'contradicted'
     if the whole is where the claim has it not, else 'undecided'.
 
     'higher' is above 0, 'lower' below 0, 'not lower' above -margin.
     """
-    if found is None or np.isnan(found.low):
+    if estimate is None or np.isnan(estimate.low):
         return "undecided"
-    low, high = found.low, found.high
+    low, high = estimate.low, estimate.high
     if expect == "lower":
         low, high = -high, -low
     border = -margin if expect == "not lower" else 0.0
@@ -196,51 +273,57 @@ def decide(expect: str, found: Estimate | None, margin: float) -> str:
     return "contradicted" if high < border else "undecided"
 
 
-def _noise(study: Study, records: Mapping[str, Record]) -> Iterator[NoiseLevel]:
-    """Of every arm that ran under the noise seeds too."""
-    group = len(study.seeds)
+def _noise(study: Study, cases: Cases, records: Mapping[str, Record]) -> Iterator[NoiseLevel]:
+    """The noise of every arm that ran under the noise seeds too."""
     for arm in study.noise.arms:
-        for bench in study.benches:
-            mine = [r for r in records.values() if r.arm == arm and r.scores]
-            averages = [average(record, bench) for record in mine]
+        for task in cases:
+            of_arm = [r.averages({task: cases[task]}) for r in records.values() if r.arm == arm]
+            averages = [scores[task] for scores in of_arm if task in scores]
             if len(averages) < 2:
                 continue
-            size = min(group, len(averages) // 2)
+            size = min(len(study.seeds), len(averages) // 2)
             everyone = set(range(len(averages)))
             apart = [
-                abs(np.mean([averages[i] for i in one]) - np.mean([averages[i] for i in other]))
-                for one in combinations(range(len(averages)), size)
-                for other in combinations(sorted(everyone - set(one)), size)
+                abs(np.mean([averages[i] for i in left]) - np.mean([averages[i] for i in right]))
+                for left in combinations(range(len(averages)), size)
+                for right in combinations(sorted(everyone - set(left)), size)
             ]
             spread = float(np.std(averages, ddof=1))
-            yield NoiseLevel(arm, bench, len(averages), size, spread, float(max(apart)))
+            yield NoiseLevel(arm, task, len(averages), size, spread, float(max(apart)))
 
 
-def average(record: Record, bench: str) -> float:
-    """A trial's mean over the categories of a bench."""
-    by_category = [
-        np.mean([s[0] for case, s in record.scores[bench].items() if case.startswith(f"{name}-")])
-        for name in CATEGORIES[bench]
-    ]
-    return float(np.mean(by_category))
-
-
-def _costs(study: Study, records: Sequence[Record]) -> Iterator[dict[str, Any]]:
-    """What a trial of each arm takes, means over seeds."""
+def _costs(study: Study, records: Sequence[Record]) -> Iterator[ArmCost]:
     for arm in study.arms:
-        mine = [record for record in records if record.arm == arm and record.cost]
-        if not mine:
+        of_arm = [record for record in records if record.arm == arm]
+        costs = [record.cost for record in of_arm if record.cost]
+        if not costs:
             continue
-        costs = [record.cost for record in mine]
-        cells = [use for own in mine[0].data.values() for use in own.values()]
-        passes = [use["passes"] for use in cells]
-        yield {
-            "arm": arm,
-            "updates": mine[0].updates,
-            "images": costs[0].images,
-            "unique": int(sum(use["unique"] for use in cells)),
-            "passes": (min(passes), max(passes)),
-            "teacher_calls": float(np.mean([cost.teacher_calls for cost in costs])),
-            "compute": float(np.mean([cost.compute for cost in costs])),
-            "unit": costs[0].unit,
-        }
+        uses = [use for categories in of_arm[0].data.values() for use in categories.values()]
+        passes = [use.passes for use in uses]
+        yield ArmCost(
+            arm,
+            of_arm[0].iterations,
+            costs[0].images,
+            sum(use.unique for use in uses),
+            (min(passes), max(passes)),
+            float(np.mean([cost.teacher_calls for cost in costs])),
+            float(np.mean([cost.compute for cost in costs])),
+            costs[0].unit,
+        )
+
+
+def _teachers(study: Study, records: Sequence[Record]) -> Iterator[TeacherRow]:
+    """Rows for each arm with several teachers, or one that is not the base, by rung."""
+    for arm in study.arms:
+        runs = [record.teachers for record in records if record.arm == arm and record.teachers]
+        if not runs or set(runs[0]) == {"base"}:
+            continue
+        for teacher in runs[0]:
+            for rung in sorted(runs[0][teacher]):
+                cells = [run[teacher][rung] for run in runs if rung in run.get(teacher, {})]
+                means = TeacherMeans(
+                    weight=sum(cell.weight for cell in cells) / len(cells),
+                    norm=mean_of_known([cell.norm for cell in cells]),
+                    cosine=mean_of_known([cell.cosine for cell in cells]),
+                )
+                yield TeacherRow(arm, teacher, rung, means)

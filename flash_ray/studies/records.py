@@ -1,20 +1,21 @@
-"""What a study keeps of each trial: a small JSON record and a strip of pictures."""
+"""The files in a study's folder: a line of JSON for each finished trial, and a search's trials."""
 
-import io
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 from pydantic import Field, ValidationError
 
 from flash_ray.errors import UserError
-from flash_ray.recipe.schema import Section
+from flash_ray.evaluation.benchmark import Case
+from flash_ray.evaluation.judges.base import CaseScore
+from flash_ray.recipe.schema import Section, Task
 from flash_ray.studies.study import Trial
 
-TRIALS, PICTURES, PROGRESS = "trials", "pictures", "progress.json"
-SHOWN = 2  # pictures of each category in a strip
+STUDY, TRIALS, PICTURES, PROGRESS = "study.json", "trials.jsonl", "pictures", "progress.json"
+SEARCH, BEST = "search.json", "best.yaml"
 
 
 class Cost(Section):
@@ -30,7 +31,34 @@ class Cost(Section):
     teacher_calls: int
     seconds: float
     compute: float
-    unit: str = Field(pattern="^(CPU|GPU)-seconds$")
+    unit: Literal["CPU-seconds", "GPU-seconds"]
+
+
+class CategoryData(Section):
+    """Training cases of a category: different ones, and how often each was taken."""
+
+    unique: int
+    passes: float
+
+
+class TeacherMeans(Section):
+    """One teacher at one rung, means over the iterations.
+
+    Args:
+        weight: λ.
+        norm, cosine: as `methods.guidance.score_gap` has them; None if never compared.
+    """
+
+    weight: float
+    norm: float | None = None
+    cosine: float | None = None
+
+
+class Losses(Section):
+    """Mean losses of one task."""
+
+    student_loss: float
+    fake_score_loss: float
 
 
 class Record(Section):
@@ -38,12 +66,14 @@ class Record(Section):
 
     Args:
         digest: of what decided the result, as `Trial.digest`.
-        scores: by bench and case id: score (1 to 5), compliance, quality (0 to 1).
-        diversity: gap to the world's, by bench and category; None where nothing is free.
-        curve: (update, small bench scores).
-        data: by task and category: unique cases, and how often each was taken.
-        teachers: by teacher and rung: mean λ, and norm and cosine where they were compared.
-        losses: by task, over the last tenth of the updates.
+        scores: by task and case id.
+        diversity: by task and category, what the judge calls `diversity_gap`; None where nothing
+            is free to vary.
+        curve: (iteration, scores by task) during training.
+        data: by task and category.
+        teachers: by teacher and rung (from 1).
+        losses: by task, over the last tenth of the iterations.
+        published: the student's s3:// address.
         diverged: the reason, if the student was lost; then there are no scores.
     """
 
@@ -51,106 +81,137 @@ class Record(Section):
     arm: str
     seed: int
     digest: str
-    updates: int
-    scores: dict[str, dict[str, tuple[float, float, float]]] = {}
-    diversity: dict[str, dict[str, float | None]] = {}
-    curve: tuple[tuple[int, dict[str, float]], ...] = ()
+    iterations: int
+    scores: dict[Task, dict[str, CaseScore]] = {}
+    diversity: dict[Task, dict[str, float | None]] = {}
+    curve: tuple[tuple[int, dict[Task, float]], ...] = ()
     cost: Cost | None = None
-    data: dict[str, dict[str, dict[str, float]]] = {}
-    teachers: dict[str, dict[str, dict[str, float]]] = {}
-    losses: dict[str, dict[str, float]] = {}
+    data: dict[Task, dict[str, CategoryData]] = {}
+    teachers: dict[str, dict[int, TeacherMeans]] = {}
+    losses: dict[Task, Losses] = {}
     published: str | None = None
     diverged: str | None = None
 
+    def case_score(self, task: Task, case: str) -> float | None:
+        """The score of a case; None if the trial has none."""
+        score = self.scores.get(task, {}).get(case)
+        return None if score is None else score.score
 
-def write_record(out: Path, record: Record) -> None:
-    """Writes OUT/trials/NAME.json; whole or not at all."""
-    folder = out / TRIALS
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{record.trial}.partial"
-    partial.write_text(record.model_dump_json(exclude_defaults=True))
-    partial.replace(folder / f"{record.trial}.json")
+    def averages(self, cases: Mapping[Task, Sequence[Case]]) -> dict[Task, float]:
+        """Means over the categories' means of those cases that have a score, by task."""
+        averages: dict[Task, float] = {}
+        for task in cases:
+            categories: dict[str, list[float]] = {}
+            for case in cases[task]:
+                if (score := self.case_score(task, case.id)) is not None:
+                    categories.setdefault(case.category, []).append(score)
+            if categories:
+                averages[task] = float(np.mean([np.mean(of) for of in categories.values()]))
+        return averages
+
+
+def append_record(out: Path, record: Record) -> None:
+    """Adds a line to OUT/trials.jsonl; whole or not at all."""
+    file, partial = out / TRIALS, out / f".{TRIALS}.partial"
+    lines = file.read_bytes() if file.exists() else b""
+    with partial.open("wb") as written:
+        written.write(lines + record.model_dump_json(exclude_defaults=True).encode() + b"\n")
+        written.flush()
+        os.fsync(written.fileno())
+    partial.replace(file)
 
 
 def read_records(out: Path, trials: Iterable[Trial]) -> dict[str, Record]:
-    """The records of those trials that are finished, by name.
+    """The records of those trials that are finished, by name; of two of a trial the later one.
 
     Raises:
-        UserError: a record cannot be read, or is of another recipe than the trial's.
+        UserError: a line cannot be read, or is of another recipe than the trial's.
     """
-    found = {}
-    for trial in trials:
-        path = out / TRIALS / f"{trial.name}.json"
-        if not path.is_file():
-            continue
+    file, digests = out / TRIALS, {trial.name: trial.digest for trial in trials}
+    if not file.is_file():
+        return {}
+    records: dict[str, Record] = {}
+    for number, line in enumerate(file.read_bytes().splitlines(), 1):
         try:
-            record = Record.model_validate_json(path.read_text(encoding="utf-8"))
-        except (ValidationError, UnicodeDecodeError) as error:
-            raise UserError(f"--out: {path} is corrupt; remove it, to run it again") from error
-        if record.digest != trial.digest:
+            record = Record.model_validate_json(line)
+        except ValidationError as error:
             raise UserError(
-                f"--out: {path} is of digest {record.digest}, the study's trial has {trial.digest}:"
-                " the study has changed; choose another --out, or give the study another name"
+                f"--out: {file}, line {number}: no record of a trial; allowed: lines that "
+                "`flash-ray study run` wrote; remove the line, to run its trial again"
+            ) from error
+        if record.trial not in digests:
+            continue
+        if record.digest != digests[record.trial]:
+            raise UserError(
+                f"--out: {file}, line {number}: {record.trial} has digest {record.digest}, the "
+                f"study's trial has {digests[record.trial]}: the study or its benchmark has "
+                "changed; choose another --out, or give the study another name"
             )
-        found[trial.name] = record
-    return found
+        records[record.trial] = record
+    return {name: records[name] for name in digests if name in records}
 
 
-def strip(answers: Mapping[str, np.ndarray], cases: Mapping[str, list[Any]]) -> bytes:
-    """The first pictures of each category side by side, as WebP."""
-    chosen = [
-        pictures_BHW3[index]
-        for bench, pictures_BHW3 in answers.items()
-        for index in shown(cases[bench])
-    ]
-    buffer = io.BytesIO()
-    Image.fromarray(np.concatenate(chosen, axis=1)).save(buffer, "WEBP", quality=92, method=6)
-    return buffer.getvalue()
+SearchState = Literal["running", "finished", "stopped", "diverged", "failed"]
 
 
-def shown(cases: list[Any]) -> list[int]:
-    """Indices of the cases whose pictures are kept: nobody picks them."""
-    return [index for index, case in enumerate(cases) if case.index < SHOWN]
+class SearchPoint(Section):
+    """The student of a search's trial was scored.
+
+    Args:
+        score: the mean of the tasks' scores.
+    """
+
+    iteration: int
+    score: float
+    tasks: dict[Task, float]
 
 
-def summary(history: list[dict[str, Any]], unit: str) -> dict[str, Any]:
-    """A record's curve, cost, teachers and losses, from a run's history."""
-    measures = [line["measures"] for line in history]
-    seconds = sum(m["seconds"] for m in measures)
-    held = sum(line["measures"]["seconds"] * line["workers"] for line in history)
-    cpu = sum(m["cpu_seconds"] for m in measures)
-    tail = history[-max(1, len(history) // 10) :]
-    return {
-        "curve": [(line["update"], line["bench"]) for line in history if "bench" in line],
-        "cost": {
-            "images": sum(int(m["images"]) for m in measures),
-            "teacher_calls": sum(int(m["teacher_calls"]) for m in measures),
-            "seconds": seconds,
-            "compute": cpu if unit == "CPU-seconds" else held,
-            "unit": unit,
-        },
-        "teachers": _means_of([line["teachers"] for line in history]),
-        "losses": {task: own["all"] for task, own in _tasks(tail).items()},
-    }
+class SearchTrial(Section):
+    """A trial of a search.
+
+    Args:
+        trial: the number of its combination.
+        values: by dotted path.
+        state: `finished`: it has its last score; `stopped`: it was worse than others so far.
+        iterations: that it would have trained for.
+        reason: of a failure or divergence.
+    """
+
+    trial: int
+    values: dict[str, Any]
+    state: SearchState = "running"
+    points: tuple[SearchPoint, ...] = ()
+    iterations: int = Field(ge=1)
+    reason: str | None = None
+
+    @property
+    def last_score(self) -> float:
+        """0 if it never was scored."""
+        return self.points[-1].score if self.points else 0.0
+
+    @property
+    def in_words(self) -> str:
+        """The values, for one line."""
+        return ", ".join(f"{path}={value}" for path, value in self.values.items())
 
 
-def _tasks(history: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
-    return _means_of(
-        [{task: {"all": own} for task, own in line["tasks"].items()} for line in history]
-    )
+class SearchResult(Section):
+    """What search.json says.
+
+    Args:
+        every: iterations between scores.
+        best: the number of the best combination; None: no trial has finished.
+    """
+
+    study: str
+    method: Literal["asha", "optuna"]
+    every: int
+    best: int | None = None
+    trials: tuple[SearchTrial, ...] = ()
 
 
-def _means_of(
-    tables: list[dict[str, dict[str, dict[str, float]]]],
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Tables of three levels, averaged cell by cell over those that have the cell."""
-    cells: dict[tuple[str, str, str], list[float]] = {}
-    for table in tables:
-        for name, rows in table.items():
-            for row, values in rows.items():
-                for measure, value in values.items():
-                    cells.setdefault((name, row, measure), []).append(value)
-    out: dict[str, dict[str, dict[str, float]]] = {}
-    for (name, row, measure), values in sorted(cells.items()):
-        out.setdefault(name, {}).setdefault(row, {})[measure] = sum(values) / len(values)
-    return out
+def write_search(out: Path, result: SearchResult) -> None:
+    """Writes OUT/search.json; whole or not at all."""
+    partial = out / f".{SEARCH}.partial"
+    partial.write_text(result.model_dump_json(indent=1), encoding="utf-8")
+    partial.replace(out / SEARCH)

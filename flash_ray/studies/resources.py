@@ -1,4 +1,4 @@
-"""What trials find when they start: a Ray with room for them, teachers, encoded cases."""
+"""What trials share: a Ray with room for them, teachers, encoded cases."""
 
 import math
 import os
@@ -10,17 +10,20 @@ import ray
 
 from flash_ray.cluster.autoscaler import can_provision
 from flash_ray.cluster.environment import one_process, thread_limits
-from flash_ray.cluster.resources import check_worker, cluster_needs, places
+from flash_ray.cluster.resources import bundles, check_worker, cluster_needs
 from flash_ray.cluster.session import in_cluster_job, ray_session
 from flash_ray.data.encode import prepare
 from flash_ray.errors import UserError
 from flash_ray.evaluation.sample import EncodedBenchmark, encode_benchmark, load_base
 from flash_ray.recipe import Recipe
+from flash_ray.recipe.schema import Task
 from flash_ray.storage.s3 import Store
+from flash_ray.studies.validation import benchmark_of
 from flash_ray.teachers.launch import TeacherSet, all_teachers, start_teachers
+from flash_ray.teachers.protocol import teacher_actors
 from flash_ray.telemetry.progress import Steps
 
-OVERHEAD = 0.01  # CPUs of a trial's driver, which waits
+DRIVER_CPUS = 0.01  # of a trial's driver, which waits
 
 
 @dataclass(frozen=True)
@@ -30,27 +33,27 @@ class StudyResources:
     Args:
         at_once: trials that have room at the same time.
         teacher_set: the teachers of all recipes; None: they are in the workers.
-        questions: as many as there were benches.
+        encoded: the benchmark's cases, for each of the numbers of cases that were asked for.
     """
 
     at_once: int
     teacher_set: TeacherSet | None
-    questions: list[EncodedBenchmark]
+    encoded: list[EncodedBenchmark]
 
 
 @contextmanager
-def setting(
+def study_resources(
     recipes: Sequence[Recipe],
     store: Store,
-    benches: Sequence[Mapping[str, int]],
+    cases: Sequence[Mapping[Task, int]],
     at_once: int | None,
     steps: Steps,
 ) -> Iterator[StudyResources]:
     """Connects to Ray, starts the teachers and encodes what is not cached, for the block.
 
     Args:
-        recipes: of all trials; they share base and precision.
-        benches: for each set of questions the cases of each category, by bench.
+        recipes: of all trials; they share base, precision and benchmark.
+        cases: one or more numbers of cases of each category, by task.
         at_once: None: as many as there is room for.
 
     Raises:
@@ -63,22 +66,18 @@ def setting(
         teacher_set = start_teachers(all_teachers(recipes)) if _by_actors(recipes) else None
         try:
             steps.say(f"encode what is not cached; then {at_once} at once")
-            first, *also = _unlike(recipes)
-            for line in prepare(first, store, also).complaints:
+            first, *others = _of_different_data(recipes)
+            for line in prepare(first, store, others).complaints:
                 steps.say(line)
-            yield StudyResources(at_once, teacher_set, _encoded(recipes[0], benches))
+            encoded = encode_by_task(recipes[0], cases)
+            yield StudyResources(at_once, teacher_set, encoded)
         finally:
             if teacher_set:
                 teacher_set.stop()
 
 
-def _unlike(recipes: Sequence[Recipe]) -> list[Recipe]:
-    """One recipe for all that train on the same cases."""
-    return list({f"{recipe.data!r} {recipe.tasks!r}": recipe for recipe in recipes}.values())
-
-
-def _encoded(recipe: Recipe, benches: Sequence[Mapping[str, int]]) -> list[EncodedBenchmark]:
-    """EncodedBenchmark that are encoded where a worker will be."""
+def encode_by_task(recipe: Recipe, cases: Sequence[Mapping[Task, int]]) -> list[EncodedBenchmark]:
+    """Encodes the recipe's benchmark by a Ray task, where a worker will be."""
     runtime = recipe.runtime
     task = ray.remote(_encode).options(
         num_cpus=runtime.cpus_per_worker,
@@ -86,13 +85,19 @@ def _encoded(recipe: Recipe, benches: Sequence[Mapping[str, int]]) -> list[Encod
         resources={"trainer": 1},
         runtime_env={"env_vars": thread_limits(recipe)},
     )
-    return ray.get(task.remote(recipe, benches))
+    encoded: list[EncodedBenchmark] = ray.get(task.remote(recipe, cases))
+    return encoded
 
 
-def _encode(recipe: Recipe, benches: Sequence[Mapping[str, int]]) -> list[EncodedBenchmark]:
+def _encode(recipe: Recipe, cases: Sequence[Mapping[Task, int]]) -> list[EncodedBenchmark]:
     one_process(recipe)
-    backbone = load_base(recipe)
-    return [encode_benchmark(recipe, backbone, bench) for bench in benches]
+    model, benchmark = load_base(recipe), benchmark_of(recipe)
+    return [encode_benchmark(recipe, model, benchmark, count) for count in cases]
+
+
+def _of_different_data(recipes: Sequence[Recipe]) -> list[Recipe]:
+    """One recipe for all that train on the same cases."""
+    return list({f"{recipe.data!r} {recipe.tasks!r}": recipe for recipe in recipes}.values())
 
 
 def _by_actors(recipes: Sequence[Recipe]) -> bool:
@@ -101,39 +106,40 @@ def _by_actors(recipes: Sequence[Recipe]) -> bool:
 
 def _trial_needs(recipes: Sequence[Recipe]) -> dict[str, float]:
     """Resources of the largest trial, without teachers."""
-    needs = [cluster_needs(recipe, hiring=False) for recipe in recipes]
+    needs = [cluster_needs(recipe, teachers=0) for recipe in recipes]
     return {name: max(need[name] for need in needs) for name in needs[0]}
 
 
-def _teachers(recipes: Sequence[Recipe]) -> dict[str, float]:
+def _teacher_needs(recipes: Sequence[Recipe]) -> dict[str, float]:
     """Resources of the shared teachers."""
     if not _by_actors(recipes):
         return {}
-    together, alone = all_teachers(recipes), recipes[0]
-    workers = cluster_needs(alone, hiring=False)
-    return {name: need - workers[name] for name, need in cluster_needs(together).items()}
+    together = all_teachers(recipes)
+    workers = cluster_needs(recipes[0], teachers=0)
+    needs = cluster_needs(together, teacher_actors(together))
+    return {name: need - workers[name] for name, need in needs.items()}
 
 
 def _needs(recipes: Sequence[Recipe], at_once: int) -> dict[str, float]:
     """Resources of so many trials at once, with their teachers and a CPU for the judge."""
-    teachers = _teachers(recipes)
+    teachers = _teacher_needs(recipes)
     needs = {
         name: at_once * need + teachers.get(name, 0) for name, need in _trial_needs(recipes).items()
     }
-    return {**needs, "CPU": needs["CPU"] + OVERHEAD * at_once + 1}
+    return {**needs, "CPU": needs["CPU"] + DRIVER_CPUS * at_once + 1}
 
 
-def _places(recipes: Sequence[Recipe]) -> list[dict[str, float]]:
+def _bundles(recipes: Sequence[Recipe]) -> list[dict[str, float]]:
     """What each process of the largest trial and each of the teachers takes of its node."""
-    largest = max(recipes, key=lambda recipe: cluster_needs(recipe)["trainer"])
-    trainers = places(largest, "trainer", int(_trial_needs(recipes)["trainer"]))
-    return trainers + places(largest, "teacher", int(_teachers(recipes).get("teacher", 0)))
+    largest = max(recipes, key=lambda recipe: recipe.runtime.max_workers)
+    trainers = bundles(largest, "trainer", int(_trial_needs(recipes)["trainer"]))
+    return trainers + bundles(largest, "teacher", int(_teacher_needs(recipes).get("teacher", 0)))
 
 
 def _fit_locally(recipes: Sequence[Recipe]) -> int:
     """As many trials as the machine has cores for."""
-    each = max(_trial_needs(recipes)["CPU"], 0.01)
-    return max(1, math.floor((os.cpu_count() or 1) / each))
+    cpus = max(_trial_needs(recipes)["CPU"], 0.01)
+    return max(1, math.floor((os.cpu_count() or 1) / cpus))
 
 
 def _fit(recipes: Sequence[Recipe]) -> int:
@@ -144,16 +150,16 @@ def _fit(recipes: Sequence[Recipe]) -> int:
     """
     if not in_cluster_job():
         return _fit_locally(recipes)
-    offered, one = ray.cluster_resources(), _needs(recipes, 1)
-    for name, need in one.items():
+    offered, needs = ray.cluster_resources(), _needs(recipes, 1)
+    for name, need in needs.items():
         if need > offered.get(name, 0) + 1e-6:
-            if can_provision(_places(recipes)):
+            if can_provision(_bundles(recipes)):
                 return 1  # how many more nodes could come is not known
             raise UserError(
                 f"study: one trial and the teachers need {need:g} {name}, the cluster has "
                 f"{offered.get(name, 0):g} and no node type brings the rest; add nodes with that "
                 "resource"
             )
-    each = {name: need for name, need in _trial_needs(recipes).items() if need}
-    spare = {name: offered.get(name, 0) - one[name] for name in each}
-    return 1 + min(math.floor(spare[name] / need + 1e-6) for name, need in each.items())
+    more = {name: need for name, need in _trial_needs(recipes).items() if need}
+    spare = {name: offered.get(name, 0) - needs[name] for name in more}
+    return 1 + min(math.floor(spare[name] / need + 1e-6) for name, need in more.items())

@@ -9,21 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 from ray.util.queue import Queue
 
 from flash_ray.evaluation.sample import EncodedBenchmark
-from flash_ray.evaluation.training_eval import CASES
+from flash_ray.recipe.schema import Task
 from flash_ray.storage.s3 import Store
-from flash_ray.studies.records import PICTURES, PROGRESS, Record, read_records, write_record
-from flash_ray.studies.resources import OVERHEAD, setting
+from flash_ray.studies.records import PICTURES, PROGRESS, Record, append_record, read_records
+from flash_ray.studies.resources import DRIVER_CPUS, study_resources
 from flash_ray.studies.study import Trial
 from flash_ray.studies.trial import forget_run, run_trial
 from flash_ray.teachers.launch import TeacherSet
 from flash_ray.telemetry.metrics import StudyMetrics
 from flash_ray.telemetry.progress import Steps
 from flash_ray.trainer.driver import listening
+from flash_ray.trainer.metrics import UpdateMetrics
 
 VARIABLES = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our records are the log
@@ -31,9 +31,10 @@ VARIABLES = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # after Ctrl-C it returns as if all trials had ended
 }
 RETRIES = 2  # of a trial that failed, each from its last checkpoint
+PROGRESS_S = 5.0  # seconds between writes of progress.json
 
 
-def tuned(
+def tune_trials(
     trainable: Callable[..., None],
     shared: Mapping[str, Any],
     space: Mapping[str, Any],
@@ -47,7 +48,7 @@ def tuned(
         space: Tune's, if the configuration's search algorithm does not propose "trial".
     """
     os.environ.update(VARIABLES)
-    driver = tune.with_resources(tune.with_parameters(trainable, **shared), {"cpu": OVERHEAD})
+    driver = tune.with_resources(tune.with_parameters(trainable, **shared), {"cpu": DRIVER_CPUS})
     with tempfile.TemporaryDirectory(prefix="flash-ray-tune-") as folder:
         results = tune.Tuner(
             driver,
@@ -61,11 +62,12 @@ def tuned(
                 verbose=0,
             ),
         ).fit()
-    return {
-        result.config["trial"]: str(result.error).strip().splitlines()[-1]
-        for result in results
-        if result.error
-    }
+    failures: dict[Any, str] = {}
+    for index in range(len(results)):
+        result = results[index]
+        if result.error and result.config:
+            failures[result.config["trial"]] = str(result.error).strip().splitlines()[-1]
+    return failures
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,26 @@ class Shared:
     """What all trials of a study use."""
 
     store: Store
-    questions: EncodedBenchmark
-    small: EncodedBenchmark | None
+    encoded: EncodedBenchmark
+    curve: EncodedBenchmark | None
     teacher_set: TeacherSet | None
     live: Queue
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A trial has made an update."""
+
+    trial: str
+    iteration: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A trial has ended; `pictures` is None if it diverged."""
+
+    record: Record
+    pictures: bytes | None
 
 
 def run_trials(
@@ -93,40 +111,47 @@ def run_trials(
     done = read_records(out, trials)
     for name in done:
         forget_run(store, name)
-    todo = [trial for trial in trials if trial.name not in done]
+    waiting = {trial.name: trial for trial in trials if trial.name not in done}
     steps.say(f"{len(trials)} trials, {len(done)} of them finished")
-    if not todo:
+    if not waiting:
         return {}
-    benches = [todo[0].benches, *([CASES] if todo[0].recipe.evaluation.every else [])]
-    recipes = [trial.recipe for trial in todo]
-    with setting(recipes, store, benches, at_once, steps) as ground:
-        questions, *small = ground.questions
+    recipes = [trial.recipe for trial in waiting.values()]
+    evaluation = recipes[0].evaluation
+    cases: list[Mapping[Task, int]] = [trials[0].cases]
+    if evaluation.every:
+        cases.append({"t2i": evaluation.cases.t2i, "edit": evaluation.cases.edit})
+    with study_resources(recipes, store, cases, at_once, steps) as resources:
+        encoded, *curve = resources.encoded
         live = Queue(actor_options={"num_cpus": 0})
         try:
-            shared = Shared(store, questions, small[0] if small else None, ground.teacher_set, live)
-            with listening(live, _Listener(out, store, todo, done, steps)):
-                by_name = {trial.name: trial for trial in todo}
-                return tuned(
+            shared = Shared(
+                store, encoded, curve[0] if curve else None, resources.teacher_set, live
+            )
+            with listening(live, _Listener(out, store, trials, done, steps)):
+                failures = tune_trials(
                     _trainable,
-                    {"trials": by_name, "shared": shared},
-                    {"trial": tune.grid_search(list(by_name))},
-                    tune.TuneConfig(max_concurrent_trials=ground.at_once),
+                    {"trials": waiting, "shared": shared},
+                    {"trial": tune.grid_search(list(waiting))},
+                    tune.TuneConfig(max_concurrent_trials=resources.at_once),
                 )
         finally:
-            ray.kill(live.actor)
+            live.shutdown(force=True)
+    if not failures:
+        (out / PROGRESS).unlink(missing_ok=True)
+    return failures
 
 
 def _trainable(config: dict[str, Any], trials: Mapping[str, Trial], shared: Shared) -> None:
     trial = trials[config["trial"]]
 
-    def live(line: dict[str, Any]) -> None:
-        shared.live.put_nowait({"trial": trial.name, "line": line})
+    def live(metrics: UpdateMetrics) -> None:
+        shared.live.put_nowait(Progress(trial.name, metrics.iteration))
 
     record, pictures = run_trial(
-        trial, shared.store, shared.questions, shared.small, shared.teacher_set, live
+        trial, shared.store, shared.encoded, shared.curve, shared.teacher_set, live
     )
-    shared.live.put({"trial": trial.name, "record": record, "pictures": pictures})
-    tune.report({"updates": record.updates})
+    shared.live.put(Finished(record, pictures))
+    tune.report({"iterations": record.iterations})
 
 
 class _Listener:
@@ -141,59 +166,55 @@ class _Listener:
         steps: Steps,
     ):
         self._out, self._store, self._steps = out, store, steps
-        self._left = {trial.name for trial in trials}
         self._total = len(trials)
-        self._records = list(done.values())
-        self._progress: dict[str, int] = {}
+        self._records = dict(done)
+        self._cases = trials[0].scored_cases()
+        self._iterations: dict[str, int] = {}  # of the trials that are running
         self._written = 0.0
         self._metrics = StudyMetrics(trials[0].study)
+        for record in done.values():
+            self._metrics.scored(record.averages(self._cases))
         self._measure()
 
-    def __call__(self, message: dict[str, Any]) -> None:
-        name = message["trial"]
-        if "line" in message:
-            self._progress[name] = message["line"]["update"]
+    def __call__(self, message: Progress | Finished) -> None:
+        if isinstance(message, Progress):
+            self._iterations[message.trial] = message.iteration
         else:
-            record, pictures = message["record"], message["pictures"]
-            if pictures is not None:
-                (self._out / PICTURES).mkdir(parents=True, exist_ok=True)
-                (self._out / PICTURES / f"{name}.webp").write_bytes(pictures)
-            write_record(self._out, record)
-            forget_run(self._store, name)
-            self._records.append(record)
-            self._left.discard(name)
-            self._progress.pop(name, None)
-            self._steps.say(f"{name}: {record.diverged or _in_words(record.scores)}")
+            self._keep(message.record, message.pictures)
         self._show()
         self._measure()
 
+    def _keep(self, record: Record, pictures: bytes | None) -> None:
+        name = record.trial
+        if pictures is not None:
+            (self._out / PICTURES).mkdir(parents=True, exist_ok=True)
+            (self._out / PICTURES / f"{name}.webp").write_bytes(pictures)
+        append_record(self._out, record)
+        forget_run(self._store, name)
+        self._records[name] = record
+        self._iterations.pop(name, None)
+        scores = record.averages(self._cases)
+        self._metrics.scored(scores)
+        words = ", ".join(f"{task} {score:.2f}" for task, score in scores.items())
+        self._steps.say(f"{name}: {record.diverged or words}")
+
     def _measure(self) -> None:
-        diverged = sum(record.diverged is not None for record in self._records)
+        diverged = sum(record.diverged is not None for record in self._records.values())
+        running = len(self._iterations)
         self._metrics.trials(
             {
-                "waiting": len(self._left) - len(self._progress),
-                "running": len(self._progress),
+                "waiting": self._total - len(self._records) - running,
+                "running": running,
                 "finished": len(self._records) - diverged,
                 "diverged": diverged,
             }
         )
-        for record in self._records:
-            self._metrics.scored(_means(record.scores))
 
     def _show(self) -> None:
-        running = ", ".join(f"{name} {update}" for name, update in self._progress.items())
-        self._steps.show("trials", self._total - len(self._left), self._total, running)
-        if time.monotonic() - self._written > 5:
+        running = ", ".join(f"{name} {count}" for name, count in self._iterations.items())
+        self._steps.show("trials", len(self._records), self._total, running)
+        if time.monotonic() - self._written > PROGRESS_S:
             self._written = time.monotonic()
             partial = self._out / f".{PROGRESS}"
-            partial.write_text(json.dumps(self._progress))
+            partial.write_text(json.dumps(self._iterations))
             partial.replace(self._out / PROGRESS)
-
-
-def _in_words(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
-    return ", ".join(f"{bench} {mean:.2f}" for bench, mean in _means(scores).items())
-
-
-def _means(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, float]:
-    """Over the cases, by bench."""
-    return {bench: sum(s[0] for s in own.values()) / len(own) for bench, own in scores.items()}

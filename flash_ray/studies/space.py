@@ -17,8 +17,8 @@ class Combination:
     """One value for every path of the space.
 
     Args:
-        number: its place among all combinations, from 0.
-        choice: for each path the place of the value in its list, from 0.
+        number: its position among all combinations, from 0.
+        choice: for each path the position of the value in its list, from 0.
         recipe: named as the trial.
     """
 
@@ -35,25 +35,25 @@ def combinations(study: Study) -> list[Combination]:
         UserError: there is no space, it is too large, it is never scored, or values contradict
             each other.
     """
-    _validate_unsearchable(study)
-    found = []
+    _validate_space(study)
+    all_combinations = []
     ranges = [range(len(values)) for values in study.space.values()]
     for number, choice in enumerate(itertools.product(*ranges)):
         pairs = zip(study.space.items(), choice, strict=True)
         values = {path: options[index] for (path, options), index in pairs}
-        words = in_words(values)
+        words = ", ".join(f"{path}={value}" for path, value in values.items())
         try:
             recipe = changed_recipe(study, values, study.seeds[0])
         except UserError as error:
             raise UserError(f"space: with {words}: {error}") from error
         if study.curve_every > recipe.training.iterations:
             raise UserError(
-                f"curve_every: {study.curve_every} with {recipe.training.iterations} updates of "
+                f"curve_every: {study.curve_every} with {recipe.training.iterations} iterations of "
                 f"{words}, which would never be scored; allowed: 1 to as many; lower it"
             )
         recipe = recipe.model_copy(update={"name": f"{run_prefix(study)}{number}"})
-        found.append(Combination(number, choice, values, recipe))
-    return found
+        all_combinations.append(Combination(number, choice, values, recipe))
+    return all_combinations
 
 
 def run_prefix(study: Study) -> str:
@@ -61,12 +61,7 @@ def run_prefix(study: Study) -> str:
     return f"{study.name}_search_"
 
 
-def in_words(values: dict[str, Any]) -> str:
-    """For one line."""
-    return ", ".join(f"{path}={value}" for path, value in values.items())
-
-
-def _validate_unsearchable(study: Study) -> None:
+def _validate_space(study: Study) -> None:
     if not study.space:
         raise UserError(
             f"space: {study.name} has none; allowed: values to choose from by dotted path; add "
@@ -75,7 +70,7 @@ def _validate_unsearchable(study: Study) -> None:
     if not study.curve_every:
         raise UserError(
             "curve_every: 0 in a search, which stops trials by their scores; allowed: 1 or more "
-            "updates; set it, e.g. to a quarter of the budget"
+            "iterations; set it, e.g. to a quarter of the budget"
         )
     size = math.prod(len(values) for values in study.space.values())
     if size > MOST:

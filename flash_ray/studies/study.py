@@ -1,4 +1,4 @@
-"""What a study file says, checked: a base recipe, its arms, seeds and budget; and its trials."""
+"""Study files: a base recipe, its arms, seeds, benchmark and budget, checked; and their trials."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from flash_ray.data.select import unique_cases
-from flash_ray.errors import UserError, unknown
+from flash_ray.errors import UserError
+from flash_ray.evaluation.benchmark import Case
 from flash_ray.models.loading import is_lora, lora_digest
-from flash_ray.recipe import Recipe, parse_recipe
+from flash_ray.recipe import Recipe, messages, parse_recipe
 from flash_ray.recipe.load import RecipeLoader, load_raw, override
-from flash_ray.recipe.schema import Section
+from flash_ray.recipe.schema import Section, Task
 from flash_ray.studies import validation
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,39}$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Bench = Literal["t2i", "edit"]
 
 
 class Budget(Section):
     """How long every arm trains: exactly one of the three."""
 
-    updates: int | None = Field(None, ge=1, description="student updates, 1 or more")
+    iterations: int | None = Field(None, ge=1, description="student updates, 1 or more")
     images: int | None = Field(None, ge=1, description="samples of the student, 1 or more")
     passes: float | None = Field(
         None, gt=0, description="samples for each unique case, above 0, held equal across arms"
@@ -42,7 +42,7 @@ class Factor(Section):
 
     title: str = Field(min_length=1, description="the table's heading")
     arms: tuple[Name, ...] = Field(min_length=2, description="names of two arms or more, in order")
-    benches: tuple[Bench, ...] = Field(
+    tasks: tuple[Task, ...] = Field(
         ("t2i",), min_length=1, description="whose categories the table shows: t2i, edit"
     )
 
@@ -85,14 +85,26 @@ class Study(Section):
         ("base", "family", "objective", "student", "training", "runtime"),
         description="fields of the recipe that no arm may change, as dotted paths",
     )
-    benches: dict[Bench, Annotated[int, Field(ge=1, le=1000)]] = Field(
-        {"t2i": 16, "edit": 16}, min_length=1, description="cases of each category, by bench"
+    benchmark: str | None = Field(
+        None,
+        min_length=1,
+        description="the name of a benchmark, or null: the recipe's evaluation.benchmark",
+    )
+    judge: str | None = Field(
+        None,
+        min_length=1,
+        description="the name of a judge, or null: the recipe's evaluation.judge",
+    )
+    cases: dict[Task, Annotated[int, Field(ge=1, le=1000)]] = Field(
+        {"t2i": 16, "edit": 16},
+        min_length=1,
+        description="cases of each category, 1 to 1000, by task",
     )
     curve_every: int = Field(
         0,
         ge=0,
-        description="updates between small bench scores for the curves, or in a search between "
-        "scores on the benches; 0: none",
+        description="iterations between scores on the recipe's evaluation.cases for the curves, or "
+        "in a search between scores on the study's cases; 0: none",
     )
     margin: float = Field(
         0.1, gt=0, le=4, description="difference of scores that counts for 'not lower', above 0"
@@ -115,29 +127,16 @@ class Study(Section):
         """The factors; of a study that names none, one of all arms."""
         if self.factors:
             return self.factors
-        return {"arms": Factor(title="Arms", arms=tuple(self.arms), benches=tuple(self.benches))}
-
-
-def with_budget(recipe: Recipe, budget: Budget) -> Recipe:
-    """The recipe with as many updates as the budget allows: the fewest that reach it."""
-    if budget.updates is not None:
-        updates = budget.updates
-    else:
-        images = budget.images
-        if images is None:
-            images = budget.passes * sum(unique_cases(recipe).values())
-        updates = math.ceil(images / images_per_update(recipe))
-    training = recipe.training.model_copy(update={"iterations": updates})
-    return recipe.model_copy(update={"training": training})
-
-
-def images_per_update(recipe: Recipe) -> int:
-    """Samples of the student in one update, over all workers."""
-    runtime = recipe.runtime
-    return runtime.max_workers * runtime.micro_batch_size * runtime.gradient_accumulation_steps
+        return {"arms": Factor(title="Arms", arms=tuple(self.arms), tasks=tuple(self.cases))}
 
 
 SHIPPED = resources.files("flash_ray.studies") / "shipped"
+# (section, old key) -> new key
+RENAMED = {
+    ("", "benches"): "cases",
+    ("budget", "updates"): "iterations",
+    ("factors", "benches"): "tasks",
+}
 
 
 def shipped() -> list[str]:
@@ -156,14 +155,15 @@ def load_study(name_or_path: str) -> Study:
     try:
         study = Study.model_validate_json(json.dumps(raw, default=str), strict=True)
     except ValidationError as error:
-        raise UserError(f"study: {_first(error)}") from None
-    validation.validate_arms(
-        study, {arm: arm_recipe(study, arm, study.seeds[0]) for arm in study.arms}
-    )
+        raise UserError(f"study: {_problem(error)}") from None
+    arms = {arm: arm_recipe(study, arm, study.seeds[0]) for arm in study.arms}
+    validation.validate_arms(study, arms)
+    recipes = list(arms.values())
     for path, values in study.space.items():
-        validation.validate_space(
-            study, path, [value_recipe(study, path, value) for value in values]
-        )
+        options = [value_recipe(study, path, value) for value in values]
+        validation.validate_space(study, path, options)
+        recipes += options
+    validation.validate_measures(study, recipes[0])
     return study
 
 
@@ -198,8 +198,10 @@ def changed_recipe(study: Study, changes: Mapping[str, Any], seed: int) -> Recip
         UserError: it is no recipe.
     """
     raw = load_raw(study.recipe)
+    judged_by = {"evaluation.benchmark": study.benchmark, "evaluation.judge": study.judge}
     overrides = {
         **study.set,
+        **{path: name for path, name in judged_by.items() if name is not None},
         **changes,
         "seed": seed,
         "name": study.name,
@@ -207,7 +209,25 @@ def changed_recipe(study: Study, changes: Mapping[str, Any], seed: int) -> Recip
     }
     for path, value in overrides.items():
         raw = override(raw, f"{path}={json.dumps(value)}")
-    return with_budget(parse_recipe(raw), study.budget)
+    recipe = parse_recipe(raw)
+    iterations = iterations_of(recipe, study.budget)
+    training = recipe.training.model_copy(update={"iterations": iterations})
+    return recipe.model_copy(update={"training": training})
+
+
+def iterations_of(recipe: Recipe, budget: Budget) -> int:
+    """The fewest student updates that reach the budget."""
+    if budget.iterations is not None:
+        return budget.iterations
+    images: float
+    if budget.images is not None:
+        images = budget.images
+    else:
+        assert budget.passes is not None, "a budget has exactly one of the three"
+        images = budget.passes * sum(unique_cases(recipe).values())
+    runtime = recipe.runtime
+    passes = runtime.gradient_accumulation_steps
+    return math.ceil(images / (runtime.max_workers * runtime.micro_batch_size * passes))
 
 
 def _read(name_or_path: str) -> dict[str, Any]:
@@ -235,32 +255,15 @@ def _read(name_or_path: str) -> dict[str, Any]:
     return raw
 
 
-def _first(error: ValidationError) -> str:
-    """The first problem, in one line, with the allowed values that the schema states."""
-    found = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    path = ".".join(map(str, found["loc"]))
-    if found["type"] == "extra_forbidden":
-        node = Study.model_json_schema()
-        siblings = _keys(node, found["loc"][:-1])
-        return unknown(path, str(found["loc"][-1]), siblings, "key")
-    if found["type"] == "missing":
-        return f"{path}: missing; add it to the study"
-    value = repr(found["input"])
-    value = value if len(value) <= 60 else value[:57] + "..."
-    return f"{path}: value {value}: {found['msg']}; set {path} to such a value"
-
-
-def _keys(schema: dict[str, Any], loc: tuple[Any, ...]) -> list[str]:
-    """The keys that a study may have at a place."""
-    node = schema
-    for part in loc:
-        if "properties" in node and part in node["properties"]:
-            node = node["properties"][part]
-        else:
-            node = node.get("additionalProperties") or node.get("items") or {}
-        if "$ref" in node:
-            node = schema["$defs"][node["$ref"].split("/")[-1]]
-    return list(node.get("properties", {}))
+def _problem(error: ValidationError) -> str:
+    """The first problem in one line; of a key that was renamed, its new name."""
+    for entry in error.errors():
+        *sections, key = map(str, entry["loc"]) or [""]
+        new = RENAMED.get((sections[0] if sections else "", key))
+        if new and entry["type"] == "extra_forbidden":
+            old_path, new_path = ".".join([*sections, key]), ".".join([*sections, new])
+            return f"{old_path}: renamed; now {new_path}; write that"
+    return messages.problem(error, Study)
 
 
 @dataclass(frozen=True)
@@ -268,26 +271,38 @@ class Trial:
     """One arm under one seed.
 
     Args:
-        recipe: named as the trial.
-        benches: cases of each category, by bench.
+        study: its name.
+        recipe: named as the trial; its `evaluation` names the study's benchmark and judge.
+        cases: that the student is scored on, of each category, by task.
     """
 
-    name: str
+    study: str
     arm: str
     seed: int
     recipe: Recipe
-    benches: Mapping[str, int]
+    cases: Mapping[Task, int]
 
     @property
-    def study(self) -> str:
-        return self.name.removesuffix(f"-{self.arm}-{self.seed}")
+    def name(self) -> str:
+        """The trial's, its run's and its student's."""
+        return self.recipe.name
 
     @property
     def digest(self) -> str:
         """16 hex digits that change with whatever decides the trial's result."""
-        loras = [t.model for t in self.recipe.teachers if is_lora(t.model)]
-        content = [self.recipe.digest, dict(self.benches), *map(lora_digest, loras)]
+        content = [
+            self.recipe.digest,
+            {**self.cases},
+            validation.benchmark_of(self.recipe).digest,
+            self.recipe.evaluation.judge,
+            *(lora_digest(t.model) for t in self.recipe.teachers if is_lora(t.model)),
+        ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def scored_cases(self) -> dict[Task, list[Case]]:
+        """The cases that the student is scored on, by task."""
+        benchmark = validation.benchmark_of(self.recipe)
+        return {task: benchmark.cases(task, count) for task, count in self.cases.items()}
 
 
 def plan_trials(study: Study) -> list[Trial]:
@@ -303,11 +318,10 @@ def plan_trials(study: Study) -> list[Trial]:
         )
     pairs = [(arm, seed) for seed in study.seeds for arm in study.arms]
     pairs += [(arm, seed) for seed in study.noise.seeds for arm in study.noise.arms]
-    return [make_trial(study, arm, seed) for arm, seed in pairs]
+    return [_trial(study, arm, seed) for arm, seed in pairs]
 
 
-def make_trial(study: Study, arm: str, seed: int) -> Trial:
-    """The trial of an arm of the study under a seed."""
-    name = f"{study.name}-{arm}-{seed}"
-    recipe = arm_recipe(study, arm, seed).model_copy(update={"name": name})
-    return Trial(name, arm, seed, recipe, study.benches)
+def _trial(study: Study, arm: str, seed: int) -> Trial:
+    recipe = arm_recipe(study, arm, seed)
+    named = recipe.model_copy(update={"name": f"{study.name}-{arm}-{seed}"})
+    return Trial(study.name, arm, seed, named, study.cases)

@@ -6,16 +6,18 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from flash_ray import plugins
 from flash_ray.errors import UserError, one_line, unknown
-from flash_ray.miniature.categories import CATEGORIES
+from flash_ray.evaluation.benchmark import Benchmark, load_benchmark
+from flash_ray.evaluation.judges.load import load_judge, validate_judge
 from flash_ray.recipe.schema import Recipe
 
 if TYPE_CHECKING:
     from flash_ray.studies.study import Study
 
 
-# What decides the bench's encoded cases and the teachers, which all trials share.
-SHARED = ("base", "family", "training.precision")
+# What decides the encoded cases, the scores and the teachers, which all trials share.
+SHARED = ("base", "family", "training.precision", "evaluation")
 
 
 def validate_contradictions(study: Study) -> None:
@@ -55,6 +57,37 @@ def validate_space(study: Study, path: str, recipes: Sequence[Recipe]) -> None:
         raise UserError(one_line(problems))
 
 
+def validate_measures(study: Study, recipe: Recipe) -> None:
+    """Raises UserError if there is no benchmark, no judge of its cases, or it lacks what the study
+    measures.
+
+    Args:
+        recipe: of any arm; what judges is the same for all.
+    """
+    benchmark = benchmark_of(recipe)
+    judge = load_judge(recipe.evaluation.judge, "judge")
+    if problems := [*_tasks(study, benchmark), *_measures(study, benchmark)]:
+        raise UserError(one_line(problems))
+    for task in study.cases:
+        validate_judge(judge, benchmark.cases(task, 1), benchmark.name, "judge")
+
+
+def benchmark_of(recipe: Recipe) -> Benchmark:
+    """The benchmark that a study's trials are scored on, which their recipes name.
+
+    Raises:
+        UserError: they name none, or one that is not registered.
+    """
+    name = recipe.evaluation.benchmark
+    if name is None:
+        known = ", ".join(plugins.names(plugins.BENCHMARKS))
+        raise UserError(
+            "benchmark: the study names none and its recipe's evaluation.benchmark is null; "
+            f"allowed: {known}; name one, as trials are compared by their scores"
+        )
+    return load_benchmark(name, "benchmark")
+
+
 def field_of(recipe: Recipe, path: str) -> object:
     """The value at a dotted path of a recipe; KeyError if there is none."""
     node: object = recipe.model_dump(mode="json")
@@ -69,8 +102,8 @@ def _budget(study: Study) -> Iterator[str]:
     given = [name for name, value in study.budget if value is not None]
     if len(given) != 1:
         yield (
-            f"budget: {' and '.join(given) or 'nothing'} given; allowed: exactly one of updates, "
-            "images, passes; write e.g. budget: {updates: 100}"
+            f"budget: {' and '.join(given) or 'nothing'} given; allowed: exactly one of "
+            "iterations, images, passes; write e.g. budget: {iterations: 100}"
         )
 
 
@@ -96,20 +129,16 @@ def _seeds(study: Study) -> Iterator[str]:
 def _names(study: Study) -> Iterator[str]:
     for name, factor in study.factors.items():
         yield from _known(f"factors.{name}.arms", factor.arms, study.arms)
-        for bench in factor.benches:
-            if bench not in study.benches:
-                yield unknown(f"factors.{name}.benches", bench, study.benches, "bench")
+        for task in factor.tasks:
+            if task not in study.cases:
+                yield unknown(f"factors.{name}.tasks", task, study.cases, "task")
     yield from _known("noise.arms", study.noise.arms, study.arms)
 
 
 def _claims(study: Study) -> Iterator[str]:
-    scored = [*study.benches]
-    scored += [f"{bench}.{name}" for bench in study.benches for name in CATEGORIES[bench]]
     for index, claim in enumerate(study.claims):
         yield from _known(f"claims.{index}.left", claim.left, study.arms)
         yield from _known(f"claims.{index}.right", claim.right, study.arms)
-        if claim.measure not in scored:
-            yield unknown(f"claims.{index}.measure", claim.measure, scored, "bench or category")
         if set(claim.left) & set(claim.right):
             yield (
                 f"claims.{index}: {sorted(set(claim.left) & set(claim.right))[0]} is on both "
@@ -125,6 +154,21 @@ def _space(study: Study) -> Iterator[str]:
                     f"space.{other}: part of {path}, which the space has too; allowed: one of "
                     "the two; remove one"
                 )
+
+
+def _tasks(study: Study, benchmark: Benchmark) -> Iterator[str]:
+    for task in study.cases:
+        if task not in benchmark.categories:
+            yield unknown("cases", task, list(benchmark.categories), f"task of {benchmark.name}")
+
+
+def _measures(study: Study, benchmark: Benchmark) -> Iterator[str]:
+    known: list[str] = [*study.cases]
+    for task in study.cases:
+        known += [f"{task}.{category}" for category in benchmark.categories.get(task, ())]
+    for index, claim in enumerate(study.claims):
+        if claim.measure not in known:
+            yield unknown(f"claims.{index}.measure", claim.measure, known, "task or category")
 
 
 def _known(field: str, names: Collection[str], arms: Collection[str]) -> Iterator[str]:
@@ -158,15 +202,15 @@ def _unlike(study: Study, recipes: Sequence[Recipe]) -> Iterator[tuple[str, int]
 
 def _cure(fixed: str, change: str) -> str:
     if fixed in SHARED:
-        return f"remove {change}: trials share teachers"
+        return f"remove {change}: trials share teachers and cases"
     return f"remove {change}, or {fixed} from fixed"
 
 
 def _without_budget(recipe: Recipe, path: str) -> object:
-    """The field, but for the updates, which follow from the study's budget."""
+    """The field, but for the iterations, which follow from the study's budget."""
     value = field_of(recipe, path)
-    if path == "training":
-        value = {key: of for key, of in value.items() if key != "iterations"}
+    if path == "training" and isinstance(value, dict):
+        return {key: field for key, field in value.items() if key != "iterations"}
     return value
 
 

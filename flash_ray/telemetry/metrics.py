@@ -17,6 +17,7 @@ from typing import Any
 
 from ray.util.metrics import Counter, Histogram
 
+from flash_ray.recipe.schema import Task
 from flash_ray.telemetry.gauge import PersistentGauge
 
 SECONDS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 300]
@@ -105,7 +106,7 @@ class StudyMetrics:
         for state, count in counts.items():
             self._trials.set(count, {**self._study, "state": state})
 
-    def scored(self, scores: Mapping[str, float]) -> None:
+    def scored(self, scores: Mapping[Task, float]) -> None:
         """Takes a finished trial's scores, by task."""
         for task, score in scores.items():
             self._so_far[task] = max(score, self._so_far.get(task, 0.0))

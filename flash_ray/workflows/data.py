@@ -52,7 +52,7 @@ def encode_data(recipe: Recipe, place: str | None, steps: Steps) -> "Prepared":
         runtime = recipe.runtime
         needs = {"CPU": runtime.max_workers * runtime.cpus_per_worker + 1, "teacher": 0}
         with ray_session({**needs, "trainer": runtime.max_workers}):
-            validate_cluster(recipe, store, with_teachers=False)
+            validate_cluster(recipe, store, teachers=0)
             steps.say("list the cases and encode what is not cached")
             prepared = prepare(recipe, store)
             for line in prepared.complaints:

@@ -73,11 +73,13 @@ def _run(
     steps: Steps,
     started: float,
 ) -> dict[str, Any]:
-    from flash_ray.cluster.session import run_session
+    from flash_ray.cluster.resources import cluster_needs
+    from flash_ray.cluster.session import ray_session
     from flash_ray.evaluation.figures import save_grid
     from flash_ray.evaluation.report import write_report
+    from flash_ray.teachers.protocol import teacher_actors
 
-    with run_session(recipe):
+    with ray_session(cluster_needs(recipe, teacher_actors(recipe))):
         published = distill_and_publish(recipe, scoring, store, recipe.name, False, steps)
         trained = time.monotonic()
         comparisons = _compare(recipe, scoring, store, out / "student", per_category, steps)

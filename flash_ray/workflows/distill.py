@@ -58,10 +58,13 @@ def distill(recipe: Recipe, name: str, resume: bool, place: str | None, steps: S
     where = place if storage.url == "embedded" else storage.url
     with open_store(where, storage.endpoint, create=not resume) as store:
         validate_name(recipe, store, name, resume)
-        from flash_ray.cluster.session import run_session
+        from flash_ray.cluster.resources import cluster_needs
+        from flash_ray.cluster.session import ray_session
+        from flash_ray.teachers.protocol import teacher_actors
 
-        with run_session(recipe):
-            validate_cluster(recipe, store)
+        teachers = teacher_actors(recipe)
+        with ray_session(cluster_needs(recipe, teachers)):
+            validate_cluster(recipe, store, teachers)
             return distill_and_publish(recipe, scoring, store, name, resume, steps)
 
 
@@ -161,9 +164,9 @@ def validate_recipe(recipe: Recipe) -> None:
     validate_embedded_in_job(recipe)
     validate_data(recipe)
     if any(teacher.model not in ("base", recipe.base) for teacher in recipe.teachers):
-        from flash_ray.teachers.validation import validate_unfit_teachers
+        from flash_ray.teachers.validation import validate_teachers
 
-        validate_unfit_teachers(recipe)
+        validate_teachers(recipe)
 
 
 def validate_name(recipe: Recipe, store: Store, name: str, resume: bool) -> None:
@@ -177,14 +180,14 @@ def validate_name(recipe: Recipe, store: Store, name: str, resume: bool) -> None
         open_run(store, name, recipe.digest)
 
 
-def validate_cluster(recipe: Recipe, store: Store, with_teachers: bool = True) -> None:
+def validate_cluster(recipe: Recipe, store: Store, teachers: int) -> None:
     """Finds out before anything is loaded what a cluster's nodes cannot do; a local one can.
 
     Args:
-        with_teachers: whether the run starts teachers of its own.
+        teachers: actors that the run starts; 0 if it starts none.
     """
     if in_cluster_job():
         from flash_ray.cluster.resources import check_cluster, check_worker
 
-        check_cluster(recipe, with_teachers)
+        check_cluster(recipe, teachers)
         check_worker(store)

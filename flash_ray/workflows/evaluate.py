@@ -147,13 +147,14 @@ def _evaluate(
     steps: Steps,
 ) -> dict[str, Any]:
     """The sampler that was best by the first judge, and what each judge says of its pictures."""
-    from flash_ray.cluster.session import run_session
+    from flash_ray.cluster.resources import cluster_needs
+    from flash_ray.cluster.session import ray_session
     from flash_ray.evaluation.compare import compare
     from flash_ray.evaluation.sample import load_base
     from flash_ray.evaluation.scores import score_answers
 
     first, *others = judges
-    with run_session(recipe):
+    with ray_session(cluster_needs(recipe, teachers=0)):
         base = load_base(recipe)
         sampled = _sampled(model, folder, student, base, recipe)
         answers = compare(base, {model: sampled}, cases, first, steps.show).answers[model]

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from flash_ray.cluster.session import free_port, in_cluster_job, ray_session
+from flash_ray.cluster.session import free_ports, in_cluster_job, ray_session
 from flash_ray.errors import UserError
 from flash_ray.models.loading import resolve_base
 from flash_ray.recipe import Recipe
@@ -78,7 +78,7 @@ def _serve(
     steps.say("start Ray")
     with ray_session({"CPU": cpus, "trainer": 0, "teacher": 0}):
         steps.say("start the replicas")
-        proxy = port if in_cluster_job() else free_port()
+        proxy = port if in_cluster_job() else free_ports(1)[0]
         serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": proxy})
         try:
             serve.run(application(recipe, store, settings, tokens), name=NAME, route_prefix="/")

@@ -29,7 +29,7 @@ from diffusers import QwenImage21Pipeline, QwenImage21Transformer2DModel
 from rich.console import Console
 from rich.table import Table
 
-from flash_ray.cluster.session import free_port
+from flash_ray.cluster.session import free_ports
 from flash_ray.miniature.benchmark import draw_scene
 from flash_ray.miniature.captions import caption
 from flash_ray.miniature.categories import T2I_CATEGORIES
@@ -200,7 +200,7 @@ def _publish(store: Store, weights: Path, names: list[str]) -> None:
 @contextmanager
 def _server(folder: Path, store: Store, changes: list[str]) -> Iterator[tuple[str, int]]:
     """`flash-ray serve` over the store: its URL and process id."""
-    port = free_port()
+    (port,) = free_ports(1)
     script = str(Path(sysconfig.get_path("scripts")) / "flash-ray")
     words = ["serve", "miniature", "--store", store.url(), "--port", str(port)]
     words += [word for change in changes for word in ("--serving", change)]

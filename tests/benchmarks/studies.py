@@ -5,7 +5,7 @@ Trials of the miniature: three mixtures of tasks under one seed or more, on one 
   which are encoded once; as many train at the same time as the machine has cores for.
 - One by one: for each trial a `flash-ray distill` of the same recipe, with a Ray, a teacher and
   an empty store and condition cache of its own.
-Both train with the same updates, score the same number of pictures and publish every student. With
+Both train for as many iterations, score the same number of pictures and publish every student. With
 one seed it took ten minutes on two cores that had other work.
 """
 
@@ -28,14 +28,16 @@ SCORED = 4  # pictures of each category that `flash-ray distill` scores
 
 
 def main(
-    updates: Annotated[int, typer.Option(min=1, help="Student updates of each trial.")] = 10,
+    iterations: Annotated[int, typer.Option(min=1, help="Student updates of each trial.")] = 10,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of each mixture of tasks.")] = 1,
 ) -> None:
     """Print trials per hour of a study and of its trials one by one, and their ratio."""
     with tempfile.TemporaryDirectory(prefix="flash-ray-bench-") as name:
         folder = Path(name)
         file = folder / "study.yaml"
-        file.write_text(yaml.safe_dump(_study(updates, seeds), sort_keys=False), encoding="utf-8")
+        file.write_text(
+            yaml.safe_dump(_study(iterations, seeds), sort_keys=False), encoding="utf-8"
+        )
         trials = plan_trials(load_study(str(file)))
         run = ["study", "run", str(file), "--out", str(folder / "study")]
         together = _seconds(run, folder / "study-cache")
@@ -51,7 +53,7 @@ def main(
     typer.echo(f"ratio: {alone / together:.2f}")
 
 
-def _study(updates: int, seeds: int) -> dict[str, object]:
+def _study(iterations: int, seeds: int) -> dict[str, object]:
     return {
         "name": "bench",
         "recipe": "miniature",
@@ -70,8 +72,8 @@ def _study(updates: int, seeds: int) -> dict[str, object]:
             "images": {"tasks": {"t2i": 1, "edit": 0}},
         },
         "seeds": list(range(seeds)),
-        "budget": {"updates": updates},
-        "benches": {"t2i": SCORED, "edit": SCORED},
+        "budget": {"iterations": iterations},
+        "cases": {"t2i": SCORED, "edit": SCORED},
     }
 
 

@@ -59,7 +59,7 @@ def test_tokens(flash_ray, server, tmp_path):
     words = ("jobs", "list", "--address", server.address)
     refuses(flash_ray(*words), "asks for a token and none was sent", "RAY_AUTH_TOKEN_PATH")
     ended = flash_ray(*words, RAY_AUTH_TOKEN="another-word")
-    refuses(ended, "refuses the token that was sent", "RAY_AUTH_TOKEN_PATH")
+    refuses(ended, "rejects the token that was sent", "RAY_AUTH_TOKEN_PATH")
     assert "another-word" not in ended.stderr
 
 
@@ -128,8 +128,8 @@ def test_a_studys_bucket_that_workers_cannot_reach(flash_ray, server, base, tmp_
         "name": "deaf",
         "recipe": "miniature",
         "seeds": [0],
-        "budget": {"updates": 1},
-        "benches": {"t2i": 1},
+        "budget": {"iterations": 1},
+        "cases": {"t2i": 1},
         "arms": {"one": {}, "two": {"tasks": {"t2i": 1, "edit": 3}}},
         "set": {"base": str(base), "data.num_cases": 8, "runtime.num_workers": 1},
     }

@@ -81,8 +81,8 @@ def test_a_study_as_a_job(server, base, tmp_path):
         "name": "small",
         "recipe": "miniature",
         "seeds": [0],
-        "budget": {"updates": 2},
-        "benches": {"t2i": 1, "edit": 1},
+        "budget": {"iterations": 2},
+        "cases": {"t2i": 1, "edit": 1},
         "arms": arms,
         "set": {
             "base": str(base),
@@ -96,8 +96,8 @@ def test_a_study_as_a_job(server, base, tmp_path):
     words = f"{tmp_path / 'study.yaml'} --out {tmp_path / 'out'}"
     ended = submit(server, f"python jobs/study.py run {words} --store {place}")
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    names = {path.name for path in (tmp_path / "out" / "trials").iterdir()}
-    assert names == {"small-half-0.json", "small-images-0.json"}
+    lines = (tmp_path / "out" / "trials.jsonl").read_text().splitlines()
+    assert {json.loads(line)["trial"] for line in lines} == {"small-half-0", "small-images-0"}
     ended = submit(server, f"python jobs/study.py report {words}")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert (tmp_path / "out" / "report" / "report.md").exists()

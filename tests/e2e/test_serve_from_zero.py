@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from flash_ray.cluster.local.config import Plan
-from flash_ray.cluster.local.nodes import autoscaling_cluster, free_ports
+from flash_ray.cluster.local.config import NodeLimits
+from flash_ray.cluster.local.nodes import autoscaling_cluster
+from flash_ray.cluster.session import free_ports
 from flash_ray.serving.tokens import add_token
 from tests.helpers.autoscaling import Timeline, submit
 
@@ -21,7 +22,7 @@ def cluster(served_store, tmp_path):
     """Its nodes inherit the variables of the store `served_store`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLASH_RAY_CACHE", str(tmp_path / "cache"))
-        with autoscaling_cluster(Plan(idle_s=5), free_ports(1)[0]) as started:
+        with autoscaling_cluster(NodeLimits(idle_s=5), free_ports(1)[0]) as started:
             yield started
 
 

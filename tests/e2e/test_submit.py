@@ -114,8 +114,8 @@ def test_a_study_runs_to_its_end(on_cluster, base, tmp_path):
         "name": "sent",
         "recipe": "miniature",
         "seeds": [0],
-        "budget": {"updates": 2},
-        "benches": {"t2i": 1},
+        "budget": {"iterations": 2},
+        "cases": {"t2i": 1},
         "arms": {"half": {}, "edits": {"tasks": {"t2i": 1, "edit": 3}}},
         "set": {
             "base": str(base),
@@ -145,7 +145,8 @@ def test_distil_and_evaluate(on_cluster, small):
     assert ended.returncode == 2
     assert "--name: student 'sent' exists" in ended.stdout
 
-    words = ("submit", "evaluate", "sent", "--bench", "edit", "--cases", "1", "--store", PLACE)
+    words = ("submit", "evaluate", "sent", "--task", "edit", "--recipe", "miniature")
+    words += ("--cases", "1", "--store", PLACE)
     ended = on_cluster(*words, "--follow")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "compliance" in ended.stdout

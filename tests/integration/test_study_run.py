@@ -1,6 +1,5 @@
 """Studies and searches on Ray Tune: records, retries from checkpoints, trials that are stopped."""
 
-import json
 import os
 import signal
 import time
@@ -13,13 +12,13 @@ import ray
 import yaml
 
 from flash_ray.evaluation.sample import EncodedBenchmark
-from flash_ray.miniature.benchmark import cases
+from flash_ray.miniature.benchmark import MiniatureBenchmark
 from flash_ray.miniature.draw import draw
 from flash_ray.recipe import dump_yaml
 from flash_ray.storage.s3 import Store
 from flash_ray.storage.students import read_student
-from flash_ray.studies import resources as setting
-from flash_ray.studies.records import read_records
+from flash_ray.studies import resources
+from flash_ray.studies.records import SearchResult, read_records
 from flash_ray.studies.runner import run_trials
 from flash_ray.studies.search import SearchLog, run_search
 from flash_ray.studies.space import combinations
@@ -32,33 +31,34 @@ from tests.helpers.small import build_base
 class KillOnce(EncodedBenchmark):
     """Cases of the curve: of students with two rungs, the third score ends its process once."""
 
-    def __init__(self, questions: EncodedBenchmark, marker: Path, store: Store, run_name: str):
-        super().__init__(questions.base, questions.dtype, questions.batches)
+    def __init__(self, encoded: EncodedBenchmark, marker: Path, store: Store, run_name: str):
+        super().__init__(encoded.base, encoded.dtype, encoded.batches)
         for name, value in (("marker", marker), ("store", store), ("run_name", run_name)):
             object.__setattr__(self, name, value)
 
-    def answers(self, transformer, sigmas):
-        if len(sigmas) != 2:
-            return super().answers(transformer, sigmas)
+    def images(self, transformer, sampler):
+        if len(sampler.sigmas) != 2:
+            return super().images(transformer, sampler)
         with self.marker.open("a") as file:
-            file.write("asked\n")
-        if self.marker.read_text().count("asked") == 3:
+            file.write("scored\n")
+        if self.marker.read_text().count("scored") == 3:
             checkpoints = f"runs/{self.run_name}/train/checkpoint_manager_snapshot.json"
-            while b"update-000002" not in (self.store.get_bytes(checkpoints) or b""):
+            while b"iteration-000002" not in (self.store.get_bytes(checkpoints) or b""):
                 time.sleep(0.2)
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().answers(transformer, sigmas)
+        return super().images(transformer, sampler)
 
 
 class ByRungs:
-    """EncodedBenchmark whose answers are perfect or black: students of two rungs are the bad ones."""
+    """An EncodedBenchmark with pictures that are perfect, or black of students of two rungs."""
 
-    def cases(self, bench):
-        return cases(bench, 1)
+    def cases(self, task):
+        return MiniatureBenchmark().cases(task, 1)
 
-    def answers(self, transformer, sigmas):
-        drawn = draw([case.wanted for case in self.cases("t2i")]).transpose(0, 2, 3, 1)
-        return {"t2i": np.round(drawn * 255 * (len(sigmas) != 2)).astype(np.uint8)}
+    def images(self, transformer, sampler):
+        drawn = draw([case.target for case in self.cases("t2i")]).transpose(0, 2, 3, 1)
+        is_good = len(sampler.sigmas) != 2
+        return {"t2i": list(np.round(drawn * 255 * is_good).astype(np.uint8))}
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +69,18 @@ def base(tmp_path_factory):
 @pytest.fixture
 def study(base, tmp_path, monkeypatch):
     """Writes a study of that base and loads it; its trials find the session's Ray."""
-    monkeypatch.setattr(setting, "ray_session", lambda needs: nullcontext())
+    monkeypatch.setattr(resources, "ray_session", lambda needs: nullcontext())
 
-    def written(*settings, **fields):
+    def written(*overrides, **fields):
         recipe = tmp_path / "recipe.yaml"
-        recipe.write_text(dump_yaml(small_recipe(base, *settings)))
+        recipe.write_text(dump_yaml(small_recipe(base, *overrides)))
         file = tmp_path / "study.yaml"
-        common = {"recipe": str(recipe), "seeds": [0], "budget": {"updates": 4}, "curve_every": 1}
+        common = {
+            "recipe": str(recipe),
+            "seeds": [0],
+            "budget": {"iterations": 4},
+            "curve_every": 1,
+        }
         file.write_text(yaml.safe_dump({**common, **fields}, sort_keys=False))
         return load_study(str(file))
 
@@ -91,16 +96,16 @@ def test_a_study_leaves_records_retries_from_checkpoints_and_repeats_nothing(
         name="two-arms",
         arms={"four": {}, "two": {"student.steps": 2}},
         fixed=[],
-        benches={"t2i": 1, "edit": 1},
+        cases={"t2i": 1, "edit": 1},
     )
     trials = plan_trials(loaded)
-    marker, encoded = tmp_path / "marker", setting._encoded
+    marker, encode = tmp_path / "marker", resources.encode_by_task
 
-    def encoded_to_kill(recipe, benches):
-        questions, small = encoded(recipe, benches)
-        return [questions, KillOnce(small, marker, store, "two-arms-two-0")]
+    def encode_to_kill(recipe, cases):
+        encoded, curve = encode(recipe, cases)
+        return [encoded, KillOnce(curve, marker, store, "two-arms-two-0")]
 
-    monkeypatch.setattr(setting, "_encoded", encoded_to_kill)
+    monkeypatch.setattr(resources, "encode_by_task", encode_to_kill)
     out = tmp_path / "out"
     out.mkdir()
     with Steps() as steps:
@@ -109,18 +114,21 @@ def test_a_study_leaves_records_retries_from_checkpoints_and_repeats_nothing(
     assert set(records) == {"two-arms-four-0", "two-arms-two-0"}
     for trial in trials:
         record = records[trial.name]
-        assert [update for update, _ in record.curve] == [1, 2, 3, 4]
-        assert {bench: len(own) for bench, own in record.scores.items()} == {"t2i": 3, "edit": 6}
+        assert [iteration for iteration, _ in record.curve] == [1, 2, 3, 4]
+        assert {task: len(scores) for task, scores in record.scores.items()} == {
+            "t2i": 3,
+            "edit": 6,
+        }
         assert record.cost.images == 16 and record.cost.teacher_calls > 0
         assert read_student(store, trial.name).recipe_digest == trial.recipe.digest
         assert (out / "pictures" / f"{trial.name}.webp").is_file()
         assert list(store.list(f"runs/{trial.name}/")) == [f"runs/{trial.name}/run.json"]
-    assert marker.read_text().split() == ["asked"] * 5  # at 1, 2, 3; again at 3, and 4
+    assert marker.read_text().split() == ["scored"] * 5  # at 1, 2, 3; again at 3, and 4
 
     def never(*_):
         raise AssertionError("a finished study connects to nothing")
 
-    monkeypatch.setattr(setting, "ray_session", never)
+    monkeypatch.setattr(resources, "ray_session", never)
     with Steps() as steps:
         assert run_trials(trials, store, out, 2, steps) == {}
     assert read_records(out, trials) == records
@@ -131,27 +139,29 @@ def test_a_search_stops_what_is_worse_and_leaves_no_workers(
     study, store, cluster, tmp_path, monkeypatch
 ):
     loaded = study(
-        "runtime.num_workers=2",  # every place that the cluster has
+        "runtime.num_workers=2",  # as many as the cluster has room for
         "runtime.micro_batch_size=2",
         name="rungs",
-        benches={"t2i": 1},
+        cases={"t2i": 1},
         fixed=[],
         space={"student.steps": [4, 2]},
     )
-    monkeypatch.setattr(setting, "_encoded", lambda recipe, benches: [ByRungs()])
-    found = combinations(loaded)
+    monkeypatch.setattr(resources, "encode_by_task", lambda recipe, cases: [ByRungs()])
+    choices = combinations(loaded)
+    about = SearchResult(study=loaded.name, method="asha", every=1)
     with Steps() as steps:
-        log = SearchLog(tmp_path, {"study": loaded.name, "every": 1}, found, 2, store, steps)
-        result = run_search(loaded, found, "asha", 2, store, log, 1, steps)
-    assert result == json.loads((tmp_path / "search.json").read_text())
-    good, bad = result["trials"]
-    assert (good["state"], bad["state"]) == ("finished", "stopped")
-    assert [point[0] for point in good["points"]] == [1, 2, 3, 4]
-    assert [point[0] for point in bad["points"]] == [1]
-    assert good["points"][0][1] > 4.5 > 2 > bad["points"][0][1]
-    assert log.best.number == result["best"] == good["trial"] == 0
+        log = SearchLog(tmp_path, about, choices, 2, store, steps)
+        result = run_search(loaded, choices, 2, store, log, 1, steps)
+    written = SearchResult.model_validate_json((tmp_path / "search.json").read_text())
+    assert result == written
+    good, bad = result.trials
+    assert (good.state, bad.state) == ("finished", "stopped")
+    assert [point.iteration for point in good.points] == [1, 2, 3, 4]
+    assert [point.iteration for point in bad.points] == [1]
+    assert good.points[0].score > 4.5 > 2 > bad.points[0].score
+    assert log.best.number == result.best == good.trial == 0
     assert not list(store.list("runs/rungs_search_0/"))
     until = time.monotonic() + 60
     while ray.available_resources().get("trainer", 0) < 2:
-        assert time.monotonic() < until, "the stopped trial's workers still hold their places"
+        assert time.monotonic() < until, "the stopped trial's workers still hold their resources"
         time.sleep(0.5)

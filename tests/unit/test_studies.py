@@ -4,13 +4,14 @@ import pytest
 import yaml
 
 from flash_ray.errors import UserError
+from flash_ray.miniature.benchmark import MiniatureBenchmark
 from flash_ray.studies.space import combinations
 from flash_ray.studies.study import load_study, plan_trials, shipped
 
 STUDY = {
     "name": "try",
     "recipe": "miniature",
-    "budget": {"updates": 10},
+    "budget": {"iterations": 10},
     "seeds": [0, 1],
     "arms": {
         "half": {"tasks": {"t2i": 1, "edit": 1}},
@@ -60,33 +61,53 @@ def test_the_shipped_studies_can_be_planned(name):
 
 def test_what_decides_a_trial_changes_its_digest(load):
     before = plan_trials(load())[0].digest
-    assert plan_trials(load(budget={"updates": 11}))[0].digest != before
-    assert plan_trials(load(benches={"t2i": 3}))[0].digest != before
+    assert plan_trials(load(budget={"iterations": 11}))[0].digest != before
+    assert plan_trials(load(cases={"t2i": 3}))[0].digest != before
+    assert plan_trials(load(judge="ocr"))[0].digest != before
     assert plan_trials(load(claims=[], margin=0.2))[0].digest == before
+    assert plan_trials(load(benchmark="miniature", judge="exact"))[0].digest == before
 
 
-def updates(study, arm):
+def test_another_benchmark_changes_the_digest(load, monkeypatch):
+    before = plan_trials(load())[0].digest
+    monkeypatch.setattr(MiniatureBenchmark, "digest", "0123456789abcdef")
+    assert plan_trials(load())[0].digest != before
+
+
+def test_a_study_may_name_benchmark_and_judge_of_a_recipe_that_has_none(load):
+    trials = plan_trials(load(set={"evaluation.benchmark": None}, benchmark="miniature"))
+    assert {trial.recipe.evaluation.benchmark for trial in trials} == {"miniature"}
+    cases = plan_trials(load(cases={"edit": 2}))[0].scored_cases()
+    assert [case.id for case in cases["edit"]][:3] == ["scene-000", "scene-001", "enhancement-000"]
+
+
+def iterations(study, arm):
     return next(t.recipe.training.iterations for t in plan_trials(study) if t.arm == arm)
 
 
 def test_a_budget_of_images_counts_all_workers_samples(load):
-    assert updates(load(budget={"images": 321}), "half") == 11  # of 2 workers x 16
+    assert iterations(load(budget={"images": 321}), "half") == 11  # of 2 workers x 16
 
 
 def test_a_budget_of_passes_trains_longer_on_more_cases(load):
     arms = {"few": {"data.num_cases": 64}, "many": {"data.num_cases": 128}}
     study = load(budget={"passes": 1.5}, arms=arms)
-    assert updates(study, "few") == 6 and updates(study, "many") == 12  # of 2 tasks, 32 a batch
+    assert (
+        iterations(study, "few") == 6 and iterations(study, "many") == 12
+    )  # of 2 tasks, 32 a batch
     capped = load(budget={"passes": 1.5}, arms={**arms, "many": {"data.max_per_category": 16}})
     unique = 3 * 16 + 6 * 16
-    assert updates(capped, "many") == -(-unique * 1.5 // 32)
+    assert iterations(capped, "many") == -(-unique * 1.5 // 32)
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"budget": {}}, "budget: nothing given; allowed: exactly one of updates, images, passes"),
-        ({"budget": {"updates": 1, "images": 2}}, "budget: updates and images given"),
+        (
+            {"budget": {}},
+            "budget: nothing given; allowed: exactly one of iterations, images, passes",
+        ),
+        ({"budget": {"iterations": 1, "images": 2}}, "budget: iterations and images given"),
         ({"arms": {"a": {}, "b": {}}}, "arms.b: the same recipe as arm a"),
         (
             {"arms": {"a": {}, "b": {"student.steps": 2}}},
@@ -100,7 +121,7 @@ def test_a_budget_of_passes_trains_longer_on_more_cases(load):
         (
             {"arms": {"a": {}, "b": {"training.precision": "fp32"}}, "fixed": []},
             "arms.b: changes training.precision, which is fixed; allowed: what arm a has; "
-            "remove that override: trials share teachers",
+            "remove that override: trials share teachers and cases",
         ),
         ({"arms": {}}, "arms: 0 given; allowed: two or more"),
         ({"arms": {"a": {}}}, "arms: 1 given; allowed: two or more"),
@@ -127,12 +148,37 @@ def test_a_budget_of_passes_trains_longer_on_more_cases(load):
         ),
         ({"noise": {"arms": ["half"]}}, "noise: arms without seeds"),
         ({"seeds": [3, 3]}, "seeds: 3 is given 2 times"),
-        ({"arm": {}}, "study: arm: unknown key 'arm'; did you mean arms?"),
+        ({"arm": {}}, "study: arm: unknown key; did you mean arms?"),
         (
             {"factors": {"f": {"title": "F", "arm": ["half", "images"]}}},
-            "study: factors.f.arm: unknown key 'arm'; did you mean arms?",
+            "study: factors.f.arm: unknown key; did you mean factors.f.arms?",
         ),
         ({"seeds": "three"}, "study: seeds: value 'three'"),
+        (
+            {"budget": {"updates": 10}},
+            "study: budget.updates: renamed; now budget.iterations; write",
+        ),
+        ({"benches": {"t2i": 3}}, "study: benches: renamed; now cases; write that"),
+        (
+            {"factors": {"f": {"title": "F", "arms": ["half", "images"], "benches": ["t2i"]}}},
+            "study: factors.f.benches: renamed; now factors.f.tasks; write that",
+        ),
+        (
+            {"factors": {"f": {"title": "F", "arms": ["half", "images"]}}, "cases": {"edit": 3}},
+            "factors.f.tasks: unknown task 't2i'; allowed: edit",
+        ),
+        ({"cases": {"t2i": 0}}, "study: cases.t2i: value 0"),
+        ({"benchmark": "miniatur"}, "benchmark: unknown benchmark 'miniatur'; did you mean mini"),
+        ({"judge": "exakt"}, "judge: unknown judge 'exakt'; did you mean exact?"),
+        (
+            {"set": {"evaluation.benchmark": None}},
+            "benchmark: the study names none and its recipe's evaluation.benchmark is null; "
+            "allowed: miniature",
+        ),
+        (
+            {"arms": {"a": {}, "b": {"evaluation.cases.t2i": 3}}},
+            "arms.b: changes evaluation, which is fixed",
+        ),
         ({"recipe": "minature"}, "arms.half: recipe: minature: No such file"),
         (
             {
@@ -147,7 +193,7 @@ def test_a_budget_of_passes_trains_longer_on_more_cases(load):
                     }
                 ]
             },
-            "claims.0.measure: unknown bench or category 't2i.texts'; did you mean t2i.text?",
+            "claims.0.measure: unknown task or category 't2i.texts'; did you mean t2i.text?",
         ),
     ],
 )

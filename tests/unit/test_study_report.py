@@ -1,6 +1,7 @@
 """A study's report from records: complete, of a part, with a diverged trial, of a bad folder."""
 
 import csv
+import io
 import re
 
 import numpy as np
@@ -8,35 +9,37 @@ import pytest
 from PIL import Image
 
 from flash_ray.errors import UserError
-from flash_ray.miniature.benchmark import cases
-from flash_ray.studies.figures import LINE
-from flash_ray.studies.findings import find
+from flash_ray.evaluation.benchmark import Case
+from flash_ray.evaluation.judges.base import CaseScore
+from flash_ray.studies.figures import LINE, grid, strip
+from flash_ray.studies.findings import compare_arms
 from flash_ray.studies.records import (
     PICTURES,
     TRIALS,
+    CategoryData,
     Record,
+    append_record,
     read_records,
-    strip,
-    summary,
-    write_record,
 )
 from flash_ray.studies.report import write_report
 from flash_ray.studies.study import load_study, plan_trials
+from flash_ray.studies.trial import summary
+from flash_ray.trainer.metrics import TaskLosses, TeacherStats, UpdateMetrics
 from flash_ray.workflows import study as commands
 
 STUDY = """
 name: small
 recipe: miniature
-budget: {updates: 10}
+budget: {iterations: 10}
 seeds: [0, 1]
 noise: {arms: [half], seeds: [7, 8]}
-benches: {t2i: 4, edit: 2}
+cases: {t2i: 4, edit: 2}
 arms:
   half: {}
   good: {tasks: {t2i: 1, edit: 0}}
   bad: {tasks: {t2i: 0, edit: 1}}
 factors:
-  mixture: {title: Task mixture, arms: [half, good, bad], benches: [t2i, edit]}
+  mixture: {title: Task mixture, arms: [half, good, bad], tasks: [t2i, edit]}
 claims:
   - {text: good is better, source: us, left: [good], right: [half], measure: t2i, expect: higher}
   - {text: bad is better, source: us, left: [bad], right: [half], measure: t2i.text, expect: higher}
@@ -44,49 +47,67 @@ claims:
 LEVEL = {"half": 3.0, "good": 3.6, "bad": 2.4}
 
 
-def history(updates=10):
+def history(iterations=10):
     return [
-        {
-            "update": n + 1,
-            "workers": 1,
-            "measures": {"images": 32, "teacher_calls": 64, "seconds": 2.0, "cpu_seconds": 1.5},
-            "tasks": {"t2i": {"student_loss": 0.5, "fake_loss": 0.4}},
-            "teachers": {
-                "base": {"1": {"weight": 0.5}},
-                "other": {"1": {"weight": 0.5, "norm": 1.0, "cosine": -0.25}},
+        UpdateMetrics(
+            iteration=n + 1,
+            num_workers=1,
+            student_loss=0.5,
+            fake_score_loss=0.4,
+            diagnostics={},
+            spread=1.0,
+            excess=1.0,
+            student_grad_norm=1.0,
+            fake_score_grad_norm=1.0,
+            seconds=2.0,
+            stages={},
+            teacher_wait_share=0.0,
+            memory_mib=1.0,
+            images=32,
+            teacher_calls=64,
+            cpu_seconds=1.5,
+            tasks={"t2i": TaskLosses(0.5 + n, 0.4)},
+            teachers={
+                "base": {1: TeacherStats(0.5)},
+                "other": {1: TeacherStats(0.5, *((1.0, -0.25) if n % 2 else ()))},
             },
-            **({"bench": {"t2i": 3.0 + n / 10, "edit": 3.0}} if (n + 1) % 5 == 0 else {}),
-        }
-        for n in range(updates)
+            scores={"t2i": 3.0 + n / 10, "edit": 3.0} if (n + 1) % 5 == 0 else None,
+        )
+        for n in range(iterations)
     ]
 
 
 def record(trial):
     rng = np.random.default_rng([trial.seed, len(trial.arm)])
-    scores = {
-        bench: {
-            case.id: (LEVEL[trial.arm] + case.index / 10 + float(rng.normal(0, 0.05)), 0.5, 0.5)
-            for case in cases(bench, count)
-        }
-        for bench, count in trial.benches.items()
-    }
+
+    def score(case):
+        index = int(case.id.rpartition("-")[2])
+        value = LEVEL[trial.arm] + index / 10 + float(rng.normal(0, 0.05))
+        return CaseScore(score=value, measures={"compliance": 0.5, "quality": 0.5})
+
+    cases = trial.scored_cases()
     return Record(
         trial=trial.name,
         arm=trial.arm,
         seed=trial.seed,
         digest=trial.digest,
-        updates=10,
-        scores=scores,
+        iterations=10,
+        scores={task: {case.id: score(case) for case in cases[task]} for task in cases},
         diversity={
             "t2i": {"landscape": 0.1, "portrait": 0.2, "text": None},
-            "edit": dict.fromkeys(
-                ("scene", "enhancement", "object", "text", "identity", "style"), 0.1
-            ),
+            "edit": {case.category: 0.1 for case in cases["edit"]},
         },
-        data={"t2i": {"text": {"unique": 8, "passes": 2.5}}},
+        data={"t2i": {"text": CategoryData(unique=8, passes=2.5)}},
         published="s3://bucket/students/x",
         **summary(history(), "CPU-seconds"),
     )
+
+
+def remove_records(out, *names):
+    lines = (out / TRIALS).read_text().splitlines(keepends=True)
+    kept = [line for line in lines if not any(f'"{name}"' in line for name in names)]
+    assert len(kept) == len(lines) - len(names)
+    (out / TRIALS).write_text("".join(kept))
 
 
 @pytest.fixture
@@ -101,16 +122,13 @@ def filled(study_file, tmp_path):
     """(study, trials, folder) of a study that is finished."""
     study = load_study(study_file)
     trials, out = plan_trials(study), tmp_path / "out"
-    commands._claim(out, study)
+    commands.claim_folder(out, study)
     (out / PICTURES).mkdir()
+    cases = trials[0].scored_cases()
+    images = {task: [np.full((64, 64, 3), 99, np.uint8)] * len(cases[task]) for task in cases}
     for trial in trials:
-        write_record(out, record(trial))
-        pictures = {
-            bench: np.full((len(cases(bench, n)), 64, 64, 3), 99, np.uint8)
-            for bench, n in trial.benches.items()
-        }
-        asked = {bench: cases(bench, n) for bench, n in trial.benches.items()}
-        (out / PICTURES / f"{trial.name}.webp").write_bytes(strip(pictures, asked))
+        append_record(out, record(trial))
+        (out / PICTURES / f"{trial.name}.webp").write_bytes(strip(images, cases))
     return study, trials, out
 
 
@@ -130,8 +148,12 @@ def test_a_report_has_tables_verdicts_noise_cost_curves_and_pictures(filled, stu
     assert len(linked) == 4 and all((folder / file).stat().st_size > 300 for file in linked)
     sheet = Image.open(folder / "figures/grid-mixture-edit.webp")
     assert sheet.height == LINE + 4 * 64  # the inputs and three arms
-    page = (folder / "report.html").read_text()
-    assert page.count("data:image/") == 4 and "<table>" in page and 'src="figures' not in page
+    assert {path.name for path in folder.iterdir()} == {
+        "report.md",
+        "tables.csv",
+        "claims.csv",
+        "figures",
+    }
 
 
 def test_the_tables_are_also_csv(filled, study_file):
@@ -139,9 +161,7 @@ def test_the_tables_are_also_csv(filled, study_file):
     with (folder / "tables.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 3 * (3 + 1) + 3 * (6 + 1)
-    best = [
-        r for r in rows if r["column"] == "average" and r["bench"] == "t2i" and r["rank"] == "1"
-    ]
+    best = [r for r in rows if r["column"] == "average" and r["task"] == "t2i" and r["rank"] == "1"]
     assert [r["arm"] for r in best] == ["good"]
     assert float(best[0]["low"]) < float(best[0]["mean"]) < float(best[0]["high"])
     with (folder / "claims.csv").open() as file:
@@ -150,56 +170,114 @@ def test_the_tables_are_also_csv(filled, study_file):
 
 def test_a_part_of_a_study_names_what_is_missing(filled, study_file):
     study, trials, out = filled
-    (out / "trials/small-good-1.json").unlink()
-    (out / "trials/small-bad-0.json").unlink()
-    (out / "trials/small-bad-1.json").unlink()
+    remove_records(out, "small-good-1", "small-bad-0", "small-bad-1")
     text = (commands.report(study_file, out, None) / "report.md").read_text()
     assert "**Not finished** (3): small-bad-0, small-good-1, small-bad-1" in text
     assert "no data | **undecided**" in text
-    states = {row["trial"]: row["state"] for row in commands.status(study_file, out)}
+    states = {row.trial: row.state for row in commands.status(study_file, out)}
     assert states["small-bad-0"] == "waiting" and states["small-good-0"] == "finished"
 
 
 def test_a_diverged_trial_is_named_and_does_not_count(filled):
     study, trials, out = filled
     lost = next(t for t in trials if t.name == "small-bad-1")
-    fields = {"trial": lost.name, "arm": "bad", "seed": 1, "digest": lost.digest, "updates": 10}
-    write_record(out, Record(**fields, diverged="fake_loss is nan at update 3"))
-    found = find(study, trials, read_records(out, trials))
-    write_report("small", found, out, out / "report")
+    fields = {"trial": lost.name, "arm": "bad", "seed": 1, "digest": lost.digest, "iterations": 10}
+    append_record(out, Record(**fields, diverged="fake_score_loss is nan at iteration 3"))
+    records, cases = read_records(out, trials), lost.scored_cases()
+    write_report("small", compare_arms(study, cases, trials, records), cases, out, out / "report")
     text = (out / "report/report.md").read_text()
-    assert "**Diverged**: small-bad-1: fake_loss is nan at update 3." in text
+    assert "**Diverged**: small-bad-1: fake_score_loss is nan at iteration 3." in text
     assert "| bad | 1 |" in text and "| half | 2 |" in text
 
 
 def test_records_of_a_changed_study_are_refused(filled, study_file, tmp_path):
     file = tmp_path / "small.yaml"
-    file.write_text(STUDY.replace("updates: 10", "updates: 11"))
-    with pytest.raises(UserError, match="the study has changed; choose another --out"):
+    file.write_text(STUDY.replace("iterations: 10", "iterations: 11"))
+    with pytest.raises(UserError, match="benchmark has changed; choose another --out"):
         commands.report(study_file, filled[2], None)
 
 
-def test_a_corrupt_record_is_named(filled, study_file):
-    path = filled[2] / "trials/small-half-0.json"
-    path.write_text(path.read_text()[:-20])
-    with pytest.raises(UserError, match="small-half-0.json is corrupt; remove it"):
+def test_a_corrupt_line_is_named(filled, study_file):
+    file = filled[2] / TRIALS
+    lines = file.read_text().splitlines()
+    lines[2] = lines[2][:-20]
+    file.write_text("\n".join(lines))
+    with pytest.raises(UserError, match="trials.jsonl, line 3: no record of a trial; .*remove the"):
         commands.report(study_file, filled[2], None)
+
+
+def test_a_record_is_a_line_that_is_read_back_whole(filled):
+    _, trials, out = filled
+    assert len((out / TRIALS).read_text().splitlines()) == len(trials)
+    assert read_records(out, trials) == {trial.name: record(trial) for trial in trials}
+    assert {path.name for path in out.iterdir()} == {"study.json", TRIALS, PICTURES}
+
+
+def test_a_history_is_summed_up_by_its_unit_rung_and_task():
+    of_cpus, of_gpus = (summary(history(), f"{unit}-seconds") for unit in ("CPU", "GPU"))
+    assert (of_cpus["cost"].compute, of_gpus["cost"].compute) == (15.0, 20.0)
+    assert of_cpus["curve"] == ((5, {"t2i": 3.4, "edit": 3.0}), (10, {"t2i": 3.9, "edit": 3.0}))
+    other = of_cpus["teachers"]["other"][1]
+    assert (other.weight, other.norm, other.cosine) == (0.5, 1.0, -0.25)
+    assert of_cpus["teachers"]["base"][1].norm is None
+    assert of_cpus["losses"]["t2i"].student_loss == 9.5  # of the last of ten
+
+
+def test_cases_that_some_trial_has_no_score_of_are_left_out_for_all(filled):
+    study, trials, out = filled
+    records, cases = read_records(out, trials), trials[0].scored_cases()
+    name, lost = trials[0].name, {"text-000", "text-001", "text-002", "text-003", "portrait-000"}
+    scores = {
+        **records[name].scores["t2i"],
+        **{case: CaseScore(score=None, failure="unreadable") for case in lost},
+    }
+    changed = {**records[name].scores, "t2i": scores}
+    records[name] = records[name].model_copy(update={"scores": changed})
+    findings = compare_arms(study, cases, trials, records)
+    assert findings.unscored == {"t2i": 5, "edit": 0}
+    of_text = findings.verdicts[1]
+    assert (of_text.difference, of_text.verdict) == (None, "undecided")
+    table = next(table for table in findings.tables if table.task == "t2i")
+    assert table.columns == ("landscape", "portrait", "average")
+    write_report("small", findings, cases, out, out / "report")
+    text = (out / "report/report.md").read_text()
+    assert "**Without a score**: 5 cases of t2i, in some trial; they are left out for all." in text
+
+
+def test_pictures_of_any_size_share_a_grid():
+    wide = Image.new("RGB", (300, 150), "red")
+    cases = {
+        "t2i": [Case("a-0", "t2i", "a", "p", (40, 80), 0)],
+        "edit": [Case("b-0", "edit", "b", "p", (512, 512), 0, references=(wide,))],
+    }
+    images = {
+        "t2i": [np.zeros((40, 80, 3), np.uint8)],
+        "edit": [np.full((512, 512, 3), 99, np.uint8)],
+    }
+    tile = 256
+    sheet = grid(
+        ["arm"], {"arm": Image.open(io.BytesIO(strip(images, cases)))}, cases, ["t2i", "edit"]
+    )
+    assert sheet.height == LINE + 2 * tile
+    left = sheet.width - 2 * tile
+    assert sheet.getpixel((left + tile // 2, LINE + tile + tile // 2)) < (9, 9, 9)  # t2i, 80 wide
+    assert min(sheet.getpixel((left + 10, LINE + tile + tile // 2))) > 240  # beside it
+    assert sheet.getpixel((left + tile + tile // 2, LINE + tile // 2))[0] > 240  # the input
+    assert sheet.getpixel((left + tile + tile // 2, LINE + 2)) == (255, 255, 255)  # above it
 
 
 def test_folders_that_are_not_the_studys_are_refused(filled, study_file, tmp_path):
     with pytest.raises(UserError, match="no study in .*nowhere; allowed: the folder"):
         commands.status(study_file, tmp_path / "nowhere")
     with pytest.raises(UserError, match="holds something that no study wrote"):
-        commands._claim(tmp_path, filled[0])
+        commands.claim_folder(tmp_path, filled[0])
     with pytest.raises(UserError, match="is of study small, not three-factors"):
-        commands._claim(filled[2], load_study("three-factors"))
+        commands.claim_folder(filled[2], load_study("three-factors"))
 
 
 def test_one_seed_decides_nothing(filled, study_file):
     study, trials, out = filled
-    for trial in trials:
-        if trial.seed != study.seeds[0]:
-            (out / TRIALS / f"{trial.name}.json").unlink()
+    remove_records(out, *(trial.name for trial in trials if trial.seed != study.seeds[0]))
     folder = commands.report(study_file, out, None)
     with (folder / "claims.csv").open() as file:
         claims = list(csv.DictReader(file))

@@ -13,7 +13,7 @@ from flash_ray.workflows import study as commands
 STUDY = {
     "name": "try",
     "recipe": "miniature",
-    "budget": {"updates": 10},
+    "budget": {"iterations": 10},
     "curve_every": 5,
     "seeds": [3],
     "space": {
@@ -102,7 +102,7 @@ def test_what_trials_share_cannot_be_searched(file):
     space = {"training.precision": ["fp32", "bf16"]}
     assert (
         "space.training.precision: changes training.precision, which is fixed; allowed: "
-        "other fields; remove that path: trials share teachers"
+        "other fields; remove that path: trials share teachers and cases"
     ) in refusal(load_study, file(space=space, fixed=[]))
 
 
@@ -119,7 +119,7 @@ def test_values_that_contradict_each_other_are_refused_together(file):
     [
         ({"space": {}, "arms": {"a": {}, "b": {"tasks.edit": 0}}}, "space: try has none"),
         ({"curve_every": 0}, "curve_every: 0 in a search"),
-        ({"curve_every": 11}, "curve_every: 11 with 10 updates"),
+        ({"curve_every": 11}, "curve_every: 11 with 10 iterations"),
         (
             {
                 "space": {

@@ -110,10 +110,14 @@ class Judge(Protocol):
 
 
 def summarize(judge: Judge, cases: Sequence[Case], scores: Sequence[CaseScore]) -> JudgeResult:
-    """Means, intervals and categories of the scores of all cases."""
-    categories: dict[str, list[int]] = {}
-    for index, case in enumerate(cases):
-        categories.setdefault(case.category, []).append(index)
+    """Means, intervals and categories of the scores of all cases.
+
+    Raises:
+        ValueError: there are more or fewer scores than cases.
+    """
+    categories: dict[str, list[tuple[Case, CaseScore]]] = {}
+    for case, score in zip(cases, scores, strict=True):
+        categories.setdefault(case.category, []).append((case, score))
     known = [score.score for score in scores if score.score is not None]
     return JudgeResult(
         judge=judge.name,
@@ -121,8 +125,7 @@ def summarize(judge: Judge, cases: Sequence[Case], scores: Sequence[CaseScore]) 
         interval=interval(known) if known else None,
         measures=_measures(scores),
         categories={
-            name: _category(judge, [cases[i] for i in of], [scores[i] for i in of])
-            for name, of in categories.items()
+            name: _category(judge, *zip(*pairs, strict=True)) for name, pairs in categories.items()
         },
         cases={case.id: score for case, score in zip(cases, scores, strict=True)},
     )
