@@ -1,7 +1,7 @@
 """`flash-ray distill`: from a recipe to a published student: distill, score, publish once.
 
-What can be refused is refused before torch and ray take their seconds, so the modules that need
-them are imported where they are used.
+Bad input is an error before torch and ray take their seconds, so the modules that need them are
+imported where they are used.
 """
 
 import tempfile
