@@ -181,8 +181,8 @@ class PromptCache:
     after every change of the weights.
 
     Args:
-        graph: whether gradients pass through it to the weights, for several calls before one backward
-            pass. A cache without it is not used while gradients are on.
+        graph: whether gradients pass through it to the weights, for several calls before one
+            backward pass. A cache without it is not used while gradients are on.
         store: the family's own object with the keys and values of all layers; None: not filled.
     """
 
