@@ -43,7 +43,7 @@ class KillOnce(EncodedBenchmark):
             file.write("scored\n")
         if self.marker.read_text().count("scored") == 3:
             checkpoints = f"runs/{self.run_name}/train/checkpoint_manager_snapshot.json"
-            while b"update-000002" not in (self.store.get_bytes(checkpoints) or b""):
+            while b"iteration-000002" not in (self.store.get_bytes(checkpoints) or b""):
                 time.sleep(0.2)
             os.kill(os.getpid(), signal.SIGKILL)
         return super().images(transformer, sampler)
