@@ -3,6 +3,7 @@
     python -m flash_ray.capacity RECIPE            # a table for 8, 64 and 512 GPUs
     python -m tests.benchmarks.capacity             # the same model against runs on this machine
 
-`architecture` counts parameters and FLOPs, `workload` what a recipe asks of trainers and teachers,
-`sharding` ZeRO's memory and traffic, `timeline` plays the updates through, `plan` puts it together.
+`inputs` has the transformer's parameters and FLOPs and what is assumed, `workload` the work of
+trainers and teachers, `sharding` ZeRO's memory and traffic; `timeline` plays the updates through,
+`estimate` puts it together.
 """

@@ -8,11 +8,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flash_ray.capacity.architecture import Architecture, architecture_of
-from flash_ray.capacity.assumptions import Assumptions, assume
-from flash_ray.capacity.plan import Plan, best, plans
+from flash_ray.capacity.estimate import Estimate, best, estimates
+from flash_ray.capacity.inputs import Architecture, Assumptions, architecture_of, assume
 from flash_ray.capacity.workload import Workload, workload
-from flash_ray.cli.options import RecipeName
 from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe, load_recipe
 from flash_ray.recipe.load import override
@@ -31,7 +29,7 @@ def read(recipe: str, settings: Sequence[str]) -> tuple[Recipe, Assumptions]:
 
 
 def work_table(work: Workload, fake_updates: int) -> Table:
-    """FLOPs of an update by part."""
+    """Makes the table of an update's FLOPs by part."""
     parts = {
         "student's rollout": work.rollout.flops,
         "student's forward pass": work.student_forward.flops,
@@ -50,61 +48,65 @@ def work_table(work: Workload, fake_updates: int) -> Table:
     return table
 
 
-def plan_rows(found: Sequence[Plan]) -> list[list[str]]:
-    """A row for each division; * marks the best that has GPUs for teachers, for each size."""
-    chosen = [best([p for p in found if p.gpus == size]) for size in {p.gpus for p in found}]
-    return [_row(plan, "*" if plan in chosen else "") for plan in found]
+def estimate_rows(estimates: Sequence[Estimate]) -> list[list[str]]:
+    """Makes a row for each division; for each size * marks the best that has GPUs for teachers."""
+    sizes = {estimate.gpus for estimate in estimates}
+    chosen = [best([e for e in estimates if e.gpus == size]) for size in sizes]
+    return [_row(estimate, "*" if estimate in chosen else "") for estimate in estimates]
 
 
-def _row(plan: Plan, mark: str) -> list[str]:
-    teachers, idle, memory = "inside", "", f"{plan.trainer_memory.total:.0f}"
-    if plan.teachers:
-        teachers, idle = str(plan.teachers), f"{plan.timing.teacher_idle_share:.0%}"
-        memory += f" / {plan.teacher_memory.total:.0f}"
+def _row(estimate: Estimate, mark: str) -> list[str]:
+    teachers, idle, memory = "inside", "", f"{estimate.trainer_memory.total:.0f}"
+    if estimate.teachers:
+        teachers, idle = str(estimate.teachers), f"{estimate.timing.teacher_idle_share:.0%}"
+        memory += f" / {estimate.teacher_memory.total:.0f}"
     return [
-        str(plan.gpus),
-        f"{plan.trainers}{mark}",
+        str(estimate.gpus),
+        f"{estimate.trainers}{mark}",
         teachers,
-        str(plan.stage),
-        str(plan.global_batch),
-        f"{plan.timing.seconds:.1f}",
-        f"{plan.images_per_second:.2f}",
-        f"{plan.timing.wait_share:.1%}",
+        str(estimate.stage),
+        str(estimate.global_batch),
+        f"{estimate.timing.seconds:.1f}",
+        f"{estimate.images_per_second:.2f}",
+        f"{estimate.timing.wait_share:.1%}",
         idle,
         memory,
-        "yes" if plan.fits else "no",
-        f"{plan.gpu_hours_per_100_updates:.1f}",
+        "yes" if estimate.fits else "no",
+        f"{estimate.gpu_hours_per_100_updates:.1f}",
     ]
 
 
-def plan_table(found: Sequence[Plan]) -> Table:
-    """GB is what a trainer's GPU and a teacher's must hold; the last column is GPU-hours for 100
-    updates."""
+def estimate_table(estimates: Sequence[Estimate]) -> Table:
+    """Makes the table of divisions.
+
+    GB is what a trainer's GPU and a teacher's must hold; the last column is GPU-hours for 100
+    updates.
+    """
     table = Table(
         *("GPUs", "trainers", "teachers", "ZeRO", "batch", "s/update", "images/s"),
         *("wait", "idle", "GB", "fits", "GPU-h/100"),
     )
     before = None
-    for plan, row in zip(found, plan_rows(found), strict=True):
-        if before not in (None, plan.gpus):
+    for estimate, row in zip(estimates, estimate_rows(estimates), strict=True):
+        if before not in (None, estimate.gpus):
             table.add_section()
-        before = plan.gpus
+        before = estimate.gpus
         table.add_row(*row)
     return table
 
 
-def bytes_table(found: Sequence[Plan]) -> Table:
-    """Bytes and checkpoints of the best division for each size."""
+def bytes_table(estimates: Sequence[Estimate]) -> Table:
+    """Makes the table of bytes and checkpoints of the best division for each size."""
     table = Table(
         *("GPUs", "trainers", "teachers", "GB to and from teachers an update"),
         *("GB of ZeRO past a GPU an update", "GB a checkpoint", "s a checkpoint"),
     )
-    for size in sorted({plan.gpus for plan in found}):
-        plan = best([p for p in found if p.gpus == size])
+    for size in sorted({estimate.gpus for estimate in estimates}):
+        estimate = best([e for e in estimates if e.gpus == size])
         table.add_row(
-            *(str(plan.gpus), str(plan.trainers), str(plan.teachers)),
-            *(f"{plan.sent_bytes / 1e9:.2f}", f"{plan.gathered_bytes / 1e9:,.0f}"),
-            *(f"{plan.checkpoint_bytes / 1e9:,.0f}", f"{plan.checkpoint_seconds:.0f}"),
+            *(str(estimate.gpus), str(estimate.trainers), str(estimate.teachers)),
+            *(f"{estimate.sent_bytes / 1e9:.2f}", f"{estimate.gathered_bytes / 1e9:,.0f}"),
+            *(f"{estimate.checkpoint_bytes / 1e9:,.0f}", f"{estimate.checkpoint_seconds:.0f}"),
         )
     return table
 
@@ -116,13 +118,15 @@ def wide_console() -> Console:
 
 
 def describe(architecture: Architecture, assumed: Assumptions) -> list[str]:
-    """What the tables rest on."""
+    """Lists what the tables rest on."""
     lines = [f"{architecture.parameters:,} parameters; assumed:"]
     return lines + [f"  {name}={value}" for name, value in assumed.model_dump().items()]
 
 
 def command(
-    recipe: RecipeName = "qwen-image-2.1",
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A preset's name or a YAML file.")
+    ] = "qwen-image-2.1",
     gpus: Annotated[list[int], typer.Option(help="How many; again for another size.")] = [  # noqa: B006
         8,
         64,
@@ -133,15 +137,15 @@ def command(
         typer.Option("--set", metavar="KEY=VALUE", help="Of an assumption, or of the recipe."),
     ] = None,
 ) -> None:
-    """Print how a recipe would do on so many GPUs, by a model whose assumptions it prints too."""
+    """Print what a recipe would take on so many GPUs, by a model that states its assumptions."""
     loaded, assumed = read(recipe, settings or [])
     architecture = architecture_of(loaded.base)
-    found = [plan for size in gpus for plan in plans(loaded, architecture, assumed, size)]
+    rows = [e for size in gpus for e in estimates(loaded, architecture, assumed, size)]
     console = wide_console()
     console.print("\n".join(describe(architecture, assumed)), highlight=False)
     work = workload(loaded, architecture, assumed)
     console.print(work_table(work, loaded.training.fake_score.updates_per_iteration))
-    console.print(plan_table(found), bytes_table(found))
+    console.print(estimate_table(rows), bytes_table(rows))
 
 
 def main() -> None:
@@ -151,13 +155,13 @@ def main() -> None:
     try:
         code = app(prog_name="python -m flash_ray.capacity", standalone_mode=False)
     except UserError as error:
-        sys.exit(_refused(str(error)))
+        sys.exit(_bad_input(str(error)))
     except typer.exceptions.TyperException as error:
-        sys.exit(_refused(error.format_message()))
+        sys.exit(_bad_input(error.format_message()))
     sys.exit(code or 0)
 
 
-def _refused(reason: str) -> int:
+def _bad_input(reason: str) -> int:
     print(f"flash-ray: {' '.join(reason.split())}", file=sys.stderr)
     return 2
 

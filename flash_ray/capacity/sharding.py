@@ -7,8 +7,7 @@ for bf16 weights, 2 for gradients, 12 for fp32 weights and the two moments.
 import math
 from dataclasses import dataclass
 
-from flash_ray.capacity.architecture import Architecture
-from flash_ray.capacity.assumptions import Assumptions
+from flash_ray.capacity.inputs import Architecture, Assumptions
 from flash_ray.capacity.workload import Workload
 
 WEIGHT_BYTES, GRADIENT_BYTES, ADAM_BYTES, EMA_BYTES = 2, 2, 12, 4
@@ -21,7 +20,7 @@ STEP = {1: 2.0, 2: 1.0, 3: 0.0}
 
 @dataclass(frozen=True)
 class Memory:
-    """Of a GPU, in GB of 10^9 bytes.
+    """What a GPU holds, in GB of 10^9 bytes.
 
     Args:
         engines: both engines' weights, gradients and optimizer states, and the average's share.
@@ -49,7 +48,7 @@ def trainer_memory(
     micro_batch: int,
     teachers_inside: int = 0,
 ) -> Memory:
-    """A trainer's GPU under ZeRO `stage` over so many trainers.
+    """The memory of a trainer's GPU under ZeRO `stage` over so many trainers.
 
     Args:
         teachers_inside: groups of teachers in the trainer's process, the base's among them.
@@ -63,7 +62,7 @@ def trainer_memory(
     each = ENGINES * (whole + sum(sharded) / trainers) + EMA_BYTES / trainers
     live = 2 * architecture.layer_weights * WEIGHT_BYTES if stage == 3 else 0  # gathered layers
     layer = 2 * micro_batch * work.longest_tokens * architecture.width  # bf16, one width
-    if work.recompute:  # every layer's input, and one layer whole
+    if work.gradient_checkpointing:  # every layer's input, and one layer whole
         activations = layer * (architecture.layers + assumed.activation_widths)
     else:
         activations = layer * architecture.layers * assumed.activation_widths
@@ -82,10 +81,10 @@ def teacher_memory(
     work: Workload,
     assumed: Assumptions,
     micro_batch: int,
-    open_tickets: int,
+    open_requests: int,
 ) -> Memory:
-    """A teacher's GPU: weights, and keys and values of both sides of all open tickets."""
-    prefixes = open_tickets * 2 * _prefix_bytes(architecture, work, micro_batch)
+    """The memory of a teacher's GPU: weights, keys and values of all open requests."""
+    prefixes = open_requests * 2 * _prefix_bytes(architecture, work, micro_batch)
     layer = 2 * micro_batch * work.longest_tokens * architecture.width * assumed.activation_widths
     return Memory(
         0.0,
@@ -96,7 +95,7 @@ def teacher_memory(
 
 
 def _prefix_bytes(architecture: Architecture, work: Workload, micro_batch: int) -> float:
-    """Keys and values, bf16, of every layer."""
+    """Bytes of every layer's keys and values in bf16."""
     tokens = micro_batch * work.longest_prefix_tokens
     return 2 * 2 * tokens * architecture.width * architecture.layers
 
@@ -108,7 +107,7 @@ def _frozen_gb(architecture: Architecture, assumed: Assumptions) -> float:
 def traffic_seconds(
     architecture: Architecture, assumed: Assumptions, trainers: int, volumes: float
 ) -> float:
-    """Gathering or reducing the model's bf16 bytes so many times over.
+    """Seconds of gathering or reducing the model's bf16 bytes `volumes` times.
 
     A ring moves (N-1)/N of the bytes past every GPU. Between nodes it moves them once through
     each node's network, all its ports together.
@@ -121,12 +120,12 @@ def traffic_seconds(
 
 
 def checkpoint_bytes(architecture: Architecture) -> int:
-    """Weights and optimizer states of both engines, and the average."""
+    """Bytes of both engines' weights and optimizer states, and of the average."""
     each = ENGINES * (WEIGHT_BYTES + ADAM_BYTES) + EMA_BYTES
     return each * architecture.parameters
 
 
 def checkpoint_seconds(architecture: Architecture, assumed: Assumptions, trainers: int) -> float:
-    """Upload by all trainers' nodes at once, during which nobody trains."""
+    """Seconds of the upload by all trainers' nodes at once, during which nobody trains."""
     nodes = math.ceil(trainers / assumed.gpus_per_node)
     return checkpoint_bytes(architecture) / (nodes * assumed.s3_gb_per_s_per_node * 1e9)

@@ -1,8 +1,8 @@
 """Plays a few updates through: trainers that keep step, teachers that answer in turn.
 
-The trainers do what `distill.distiller.DistillationStep` does, in its order; a teacher is an actor that
+The trainers do what `trainer.step.DistillationStep` does, in its order; a teacher is an actor that
 takes its calls one after another, first come, first served. The next micro-batch is announced as
-soon as one is asked about, as with `teacher_defaults.max_in_flight` of 2 or more.
+soon as the scores of one are requested, as with `teacher_defaults.max_in_flight` of 2 or more.
 """
 
 from collections import deque
@@ -14,12 +14,12 @@ TINY_S = 1e-12
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Seconds of one trainer's and one teacher's parts.
+class StageSeconds:
+    """Seconds of the stages of one trainer's update and of one teacher's answer.
 
     Args:
-        before: of a micro-batch, up to the question: rollout and the student's forward pass.
-        fake_score: between the question and the wait for its answer.
+        before: of a micro-batch, until its scores are requested: rollout and forward pass.
+        fake_score: between the request and the wait for its answer.
         backward: after the answer.
         tail: once an update: the optimizer's step and all fake-score updates.
         prefill, score: a teacher's, for one micro-batch, transport included.
@@ -35,7 +35,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Timing:
-    """Of one update in the steady state.
+    """One update in the steady state.
 
     Args:
         wait_share: part of the update that a trainer waits for teachers, over the trainers.
@@ -52,26 +52,54 @@ class _Call:
     seconds: float
     done: bool = False
 
+    def is_done(self) -> bool:
+        return self.done
 
-Condition = Callable[[], object]
-Steps = Iterator[float | Condition]  # seconds of work, or what is waited for
+
+Ready = Callable[[], bool]
+Steps = Iterator[float | Ready]  # seconds of work, or what is waited for
+
+
+@dataclass
+class _Process:
+    """A trainer or a teacher, and what it does now: work for some seconds, or wait."""
+
+    steps: Steps
+    seconds: float = 0.0
+    ready: Ready | None = None
+    ended: bool = False
+
+    def can_advance(self) -> bool:
+        """Whether its work is done, or what it waits for has come."""
+        if self.ended:
+            return False
+        return self.ready() if self.ready else self.seconds <= TINY_S
+
+    def advance(self) -> None:
+        """Begins the next step."""
+        step = next(self.steps, None)
+        self.ended = step is None
+        self.ready = step if callable(step) else None
+        self.seconds = step if isinstance(step, float) else 0.0
 
 
 def simulate(
-    parts: Parts, trainers: int, replicas: int, passes: int, cores: int | None = None
+    stages: StageSeconds, trainers: int, replicas: int, passes: int, cores: int | None = None
 ) -> Timing:
-    """The last of four updates of `passes` micro-batches each.
+    """Times the last of four updates of `passes` micro-batches each.
 
     Args:
         cores: that all processes share, evenly, when more than so many compute at once; None:
             each has a device of its own.
     """
-    return _Play(parts, trainers, replicas, passes, cores).run(updates=4)
+    return _Play(stages, trainers, replicas, passes, cores).run(updates=4)
 
 
 class _Play:
-    def __init__(self, parts: Parts, trainers: int, replicas: int, passes: int, cores: int | None):
-        self.parts, self.trainers, self.passes, self.cores = parts, trainers, passes, cores
+    def __init__(
+        self, stages: StageSeconds, trainers: int, replicas: int, passes: int, cores: int | None
+    ):
+        self.stages, self.trainers, self.passes, self.cores = stages, trainers, passes, cores
         self.queues: list[deque[_Call]] = [deque() for _ in range(replicas)]
         self.now = 0.0
         self.busy = [0.0] * replicas
@@ -82,7 +110,7 @@ class _Play:
     def run(self, updates: int) -> Timing:
         trainers = [self._trainer(rank, updates) for rank in range(self.trainers)]
         actors = [self._actor(number) for number in range(len(self.queues))]
-        _share(self, [*trainers, *actors], len(trainers))
+        _share(self, [_Process(steps) for steps in (*trainers, *actors)], len(trainers))
         (start, busy_before), (end, busy_after) = self.marks[-2:]
         seconds = end - start
         busy = (busy_after - busy_before) / len(self.queues)
@@ -91,33 +119,33 @@ class _Play:
         )
 
     def _trainer(self, rank: int, updates: int) -> Steps:
-        parts, replicas = self.parts, len(self.queues)
-        meetings = count()
-        self._call((rank % replicas), parts.prefill)
+        stages, replicas = self.stages, len(self.queues)
+        barriers = count()
+        self._call((rank % replicas), stages.prefill)
         for update in range(updates):
             if rank == 0:
                 self.marks.append((self.now, sum(self.busy)))
             self.waited[rank] = 0.0
             for n in range(update * self.passes, (update + 1) * self.passes):
                 replica = (rank + n) % replicas  # round robin
-                yield parts.before
-                answer = self._call(replica, parts.score)
-                self._call((replica + 1) % replicas, parts.prefill)  # of the next micro-batch
-                yield parts.fake_score
-                asked = self.now
-                yield lambda answer=answer: answer.done
-                self.waited[rank] += self.now - asked
-                yield parts.backward
-                yield self._together(next(meetings))
-            yield parts.tail
-            yield self._together(next(meetings))
+                yield stages.before
+                answer = self._call(replica, stages.score)
+                self._call((replica + 1) % replicas, stages.prefill)  # of the next micro-batch
+                yield stages.fake_score
+                requested = self.now
+                yield answer.is_done
+                self.waited[rank] += self.now - requested
+                yield stages.backward
+                yield self._barrier(next(barriers))
+            yield stages.tail
+            yield self._barrier(next(barriers))
         if rank == 0:
             self.marks.append((self.now, sum(self.busy)))
 
     def _actor(self, number: int) -> Steps:
         queue = self.queues[number]
         while True:
-            yield lambda: queue
+            yield lambda: bool(queue)
             call = queue.popleft()
             yield call.seconds
             self.busy[number] += call.seconds
@@ -128,29 +156,27 @@ class _Play:
         self.queues[replica].append(call)
         return call
 
-    def _together(self, meeting: int) -> Condition:
-        """Gradients are reduced: nobody goes on before all are there."""
-        self.arrived[meeting] = self.arrived.get(meeting, 0) + 1
-        return lambda: self.arrived[meeting] == self.trainers
+    def _barrier(self, number: int) -> Ready:
+        """What a trainer waits for where gradients are reduced: that all have come that far."""
+        self.arrived[number] = self.arrived.get(number, 0) + 1
+        return lambda: self.arrived[number] == self.trainers
 
 
-def _share(play: _Play, processes: list[Steps], trainers: int) -> None:
+def _share(play: _Play, processes: list[_Process], trainers: int) -> None:
     """Runs all processes until the first `trainers` of them have ended."""
-    state: list[float | Condition | None] = [0.0] * len(processes)
     while True:
         moved = True
         while moved:
             moved = False
-            for number, what in enumerate(state):
-                ready = what is not None and (what() if callable(what) else what <= TINY_S)
-                if ready:
-                    state[number] = next(processes[number], None)
+            for process in processes:
+                if process.can_advance():
+                    process.advance()
                     moved = True
-        if all(what is None for what in state[:trainers]):
+        if all(process.ended for process in processes[:trainers]):
             return
-        working = [n for n, what in enumerate(state) if isinstance(what, float)]
+        working = [process for process in processes if not process.ended and not process.ready]
         rate = min(1.0, play.cores / len(working)) if play.cores else 1.0
-        step = min(state[n] for n in working)
+        step = min(process.seconds for process in working)
         play.now += step / rate
-        for number in working:
-            state[number] -= step
+        for process in working:
+            process.seconds -= step

@@ -1,17 +1,17 @@
-"""`flash-ray cluster local`."""
+"""`flash-ray cluster local`: a Ray cluster on this machine."""
 
 from typing import Annotated
 
 import typer
 
-from flash_ray.cluster.local.config import Plan
+from flash_ray.cluster.local.config import NodeLimits
 
 cluster_app = typer.Typer(help="Clusters to run on.")
 
 
 @cluster_app.callback()
 def _commands() -> None:
-    """Makes typer see commands, where it would take a single one for the group."""
+    """Has typer see a command of a group: a single one it would take for the group itself."""
 
 
 @cluster_app.command()
@@ -19,24 +19,25 @@ def local(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Of the job server.")] = 8265,
     trainers: Annotated[
         int, typer.Option(min=0, max=64, help="Most nodes for training.")
-    ] = Plan.trainers,
+    ] = NodeLimits.trainers,
     teachers: Annotated[
         int, typer.Option(min=0, max=64, help="Most nodes for teachers.")
-    ] = Plan.teachers,
+    ] = NodeLimits.teachers,
     servers: Annotated[
         int, typer.Option(min=0, max=64, help="Most nodes for endpoints.")
-    ] = Plan.servers,
+    ] = NodeLimits.servers,
     cpus: Annotated[
         int, typer.Option(min=1, max=1024, help="CPUs that Ray counts on each node.")
-    ] = Plan.cpus,
+    ] = NodeLimits.cpus,
     idle_s: Annotated[
         float, typer.Option(min=1, max=86400, help="Seconds after which an idle node goes.")
-    ] = Plan.idle_s,
+    ] = NodeLimits.idle_s,
     object_store_mib: Annotated[
         int, typer.Option(min=80, max=1048576, help="Object store of each node.")
-    ] = Plan.object_store_mib,
+    ] = NodeLimits.object_store_mib,
 ) -> None:
     """Run a Ray cluster on this machine whose nodes come and go with the work."""
-    from flash_ray.workflows import local_cluster as command
+    from flash_ray.workflows import local_cluster as workflow
 
-    command.run(Plan(trainers, teachers, servers, cpus, idle_s, object_store_mib), port)
+    limits = NodeLimits(trainers, teachers, servers, cpus, idle_s, object_store_mib)
+    workflow.run(limits, port)

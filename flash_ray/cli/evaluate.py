@@ -1,22 +1,14 @@
 """`flash-ray evaluate`, `rank` and `models`: how good models are, and which there are."""
 
 import json
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flash_ray.cli.options import Cases, Overrides, Place
+from flash_ray.cli.options import BenchmarkName, Cases, Judges, Overrides, Place, Task
 from flash_ray.errors import UserError
 from flash_ray.recipe import load_recipe
-
-
-class TaskName(StrEnum):
-    """The tasks of `flash-ray evaluate --task`."""
-
-    T2I = "t2i"
-    EDIT = "edit"
 
 
 def evaluate(
@@ -28,22 +20,13 @@ def evaluate(
             "`untrained`, the base in as few evaluations as a student.",
         ),
     ],
-    task: Annotated[TaskName, typer.Option(help="Which task of the benchmark.")],
-    benchmark: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which benchmark; default: the recipe's.")
-    ] = None,
+    task: Task,
+    benchmark: BenchmarkName = None,
     cases: Cases = 16,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where to write the result as JSON.")
     ] = None,
-    judges: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--judge",
-            metavar="JUDGE",
-            help="exact, ocr or vlm:FILE.yaml, several times if you like; default: the recipe's.",
-        ),
-    ] = None,
+    judges: Judges = None,
     recipe: Annotated[
         str | None,
         typer.Option(

@@ -7,7 +7,24 @@ from typing import Annotated
 
 import typer
 
-from flash_ray.cli.options import Overrides, Place, RecipeName, storage_of
+from flash_ray.cli.options import (
+    AtOnce,
+    BenchmarkName,
+    Cases,
+    Judges,
+    Overrides,
+    Place,
+    Port,
+    RecipeName,
+    Resume,
+    RunName,
+    ServedRecipe,
+    ServingChanges,
+    ServingFile,
+    StudyName,
+    Task,
+    storage_of,
+)
 from flash_ray.cluster.jobs.spec import Job
 from flash_ray.recipe import load_recipe
 
@@ -16,7 +33,7 @@ jobs_app = typer.Typer(help="See, follow, await and stop the jobs of a Ray clust
 
 
 def _ready_ray(address: str | None) -> str | None:
-    logging.disable(logging.WARNING)  # Ray's client tells of every upload and connection
+    logging.disable(logging.WARNING)  # Ray's client logs every upload and connection
     if any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it as it is imported
     return address
@@ -46,10 +63,8 @@ JobId = Annotated[str, typer.Argument(metavar="JOB", help="Its id; see `flash-ra
 def distill(
     recipe: RecipeName,
     overrides: Overrides = None,
-    name: Annotated[
-        str | None, typer.Option(help="Of the run and the student; default: the recipe's.")
-    ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with the run of that name.")] = False,
+    name: RunName = None,
+    resume: Resume = False,
     store: Place = None,
     address: Address = None,
     follow: Follow = False,
@@ -83,18 +98,19 @@ def encode(
 @submit_app.command()
 def evaluate(
     model: Annotated[
-        str,
-        typer.Argument(metavar="MODEL", help="A published student, `teacher` or `teacher-at-4`."),
+        str, typer.Argument(metavar="MODEL", help="A published student, `teacher` or `untrained`.")
     ],
-    bench: Annotated[str, typer.Option(help="t2i or edit.")],
-    cases: Annotated[int, typer.Option(min=1, help="Cases of each category.")] = 16,
-    judges: Annotated[
-        list[str] | None,
-        typer.Option("--judge", metavar="JUDGE", help="exact (default), ocr or vlm:FILE.yaml."),
-    ] = None,
+    task: Task,
     recipe: Annotated[
-        str, typer.Option(metavar="RECIPE", help="The teachers' recipe.")
-    ] = "miniature",
+        str,
+        typer.Option(
+            metavar="RECIPE",
+            help="Of `teacher` and `untrained`; for a student, what the job needs of a node.",
+        ),
+    ],
+    benchmark: BenchmarkName = None,
+    cases: Cases = 16,
+    judges: Judges = None,
     overrides: Overrides = None,
     store: Place = None,
     address: Address = None,
@@ -102,27 +118,21 @@ def evaluate(
     again: Again = False,
     pip: Pip = False,
 ) -> None:
-    """Score a model on a bench; the job's log has the result."""
-    if bench not in ("t2i", "edit"):
-        raise typer.BadParameter(f"--bench: {bench!r}; allowed: t2i, edit; choose one")
+    """Score a model on one task of a benchmark; the job's log has the result."""
     loaded = load_recipe(recipe, overrides)
     from flash_ray.workflows.submit import plan_evaluate
 
-    job = plan_evaluate(model, bench, cases, judges or [], loaded, store)
+    job = plan_evaluate(model, loaded, store, task.value, benchmark, cases, judges or [])
     _send(job, address, follow, again, pip)
 
 
 @submit_app.command()
 def study(
-    study: Annotated[
-        str, typer.Argument(metavar="STUDY", help="A shipped study's name or a YAML file.")
-    ],
+    study: StudyName,
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="The folder of the results, on the cluster.")
     ],
-    at_once: Annotated[
-        int | None, typer.Option(min=1, help="Trials at the same time; default: as many as fit.")
-    ] = None,
+    at_once: AtOnce = None,
     store: Place = None,
     address: Address = None,
     follow: Follow = False,
@@ -137,23 +147,16 @@ def study(
 
 @submit_app.command()
 def serve(
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="Whose base and teacher are served.")
-    ] = "miniature",
+    recipe: ServedRecipe,
     overrides: Overrides = None,
-    settings: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Limits, batches, replicas, as YAML.")
-    ] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--serving", metavar="KEY=VALUE", help="Change a setting, e.g. limits.n=4."),
-    ] = None,
+    settings: ServingFile = None,
+    changes: ServingChanges = None,
     store: Place = None,
     tokens: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Tokens, a file of the cluster's head.")
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on, of the head.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+    port: Port = 8000,
     address: Address = None,
     follow: Follow = False,
     again: Again = False,
@@ -179,48 +182,48 @@ def jobs_list(address: Address = None) -> None:
 @jobs_app.command("logs")
 def jobs_logs(job: JobId, address: Address = None, follow: Follow = False) -> None:
     """Print a job's log."""
-    from flash_ray.cluster.jobs import logs as following
+    from flash_ray.cluster.jobs import logs
     from flash_ray.cluster.jobs.submit import connect
 
     client = connect(address)
-    following.find(client, job)
+    logs.find(client, job)
     if follow:
-        raise typer.Exit(following.follow(client, job))
+        raise typer.Exit(logs.follow(client, job))
     typer.echo(client.get_job_logs(job), nl=False)
 
 
 @jobs_app.command("wait")
 def jobs_wait(job: JobId, address: Address = None) -> None:
     """Wait for a job's end; exit as it does."""
-    from flash_ray.cluster.jobs import logs as following
+    from flash_ray.cluster.jobs import logs
     from flash_ray.cluster.jobs.submit import connect
 
     client = connect(address)
-    following.find(client, job)
-    raise typer.Exit(following.follow(client, job, log=False))
+    logs.find(client, job)
+    raise typer.Exit(logs.follow(client, job, log=False))
 
 
 @jobs_app.command("stop")
 def jobs_stop(job: JobId, address: Address = None) -> None:
     """Stop a job and wait until it has ended."""
-    from flash_ray.cluster.jobs import logs as following
+    from flash_ray.cluster.jobs import logs
     from flash_ray.cluster.jobs.submit import connect
 
     client = connect(address)
-    if not following.find(client, job).status.is_terminal():
+    if not logs.find(client, job).status.is_terminal():
         client.stop_job(job)
-    typer.echo(f"{job} {following.wait(client, job).status.value}")
+    typer.echo(f"{job} {logs.wait(client, job).status.value}")
 
 
 def _send(job: Job, address: str | None, follow: bool, again: bool, pip: bool) -> None:
-    from flash_ray.cluster.jobs import logs as following
+    from flash_ray.cluster.jobs import logs
     from flash_ray.cluster.jobs.submit import connect, send
 
     client = connect(address)
     name = send(client, job, again, pip)
     if follow:
         typer.echo(f"submitted {name}", err=True)
-        raise typer.Exit(following.follow(client, name))
+        raise typer.Exit(logs.follow(client, name))
     typer.echo(name)
 
 

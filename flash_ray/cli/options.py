@@ -1,5 +1,7 @@
 """Options that several commands share."""
 
+from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -31,3 +33,50 @@ def storage_of(place: str | None) -> list[str]:
         return []
     url = place if place.startswith("s3://") else "embedded"
     return [f"runtime.storage.url={url}", *([] if url == place else ["runtime.storage.endpoint="])]
+
+
+# Of commands that run here or, by `flash-ray submit`, as a job.
+RunName = Annotated[
+    str | None, typer.Option("--name", help="Of the run and the student; default: the recipe's.")
+]
+Resume = Annotated[bool, typer.Option(help="Go on with the run of that name.")]
+
+
+class TaskName(StrEnum):
+    """The tasks that --task takes."""
+
+    T2I = "t2i"
+    EDIT = "edit"
+
+
+Task = Annotated[TaskName, typer.Option(help="Which task of the benchmark.")]
+BenchmarkName = Annotated[
+    str | None,
+    typer.Option("--benchmark", metavar="NAME", help="Which benchmark; default: the recipe's."),
+]
+Judges = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--judge",
+        metavar="JUDGE",
+        help="exact, ocr or vlm:FILE.yaml, several times if you like; default: the recipe's.",
+    ),
+]
+StudyName = Annotated[
+    str, typer.Argument(metavar="STUDY", help="A shipped study's name or a YAML file.")
+]
+AtOnce = Annotated[
+    int | None, typer.Option(min=1, help="Trials at the same time; default: as many as fit.")
+]
+ServedRecipe = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="Whose base, teacher and benchmark are served.")
+]
+ServingFile = Annotated[
+    Path | None,
+    typer.Option("--settings", metavar="FILE", help="Limits, batches, replicas, as YAML."),
+]
+ServingChanges = Annotated[
+    list[str] | None,
+    typer.Option("--serving", metavar="KEY=VALUE", help="Change a setting, e.g. limits.n=4."),
+]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]

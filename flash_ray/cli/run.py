@@ -5,17 +5,23 @@ from typing import Annotated
 
 import typer
 
-from flash_ray.cli.options import Cases, Overrides, Place, RecipeName, storage_of
+from flash_ray.cli.options import (
+    Cases,
+    Overrides,
+    Place,
+    RecipeName,
+    Resume,
+    RunName,
+    storage_of,
+)
 from flash_ray.recipe import load_recipe
 
 
 def distill(
     recipe: RecipeName,
     overrides: Overrides = None,
-    name: Annotated[
-        str | None, typer.Option(help="Of the run and the student; default: the recipe's.")
-    ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with the run of that name.")] = False,
+    name: RunName = None,
+    resume: Resume = False,
     store: Place = None,
 ) -> None:
     """Distill a student as a recipe says, and publish it."""

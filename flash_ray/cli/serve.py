@@ -5,30 +5,30 @@ from typing import Annotated
 
 import typer
 
-from flash_ray.cli.options import Overrides, Place
+from flash_ray.cli.options import (
+    Overrides,
+    Place,
+    Port,
+    ServedRecipe,
+    ServingChanges,
+    ServingFile,
+)
 from flash_ray.recipe import load_recipe
 from flash_ray.serving.settings import load_serving
 from flash_ray.serving.tokens import ROLES, add_token
 
 
 def serve(
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="Whose base and teacher are served.")
-    ] = "miniature",
+    recipe: ServedRecipe,
     overrides: Overrides = None,
-    settings: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Limits, batches, replicas, as YAML.")
-    ] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--serving", metavar="KEY=VALUE", help="Change a setting, e.g. limits.n=4."),
-    ] = None,
+    settings: ServingFile = None,
+    changes: ServingChanges = None,
     store: Place = None,
     tokens: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Tokens that `flash-ray token` made.")
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+    port: Port = 8000,
 ) -> None:
     """Serve the teacher and the published students over HTTP, with a page to look at them."""
     loaded = load_recipe(recipe, overrides)

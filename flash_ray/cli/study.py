@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from flash_ray.cli.options import PlaceOfStudy
+from flash_ray.cli.options import AtOnce, PlaceOfStudy, StudyName
 
 if TYPE_CHECKING:
     from flash_ray.studies.records import SearchResult
@@ -16,13 +16,7 @@ if TYPE_CHECKING:
 
 study_app = typer.Typer(help="Compare recipes: arms under several seeds, with error bars.")
 
-StudyName = Annotated[
-    str, typer.Argument(metavar="STUDY", help="A shipped study's name or a YAML file.")
-]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="The folder of the study's results.")]
-AtOnce = Annotated[
-    int | None, typer.Option(min=1, help="Trials at the same time; default: as many as fit.")
-]
 
 
 @study_app.command("run")

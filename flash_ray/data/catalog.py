@@ -1,5 +1,4 @@
-"""The catalog of a source's files: Ray Data reads all rows once, the store keeps what choosing
-among their cases needs to know."""
+"""The catalog of a source's files: Ray Data reads all rows once, the store keeps what they hold."""
 
 import hashlib
 import io
@@ -119,7 +118,7 @@ def catalog_key(files: "FoundFiles", columns: Columns, task: Task) -> str:
 def read_shards(
     files: "FoundFiles", columns: Columns, task: Task, shards: Sequence[Shard]
 ) -> ray.data.Dataset:
-    """Rows {"shard": ShardCases} of those shards, of one case each, whose case is in the files."""
+    """Rows {"shard": ShardCases}: the shards, of one case each, whose case is in the files."""
     quiet_ray_data()
     wanted = ray.put({case: shard for shard in shards for case in shard.cases})
 

@@ -94,7 +94,7 @@ class Description:
 
     @property
     def bytes_in_all(self) -> int | None:
-        """Of all conditions, if those that are not encoded yet are like those that are."""
+        """Bytes of all conditions, if those yet to be encoded are like those that are."""
         return round(self.bytes * self.cases / self.encoded) if self.encoded else None
 
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from ray.data import ActorPoolStrategy
 
 from flash_ray.cluster.environment import one_process, thread_limits

@@ -48,7 +48,7 @@ class FileSource(DataSource):
         Raises:
             UserError: there are none, or the first one lacks a column that the recipe names.
         """
-        self._found(task)
+        self._find(task)
 
     def catalog(self, task: Task, store: Store) -> Catalog:
         """The task's rows; they are read unless the store has the catalog of just these files.
@@ -58,7 +58,7 @@ class FileSource(DataSource):
         """
         from flash_ray.data.catalog import scan
 
-        return scan(self._found(task), self.files.columns, task, self.files.max_bad, store)
+        return scan(self._find(task), self.files.columns, task, self.files.max_bad, store)
 
     def read(self, shards: Sequence[Shard]) -> ray.data.Dataset:
         """Rows {"shard": ShardCases}: all files are read and the cases of `shards` picked."""
@@ -68,8 +68,8 @@ class FileSource(DataSource):
         for shard in shards:
             by_task.setdefault(shard.task, []).append(shard)
         first, *others = (
-            read_shards(self._found(task), self.files.columns, task, own)
-            for task, own in by_task.items()
+            read_shards(self._find(task), self.files.columns, task, of_task)
+            for task, of_task in by_task.items()
         )
         return first.union(*others) if others else first
 
@@ -77,12 +77,12 @@ class FileSource(DataSource):
         """Remove the task's catalog from the store: pictures changed, the files did not."""
         from flash_ray.data.catalog import catalog_key
 
-        store.delete(catalog_key(self._found(task), self.files.columns, task))
+        store.delete(catalog_key(self._find(task), self.files.columns, task))
 
-    def _found(self, task: Task) -> FoundFiles:
-        found = find_files(self.files, task, self.endpoint)
-        validate_columns(found, self.files.columns, task)
-        return found
+    def _find(self, task: Task) -> FoundFiles:
+        files = find_files(self.files, task, self.endpoint)
+        validate_columns(files, self.files.columns, task)
+        return files
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def _first_lines(stream: Any) -> dict[str, Any]:
 
 
 def _first_sample(stream: Any, columns: Columns) -> dict[str, Any]:
-    """The members of a tar file that belong to its first one."""
+    """The members of a tar file that make up its first sample."""
     sample: dict[str, Any] = {}
     first = None
     with tarfile.open(fileobj=stream, mode="r|") as tar:

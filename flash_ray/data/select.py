@@ -23,7 +23,7 @@ PATIENCE = 50  # entries of an endless source for each that a filter must let th
 
 
 def category_counts(weights: Mapping[str, float], total: int, field: str) -> dict[str, int]:
-    """Divides `total` cases by weight (largest remainder); every positive weight gets one or more.
+    """Divide `total` cases by weight (largest remainder); every positive weight gets one or more.
 
     Raises:
         UserError: `total` is too small for that; `field` names the weights in the message.

@@ -38,7 +38,7 @@ def _block(comparison: Comparison, rows: int) -> Image.Image:
     categories = len({case.category for case in comparison.cases})
     indices = first_of_each(comparison.cases, max(1, rows // categories))[:rows]
     images = [row_images(comparison, index) for index in indices]
-    names = list(max(images, key=len))
+    names = max((list(row) for row in images), key=len)
     longest = max(max(image.size) for row in images for image in row.values())
     side = min(max(SMALLEST, longest), LARGEST)
     font = ImageFont.load_default(12)
@@ -58,7 +58,7 @@ def _block(comparison: Comparison, rows: int) -> Image.Image:
 
 
 def _fitted(image: Image.Image, side: int) -> Image.Image:
-    """The picture in a square of that side, in its own aspect ratio."""
+    """Fits the picture into a square of that side; its aspect ratio stays."""
     larger = max(image.size) > side
     method = Image.Resampling.LANCZOS if larger else Image.Resampling.NEAREST
     return ImageOps.contain(image, (side, side), method)

@@ -1,7 +1,7 @@
-"""The miniature's benches: fixed, seeded lists of cases that no training ever sees.
+"""The miniature's benchmark: fixed, seeded lists of cases that no training ever sees.
 
-One stated combination in sixteen is reserved for the benches, by a hash: training draws the other
-scenes only, so a bench asks for combinations of words that no caption of the training data had.
+One stated combination in sixteen is reserved for it, by a hash: training draws the other scenes
+only, so its cases ask for combinations of words that no caption of the training data had.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar, overload
 
 import numpy as np
@@ -36,7 +37,7 @@ class MiniatureBenchmark:
 
     @property
     def digest(self) -> str:
-        """Of what the cases are drawn from."""
+        """16 hex digits that change with what the cases are drawn from."""
         content = [_FORMAT, _SEED, SIZE, CATEGORIES]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
@@ -49,11 +50,11 @@ class MiniatureBenchmark:
         return out
 
 
+@dataclass(frozen=True)
 class DrawnInput(Sequence[Image.Image]):
     """The one picture that an edit starts from, drawn whenever it is looked at."""
 
-    def __init__(self, edit: Edit):
-        self._edit = edit
+    edit: Edit
 
     def __len__(self) -> int:
         return 1
@@ -69,7 +70,7 @@ class DrawnInput(Sequence[Image.Image]):
             return [self[i] for i in range(*index.indices(1))]
         if index not in (0, -1):
             raise IndexError(index)
-        return input_image(self._edit)
+        return input_image(self.edit)
 
 
 def input_image(edit: Edit) -> Image.Image:
@@ -81,7 +82,7 @@ def input_image(edit: Edit) -> Image.Image:
 
 
 def is_reserved(scene: Scene) -> bool:
-    """Whether the scene's stated combination belongs to the benches."""
+    """Whether the scene's stated combination belongs to the benchmark."""
     if scene.category == "landscape":
         stated = [scene.value("sky"), scene.value("ground"), scene.objects]
     else:
@@ -91,12 +92,13 @@ def is_reserved(scene: Scene) -> bool:
 
 
 def draw_scene(category: str, rng: np.random.Generator, reserved: bool = False) -> Scene:
-    """A random scene from the benches' share of the world or from the training's."""
+    """A random scene from the benchmark's share of the world or from the training's."""
     return _until(lambda: random_scene(category, rng), lambda scene: scene, reserved)
 
 
 def draw_edit(category: str, rng: np.random.Generator, reserved: bool = False) -> Edit:
-    """A random edit whose target is from the benches' share of the world or the training's."""
+    """A random edit whose target is from the benchmark's share of the world or the
+    training's."""
     return _until(lambda: random_edit(category, rng), lambda edit: edit.target, reserved)
 
 
@@ -108,13 +110,13 @@ def _until(make: Callable[[], Made], scene_of: Callable[[Made], Scene], reserved
 
 def _case(task: Task, category: str, index: int, rng: np.random.Generator) -> Case:
     references: Sequence[Image.Image] = ()
+    target: Scene | Edit
     if task == "t2i":
-        target: Scene | Edit = draw_scene(category, rng, reserved=True)
-        prompt, scene = caption(target, rng), target
+        target = scene = draw_scene(category, rng, reserved=True)
+        prompt = caption(scene, rng)
     else:
-        target = draw_edit(category, rng, reserved=True)
-        prompt, scene = instruction(target, rng), target.target
-        references = DrawnInput(target)
+        target = edit = draw_edit(category, rng, reserved=True)
+        prompt, scene, references = instruction(edit, rng), edit.target, DrawnInput(edit)
     seed = int(rng.integers(2**31))
     text = scene.word if category == "text" else None
     return Case(

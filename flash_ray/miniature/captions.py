@@ -41,7 +41,7 @@ def careless(scene: Scene, rng: np.random.Generator, wrong: float) -> Scene:
     """The scene as a careless writer sees it: each stated factor wrong with probability `wrong`."""
     changes = {}
     for factor in FACTORS[scene.category]:
-        if not factor.stated or factor.name == "style" or rng.random() >= wrong:
+        if factor.values is None or factor.name == "style" or rng.random() >= wrong:
             continue
         lowest = 1 if factor.name in SLOTS else 0  # an object is mistaken, not overlooked
         if scene.factors[factor.name] >= lowest:
@@ -99,11 +99,12 @@ def caption(
 
 
 def careless_caption(scene: Scene, rng: np.random.Generator) -> str:
+    """A caption as on the web: attributes are left out, and some of the others are wrong."""
     return caption(careless(scene, rng, WRONG["t2i"]), rng, OMITTED)
 
 
 def thorough_caption(scene: Scene, rng: np.random.Generator) -> str:
-    """Nothing wrong, and half of the time it says where things stand."""
+    """A caption with nothing wrong, that half of the time says where things stand."""
     return caption(scene, rng, OMITTED, placed=0.5)
 
 

@@ -80,7 +80,7 @@ def _column(values: Array) -> Array:
     return np.asarray(values, np.float32)[:, None, None]
 
 
-def _disc(canvas: Canvas, x: Array, y: Array, r: Array | float) -> Array:
+def _disc(canvas: Canvas, x: Array, y: Array | float, r: Array | float) -> Array:
     return np.hypot(canvas.x - x, canvas.y - y) - r
 
 

@@ -59,6 +59,7 @@ class Edit:
         return degrade(picture, self.degradation, self.seed) if self.degradation else picture
 
     def target_picture(self) -> np.ndarray:
+        """One right answer, `(3, 64, 64)` float32 in [0, 1]."""
         return draw([self.target])[0]
 
 
@@ -145,6 +146,7 @@ def _object_edit(rng: np.random.Generator) -> Edit:
     slot = str(rng.choice(empty if operation == "add" else filled))
     colour, free = f"{slot}_colour", _varying("landscape")
     target = _another_photograph(source, rng)
+    changed: tuple[str, ...]
     if operation == "add":
         new = {slot: int(rng.integers(1, 5)), colour: int(rng.integers(len(COLOURS)))}
         # The new object may stand in any free slot, so no empty slot has to stay as it is.

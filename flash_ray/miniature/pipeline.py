@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import (
-    AutoencoderKLQwenImage21,
+from diffusers.models.autoencoders.autoencoder_kl_qwenimage21 import AutoencoderKLQwenImage21
+from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21Transformer2DModel
+from diffusers.pipelines.qwenimage21.pipeline_qwenimage21 import QwenImage21Pipeline
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
     FlowMatchEulerDiscreteScheduler,
-    QwenImage21Pipeline,
-    QwenImage21Transformer2DModel,
 )
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
@@ -122,7 +122,12 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> ImageTextProcessor:
 
 def build_text_encoder(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGeneration:
     """A random, frozen two-layer Qwen3-VL whose last hidden state still tells tokens apart."""
-    token_id = tokenizer.convert_tokens_to_ids
+
+    def token_id(token: str) -> int:
+        number = tokenizer.convert_tokens_to_ids(token)
+        assert isinstance(number, int), "one token has one id"
+        return number
+
     config = Qwen3VLConfig(
         text_config={
             "vocab_size": len(tokenizer),
@@ -162,7 +167,9 @@ def build_text_encoder(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditio
     )
     encoder = Qwen3VLForConditionalGeneration(config)
     # The layers add about 0.3 to each channel: at unit scale a token's embedding outweighs them.
-    torch.nn.init.normal_(encoder.get_input_embeddings().weight, std=1.0)
+    embedding = encoder.get_input_embeddings()
+    assert isinstance(embedding, torch.nn.Embedding), "tokens are embedded by a table"
+    torch.nn.init.normal_(embedding.weight, std=1.0)
     return encoder.requires_grad_(False).eval()
 
 

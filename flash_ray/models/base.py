@@ -55,8 +55,8 @@ class Condition:
         layout: shared by the rows.
         embeds_BLD: hidden states of the text encoder, right-padded with zeros.
         mask_BL: bool, True at real tokens.
-        slots_BL: bool, True where a picture takes the place of a token; the same in every row.
-        references_BNC: packed normalized latents of the reference pictures, None for T2I.
+        slots_BL: bool, True where an image stands in for a token; the same in every row.
+        references_BNC: packed normalized latents of the reference images, None for T2I.
 
     The transformer counts padding as positions, as the pipeline's batches do: a row's result
     depends a little on L.
@@ -106,7 +106,7 @@ class Condition:
         return Condition.from_tensors(layouts.pop(), joined)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors by field name, ready for safetensors; `from_tensors` is the way back."""
+        """The tensors by field name, ready for safetensors; `from_tensors` is the inverse."""
         named = {
             "embeds_BLD": self.embeds_BLD,
             "mask_BL": self.mask_BL,
@@ -181,7 +181,7 @@ class PromptCache:
     after every change of the weights.
 
     Args:
-        graph: whether it keeps the way back to the weights, for several calls before one backward
+        graph: whether gradients pass through it to the weights, for several calls before one backward
             pass. A cache without it is not used while gradients are on.
         store: the family's own object with the keys and values of all layers; None: not filled.
     """

@@ -57,15 +57,20 @@ def split(cache: PromptCache, condition: Condition) -> list[PromptCache]:
     ]
 
 
-def join(transformer: QwenImage21Transformer2DModel, rows: Sequence[PromptCache]) -> PromptCache:
+def join(transformer: nn.Module, rows: Sequence[PromptCache]) -> PromptCache:
     """One cache of a batch, for the rows' conditions in the same order, joined by `Condition.cat`.
 
     Args:
         transformer: the one that filled the rows' caches.
         rows: filled caches of one row each, of one layout.
+
+    Raises:
+        TypeError: the transformer is not one that turns its keys like Qwen-Image-2.1.
     """
     if len(rows) == 1:
         return rows[0]
+    if not isinstance(transformer, QwenImage21Transformer2DModel):
+        raise TypeError(f"the caches of a {type(transformer).__name__} cannot be joined")
     layers = [[layer.get() for layer in row.store.layer_caches] for row in rows]
     lengths = torch.tensor([layer[0][0].shape[1] for layer in layers])
     extra_B = lengths.max() - lengths

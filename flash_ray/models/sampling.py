@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from flash_ray.methods.base import VelocityFn
 from flash_ray.methods.flow import euler
 from flash_ray.methods.guidance import guided_velocity
-from flash_ray.models.base import ConditionPair, Model, PromptCache
+from flash_ray.models.base import Condition, ConditionPair, Model, PromptCache
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,21 @@ class SamplerConfig:
         return f"{len(self.sigmas)} {kind}steps"
 
 
+def guide(positive: VelocityFn, negative: VelocityFn, sampler: SamplerConfig | None) -> VelocityFn:
+    """Joins the velocities under a condition and its negative as the sampler's guidance says.
+
+    Without guidance, and without a sampler, it is the first, and the second is never asked.
+    """
+    if sampler is None or sampler.guidance_scale == 1.0:
+        return positive
+    scale, rescale = sampler.guidance_scale, sampler.guidance_rescale
+
+    def velocity(z_BNC: Tensor, t_B: Tensor) -> Tensor:
+        return guided_velocity(positive(z_BNC, t_B), negative(z_BNC, t_B), scale, rescale)
+
+    return velocity
+
+
 def guided(
     model: Model,
     transformer: nn.Module,
@@ -49,16 +64,16 @@ def guided(
     Without guidance, and without a sampler, the transformer is asked once a call, else twice. The
     prompts' keys and values are computed at the first call, and hold for as long as the weights do.
     """
-    positive_cache, negative_cache = PromptCache(), PromptCache()
+    return guide(
+        _under(model, transformer, conditions.positive),
+        _under(model, transformer, conditions.negative),
+        sampler,
+    )
 
-    def velocity(z_BNC: Tensor, t_B: Tensor) -> Tensor:
-        v_BNC = model.velocity(transformer, z_BNC, t_B, conditions.positive, positive_cache)
-        if sampler is None or sampler.guidance_scale == 1.0:
-            return v_BNC
-        v_uncond = model.velocity(transformer, z_BNC, t_B, conditions.negative, negative_cache)
-        return guided_velocity(v_BNC, v_uncond, sampler.guidance_scale, sampler.guidance_rescale)
 
-    return velocity
+def _under(model: Model, transformer: nn.Module, condition: Condition) -> VelocityFn:
+    cache = PromptCache()
+    return lambda z_BNC, t_B: model.velocity(transformer, z_BNC, t_B, condition, cache)
 
 
 @torch.no_grad()

@@ -6,17 +6,17 @@ from flash_ray import __version__
 from flash_ray.serving import http as errors
 from flash_ray.serving.http import BoundedBodies, Counted
 from flash_ray.serving.metrics import GatewayMetrics
-from flash_ray.serving.routes import benchmarks, evaluations, gallery, images, me, models
+from flash_ray.serving.routes import benchmarks, evaluations, gallery, images, models
 from flash_ray.serving.schemas import Error
 from flash_ray.serving.service import Service
 from flash_ray.serving.settings import MIB
 
 DESCRIPTION = (
     "Pictures from few-step students and their teacher, by OpenAI's Images API; scores of models "
-    "on benches. Every error has OpenAI's shape."
+    "on a benchmark. Every error has OpenAI's shape."
 )
 STATUSES = {
-    400: "What is asked for is not allowed; `param` says which field.",
+    400: "The request is not allowed; `param` says which field.",
     401: "No token, or one that is not known.",
     403: "The token's role does not allow this.",
     404: "There is no such thing.",
@@ -38,8 +38,8 @@ def build_api(service: Service) -> FastAPI:
         },
     )
     app.state.service = service
-    for room in (me, images, models, benchmarks, evaluations, gallery):
-        app.include_router(room.router)
+    for routes in (models, images, benchmarks, evaluations, gallery):
+        app.include_router(routes.router)
     errors.install(app)
     limits = service.settings.limits
     edits = limits.images * limits.image_bytes + MIB

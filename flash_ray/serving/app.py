@@ -10,13 +10,13 @@ from flash_ray.cluster.environment import environment
 from flash_ray.models.loading import resolve_base
 from flash_ray.recipe import Recipe, load_recipe
 from flash_ray.recipe.schema import Section
-from flash_ray.serving.evaluator import Scorer
+from flash_ray.serving.benchmark import validate_judges
+from flash_ray.serving.evaluator import Evaluator
 from flash_ray.serving.gateway import Gateway
 from flash_ray.serving.generator import generator_keeping
 from flash_ray.serving.settings import Replicas, Serving
 from flash_ray.serving.tokens import Token, read_tokens
 from flash_ray.storage.s3 import Store
-from flash_ray.workflows.serve import validate_judges
 
 NAME = "flash-ray"
 
@@ -24,29 +24,27 @@ NAME = "flash-ray"
 def application(
     recipe: Recipe, store: Store, settings: Serving, tokens: Sequence[Token]
 ) -> serve.Application:
-    """The application, for `serve.run`. Every process reads its own AWS_* variables."""
+    """Makes the application for `serve.run`. Every process reads its own AWS_* variables."""
     generators = {
-        "generate": _painter("generate", settings.generate, recipe, store, settings),
-        "edit": _painter("edit", settings.edit, recipe, store, settings),
+        "generate": _generator("generate", settings.generate, recipe, store, settings),
+        "edit": _generator("edit", settings.edit, recipe, store, settings),
     }
-    scorer = serve.deployment(
-        Scorer, name="score", max_ongoing_requests=64, ray_actor_options={"num_cpus": 0}
-    ).bind(recipe, store, settings)
+    evaluator = serve.deployment(
+        name="score", max_ongoing_requests=64, ray_actor_options={"num_cpus": 0}
+    )(Evaluator).bind(recipe, store, settings)
     return serve.deployment(
-        serve.ingress()(Gateway),
         name="gateway",
         max_ongoing_requests=1000,  # the generators' queues are the limit
         ray_actor_options={"num_cpus": 0},
-    ).bind(recipe, store, settings, tokens, generators, scorer)
+    )(serve.ingress()(Gateway)).bind(recipe, store, settings, tokens, generators, evaluator)
 
 
-def _painter(
-    task: str, replicas: Replicas, recipe: Recipe, store: Store, settings: Serving
+def _generator(
+    name: str, replicas: Replicas, recipe: Recipe, store: Store, settings: Serving
 ) -> serve.Application:
     ongoing = 2 * settings.batch  # one batch on the device, one that fills meanwhile
     return serve.deployment(
-        generator_keeping(settings.models),
-        name=task,
+        name=name,
         max_ongoing_requests=ongoing,
         max_queued_requests=settings.queue,
         autoscaling_config={
@@ -62,13 +60,13 @@ def _painter(
             "num_gpus": 1 if recipe.runtime.gpu else 0,
             "runtime_env": {"env_vars": environment(settings.threads)},
         },
-    ).bind(task, recipe, store, settings)
+    )(generator_keeping(settings.models)).bind(name, recipe, store, settings)
 
 
 class BuildArgs(Section):
     """`applications[].args` of a Serve configuration, as in cluster/kuberay/base/endpoints.yaml."""
 
-    recipe: str = Field("miniature", description="a preset's name or a YAML file on every node")
+    recipe: str = Field(description="a preset's name or a YAML file on every node")
     overrides: list[str] = Field([], description="KEY=VALUE changes of the recipe")
     store: str = Field(pattern="^s3://", description="s3://bucket/prefix that all nodes can reach")
     serving: Serving = Field(Serving(), description="what `flash-ray serve --settings` reads")
@@ -76,14 +74,15 @@ class BuildArgs(Section):
 
 
 def build(args: BuildArgs) -> serve.Application:
-    """The endpoints. A cluster's are open to others, so there is no way without tokens.
+    """Builds the endpoints. A cluster's are open to others, so there is no way without tokens.
 
     Raises:
-        UserError: the recipe, its base, the store, a judge or the tokens cannot be used.
+        UserError: the recipe, its base, its benchmark, a judge, the store or the tokens cannot be
+            used.
     """
     recipe = load_recipe(args.recipe, args.overrides)
     resolve_base(recipe.base)
-    validate_judges(args.serving)
+    validate_judges(recipe, args.serving)
     tokens = read_tokens(args.tokens)
     store = Store.from_url(args.store)
     store.check()

@@ -19,68 +19,64 @@ from torch import Tensor, nn
 from flash_ray.evaluation.sample import load_base
 from flash_ray.methods.base import VelocityFn
 from flash_ray.methods.flow import euler
-from flash_ray.methods.guidance import guided_velocity
 from flash_ray.models.base import Condition, ConditionPair, Layout, Model, PromptCache
 from flash_ray.models.prompt_cache import join, prefill, size_of, split
+from flash_ray.models.sampling import SamplerConfig, guide
 from flash_ray.recipe import Recipe
 from flash_ray.serving.batching import Lru
 
 
 @dataclass(frozen=True)
-class Question:
+class Prompt:
     """What a picture is conditioned on.
 
     Args:
-        references: of edits the pictures, as PNG bytes; empty for text to image.
+        references: the pictures to edit, as PNG bytes; none for text to image.
         size: (height, width) of the output in pixels.
     """
 
-    prompt: str
+    text: str
     references: tuple[bytes, ...]
     size: tuple[int, int]
 
     @property
     def digest(self) -> str:
         """SHA-256 of everything in it."""
-        hashed = hashlib.sha256(repr((self.prompt, self.size)).encode())
+        hashed = hashlib.sha256(repr((self.text, self.size)).encode())
         for reference in self.references:
             hashed.update(hashlib.sha256(reference).digest())
         return hashed.hexdigest()
 
 
 @dataclass(frozen=True)
-class Row:
-    """One picture of a batch: its condition, under the question's digest, and its seed."""
+class EncodedPrompt:
+    """The condition of one picture and its negative, under the prompt's digest."""
 
     digest: str
-    conditioned: ConditionPair
-    seed: int
+    conditions: ConditionPair
 
 
 @dataclass(frozen=True)
-class Way:
-    """How the batch's model is sampled; `digest` names the weights of `transformer`."""
+class LoadedModel:
+    """A transformer in memory; `digest` names its weights."""
 
     digest: str
     transformer: nn.Module
-    sigmas: tuple[float, ...]
-    guidance: float
-    rescale: bool
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """Conditions in the order of the questions, the seconds it took, those found and not found."""
+class Encoding:
+    """Encoded prompts in their order, the seconds it took, and how many were cached or not."""
 
-    conditions: list[ConditionPair]
+    prompts: list[EncodedPrompt]
     seconds: float
     hits: int
     misses: int
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Pictures, uint8 (B, H, W, 3), the seconds of both stages, prefixes found and not found."""
+class Sampling:
+    """Pictures, uint8 (B, H, W, 3), the seconds of both stages, prompt caches kept or not."""
 
     pictures_BHW3: np.ndarray
     denoise_s: float
@@ -93,149 +89,161 @@ class Engine:
     """One base's encoders and decoder, and what is worth keeping between batches.
 
     Args:
-        condition_bytes, prefix_bytes: memory for encoded questions, and for the keys and values of
-            their texts and pictures under the models that were asked.
+        condition_bytes: memory for encoded prompts.
+        prompt_cache_bytes: memory for the keys and values of their texts and pictures, under the
+            models that were asked.
     """
 
-    def __init__(self, backbone: Model, condition_bytes: int, prefix_bytes: int):
-        self.backbone = backbone
+    def __init__(self, base: Model, condition_bytes: int, prompt_cache_bytes: int):
+        self.base = base
         self.conditions: Lru[ConditionPair] = Lru(condition_bytes, _bytes_of)
-        self.prefixes: Lru[PromptCache] = Lru(prefix_bytes, size_of)
+        self.prompt_caches: Lru[PromptCache] = Lru(prompt_cache_bytes, size_of)
 
     @property
     def device(self) -> torch.device:
-        return next(self.backbone.transformer.parameters()).device
+        """The device of the base's weights."""
+        return next(self.base.transformer.parameters()).device
 
     @torch.inference_mode()
-    def encode(self, questions: Sequence[Question]) -> Encoded:
-        """Conditions of questions of one size and one shape of references, each as if alone."""
+    def encode(self, prompts: Sequence[Prompt]) -> Encoding:
+        """Encodes prompts of one size and one shape of references, each as if alone."""
         start = time.perf_counter()
-        found = [self.conditions.get(question.digest) for question in questions]
+        digests = [prompt.digest for prompt in prompts]
+        cached = {digest: self.conditions.get(digest) for digest in digests}
         missing = {
-            question.digest: question
-            for question, condition in zip(questions, found, strict=True)
-            if condition is None
+            digest: prompt
+            for digest, prompt in zip(digests, prompts, strict=True)
+            if cached[digest] is None
         }
+        misses = sum(digest in missing for digest in digests)
+        known = {digest: pair for digest, pair in cached.items() if pair is not None}
         encoded = dict(zip(missing, self._encode(list(missing.values())), strict=True))
-        for digest, conditioned in encoded.items():
-            self.conditions.put(digest, conditioned)
-        conditions = [
-            encoded[question.digest] if condition is None else condition
-            for question, condition in zip(questions, found, strict=True)
-        ]
-        misses = sum(condition is None for condition in found)
-        return Encoded(conditions, time.perf_counter() - start, len(found) - misses, misses)
+        for digest, conditions in encoded.items():
+            self.conditions.put(digest, conditions)
+        known |= encoded
+        return Encoding(
+            [EncodedPrompt(digest, known[digest]) for digest in digests],
+            time.perf_counter() - start,
+            hits=len(prompts) - misses,
+            misses=misses,
+        )
 
     @torch.inference_mode()
-    def draw(self, way: Way, rows: Sequence[Row]) -> Drawn:
-        """Pictures of rows of one layout."""
+    def sample(
+        self,
+        model: LoadedModel,
+        sampler: SamplerConfig,
+        prompts: Sequence[EncodedPrompt],
+        seeds: Sequence[int],
+    ) -> Sampling:
+        """Draws a picture of each prompt from the noise of its seed; the prompts share a layout."""
         start = time.perf_counter()
-        layout = rows[0].conditioned.layout
-        x_BNC = self._noise(rows, layout)
-        positive = _Prompts(self, way, rows, negative=False)
-        prompts = [positive]
-        if way.guidance != 1.0:
-            prompts.append(_Prompts(self, way, rows, negative=True))
-
-        def velocity(z_BNC: Tensor, t_B: Tensor) -> Tensor:
-            v_BNC = positive.velocity(z_BNC, t_B)
-            if way.guidance == 1.0:
-                return v_BNC
-            v_uncond = prompts[1].velocity(z_BNC, t_B)
-            return guided_velocity(v_BNC, v_uncond, way.guidance, way.rescale)
-
-        x_BNC = euler(velocity, x_BNC, [*way.sigmas, 0.0])
+        layout = prompts[0].conditions.layout
+        x_BNC = self._noise(seeds, layout)
+        positive = _CachedVelocity(self, model, prompts, negative=False)
+        negative = _CachedVelocity(self, model, prompts, negative=True)
+        x_BNC = euler(guide(positive, negative, sampler), x_BNC, [*sampler.sigmas, 0.0])
         denoised = time.perf_counter()
-        pictures = self.backbone.to_images(x_BNC, layout)
-        return Drawn(
+        pictures = self.base.to_images(x_BNC, layout)
+        return Sampling(
             pictures,
             denoise_s=denoised - start,
             decode_s=time.perf_counter() - denoised,
-            hits=sum(own.hits for own in prompts),
-            misses=sum(own.misses for own in prompts),
+            hits=positive.hits + negative.hits,
+            misses=positive.misses + negative.misses,
         )
 
-    def _encode(self, questions: Sequence[Question]) -> list[ConditionPair]:
-        if not questions:
+    def _encode(self, prompts: Sequence[Prompt]) -> list[ConditionPair]:
+        if not prompts:
             return []
-        references = [
-            [Image.open(BytesIO(data)) for data in question.references] for question in questions
+        references: list[list[Image.Image]] = [
+            [Image.open(BytesIO(data)) for data in prompt.references] for prompt in prompts
         ]
-        conditioned = self.backbone.encode(
-            [question.prompt for question in questions],
+        conditions = self.base.encode(
+            [prompt.text for prompt in prompts],
             references if references[0] else None,
-            questions[0].size,
+            prompts[0].size,
         )
-        return [conditioned.rows([row]).trimmed() for row in range(len(questions))]
+        return [conditions.rows([row]).trimmed() for row in range(len(prompts))]
 
-    def _noise(self, rows: Sequence[Row], layout: Layout) -> Tensor:
-        # On the CPU, so that a seed means the same noise on every device; as benches draw it.
-        shape = (layout.tokens, self.backbone.latent_channels)
-        drawn = [torch.randn(shape, generator=torch.Generator().manual_seed(r.seed)) for r in rows]
+    def _noise(self, seeds: Sequence[int], layout: Layout) -> Tensor:
+        # On the CPU, so that a seed means the same noise on every device, as in evaluations.
+        shape = (layout.tokens, self.base.latent_channels)
+        drawn = [torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
         return torch.stack(drawn).to(self.device)
 
 
-def load_engine(recipe: Recipe, condition_bytes: int, prefix_bytes: int) -> Engine:
-    """An engine of the recipe's base: on a GPU in its precision, on a CPU in fp32.
+def load_engine(recipe: Recipe, condition_bytes: int, prompt_cache_bytes: int) -> Engine:
+    """Loads an engine of the recipe's base: on a GPU in its precision, on a CPU in fp32.
 
     Raises:
         UserError: there is no such base.
     """
     dtype = None if recipe.runtime.gpu else torch.float32
-    return Engine(load_base(recipe, dtype), condition_bytes, prefix_bytes)
+    return Engine(load_base(recipe, dtype), condition_bytes, prompt_cache_bytes)
 
 
-class _Prompts:
-    """A batch's positive or negative conditions and their prefixes, each as if its row were alone.
+class _CachedVelocity:
+    """The velocity under a batch's positive or negative conditions, each as if its row were alone.
 
-    The first velocity fills what is missing; those that follow use it.
+    The first call fills the prompt caches that are missing; those that follow use them.
     """
 
-    def __init__(self, engine: Engine, way: Way, rows: Sequence[Row], negative: bool):
-        self._engine, self._way = engine, way
-        own = [r.conditioned.negative if negative else r.conditioned.positive for r in rows]
-        self._rows = [condition.to(engine.device) for condition in own]
-        self._condition = Condition.cat(self._rows)
-        # Without references every negative is the same empty prompt.
-        empty = negative and own[0].references_BNC is None
-        self._keys = [
-            (way.digest, negative, own[0].layout if empty else row.digest) for row in rows
-        ]
+    def __init__(
+        self, engine: Engine, model: LoadedModel, prompts: Sequence[EncodedPrompt], negative: bool
+    ):
+        self._engine, self._model = engine, model
+        self._prompts, self._is_negative = prompts, negative
         self._decode: VelocityFn | None = None
         self.hits = self.misses = 0
 
-    def velocity(self, z_BNC: Tensor, t_B: Tensor) -> Tensor:
-        if self._decode:
-            return self._decode(z_BNC, t_B)
-        kept = {key: self._engine.prefixes.get(key) for key in self._keys}
-        self.hits = sum(kept[key] is not None for key in self._keys)
-        self.misses = len(self._keys) - self.hits
-        backbone, transformer = self._engine.backbone, self._way.transformer
-        if not self.hits and self._condition.mask_BL.all():
-            # Nothing is padded, so the step that fills the prefixes is a step of the sampler too.
-            prefix = PromptCache()
-            v_BNC = backbone.velocity(transformer, z_BNC, t_B, self._condition, prefix)
-            self._keep(self._keys, prefix, self._condition)
-            self._decode = backbone.decoder(transformer, self._condition, prefix)
+    def __call__(self, z_BNC: Tensor, t_B: Tensor) -> Tensor:
+        return self._decode(z_BNC, t_B) if self._decode else self._first(z_BNC, t_B)
+
+    def _first(self, z_BNC: Tensor, t_B: Tensor) -> Tensor:
+        base, transformer = self._engine.base, self._model.transformer
+        rows = [self._condition(prompt).to(self._engine.device) for prompt in self._prompts]
+        keys = [self._key(prompt) for prompt in self._prompts]
+        condition = Condition.cat(rows)
+        cached = {key: self._engine.prompt_caches.get(key) for key in keys}
+        caches = {key: cache for key, cache in cached.items() if cache is not None}
+        self.hits = sum(key in caches for key in keys)
+        self.misses = len(keys) - self.hits
+        if not self.hits and condition.mask_BL.all():
+            # Nothing is padded, so the step that fills the cache is a step of the sampler too.
+            cache = PromptCache()
+            v_BNC = base.velocity(transformer, z_BNC, t_B, condition, cache)
+            self._keep(keys, cache, condition)
+            self._decode = base.decoder(transformer, condition, cache)
             return v_BNC
-        missing = {key: row for row, key in enumerate(self._keys) if kept[key] is None}
+        missing = {key: row for key, row in zip(keys, rows, strict=True) if key not in caches}
         if missing:
-            condition = Condition.cat([self._rows[row] for row in missing.values()])
-            filled = prefill(backbone, transformer, condition)
-            kept |= self._keep(list(missing), filled, condition)
-        prefix = join(transformer, [kept[key] for key in self._keys])
-        self._decode = backbone.decoder(transformer, self._condition, prefix)
+            unfilled = Condition.cat(list(missing.values()))
+            caches |= self._keep(list(missing), prefill(base, transformer, unfilled), unfilled)
+        self._decode = base.decoder(
+            transformer, condition, join(transformer, [caches[key] for key in keys])
+        )
         return self._decode(z_BNC, t_B)
 
+    def _condition(self, prompt: EncodedPrompt) -> Condition:
+        return prompt.conditions.negative if self._is_negative else prompt.conditions.positive
+
+    def _key(self, prompt: EncodedPrompt) -> Hashable:
+        condition = self._condition(prompt)
+        # Without references every negative is the same empty prompt.
+        is_empty = self._is_negative and condition.references_BNC is None
+        content = condition.layout if is_empty else prompt.digest
+        return self._model.digest, self._is_negative, content
+
     def _keep(
-        self, keys: Sequence[Hashable], prefix: PromptCache, condition: Condition
+        self, keys: Sequence[Hashable], cache: PromptCache, condition: Condition
     ) -> dict[Hashable, PromptCache]:
-        rows = dict(zip(keys, split(prefix, condition), strict=True))
+        rows = dict(zip(keys, split(cache, condition), strict=True))
         for key, row in rows.items():
-            self._engine.prefixes.put(key, row)
+            self._engine.prompt_caches.put(key, row)
         return rows
 
 
-def _bytes_of(conditioned: ConditionPair) -> int:
-    parts = (conditioned.positive, conditioned.negative)
-    return sum(tensor.nbytes for part in parts for tensor in part.tensors().values())
+def _bytes_of(conditions: ConditionPair) -> int:
+    pair = (conditions.positive, conditions.negative)
+    return sum(tensor.nbytes for condition in pair for tensor in condition.tensors().values())

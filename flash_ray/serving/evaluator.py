@@ -1,11 +1,10 @@
-"""Scores models: single pictures at once, evaluations as Ray tasks that draw only what is not drawn."""
+"""Scores models: single pictures at once, evaluations as Ray tasks that draw what is missing."""
 
 import asyncio
 import logging
+import threading
 from collections.abc import Sequence
-from dataclasses import asdict
 from io import BytesIO
-from typing import Any
 
 import numpy as np
 import ray
@@ -14,172 +13,233 @@ from PIL import Image
 from flash_ray.cluster.environment import one_process, thread_limits
 from flash_ray.data.cache import cache_home
 from flash_ray.errors import UserError
-from flash_ray.evaluation.sample import source_image
-from flash_ray.miniature.benchmark import Case, cases
-from flash_ray.miniature.judge import judge
+from flash_ray.evaluation.benchmark import Case
+from flash_ray.evaluation.judges.base import CaseScore, Judge, JudgeResult
+from flash_ray.evaluation.judges.load import load_judge, validate_judge
+from flash_ray.evaluation.scores import score_answers
 from flash_ray.recipe import Recipe
-from flash_ray.serving.engine import Engine, Question, Row, Way, load_engine
-from flash_ray.serving.evaluations import Asked, EvaluationStore
+from flash_ray.recipe.schema import Task
+from flash_ray.serving.benchmark import (
+    JUDGE,
+    ServedBenchmark,
+    open_judge,
+    reference_paths,
+    served_benchmark,
+    vlm_identity,
+)
+from flash_ray.serving.engine import Engine, LoadedModel, Prompt, load_engine
+from flash_ray.serving.evaluations import EvaluationSpec, EvaluationStore
 from flash_ray.serving.images import png
-from flash_ray.serving.judging import scoring
 from flash_ray.serving.registry import ServedModel
-from flash_ray.serving.routes.benchmarks import find_case
+from flash_ray.serving.schemas import Answer, EvaluationResult, Failure
 from flash_ray.serving.settings import MIB, Serving
 from flash_ray.serving.weights import WeightCache
 from flash_ray.storage.s3 import Store
 
 SEEDS = 2**31
 
-
-def evaluate(name: str, recipe: Recipe, store: Store, settings: Serving) -> None:
-    """Draws and judges what the evaluation `name` asks for, and writes how it ended."""
-    book = EvaluationStore(store)
-    asked = book.asked(name)
-    if asked is None or book.end(name):
-        return
-    one_process(recipe)
-    try:
-        score = scoring(asked, store, settings)  # who cannot judge is known before it is drawn
-        own = cases(asked.bench, asked.cases)
-        _draw(book, name, asked, own, recipe, store, settings)
-        pictures = [Image.open(BytesIO(book.picture(name, case.id))) for case in own]
-        scored = score(own, np.stack([np.asarray(picture) for picture in pictures]))
-    except UserError as error:
-        book.finish(name, "failed", {"error": str(error)})
-        return
-    book.finish(name, "result", _result(name, own, scored))
-
-
-def _draw(
-    book: EvaluationStore,
-    name: str,
-    asked: Asked,
-    own: Sequence[Case],
-    recipe: Recipe,
-    store: Store,
-    settings: Serving,
-) -> None:
-    drawn = book.pictures(name)
-    missing = [case for case in own if case.id not in drawn]
-    if not missing:
-        return
-    engine = load_engine(recipe, settings.condition_mib * MIB, 0)
-    way = _way(engine, asked.model, store, settings)
-    for start in range(0, len(missing), settings.batch):
-        part = missing[start : start + settings.batch]
-        questions = [_question(case) for case in part]
-        conditions = engine.encode(questions).conditions
-        rows = [
-            Row(question.digest, condition, (case.seed + asked.seed) % SEEDS)
-            for case, question, condition in zip(part, questions, conditions, strict=True)
-        ]
-        pictures = engine.draw(way, rows).pictures_BHW3
-        for case, picture in zip(part, pictures, strict=True):
-            book.put_picture(name, case.id, png(picture))
-
-
-def _question(case: Case) -> Question:
-    references = (png(source_image(case)),) if case.bench == "edit" else ()
-    return Question(case.prompt, references, (64, 64))
-
-
-def _way(engine: Engine, model: ServedModel, store: Store, settings: Serving) -> Way:
-    transformer = engine.backbone.transformer
-    if model.student is not None:
-        weights = WeightCache(store, cache_home() / "students", settings.weights_mib * MIB)
-        transformer = engine.backbone.load_transformer(weights.folder_of(model))
-    return Way(model.digest, transformer, model.sigmas, model.guidance, model.rescale)
-
-
-def _result(name: str, own: Sequence[Case], scored: dict[str, Any]) -> dict[str, Any]:
-    verdicts = scored.pop("verdicts")
-    answers = [
-        {
-            "case": case.id,
-            "category": case.category,
-            "prompt": case.prompt,
-            **verdicts[case.id],
-            "picture": f"/v1/evaluations/{name}/pictures/{case.id}.png",
-            "input": f"/v1/benches/edit/cases/{case.id}/input.png"
-            if case.bench == "edit"
-            else None,
-        }
-        for case in own
-    ]
-    return {**scored, "answers": answers}
-
-
 logger = logging.getLogger("ray.serve")
 
 
-class Scorer:
+class Evaluator:
     """One replica; it takes up what an earlier one left unfinished, from the store's records."""
 
     def __init__(self, recipe: Recipe, store: Store, settings: Serving):
         self._recipe, self._store, self._settings = recipe, store, settings
-        self._book = EvaluationStore(store)
+        self._benchmark = served_benchmark(recipe, settings)
+        self._judge = None if self._benchmark is None else CaseJudge(recipe, self._benchmark)
+        self._evaluations = EvaluationStore(store)
         self._running: dict[str, ray.ObjectRef] = {}
-        self._waiting = asyncio.Semaphore(settings.evaluations)
-        self._tasks: dict[str, asyncio.Task] = {}
+        self._places = asyncio.Semaphore(settings.evaluations)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    async def judge(self, bench: str, case: str, picture: bytes) -> dict[str, Any]:
-        """The fields of `schemas.Score` for a PNG of 64x64."""
-        return await asyncio.to_thread(
-            judge_picture, bench, case, picture, self._settings.limits.cases
-        )
+    async def judge(self, task: Task, case: str, picture: bytes) -> CaseScore:
+        """What the recipe's judge says of a PNG, the answer to a case that there is."""
+        if self._judge is None:
+            raise ValueError("the recipe names no benchmark")
+        return await asyncio.to_thread(self._judge, task, case, picture)
 
-    async def start(self, name: str) -> None:
-        """Runs an evaluation, unless it runs already, as soon as there is room."""
-        if name not in self._tasks:
-            task = asyncio.create_task(self._run(name))
-            self._tasks[name] = task
-            task.add_done_callback(lambda _: self._tasks.pop(name, None))
+    async def start(self, id: str) -> None:
+        """Runs an evaluation, unless it runs already, as soon as fewer than the settings' run."""
+        if id not in self._tasks:
+            task = asyncio.create_task(self._run(id))
+            self._tasks[id] = task
+            task.add_done_callback(lambda _: self._tasks.pop(id, None))
 
-    async def cancel(self, name: str) -> None:
+    async def cancel(self, id: str) -> None:
         """Ends an evaluation that waits or runs."""
-        if name in self._running:
-            ray.cancel(self._running[name], force=True)
-        elif name in self._tasks:
-            self._tasks[name].cancel()
+        if id in self._running:
+            ray.cancel(self._running[id], force=True)
+        elif id in self._tasks:
+            self._tasks[id].cancel()
 
     async def check_health(self) -> None:
-        """Called by Serve every few seconds: takes up what an earlier replica left unfinished."""
-        for name in await asyncio.to_thread(self._book.unfinished, self._recipe.base):
-            await self.start(name)
+        """Takes up what an earlier replica left unfinished; Serve calls it every few seconds."""
+        if self._benchmark is None:
+            return
+        served = (self._recipe.base, self._benchmark.name)
+        for id in await asyncio.to_thread(self._evaluations.unfinished, *served):
+            await self.start(id)
 
-    async def _run(self, name: str) -> None:
-        async with self._waiting:
-            self._running[name] = self._remote(name)
+    async def _run(self, id: str) -> None:
+        async with self._places:
+            self._running[id] = self._remote(id)
             try:
-                await self._running[name]
+                await self._running[id]
             except ray.exceptions.RayError as error:
                 # One that was cancelled has its end; one that failed gets it here.
-                if await asyncio.to_thread(self._book.end, name) is None:
+                if await asyncio.to_thread(self._evaluations.end, id) is None:
                     reason = " ".join(str(getattr(error, "cause", None) or error).split())[:500]
-                    await asyncio.to_thread(self._book.finish, name, "failed", {"error": reason})
-                    logger.exception("evaluation %s failed", name)
+                    failure = Failure(error=reason)
+                    await asyncio.to_thread(self._evaluations.finish, id, "failed", failure)
+                    logger.exception("evaluation %s failed", id)
             finally:
-                del self._running[name]
+                del self._running[id]
 
-    def _remote(self, name: str) -> ray.ObjectRef:
+    def _remote(self, id: str) -> ray.ObjectRef:
         runtime = self._recipe.runtime
         task = ray.remote(evaluate).options(
             num_cpus=runtime.cpus_per_worker,
             num_gpus=1 if runtime.gpu else 0,
             max_retries=3,
-            scheduling_strategy="DEFAULT",  # anywhere, not in the replica's own place
+            scheduling_strategy="DEFAULT",  # anywhere, not in the replica's own placement group
             runtime_env={"env_vars": thread_limits(self._recipe)},
         )
-        return task.remote(name, self._recipe, self._store, self._settings)
+        return task.remote(id, self._recipe, self._store, self._settings)
 
 
-def judge_picture(bench: str, case: str, picture: bytes, most: int) -> dict[str, Any]:
-    """What the exact judge says of a PNG of 64x64: the fields of `schemas.Score`.
+class CaseJudge:
+    """Judges single answers with the recipe's judge, one at a time: a judge need not be safe for
+    several threads."""
 
-    Args:
-        most: cases of each category that there are.
-    """
-    pixels_HW3 = np.asarray(Image.open(BytesIO(picture)).convert("RGB"), np.float32) / 255
-    fields = asdict(judge(pixels_HW3.transpose(2, 0, 1), find_case(bench, case, most)))
-    del fields["fitted"]
-    return fields
+    def __init__(self, recipe: Recipe, benchmark: ServedBenchmark):
+        self._judge = load_judge(recipe.evaluation.judge, JUDGE)
+        self._benchmark = benchmark
+        self._lock = threading.Lock()
+
+    def __call__(self, task: Task, id: str, picture: bytes) -> CaseScore:
+        case = self._benchmark.case(task, id)
+        if case is None:
+            raise ValueError(f"{self._benchmark.name} has no {task} case {id!r}")
+        with self._lock:
+            (score,) = self._judge.judge([case], [_pixels(picture)])
+        return CaseScore(**score.model_dump())  # plain: a judge's own class may not be picklable
+
+
+def evaluate(id: str, recipe: Recipe, store: Store, settings: Serving) -> None:
+    """Draws and judges what an evaluation asks for, and writes how it ended."""
+    evaluations = EvaluationStore(store)
+    spec = evaluations.spec(id)
+    if spec is None or evaluations.end(id):
+        return
+    one_process(recipe)
+    try:
+        cases = _cases(spec, recipe, settings)
+        judge = _judge(spec, cases, settings, store)  # before anything is drawn
+        _draw_missing(evaluations, spec, cases, recipe, store, settings)
+        images = [_answer(evaluations, id, case) for case in cases]
+        # In this process: the cluster's cores belong to the replicas.
+        judged = score_answers(judge, cases, images, in_tasks=False)
+    except UserError as error:
+        evaluations.finish(id, "failed", Failure(error=str(error)))
+        return
+    evaluations.finish(id, "result", _result(spec, cases, judged))
+
+
+def _cases(spec: EvaluationSpec, recipe: Recipe, settings: Serving) -> list[Case]:
+    benchmark = served_benchmark(recipe, settings)
+    if benchmark is None or (benchmark.name, benchmark.digest) != (spec.benchmark, spec.digest):
+        raise UserError(
+            f"benchmark: the server does not have {spec.benchmark!r} with the digest {spec.digest} "
+            "any more; ask again"
+        )
+    return benchmark.cases(spec.task, spec.cases)
+
+
+def _judge(spec: EvaluationSpec, cases: Sequence[Case], settings: Serving, store: Store) -> Judge:
+    if spec.vlm != vlm_identity(spec.judge, settings):
+        raise UserError(
+            f"judge: the server's settings do not name {spec.judge!r} any more, or another model; "
+            "ask again"
+        )
+    judge = open_judge(spec.judge, settings, store)
+    validate_judge(judge, cases, spec.benchmark, "judge")
+    return judge
+
+
+def _draw_missing(
+    evaluations: EvaluationStore,
+    spec: EvaluationSpec,
+    cases: Sequence[Case],
+    recipe: Recipe,
+    store: Store,
+    settings: Serving,
+) -> None:
+    drawn = evaluations.pictures(spec.id)
+    missing = [case for case in cases if case.id not in drawn]
+    if not missing:
+        return
+    engine = load_engine(recipe, settings.condition_mib * MIB, 0)
+    model = _load_model(engine, spec.model, store, settings)
+    for batch in _batches(missing, settings.batch):
+        prompts = engine.encode([prompt_of(case) for case in batch]).prompts
+        seeds = [(case.seed + spec.seed) % SEEDS for case in batch]
+        pictures = engine.sample(model, spec.model.sampler, prompts, seeds).pictures_BHW3
+        for case, picture_HW3 in zip(batch, pictures, strict=True):
+            evaluations.put_picture(spec.id, case.id, png(picture_HW3))
+
+
+def _batches(cases: Sequence[Case], most: int) -> list[list[Case]]:
+    """Cases that can be drawn together: of one size, with references of the same sizes."""
+    alike: dict[object, list[Case]] = {}
+    for case in cases:
+        sizes = tuple(reference.size for reference in case.references)
+        alike.setdefault((case.size, sizes), []).append(case)
+    return [group[i : i + most] for group in alike.values() for i in range(0, len(group), most)]
+
+
+def prompt_of(case: Case) -> Prompt:
+    """What a model is asked for by a case."""
+    return Prompt(case.prompt, tuple(png(picture) for picture in case.references), case.size)
+
+
+def _load_model(engine: Engine, model: ServedModel, store: Store, settings: Serving) -> LoadedModel:
+    if model.student is None:
+        return LoadedModel(model.digest, engine.base.transformer)
+    weights = WeightCache(store, cache_home() / "students", settings.weights_mib * MIB)
+    folder = weights.folder_of(model)
+    return LoadedModel(model.digest, engine.base.load_transformer(folder))
+
+
+def _answer(evaluations: EvaluationStore, id: str, case: Case) -> np.ndarray:
+    picture = evaluations.picture(id, case.id)
+    if picture is None:
+        raise UserError(f"{id}: the answer to {case.id} was taken out of the store; ask again")
+    return _pixels(picture)
+
+
+def _pixels(picture: bytes) -> np.ndarray:
+    """A PNG as uint8 RGB (H, W, 3)."""
+    return np.asarray(Image.open(BytesIO(picture)).convert("RGB"))
+
+
+def _result(spec: EvaluationSpec, cases: Sequence[Case], judged: JudgeResult) -> EvaluationResult:
+    answers = [
+        Answer(
+            **judged.cases[case.id].model_dump(mode="json"),
+            case=case.id,
+            category=case.category,
+            prompt=case.prompt,
+            picture=f"/v1/evaluations/{spec.id}/pictures/{case.id}.png",
+            references=reference_paths(spec.benchmark, case),
+        )
+        for case in cases
+    ]
+    return EvaluationResult(
+        score=judged.score,
+        interval=judged.interval,
+        counted=len(judged.scores),
+        measures=judged.measures,
+        categories=judged.categories,
+        answers=answers,
+    )

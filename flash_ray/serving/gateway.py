@@ -9,8 +9,11 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from flash_ray.errors import UserError
+from flash_ray.evaluation.judges.base import CaseScore
 from flash_ray.recipe import Recipe
+from flash_ray.recipe.schema import Task
 from flash_ray.serving.api import build_api
+from flash_ray.serving.benchmark import served_benchmark
 from flash_ray.serving.evaluations import EvaluationStore
 from flash_ray.serving.generator import GenerationRequest, GenerationResult
 from flash_ray.serving.http import ApiError, busy
@@ -31,16 +34,18 @@ class Gateway:
         settings: Serving,
         tokens: Sequence[Token],
         generators: Mapping[str, DeploymentHandle],
-        scorer: DeploymentHandle,
+        evaluator: DeploymentHandle,
     ):
-        self._settings, self._painters, self._scorer = settings, generators, scorer
+        self._settings, self._generators, self._evaluator = settings, generators, evaluator
+        benchmark = served_benchmark(recipe, settings)
         self._service = Service(
             recipe=recipe,
             settings=settings,
             tokens=tokens,
-            registry=ModelRegistry(recipe, store),
-            book=EvaluationStore(store),
-            paint=self._paint,
+            registry=ModelRegistry(recipe, store, benchmark),
+            benchmark=benchmark,
+            evaluations=EvaluationStore(store),
+            generate=self._generate,
             judge=self._judge,
             start=self._start,
             cancel=self._cancel,
@@ -49,18 +54,20 @@ class Gateway:
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_api(self._service)
 
-    async def _paint(self, task: str, order: GenerationRequest) -> GenerationResult:
-        handle = self._painters[task].options(multiplexed_model_id=order.model.digest)
-        return await self._answer(handle.paint.remote(order))
+    async def _generate(self, deployment: str, request: GenerationRequest) -> GenerationResult:
+        handle = self._generators[deployment].options(multiplexed_model_id=request.model.digest)
+        result: GenerationResult = await self._answer(handle.generate.remote(request))
+        return result
 
-    async def _judge(self, bench: str, case: str, picture: bytes) -> dict[str, Any]:
-        return await self._answer(self._scorer.judge.remote(bench, case, picture))
+    async def _judge(self, task: Task, case: str, picture: bytes) -> CaseScore:
+        score: CaseScore = await self._answer(self._evaluator.judge.remote(task, case, picture))
+        return score
 
-    async def _start(self, name: str) -> None:
-        await self._answer(self._scorer.start.remote(name))
+    async def _start(self, id: str) -> None:
+        await self._answer(self._evaluator.start.remote(id))
 
-    async def _cancel(self, name: str) -> None:
-        await self._answer(self._scorer.cancel.remote(name))
+    async def _cancel(self, id: str) -> None:
+        await self._answer(self._evaluator.cancel.remote(id))
 
     async def _answer(self, response: Awaitable[Any]) -> Any:
         try:

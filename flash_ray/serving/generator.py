@@ -13,7 +13,7 @@ from torch import nn
 from flash_ray.data.cache import cache_home
 from flash_ray.recipe import Recipe
 from flash_ray.serving.batching import Batcher
-from flash_ray.serving.engine import Drawn, Encoded, Question, Row, Way, load_engine
+from flash_ray.serving.engine import EncodedPrompt, LoadedModel, Prompt, Sampling, load_engine
 from flash_ray.serving.images import png
 from flash_ray.serving.metrics import DrawingMetrics
 from flash_ray.serving.registry import ServedModel
@@ -24,16 +24,16 @@ from flash_ray.storage.s3 import Store
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """What a request asks of a generator.
+    """Pictures of one prompt by one model.
 
     Args:
-        shapes: (height, width) of each reference: what is encoded together shares them.
+        shapes: (width, height) of each reference: what is encoded together shares them.
         seeds: one for each picture.
         steps: of the sampler; None for the model's own sigmas.
     """
 
     model: ServedModel
-    question: Question
+    prompt: Prompt
     shapes: tuple[tuple[int, int], ...]
     seeds: tuple[int, ...]
     steps: int | None = None
@@ -48,85 +48,86 @@ class GenerationResult:
 
 
 class Generator:
-    """Answers orders, in replicas of the deployments `generate` and `edit`."""
+    """Draws pictures, in replicas of the deployments `generate` and `edit`."""
 
-    def __init__(self, task: str, recipe: Recipe, store: Store, settings: Serving):
-        self._task = task
+    def __init__(self, deployment: str, recipe: Recipe, store: Store, settings: Serving):
+        self._deployment = deployment
         self._weights = WeightCache(store, cache_home() / "students", settings.weights_mib * MIB)
         self._batcher = Batcher(self._run, settings.batch)
         self._batcher.call(torch.set_num_threads, settings.threads)
         self._engine = self._batcher.call(
-            load_engine, recipe, settings.condition_mib * MIB, settings.prefix_mib * MIB
+            load_engine, recipe, settings.condition_mib * MIB, settings.prompt_cache_mib * MIB
         )
         self._metrics = DrawingMetrics()
-        self._models: dict[
-            str, ServedModel
-        ] = {}  # by digest, for the loader, which is given that alone
+        self._models: dict[str, ServedModel] = {}  # for the loader, which is given the digest alone
 
-    async def paint(self, order: GenerationRequest) -> GenerationResult:
-        """Draws an order's pictures.
+    async def generate(self, request: GenerationRequest) -> GenerationResult:
+        """Draws the pictures of a request.
 
         Raises:
             UserError: the model's weights cannot be had.
         """
         start = time.perf_counter()
-        self._models[order.model.digest] = order.model
-        transformer = await self.load(order.model.digest)
-        question = order.question
-        encoded: tuple[Any, float] = await self._batcher.ask(
-            ("encode", question.size, order.shapes), question, urgent=True
+        model, prompt = request.model, request.prompt
+        self._models[model.digest] = model
+        loaded = LoadedModel(model.digest, await self.load(model.digest))
+        encode_key = ("encode", prompt.size, request.shapes)
+        encoded: tuple[EncodedPrompt, float] = await self._batcher.ask(
+            encode_key, prompt, urgent=True
         )
-        conditioned, encode_s = encoded
-        model = order.model
-        way = Way(
-            model.digest, transformer, model.sigmas_for(order.steps), model.guidance, model.rescale
-        )
-        key = ("draw", way.digest, conditioned.layout, way.sigmas)
-        answers = await asyncio.gather(
+        encoded_prompt, encode_s = encoded
+        sampler = model.sampler_for(request.steps)
+        sample_key = ("sample", loaded.digest, encoded_prompt.conditions.layout, sampler)
+        rows: list[tuple[Sampling, int]] = await asyncio.gather(
             *(
-                self._batcher.ask(key, (way, Row(question.digest, conditioned, seed)))
-                for seed in order.seeds
+                self._batcher.ask(sample_key, (loaded, sampler, encoded_prompt, seed))
+                for seed in request.seeds
             )
         )
-        batches: list[Drawn] = list({id(drawn): drawn for drawn, _ in answers}.values())
+        batches = {id(sampling): sampling for sampling, _ in rows}.values()
         seconds = {
             "encode": encode_s,
-            "denoise": sum(drawn.denoise_s for drawn in batches),
-            "decode": sum(drawn.decode_s for drawn in batches),
+            "denoise": sum(sampling.denoise_s for sampling in batches),
+            "decode": sum(sampling.decode_s for sampling in batches),
         }
         total = time.perf_counter() - start
         seconds["queue"] = max(0.0, total - sum(seconds.values()))
-        self._metrics.stages(self._task, seconds)
-        pictures = [drawn.pictures_BHW3[place] for drawn, place in answers]
+        self._metrics.stages(self._deployment, seconds)
+        pictures = [sampling.pictures_BHW3[row] for sampling, row in rows]
         files = await asyncio.to_thread(lambda: tuple(png(picture) for picture in pictures))
         return GenerationResult(files, {**seconds, "total": total})
 
     async def load(self, digest: str) -> nn.Module:
-        """The transformer of a model that was named before; overridden to keep a few of them."""
+        """Loads the transformer of a model that was named before; overridden to keep a few."""
         model = self._models[digest]
-        backbone = self._engine.backbone
+        base = self._engine.base
         if model.student is None:
-            return backbone.transformer
+            return base.transformer
         folder = await asyncio.to_thread(self._weights.folder_of, model)
-        return await self._batcher.in_thread(backbone.load_transformer, folder)
+        transformer: nn.Module = await self._batcher.in_thread(base.load_transformer, folder)
+        return transformer
 
-    def _run(self, key: tuple[Hashable, ...], items: Sequence[Any]) -> Sequence[Any]:
-        if key[0] == "encode":
-            encoded: Encoded = self._engine.encode(items)
-            self._metrics.cache("condition", encoded.hits, encoded.misses)
-            return [(condition, encoded.seconds) for condition in encoded.conditions]
-        drawn = self._engine.draw(items[0][0], [row for _, row in items])
-        self._metrics.batch(self._task, len(items))
-        self._metrics.cache("prefix", drawn.hits, drawn.misses)
-        return [(drawn, place) for place in range(len(items))]
+    def _run(self, key: Hashable, items: Sequence[Any]) -> Sequence[Any]:
+        """Answers a batch in the batcher's thread: prompts that are encoded alike, or pictures of
+        one model, sampler and layout."""
+        if isinstance(items[0], Prompt):
+            encoding = self._engine.encode(items)
+            self._metrics.cache("condition", encoding.hits, encoding.misses)
+            return [(prompt, encoding.seconds) for prompt in encoding.prompts]
+        model, sampler, *_ = items[0]
+        prompts, seeds = [item[2] for item in items], [item[3] for item in items]
+        sampling = self._engine.sample(model, sampler, prompts, seeds)
+        self._metrics.batch(self._deployment, len(items))
+        self._metrics.cache("prefix", sampling.hits, sampling.misses)
+        return [(sampling, row) for row in range(len(items))]
 
 
 def generator_keeping(models: int) -> type[Generator]:
     """A generator whose replicas keep that many models, the least recently used leaves first."""
 
-    class KeepingPainter(Generator):
+    class KeepingGenerator(Generator):
         @serve.multiplexed(max_num_models_per_replica=models)
         async def load(self, digest: str) -> nn.Module:
             return await super().load(digest)
 
-    return KeepingPainter
+    return KeepingGenerator

@@ -1,4 +1,4 @@
-"""What every answer goes through: errors in OpenAI's shape, bodies of bounded size, headers, counts."""
+"""What every answer goes through: errors in OpenAI's shape, bounded bodies, headers, counts."""
 
 import logging
 import time
@@ -27,7 +27,7 @@ KINDS = {
 
 
 class ApiError(Exception):
-    """A refusal: its status, what is wrong and what is allowed, and the parameter it is about."""
+    """An error answer: its status, what is wrong and what is allowed, and which parameter."""
 
     def __init__(
         self,
@@ -43,12 +43,14 @@ class ApiError(Exception):
 
 
 def error_response(error: ApiError) -> JSONResponse:
+    """The answer to a request, in the shape of OpenAI's errors."""
     kind = KINDS.get(error.status) or ("server_error" if error.status >= 500 else KINDS[400])
     body = {"message": error.message, "type": kind, "param": error.param, "code": error.code}
     return JSONResponse({"error": body}, error.status, error.headers)
 
 
 def busy(retry_after_s: int) -> ApiError:
+    """The error of a full queue."""
     return ApiError(
         429,
         f"The queue is full; ask again in {retry_after_s} s.",
@@ -61,8 +63,8 @@ def install(app: FastAPI) -> None:
     """Makes every error of the application one of this shape."""
     handlers: dict[type[Exception], Callable[[Any], ApiError]] = {
         ApiError: lambda error: error,
-        UserError: _of_user_error,
-        RequestValidationError: _of_validation,
+        UserError: _from_user_error,
+        RequestValidationError: _from_validation,
         HTTPException: lambda error: ApiError(
             error.status_code, str(error.detail), headers=error.headers
         ),
@@ -80,13 +82,13 @@ def _handler(
     return handle
 
 
-def _of_user_error(error: UserError) -> ApiError:
-    # Requests are checked before anything is done: what is wrong now is ours, the store's mostly.
+def _from_user_error(error: UserError) -> ApiError:
+    # Requests are checked before anything is done: what is wrong now is the server's part.
     logger.error("%s", error)
     return ApiError(503, "The server cannot do its part; its log says why.", code="unavailable")
 
 
-def _of_validation(error: RequestValidationError) -> ApiError:
+def _from_validation(error: RequestValidationError) -> ApiError:
     first = error.errors()[0]
     path = [part for part in first["loc"][1:] if isinstance(part, str)]
     param = ".".join(path) or None
@@ -103,7 +105,7 @@ HEADERS = {
 
 
 class BoundedBodies:
-    """Refuses bodies that are too long, by their declared length or as they come in.
+    """Answers bodies that are too long with 413, by their declared length or as they come in.
 
     Args:
         most: bytes by path, and under "" for every other path.
@@ -118,19 +120,19 @@ class BoundedBodies:
             return
         most = self._most.get(scope["path"], self._most[""])
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        message = f"The body is too large; allowed: {most} bytes."
+        problem = f"The body is too large; allowed: {most} bytes."
         if declared.isdigit() and int(declared) > most:
-            await error_response(ApiError(413, message))(scope, receive, send)
+            await error_response(ApiError(413, problem))(scope, receive, send)
             return
-        came = 0
+        received = 0
 
         async def bounded() -> Message:
-            nonlocal came
-            part = await receive()
-            came += len(part.get("body", b""))
-            if came > most:
-                raise HTTPException(413, message)  # FastAPI lets this one through its parsers
-            return part
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > most:
+                raise HTTPException(413, problem)  # FastAPI lets this one through its parsers
+            return message
 
         await self._app(scope, bounded, send)
 

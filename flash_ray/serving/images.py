@@ -1,4 +1,4 @@
-"""Pictures from and to the network: what is not a small, whole picture is refused undecoded."""
+"""Pictures from and to the network: only small, whole pictures are decoded."""
 
 from io import BytesIO
 
@@ -12,7 +12,7 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 
 
 def png(picture: np.ndarray | Image.Image) -> bytes:
-    """A picture, or uint8 RGB (H, W, 3), as PNG."""
+    """Encodes a picture, or uint8 RGB (H, W, 3), as PNG."""
     buffer = BytesIO()
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     image.save(buffer, "PNG")
@@ -20,7 +20,7 @@ def png(picture: np.ndarray | Image.Image) -> bytes:
 
 
 def open_upload(data: bytes, limits: Limits, field: str = "image") -> Image.Image:
-    """An uploaded picture, decoded, as RGB or RGBA.
+    """Decodes an uploaded picture as RGB or RGBA.
 
     Raises:
         ApiError: 400; it is too large, of another format than PNG, JPEG or WebP, or broken.
@@ -30,7 +30,7 @@ def open_upload(data: bytes, limits: Limits, field: str = "image") -> Image.Imag
             400, f"{field}: {len(data)} bytes; allowed: at most {limits.image_bytes}.", field
         )
     try:
-        picture = Image.open(BytesIO(data), formats=FORMATS)
+        picture: Image.Image = Image.open(BytesIO(data), formats=FORMATS)
         # The header tells the size before anything is decoded.
         if picture.width * picture.height > limits.image_pixels:
             raise Image.DecompressionBombError

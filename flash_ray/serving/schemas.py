@@ -4,16 +4,23 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from flash_ray.evaluation.judges.base import CategoryScore
+from flash_ray.recipe.schema import Task
 from flash_ray.serving.settings import Limits
 from flash_ray.serving.tokens import Role
+from flash_ray.storage.students import PublishedScores
 
 SIZE = r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$"
 PROMPT = 'A poster with the word "SUN" in red letters'
-Bench = Literal["t2i", "edit"]
+Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+BENCHMARK = "A name of GET /v1/benchmarks."
+REFERENCES = "Paths of the pictures to edit; none for text to image."
 
 
 class Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    """A part of a request or an answer; unknown fields are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Bounds(Limits):
@@ -34,7 +41,9 @@ class Me(Body):
     )
     limits: Bounds
     judges: list[str] = Field(
-        examples=[["exact", "ocr"]], description="Those that an evaluation may ask for."
+        examples=[["exact", "ocr"]],
+        description="Those that an evaluation may ask for, the default first; none if the server "
+        "has no benchmark.",
     )
 
 
@@ -58,6 +67,8 @@ class Generation(Body):
 
 
 class ImageData(Body):
+    """One picture."""
+
     b64_json: str = Field(description="A PNG in base64.")
     seed: int
 
@@ -71,7 +82,7 @@ class Images(Body):
 
 
 class ModelCard(Body):
-    """A model that can be asked."""
+    """A model that the server has."""
 
     id: str
     object: Literal["model"] = "model"
@@ -85,72 +96,93 @@ class ModelCard(Body):
     guidance: float
     digest: str
     sizes: list[str]
-    scores: dict[str, Any] | None = Field(
-        description="Of the benches, 1 to 5, when it was published; the teacher's, when its base "
-        "was made.",
-        examples=[{"cases_per_category": 24, "t2i": 4.4, "edit": 4.3}],
+    scores: PublishedScores | None = Field(
+        description="On the server's benchmark, when the student was published or the teacher's "
+        "base was made; null: not scored on it.",
     )
 
 
 class ModelCards(Body):
+    """The models that the server has."""
+
     object: Literal["list"] = "list"
     data: list[ModelCard]
 
 
-class BenchCard(Body):
-    id: Bench
-    categories: list[str]
+class BenchmarkCard(Body):
+    """A benchmark: fixed cases that every model answers."""
+
+    id: str = Field(examples=["miniature"])
+    tasks: dict[Task, list[str]] = Field(
+        description="The categories of each task that it has.",
+        examples=[{"t2i": ["landscape", "text"]}],
+    )
+    digest: str = Field(description="16 hex digits that change with any case.")
 
 
-class BenchCards(Body):
+class BenchmarkCards(Body):
+    """The server's benchmark, or none: then nothing can be scored."""
+
     object: Literal["list"] = "list"
-    data: list[BenchCard]
+    data: list[BenchmarkCard]
 
 
 class CaseCard(Body):
-    """A question of a bench; `input` is the path of the picture to edit."""
+    """A case of a benchmark."""
 
     id: str
     category: str
-    index: int
     prompt: str
+    size: str = Field(description="WIDTHxHEIGHT of the answer.", examples=["64x64"])
     seed: int
-    input: str | None
+    references: list[str] = Field(description=REFERENCES)
 
 
 class CaseCards(Body):
+    """The first cases of each category of a task."""
+
     object: Literal["list"] = "list"
     data: list[CaseCard]
 
 
 class ScoreRequest(Body):
-    bench: Bench
+    """An answer to a case, for the recipe's judge."""
+
+    benchmark: str = Field(max_length=100, examples=["miniature"], description=BENCHMARK)
+    task: Task
     case: str = Field(max_length=100, examples=["landscape-000"])
     b64_json: str = Field(description="The answer, a PNG in base64.")
 
 
 class Score(Body):
-    """What the exact judge says of one picture; `attributes`: credit 0 to 1 of what was asked."""
+    """What a judge says of one picture."""
 
-    score: float = Field(ge=1, le=5)
-    compliance: float
-    quality: float
-    cap: str | None
-    attributes: dict[str, float]
+    score: float | None = Field(ge=1, le=5, description="1 to 5; null where the judge has none.")
+    measures: dict[str, float] = Field(
+        description="Parts of the score, 0 to 1, by name; none if the judge has no parts.",
+        examples=[{"compliance": 0.9, "quality": 0.8}],
+    )
+    failure: str | None = Field(
+        description="Why a score that the judge should have is missing, in a word."
+    )
+    details: dict[str, Any] = Field(description="What the score comes from; each judge has others.")
 
 
 class EvaluationRequest(Body):
-    """A model's answers to the first cases of each category of a bench, judged."""
+    """A model's answers to the first cases of each category of a task, judged."""
 
-    model: str = Field(examples=["teacher"])
-    bench: Bench
+    model: str = Field(examples=["teacher"], description="A name of GET /v1/models.")
+    benchmark: str | None = Field(
+        None, max_length=100, description=f"{BENCHMARK} None: the server's."
+    )
+    task: Task
     cases: int = Field(4, ge=1, description="Of each category.")
     seed: int = Field(0, ge=0, lt=2**31, description="Added to the cases' own seeds.")
-    judge: str = Field(
-        "exact",
+    judge: str | None = Field(
+        None,
         max_length=100,
-        examples=["exact", "ocr"],
-        description="One of those of GET /v1/me: `exact`, `ocr`, or a VLM of the settings.",
+        examples=["ocr"],
+        description="One of those of GET /v1/me. None: the first of them, the recipe's.",
     )
 
 
@@ -161,35 +193,68 @@ class Progress(Body):
     total: int
 
 
-class Evaluation(Body):
-    """An evaluation; `result` has scores, categories and answers once it has succeeded.
+class Answer(Score):
+    """A model's answer to one case, and what the judge says of it."""
 
-    Of judges other than `exact`, `counted` says how many cases have a score, and what they do not
-    measure is null: compliance, quality, diversity, attributes; the score too, where `failure` says
-    why an opinion is missing, or where there is nothing to judge.
+    case: str
+    category: str
+    prompt: str
+    picture: str = Field(description="The path of the answer.")
+    references: list[str] = Field(description=REFERENCES)
+
+
+class EvaluationResult(Body):
+    """What the judge says of all answers.
+
+    The judge may have no score for some cases: means are over the others, and null if there are
+    none. What a judge does not measure is left out.
     """
+
+    score: float | None = Field(description="The mean over the cases with a score, 1 to 5.")
+    interval: tuple[float, float] | None = Field(
+        description="The 95 % bootstrap interval of that mean over the cases."
+    )
+    counted: int = Field(description="Cases with a score.")
+    measures: dict[str, float] = Field(description="Means of the parts of the score, by name.")
+    categories: dict[str, CategoryScore]
+    answers: list[Answer]
+
+
+class Failure(Body):
+    """Why an evaluation failed."""
+
+    error: str
+
+
+class Evaluation(Body):
+    """An evaluation; `result` is there once it has succeeded."""
 
     id: str
     object: Literal["evaluation"] = "evaluation"
-    status: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    status: Status
     model: str
-    bench: Bench
+    benchmark: str
+    task: Task
     cases: int
     seed: int
     judge: str
     created: int
     progress: Progress
     error: str | None = None
-    result: dict[str, Any] | None = None
+    result: EvaluationResult | None = None
 
 
 class Evaluations(Body):
+    """A page of evaluations."""
+
     object: Literal["list"] = "list"
     data: list[Evaluation]
     has_more: bool = Field(description="Ask for those `after` the last id.")
 
 
 class ErrorBody(Body):
+    """What is wrong, and which parameter it is about."""
+
     message: str
     type: str
     param: str | None

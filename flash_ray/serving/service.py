@@ -7,13 +7,19 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from flash_ray.evaluation.judges.base import CaseScore
+from flash_ray.models.base import PIXELS_PER_TOKEN
 from flash_ray.recipe import Recipe
+from flash_ray.recipe.schema import Task
+from flash_ray.serving.benchmark import ServedBenchmark
 from flash_ray.serving.evaluations import EvaluationStore
 from flash_ray.serving.generator import GenerationRequest, GenerationResult
 from flash_ray.serving.http import ApiError
 from flash_ray.serving.registry import ModelRegistry
 from flash_ray.serving.settings import Serving
 from flash_ray.serving.tokens import Role, Token, allows, role_of
+
+SIDE = 2 * PIXELS_PER_TOKEN  # widths and heights are multiples of it
 
 
 @dataclass(frozen=True)
@@ -22,27 +28,36 @@ class Service:
 
     Args:
         tokens: none of them means that everybody may do everything.
-        paint: draws an order in the deployment of its task.
-        judge: (bench, case id, PNG) -> the fields of `schemas.Score`.
-        start, cancel: an evaluation, by id.
+        benchmark: None if nothing can be scored.
+        generate: draws pictures in the deployment of that name, "generate" or "edit".
+        judge: says what the recipe's judge gives a PNG, by task and case id.
+        start, cancel: begin and end an evaluation, by id.
     """
 
     recipe: Recipe
     settings: Serving
     tokens: Sequence[Token]
     registry: ModelRegistry
-    book: EvaluationStore
-    paint: Callable[[str, GenerationRequest], Awaitable[GenerationResult]]
-    judge: Callable[[str, str, bytes], Awaitable[dict[str, Any]]]
+    benchmark: ServedBenchmark | None
+    evaluations: EvaluationStore
+    generate: Callable[[str, GenerationRequest], Awaitable[GenerationResult]]
+    judge: Callable[[Task, str, bytes], Awaitable[CaseScore]]
     start: Callable[[str], Awaitable[None]]
     cancel: Callable[[str], Awaitable[None]]
+
+    @property
+    def most_pixels(self) -> int:
+        """The most pixels of a picture that may be asked for."""
+        height, width = self.recipe.data.resolution
+        return self.settings.limits.pixels or 4 * height * width
 
 
 # Dependencies are async: FastAPI runs others in threads, a switch for each of them.
 
 
 async def _service(request: Request) -> Service:
-    return request.app.state.service
+    service: Service = request.app.state.service
+    return service
 
 
 Served = Annotated[Service, Depends(_service)]
@@ -50,26 +65,26 @@ _bearer = HTTPBearer(auto_error=False, description="A token made by `flash-ray t
 
 
 async def _caller(
-    service: Served, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+    service: Served, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> Role:
     if not service.tokens:
         return "admin"
-    ask = {"WWW-Authenticate": "Bearer"}
-    if given is None:
+    headers = {"WWW-Authenticate": "Bearer"}
+    if credentials is None:
         raise ApiError(
-            401, "No token; send Authorization: Bearer TOKEN.", code="no_token", headers=ask
+            401, "No token; send Authorization: Bearer TOKEN.", code="no_token", headers=headers
         )
-    found = role_of(given.credentials, list(service.tokens))
-    if found is None:
-        raise ApiError(401, "The token is not known.", code="invalid_api_key", headers=ask)
-    return found
+    role = role_of(credentials.credentials, list(service.tokens))
+    if role is None:
+        raise ApiError(401, "The token is not known.", code="invalid_api_key", headers=headers)
+    return role
 
 
-Caller = Annotated[Role, Depends(_caller)]  # the role of who asks; a request without one is refused
+Caller = Annotated[Role, Depends(_caller)]  # the role of who asks; without one the answer is 401
 
 
 def needs(role: Role) -> Any:
-    """A dependency that refuses requests whose token does not have the role."""
+    """A dependency that answers requests whose token does not have the role with 403."""
 
     async def check(caller: Caller) -> None:
         if not allows(caller, role):

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
+from flash_ray import plugins
 from flash_ray.errors import UserError
 from flash_ray.evaluation.judges.endpoint import VlmSettings, read_settings
 from flash_ray.recipe import messages
@@ -17,7 +18,7 @@ MIB = 2**20
 
 
 class Limits(Section):
-    """What one request may ask for; more is refused with status 400 or 413."""
+    """What one request may ask for; more is answered with status 400 or 413."""
 
     prompt: int = Field(2000, ge=1, description="characters of a prompt, 1 or more")
     n: int = Field(8, ge=1, le=64, description="pictures of one request, 1 to 64")
@@ -46,13 +47,13 @@ class Replicas(Section):
 
 
 def _judge_name(name: str) -> str:
-    if name in ("exact", "ocr"):
-        raise ValueError("is a judge of every server")
+    if name in plugins.names(plugins.JUDGES):
+        raise ValueError("is the name of a registered judge")
     return name
 
 
-def _judge_of(file: Any) -> VlmSettings:
-    """What the file says: it is read here once, other nodes need not have it."""
+def _read_judge(file: Any) -> VlmSettings:
+    """Reads the file, here once: other nodes need not have it."""
     if isinstance(file, VlmSettings):
         return file
     if not isinstance(file, str):
@@ -79,7 +80,9 @@ class Serving(Section):
     retry_after_s: int = Field(1, ge=1, description="seconds that a 429 asks the client to wait")
     models: int = Field(3, ge=1, description="students in a replica's memory, 1 or more")
     condition_mib: int = Field(256, ge=0, description="MiB of encoded prompts in a replica")
-    prefix_mib: int = Field(256, ge=0, description="MiB of the texts' keys and values in a replica")
+    prompt_cache_mib: int = Field(
+        256, ge=0, description="MiB of the prompts' keys and values in a replica"
+    )
     weights_mib: int = Field(
         20_480, ge=1, description="MiB of downloaded students on a node's disk"
     )
@@ -88,10 +91,11 @@ class Serving(Section):
     cpus: float = Field(1.0, ge=0, description="CPU cores of a drawing replica")
     threads: int = Field(1, ge=1, description="threads that a drawing replica computes with")
     evaluations: int = Field(1, ge=1, description="evaluations at the same time, 1 or more")
-    judges: dict[JudgeName, Annotated[VlmSettings, BeforeValidator(_judge_of)]] = Field(
+    judges: dict[JudgeName, Annotated[VlmSettings, BeforeValidator(_read_judge)]] = Field(
         {},
         description="VLMs that may judge evaluations, {NAME: FILE.yaml}: names of a-z 0-9 . _ - "
-        "other than exact and ocr, files as `flash-ray evaluate --judge vlm:FILE.yaml` takes them",
+        "other than those of registered judges, files as `--judge vlm:FILE.yaml` of "
+        "`flash-ray evaluate` takes them",
     )
 
 

@@ -69,12 +69,12 @@ def add_token(file: Path, name: str, role: Role) -> str:
 
 def role_of(secret: str, tokens: list[Token]) -> Role | None:
     """The role of a token, None if it is none of them."""
-    found = None
-    given = _hash(secret)
+    role = None
+    sha256 = _hash(secret)
     for token in tokens:  # all of them: the time tells nothing of which
-        if hmac.compare_digest(token.sha256, given):
-            found = token.role
-    return found
+        if hmac.compare_digest(token.sha256, sha256):
+            role = token.role
+    return role
 
 
 def allows(role: Role, needed: Role) -> bool:

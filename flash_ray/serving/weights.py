@@ -30,7 +30,7 @@ class WeightCache:
                 now.
         """
         if model.student is None:
-            raise ValueError("a teacher has no weights of its own")
+            raise ValueError("a teacher has no published weights")
         folder = self._folder / model.digest
         with self._lock:
             folder.parent.mkdir(parents=True, exist_ok=True)

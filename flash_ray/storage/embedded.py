@@ -42,12 +42,14 @@ def embedded_store(folder: Path, deadline_s: float = 30) -> Iterator[Store]:
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = _lock(folder, min(10, deadline_s))
-    server, ports = None, {}
+    server: subprocess.Popen[bytes] | None = None
+    ports: dict[str, int] = {}
     try:
         keys = _credentials(folder)
         ports, server = _start(folder, keys, lock)
-        store = Store(BUCKET, endpoint=f"http://127.0.0.1:{ports['s3']}")
-        with _environment({**keys, "AWS_ENDPOINT_URL_S3": store.endpoint}):
+        endpoint = f"http://127.0.0.1:{ports['s3']}"
+        store = Store(BUCKET, endpoint=endpoint)
+        with _environment({**keys, "AWS_ENDPOINT_URL_S3": endpoint}):
             _await_ready(store, server, folder, deadline_s)
             yield store
     finally:
@@ -75,7 +77,7 @@ def _lock(folder: Path, wait_s: float) -> int:
 
 
 def _credentials(folder: Path) -> dict[str, str]:
-    """AWS_* variables of this store: made once, found again by later runs."""
+    """The AWS_* variables of this store: made once, read by later runs."""
     path = folder / "credentials.json"
     if not path.exists():
         keys = {
@@ -98,7 +100,7 @@ def _credentials(folder: Path) -> dict[str, str]:
 
 def _start(
     folder: Path, keys: dict[str, str], lock: int
-) -> tuple[dict[str, int], subprocess.Popen]:
+) -> tuple[dict[str, int], subprocess.Popen[bytes]]:
     """Start `weed mini`; return its port of each service and its process."""
     weed = shutil.which("weed", path=sysconfig.get_path("scripts")) or shutil.which("weed")
     if weed is None:
@@ -127,8 +129,8 @@ def _start(
 
 def _signing_keys() -> dict[str, str]:
     """Close weed's inner HTTP ports, open by default, to other users of this machine."""
-    doors = ("JWT_SIGNING", "JWT_SIGNING_READ", "JWT_FILER_SIGNING", "JWT_FILER_SIGNING_READ")
-    return {f"WEED_{door}_KEY": secrets.token_hex(16) for door in doors}
+    names = ("JWT_SIGNING", "JWT_SIGNING_READ", "JWT_FILER_SIGNING", "JWT_FILER_SIGNING_READ")
+    return {f"WEED_{name}_KEY": secrets.token_hex(16) for name in names}
 
 
 def _free_ports(count: int) -> list[int]:
@@ -136,12 +138,12 @@ def _free_ports(count: int) -> list[int]:
 
     weed also listens on port + 10000 (gRPC).
     """
-    found: list[int] = []
+    free: list[int] = []
     for port in random.SystemRandom().sample(range(20000, 22768), 2768):
         if _is_free(port) and _is_free(port + 10000):
-            found.append(port)
-            if len(found) == count:
-                return found
+            free.append(port)
+            if len(free) == count:
+                return free
     raise UserError("no free ports on 127.0.0.1 between 20000 and 22767; stop other servers")
 
 
@@ -154,7 +156,9 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _await_ready(store: Store, server: subprocess.Popen, folder: Path, deadline_s: float) -> None:
+def _await_ready(
+    store: Store, server: subprocess.Popen[bytes], folder: Path, deadline_s: float
+) -> None:
     """Return once the store can be written and read; UserError with the log's end otherwise."""
     until = time.monotonic() + deadline_s
     while True:
@@ -172,7 +176,7 @@ def _await_ready(store: Store, server: subprocess.Popen, folder: Path, deadline_
             ) from error
 
 
-def _stop(server: subprocess.Popen, ports: dict[str, int]) -> None:
+def _stop(server: subprocess.Popen[bytes], ports: dict[str, int]) -> None:
     server.terminate()
     try:
         server.wait(timeout=10)

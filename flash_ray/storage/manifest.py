@@ -7,8 +7,8 @@ pickles, so it is loaded only from a bucket that the run owns.
 import hashlib
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
@@ -19,7 +19,7 @@ SAFE_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+
 
 
 class FileRecord(BaseModel):
-    """What a manifest says of one file."""
+    """The size and content of one file, as a manifest has them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     bytes: int = Field(ge=0)
@@ -67,7 +67,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-RAY_OWN = ".metadata.json"  # Ray Train may add it to a checkpoint
+RAY_METADATA = ".metadata.json"  # Ray Train may add it to a checkpoint
 
 
 class Manifest(BaseModel):
@@ -82,11 +82,35 @@ class Manifest(BaseModel):
     extra: dict[str, JsonValue] = {}
 
 
+@dataclass(frozen=True)
+class CheckedCheckpoint:
+    """A checkpoint whose files are all as they were written.
+
+    Args:
+        step: the number of the last update in it.
+        parts: how many workers wrote it.
+        extra: what each of them recorded besides.
+    """
+
+    step: int
+    parts: int
+    extra: tuple[dict[str, JsonValue], ...]
+
+
+class RunRecord(BaseModel):
+    """The claim of a run's name, `runs/<name>/run.json`."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+    name: str
+    recipe_digest: str
+    recipe: dict[str, JsonValue]
+
+
 def write_manifest(
     folder: Path,
     recipe_digest: str,
     step: int,
-    extra: dict[str, Any] | None = None,
+    extra: dict[str, JsonValue] | None = None,
     part: int = 0,
     parts: int = 1,
 ) -> Path:
@@ -102,7 +126,7 @@ def write_manifest(
         step=step,
         part=part,
         parts=parts,
-        files=record(folder, skip=frozenset({_name(part), RAY_OWN})),
+        files=record(folder, skip=frozenset({_name(part), RAY_METADATA})),
         extra=extra or {},
     )
     path = folder / _name(part)
@@ -110,11 +134,11 @@ def write_manifest(
     return path
 
 
-def verify_manifest(folder: Path, recipe_digest: str) -> dict[str, Any]:
-    """Check a fetched checkpoint; return {"step": int, "parts": int, "extra": [one per part]}.
+def verify_manifest(folder: Path, recipe_digest: str) -> CheckedCheckpoint:
+    """Check a fetched checkpoint before anything in it is unpickled.
 
-    UserError if the recipe is another one, if a part or a file is missing, corrupt or unknown.
-    Call it before anything in the folder is unpickled.
+    Raises:
+        UserError: the recipe is another one, or a part or a file is missing, corrupt or unknown.
     """
     first = _read(folder, 0)
     manifests = [first, *(_read(folder, part) for part in range(1, first.parts))]
@@ -127,21 +151,23 @@ def verify_manifest(folder: Path, recipe_digest: str) -> dict[str, Any]:
             )
         verify(folder, manifest.files, f"checkpoint {folder}")
     known = {name for manifest in manifests for name in manifest.files}
-    own = frozenset({_name(part) for part in range(first.parts)} | {RAY_OWN})
-    for name in record(folder, skip=own):
+    about = frozenset({_name(part) for part in range(first.parts)} | {RAY_METADATA})
+    for name in record(folder, skip=about):
         if name not in known:
             raise UserError(f"checkpoint {folder}: {name} is in no manifest; remove it")
-    return {
-        "step": first.step,
-        "parts": first.parts,
-        "extra": [manifest.extra for manifest in manifests],
-    }
+    return CheckedCheckpoint(
+        first.step, first.parts, tuple(manifest.extra for manifest in manifests)
+    )
 
 
-def record_run(store: Store, name: str, recipe: dict[str, Any], digest: str) -> None:
-    """Claim `runs/<name>` for a recipe; UserError if the name is taken."""
-    text = json.dumps({"name": name, "recipe_digest": digest, "recipe": recipe}, indent=1)
-    if not store.put_bytes_if_absent(_run_key(name), text.encode()):
+def record_run(store: Store, name: str, recipe: dict[str, JsonValue], digest: str) -> None:
+    """Claim `runs/<name>` for a recipe.
+
+    Raises:
+        UserError: the name is taken.
+    """
+    run = RunRecord(name=name, recipe_digest=digest, recipe=recipe)
+    if not store.put_bytes_if_absent(_run_key(name), run.model_dump_json(indent=1).encode()):
         raise UserError(
             f"name: run {name!r} exists in {store.url()}; continue it with --resume, "
             "or choose another name"
@@ -153,30 +179,30 @@ def run_exists(store: Store, name: str) -> bool:
     return store.get_bytes(_run_key(name)) is not None
 
 
-def open_run(store: Store, name: str, digest: str) -> dict[str, Any]:
-    """The record of an earlier run, {"name", "recipe_digest", "recipe"}, to be continued.
+def open_run(store: Store, name: str, digest: str) -> RunRecord:
+    """The record of an earlier run that is to be continued.
 
-    UserError if there is no such run or if it has another recipe.
+    Raises:
+        UserError: there is no such run, or it has another recipe.
     """
     text = store.get_bytes(_run_key(name))
     if text is None:
         raise UserError(f"name: no run {name!r} in {store.url()}; start it without --resume")
     try:
-        run = json.loads(text)
-        recorded = run["recipe_digest"]
-    except (ValueError, TypeError, KeyError) as error:
+        run = RunRecord.model_validate_json(text)
+    except ValidationError as error:
         raise UserError(
             f"{store.url(_run_key(name))}: run.json is corrupt; start a run with another name"
         ) from error
-    check_digest(f"run {name!r}", recorded, digest)
+    check_digest(f"run {name!r}", run.recipe_digest, digest)
     return run
 
 
-def check_digest(what: str, recorded: str, given: str) -> None:
+def check_digest(subject: str, recorded: str, given: str) -> None:
     """UserError, with both digests, unless the recipes are the same."""
     if recorded != given:
         raise UserError(
-            f"--resume: {what} has recipe digest {recorded}, the recipe given has {given}; "
+            f"--resume: {subject} has recipe digest {recorded}, the recipe given has {given}; "
             "resume with the recipe it was started with, or start a run with another name"
         )
 

@@ -1,4 +1,4 @@
-"""Opens the place that a command was given: an S3 bucket, or the embedded store over a folder."""
+"""Opens the store that a command names: an S3 bucket, or the embedded store over a folder."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,24 +13,24 @@ HOME = Path("~/.flash_ray/store")
 
 @contextmanager
 def open_store(
-    place: str | None, endpoint: str | None = None, create: bool = False
+    address: str | None, endpoint: str | None = None, create: bool = False
 ) -> Iterator[Store]:
-    """A store that answers.
+    """Yield a store that answers.
 
     Args:
-        place: s3://bucket/prefix, or the folder of an embedded store; None is ~/.flash_ray/store.
+        address: s3://bucket/prefix, or the folder of an embedded store; None is ~/.flash_ray/store.
         endpoint: of a bucket that is not AWS's; None means AWS_ENDPOINT_URL_S3.
         create: makes the folder if it is not there.
 
     Raises:
         UserError: the bucket cannot be used, or there is no such folder.
     """
-    if place and place.startswith("s3://"):
-        store = Store.from_url(place, endpoint)
+    if address and address.startswith("s3://"):
+        store = Store.from_url(address, endpoint)
         store.check()
         yield store
         return
-    folder = Path(place or HOME).expanduser()
+    folder = Path(address or HOME).expanduser()
     if not create and not (folder / "credentials.json").is_file():
         raise UserError(
             f"--store: no store in {folder}; allowed: s3://bucket/prefix, or the folder that "

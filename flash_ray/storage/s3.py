@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pyarrow.fs import S3FileSystem
 
 
-REFUSED = {
+BAD_CREDENTIALS = {
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
     "InvalidToken",
@@ -39,15 +39,15 @@ def code_of(error: failures.ClientError) -> str:
     return error.response.get("Error", {}).get("Code", "no code")
 
 
-def explain(error: BaseException, doing: str) -> str:
-    """The predicate of a sentence whose subject is the store, with the cure; no secret in it."""
+def describe_failure(error: BaseException, doing: str) -> str:
+    """What went wrong and the cure: a predicate whose subject is the store, without a secret."""
     if isinstance(error, failures.ClientError):
         code = code_of(error)
         if code == "NoSuchBucket":
             return "does not exist; create the bucket, or correct the URL"
         if code in ("NoSuchKey", "404"):
             return f"cannot {doing}: there is no such object; write it again"
-        if code in REFUSED:
+        if code in BAD_CREDENTIALS:
             return f"refused the credentials ({code}); {CREDENTIALS} to those of that server"
         if code in FORBIDDEN:
             return f"forbids these credentials to {doing} ({code}); allow it, or use others"
@@ -79,7 +79,7 @@ def check_name(field: str, name: str) -> str:
 
 @dataclass(frozen=True)
 class Store:
-    """A place in an S3 bucket; keys are relative to `prefix`.
+    """A bucket of an S3 server; keys are relative to `prefix`.
 
     Credentials are never part of it: every process reads its own AWS_* variables, so that a
     pickled Store holds no secret. `endpoint` None means AWS_ENDPOINT_URL_S3, else Amazon.
@@ -113,9 +113,9 @@ class Store:
         return {"bucket": self.bucket, "prefix": self.prefix, "endpoint": self.endpoint}
 
     @property
-    def address(self) -> str:
-        """The server, for messages: never with a login in it."""
-        return _without_login(self._server() or "Amazon S3")
+    def server(self) -> str:
+        """The server's address, for messages: never with a login in it."""
+        return _without_login(self._endpoint() or "Amazon S3")
 
     def url(self, key: str = "") -> str:
         """The s3:// URL of `key`."""
@@ -123,17 +123,17 @@ class Store:
 
     def put_file(self, path: Path, key: str) -> None:
         """Upload a file, in parts when it is large."""
-        with self._plainly(f"write {key}"):
+        with self._user_errors(f"write {key}"):
             self._client.upload_file(str(path), self.bucket, self._key(key))
 
     def get_file(self, key: str, path: Path) -> None:
         """Download an object to `path`."""
-        with self._plainly(f"read {key}"):
+        with self._user_errors(f"read {key}"):
             self._client.download_file(self.bucket, self._key(key), str(path))
 
     def get_bytes(self, key: str) -> bytes | None:
         """The object's bytes, or None if there is no such object."""
-        with self._plainly(f"read {key}"):
+        with self._user_errors(f"read {key}"):
             try:
                 return self._client.get_object(Bucket=self.bucket, Key=self._key(key))[
                     "Body"
@@ -144,22 +144,22 @@ class Store:
     def put_bytes_if_absent(self, key: str, data: bytes) -> bool:
         """Create the object; False, and nothing changed, if it exists. Of many writers one wins."""
         writer = uuid.uuid4().hex
-        where = {"Bucket": self.bucket, "Key": self._key(key)}
-        with self._plainly(f"write {key}"):
+        target = {"Bucket": self.bucket, "Key": self._key(key)}
+        with self._user_errors(f"write {key}"):
             try:
                 self._client.put_object(
-                    **where, Body=data, IfNoneMatch="*", Metadata={"writer": writer}
+                    **target, Body=data, IfNoneMatch="*", Metadata={"writer": writer}
                 )
                 return True
             except failures.ClientError as error:
                 if code_of(error) != "PreconditionFailed":
                     raise
-            # A retry after a lost answer finds our own object: that is not a lost race.
-            return self._client.head_object(**where)["Metadata"].get("writer") == writer
+            # A retry after a lost answer meets what it wrote itself: that is no lost race.
+            return self._client.head_object(**target)["Metadata"].get("writer") == writer
 
     def put_bytes(self, key: str, data: bytes) -> None:
         """Create the object, or replace it."""
-        with self._plainly(f"write {key}"):
+        with self._user_errors(f"write {key}"):
             self._client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data)
 
     def list(self, prefix: str = "") -> Iterator[str]:
@@ -168,7 +168,7 @@ class Store:
 
     def _listed(self, prefix: str) -> Iterator[tuple[str, int]]:
         start = len(self._key(""))
-        with self._plainly(f"list {prefix}"):
+        with self._user_errors(f"list {prefix}"):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket, Prefix=self._key(prefix)
             )
@@ -180,7 +180,7 @@ class Store:
     def folders(self, prefix: str) -> Iterator[str]:
         """The names between `prefix`, which ends in /, and the next /, in order."""
         start = len(self._key(prefix))
-        with self._plainly(f"list {prefix}"):
+        with self._user_errors(f"list {prefix}"):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket, Prefix=self._key(prefix), Delimiter="/"
             )
@@ -194,39 +194,46 @@ class Store:
 
     def delete(self, key: str) -> None:
         """Remove an object; no error if there is none."""
-        with self._plainly(f"delete {key}"):
+        with self._user_errors(f"delete {key}"):
             self._client.delete_object(Bucket=self.bucket, Key=self._key(key))
+
+    def delete_all(self, prefix: str) -> None:
+        """Remove every object whose key starts with `prefix`."""
+        for key in [*self.list(prefix)]:  # first all keys: the listing must not move meanwhile
+            self.delete(key)
 
     def check(self) -> None:
         """Prove within seconds that listing, writing once, reading and deleting all work."""
         client = self._connect(connect_timeout=2, read_timeout=5, attempts=2)
-        with self._plainly("list"):
+        with self._user_errors("list"):
             client.list_objects_v2(Bucket=self.bucket, Prefix=self._key(""), MaxKeys=1)
         probe = {"Bucket": self.bucket, "Key": self._key(f".probe-{uuid.uuid4().hex}")}
         self._write_probe(client, probe)
         try:
-            with self._plainly("read"):
+            with self._user_errors("read"):
                 if client.get_object(**probe)["Body"].read() != b"probe":
-                    raise UserError(f"{self._what()} does not return what was written; use another")
+                    raise UserError(
+                        f"{self._subject()} does not return what was written; use another"
+                    )
             self._validate_overwrite(client, probe)
         finally:
-            with self._plainly("delete"):
+            with self._user_errors("delete"):
                 client.delete_object(**probe)
 
     def _write_probe(self, client: Any, probe: dict[str, str]) -> None:
-        with self._plainly("write"):
+        with self._user_errors("write"):
             try:
                 client.put_object(**probe, Body=b"probe")
             except failures.ClientError as error:
                 if code_of(error) not in FORBIDDEN:
                     raise
                 raise UserError(
-                    f"{self._what()} is read-only for these credentials; "
+                    f"{self._subject()} is read-only for these credentials; "
                     "allow s3:PutObject and s3:DeleteObject there, or use another bucket"
                 ) from error
 
     def _validate_overwrite(self, client: Any, probe: dict[str, str]) -> None:
-        with self._plainly("write conditionally"):
+        with self._user_errors("write conditionally"):
             try:
                 client.put_object(**probe, Body=b"other", IfNoneMatch="*")
             except failures.ClientError as error:
@@ -234,7 +241,7 @@ class Store:
                     return
                 raise
         raise UserError(
-            f"{self._what()} ignores If-None-Match, so two runs could overwrite each other; "
+            f"{self._subject()} ignores If-None-Match, so two runs could overwrite each other; "
             "use a server with conditional writes (Amazon S3, SeaweedFS)"
         )
 
@@ -244,25 +251,25 @@ class Store:
 
     def _connect(self, connect_timeout: float, read_timeout: float, attempts: int) -> Any:
         """A boto3 client; `attempts` connections to a dead server bound its cost in seconds."""
-        server = self._server()
-        local = urlsplit(server or "").hostname in LOOPBACK
+        endpoint = self._endpoint()
+        is_local = urlsplit(endpoint or "").hostname in LOOPBACK
         config = Config(
             connect_timeout=connect_timeout,
             read_timeout=read_timeout,
             retries={"mode": "standard", "total_max_attempts": attempts},
-            proxies={} if local else None,  # a company's proxy cannot reach this machine
+            proxies={} if is_local else None,  # a company's proxy cannot reach this machine
         )
-        with self._plainly("connect"):
+        with self._user_errors("connect"):
             session = boto3.Session(region_name=os.environ.get("AWS_REGION"))
             try:
-                return session.client("s3", endpoint_url=server, config=config)
+                return session.client("s3", endpoint_url=endpoint, config=config)
             except ValueError as error:  # boto3 has no class of its own for a malformed endpoint
                 raise UserError(
-                    f"{self._what()} cannot be used: that is no server; correct "
+                    f"{self._subject()} cannot be used: that is no server; correct "
                     "runtime.storage.endpoint or AWS_ENDPOINT_URL_S3 to http(s)://host[:port]"
                 ) from error
 
-    def _server(self) -> str | None:
+    def _endpoint(self) -> str | None:
         environment = os.environ
         return (
             self.endpoint
@@ -273,17 +280,19 @@ class Store:
     def _key(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix else key
 
-    def _what(self) -> str:
-        return f"runtime.storage.url: {self.url()} at {self.address}"
+    def _subject(self) -> str:
+        return f"runtime.storage.url: {self.url()} at {self.server}"
 
     @contextmanager
-    def _plainly(self, doing: str) -> Iterator[None]:
-        """Turn what boto3 raises into one line: what was refused, where, and the cure."""
+    def _user_errors(self, doing: str) -> Iterator[None]:
+        """Turn what boto3 raises into a UserError: what failed, at which server, and the cure."""
         try:
             yield
         except (failures.BotoCoreError, failures.ClientError, Boto3Error) as error:
             cause = error.__context__ if isinstance(error, Boto3Error) else error
-            raise UserError(f"{self._what()} {explain(cause or error, doing)}") from error
+            raise UserError(
+                f"{self._subject()} {describe_failure(cause or error, doing)}"
+            ) from error
 
 
 def train_storage(store: Store, run_name: str) -> "tuple[str, S3FileSystem]":
@@ -302,7 +311,7 @@ def s3_filesystem(store: Store) -> "S3FileSystem":
 
     region = store._client.meta.region_name
     return S3FileSystem(
-        endpoint_override=store._server(),
+        endpoint_override=store._endpoint(),
         region=None if region == "aws-global" else region,
     )
 

@@ -10,7 +10,7 @@ import ray
 
 from flash_ray.cluster.autoscaler import can_provision
 from flash_ray.cluster.environment import one_process, thread_limits
-from flash_ray.cluster.resources import check_worker, cluster_needs, places
+from flash_ray.cluster.resources import bundles, check_worker, cluster_needs
 from flash_ray.cluster.session import in_cluster_job, ray_session
 from flash_ray.data.encode import prepare
 from flash_ray.errors import UserError
@@ -20,6 +20,7 @@ from flash_ray.recipe.schema import Task
 from flash_ray.storage.s3 import Store
 from flash_ray.studies.validation import benchmark_of
 from flash_ray.teachers.launch import TeacherSet, all_teachers, start_teachers
+from flash_ray.teachers.protocol import teacher_actors
 from flash_ray.telemetry.progress import Steps
 
 DRIVER_CPUS = 0.01  # of a trial's driver, which waits
@@ -105,7 +106,7 @@ def _by_actors(recipes: Sequence[Recipe]) -> bool:
 
 def _trial_needs(recipes: Sequence[Recipe]) -> dict[str, float]:
     """Resources of the largest trial, without teachers."""
-    needs = [cluster_needs(recipe, hiring=False) for recipe in recipes]
+    needs = [cluster_needs(recipe, teachers=0) for recipe in recipes]
     return {name: max(need[name] for need in needs) for name in needs[0]}
 
 
@@ -113,8 +114,9 @@ def _teacher_needs(recipes: Sequence[Recipe]) -> dict[str, float]:
     """Resources of the shared teachers."""
     if not _by_actors(recipes):
         return {}
-    workers = cluster_needs(recipes[0], hiring=False)
-    needs = cluster_needs(all_teachers(recipes))
+    together = all_teachers(recipes)
+    workers = cluster_needs(recipes[0], teachers=0)
+    needs = cluster_needs(together, teacher_actors(together))
     return {name: need - workers[name] for name, need in needs.items()}
 
 
@@ -129,9 +131,9 @@ def _needs(recipes: Sequence[Recipe], at_once: int) -> dict[str, float]:
 
 def _bundles(recipes: Sequence[Recipe]) -> list[dict[str, float]]:
     """What each process of the largest trial and each of the teachers takes of its node."""
-    largest = max(recipes, key=lambda recipe: cluster_needs(recipe)["trainer"])
-    trainers = places(largest, "trainer", int(_trial_needs(recipes)["trainer"]))
-    return trainers + places(largest, "teacher", int(_teacher_needs(recipes).get("teacher", 0)))
+    largest = max(recipes, key=lambda recipe: recipe.runtime.max_workers)
+    trainers = bundles(largest, "trainer", int(_trial_needs(recipes)["trainer"]))
+    return trainers + bundles(largest, "teacher", int(_teacher_needs(recipes).get("teacher", 0)))
 
 
 def _fit_locally(recipes: Sequence[Recipe]) -> int:

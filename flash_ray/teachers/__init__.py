@@ -1,1 +1,1 @@
-"""Teachers: they answer, for a noised latent, the velocity of the (guided) frozen models."""
+"""Teachers answer, for a noised latent, with the velocities of guided frozen models."""

@@ -1,7 +1,7 @@
-"""A group of teachers as a Ray actor, and how tensors travel to it: NumPy arrays, bf16 as uint16."""
+"""A group of teachers as a Ray actor; tensors travel to it as NumPy arrays, bf16 as uint16."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict, cast
 
 import ray
 import torch
@@ -20,7 +20,16 @@ from flash_ray.telemetry.metrics import TeacherMetrics, timed
 Packed = tuple[ndarray, bool]  # the array, and whether it is bf16
 
 
+class PackedConditions(TypedDict):
+    """A `ConditionPair` as the object store takes it, its tensors by field name."""
+
+    layout: Layout
+    positive: dict[str, Packed]
+    negative: dict[str, Packed]
+
+
 def pack(tensor: Tensor) -> Packed:
+    """The tensor as an array that the object store takes without pickling it."""
     tensor = tensor.detach().cpu()
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.uint16).numpy(), True
@@ -28,71 +37,87 @@ def pack(tensor: Tensor) -> Packed:
 
 
 def unpack(packed: Packed) -> Tensor:
-    """A copy: what the object store hands out is read-only."""
+    """The tensor again, as a copy: what the object store hands out is read-only."""
     array, is_bf16 = packed
     tensor = torch.from_numpy(array.copy())
     return tensor.view(torch.bfloat16) if is_bf16 else tensor
 
 
-def pack_conditions(conditioned: ConditionPair) -> dict[str, Any]:
-    sides = {"positive": conditioned.positive, "negative": conditioned.negative}
-    packed = {
-        side: {name: pack(tensor) for name, tensor in condition.tensors().items()}
-        for side, condition in sides.items()
+def pack_conditions(conditions: ConditionPair) -> PackedConditions:
+    """A pair of conditions, packed."""
+    return {
+        "layout": conditions.layout,
+        "positive": _pack_tensors(conditions.positive),
+        "negative": _pack_tensors(conditions.negative),
     }
-    return {"layout": conditioned.layout, **packed}
 
 
-def unpack_conditions(packed: dict[str, Any]) -> ConditionPair:
-    layout: Layout = packed["layout"]
-    sides = [
-        {name: unpack(value) for name, value in packed[side].items()}
-        for side in ("positive", "negative")
-    ]
-    return ConditionPair(*(Condition.from_tensors(layout, tensors) for tensors in sides))
+def unpack_conditions(packed: PackedConditions) -> ConditionPair:
+    """The pair again, as a copy."""
+    layout = packed["layout"]
+    return ConditionPair(
+        _unpack_tensors(layout, packed["positive"]), _unpack_tensors(layout, packed["negative"])
+    )
+
+
+def _pack_tensors(condition: Condition) -> dict[str, Packed]:
+    return {name: pack(tensor) for name, tensor in condition.tensors().items()}
+
+
+def _unpack_tensors(layout: Layout, tensors: dict[str, Packed]) -> Condition:
+    return Condition.from_tensors(layout, {name: unpack(value) for name, value in tensors.items()})
 
 
 class TeacherActor:
-    """Loads a group's pipeline and answers questions; every answer carries its fingerprint.
+    """Loads a group's pipeline and answers requests; every answer carries its fingerprint.
 
-    One question at a time, in the thread that loaded the model: torch keeps OpenMP threads for
-    each thread that computes, and those of two get in each other's way.
+    It computes one request at a time, in the thread that loaded the model: torch keeps OpenMP
+    threads for each thread that computes, and those of two get in each other's way.
     """
 
     def __init__(self, recipe: Recipe, group: Group):
         device = one_process(recipe)
-        backbone = load_model(group.pipeline, dtype_of(recipe), device, encoders=False)
-        self._fingerprint = group_fingerprint(recipe, group, backbone.transformer)
-        self._scorer = group_scorer(recipe, group, backbone)
+        model = load_model(group.pipeline, dtype_of(recipe), device, encoders=False)
+        self._fingerprint = group_fingerprint(recipe, group, model.transformer)
+        self._scorer = group_scorer(recipe, group, model)
         self.metrics = TeacherMetrics([recipe.teachers[index].name for index in group.members])
 
     def fingerprint(self) -> str:
+        """The fingerprint of the weights that this actor has loaded."""
         return self._fingerprint
 
     @timed
     def prefill(
-        self, request_id: tuple[int, int], conditioned: dict[str, Any], asked: Sequence[int]
+        self,
+        request_id: tuple[str, int],
+        conditions: PackedConditions,
+        teacher_ids: Sequence[int],
     ) -> None:
-        self._scorer.prefill(request_id, unpack_conditions(conditioned), asked)
+        """Computes keys and values ahead of the score; see `Teachers.prefill`."""
+        self._scorer.prefill(request_id, unpack_conditions(conditions), teacher_ids)
 
     @timed
     def score(
-        self, request_id: tuple[int, int], x: Packed, t: Packed, prefill: None
+        self, request_id: tuple[str, int], x: Packed, t: Packed, prefill: None
     ) -> tuple[str, dict[int, Packed]]:
-        """(fingerprint, velocities by teacher). `prefill`: prefill's answer; if that failed, so
-        does this."""
+        """Returns the fingerprint and the velocities by teacher; see `Teachers.score`.
+
+        Args:
+            prefill: the answer of `prefill`; if that failed, so does this.
+        """
         velocities = self._scorer.score(request_id, unpack(x), unpack(t))
         return self._fingerprint, {index: pack(v_BNC) for index, v_BNC in velocities.items()}
 
 
 def start_teacher(recipe: Recipe, group: Group, max_restarts: int) -> ActorHandle:
-    """Starts a teacher, without waiting for a place; `ray.kill` ends it."""
+    """Starts a teacher, without waiting until a node takes it; `ray.kill` ends it."""
     runtime = recipe.runtime
-    actor = ray.remote(TeacherActor).options(
+    actor_class = ray.remote(TeacherActor).options(
         num_cpus=runtime.cpus_per_worker,
         num_gpus=1 if runtime.gpu else 0,
         resources={"teacher": 1},
         max_restarts=max_restarts,
         runtime_env={"env_vars": thread_limits(recipe)},
     )
-    return actor.remote(recipe, group)
+    # Ray's annotation has the class, too, as what this may return.
+    return cast(ActorHandle, actor_class.remote(recipe, group))

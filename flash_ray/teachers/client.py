@@ -4,9 +4,9 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import ray
+import torch
 from ray import ObjectRef
 from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, RayActorError
@@ -19,41 +19,42 @@ from flash_ray.telemetry.metrics import PoolMetrics
 
 
 class AutoscalerClient:
-    """Of one group.
+    """Reports a worker's requests to the autoscaler and learns from it of a group's teachers.
 
     Args:
-        autoscaler: a `Autoscaler`.
-        group: its position among those that are running.
-        client: this worker.
+        autoscaler: an `Autoscaler` actor.
+        group: the position among the groups that are running.
+        client: the name of this worker.
     """
 
     def __init__(self, autoscaler: ActorHandle, group: int, client: str):
-        self._registrar, self._group, self._client = autoscaler, group, client
+        self._autoscaler, self._group, self._client = autoscaler, group, client
         self._version = ""
-        self._hired: Mapping[int, ActorHandle] = {}
+        self._extras: Mapping[int, ActorHandle] = {}
         self._replies: deque[ObjectRef] = deque()
 
-    def note(self, teacher: int | None, answer: ObjectRef) -> None:
-        """That a teacher was asked, by its number; None: one of the minimum."""
-        follow = self._registrar.follow
+    def track(self, teacher: int | None, answer: ObjectRef) -> None:
+        """Reports a request of a teacher, known by its number; None: one of the minimum."""
         self._replies.append(
-            follow.remote(self._group, self._client, teacher, [answer], self._version)
+            self._autoscaler.track.remote(
+                self._group, self._client, teacher, [answer], self._version
+            )
         )
 
-    def hired(self) -> Mapping[int, ActorHandle]:
-        """The teachers beyond the minimum, by number, as far as was heard until now."""
+    def extra_teachers(self) -> Mapping[int, ActorHandle]:
+        """The teachers beyond the minimum, by number, as the autoscaler's last reply has them."""
         while self._replies and ray.wait([self._replies[0]], timeout=0)[0]:
             try:
-                news = ray.get(self._replies.popleft())
-            except RayActorError:  # it died, and they with it; Ray restarts it
-                news = "", {}
-            if news:
-                self._version, self._hired = news
-        return self._hired
+                membership = ray.get(self._replies.popleft())
+            except RayActorError:  # it died, and its teachers with it; Ray restarts it
+                membership = "", {}
+            if membership:
+                self._version, self._extras = membership
+        return self._extras
 
-    def lost(self, teacher: ActorHandle) -> None:
-        """That a teacher is gone, before the autoscaler says so."""
-        self._hired = {n: actor for n, actor in self._hired.items() if actor != teacher}
+    def remove(self, teacher: ActorHandle) -> None:
+        """Forgets a teacher that died, before the autoscaler reports it."""
+        self._extras = {n: actor for n, actor in self._extras.items() if actor != teacher}
 
 
 ATTEMPTS = 5
@@ -61,7 +62,7 @@ ATTEMPTS = 5
 
 @dataclass(frozen=True)
 class _Teacher:
-    """`number`: what the autoscaler calls it; None: it is of the minimum, and restarted."""
+    """An actor; `number` is the autoscaler's, None for one of the minimum, which Ray restarts."""
 
     actor: ActorHandle
     number: int | None = None
@@ -69,13 +70,13 @@ class _Teacher:
 
 @dataclass
 class _Request:
-    """A request_id's whole story, kept until it is answered, to be told again if its teacher dies."""
+    """A request, kept until it is answered, to be made again if its teacher dies."""
 
     teacher: _Teacher
-    conditioned: Any
-    asked: Sequence[int]
-    prefill: Any = None
-    question: tuple[Any, Any] | None = None
+    conditions: ObjectRef
+    teacher_ids: Sequence[int]
+    prefill: ObjectRef | None = None
+    x_and_t: tuple[ObjectRef, ...] = ()
 
 
 class TeacherPool:
@@ -83,12 +84,12 @@ class TeacherPool:
 
     Args:
         actors: the replicas that are always there.
-        expected: fingerprint that every answer must carry.
-        max_in_flight: tickets that may be open at once.
-        client: this worker, as no other that asks these actors is called: it keeps their tickets
-            apart.
+        expected: the fingerprint that every answer must carry.
+        max_in_flight: requests that may be open at once.
+        client: a name of this worker that no other worker of these actors has: it keeps their
+            requests apart.
         first: the position at which the round starts: this worker's rank.
-        register: knows of teachers that come and go; None: there are none.
+        autoscaler: knows of teachers that come and go; None: there are none.
         patience_s: how long a restarted actor may take to load its model.
     """
 
@@ -99,11 +100,11 @@ class TeacherPool:
         max_in_flight: int = 2,
         client: str = "",
         first: int = 0,
-        register: AutoscalerClient | None = None,
+        autoscaler: AutoscalerClient | None = None,
         patience_s: float = 600,
     ):
         self._always = [_Teacher(actor) for actor in actors]
-        self._turn, self._autoscaler = first, register
+        self._turn, self._autoscaler = first, autoscaler
         self._expected, self._max_in_flight = expected, max_in_flight
         self._client, self._patience_s = client, patience_s
         self._open: dict[int, _Request] = {}
@@ -111,34 +112,44 @@ class TeacherPool:
         self.restarts = 0
 
     @property
-    def room(self) -> bool:
+    def has_capacity(self) -> bool:
         return len(self._open) < self._max_in_flight
 
-    def prefill(self, request_id: int, conditioned: ConditionPair, asked: Sequence[int]) -> None:
-        if not self.room:
-            raise ValueError(f"{len(self._open)} tickets are open, {self._max_in_flight} may be")
-        hired = self._autoscaler.hired() if self._autoscaler else {}
-        teachers = [*self._always, *(_Teacher(actor, number) for number, actor in hired.items())]
-        request = _Request(self._next(teachers), ray.put(pack_conditions(conditioned)), asked)
+    def extra_teachers(self) -> Mapping[int, ActorHandle]:
+        """The teachers beyond the minimum, by number."""
+        return self._autoscaler.extra_teachers() if self._autoscaler else {}
+
+    def prefill(
+        self, request_id: int, conditions: ConditionPair, teacher_ids: Sequence[int]
+    ) -> None:
+        if not self.has_capacity:
+            raise ValueError(f"{len(self._open)} requests are open, {self._max_in_flight} may be")
+        extras = [_Teacher(actor, number) for number, actor in self.extra_teachers().items()]
+        teacher = self._next([*self._always, *extras])
+        request = _Request(teacher, ray.put(pack_conditions(conditions)), teacher_ids)
         self._announce(request_id, request)
         self._open[request_id] = request
         self._metrics.opened(len(self._open))
 
-    def score(self, request_id: int, x_BNC: Tensor, t_B: Tensor) -> "_Answer":
+    def score(self, request_id: int, x_BNC: Tensor, t_B: Tensor) -> "_PooledAnswer":
         request = self._open[request_id]
         self._metrics.asked(request_id)
-        request.question = (ray.put(pack(x_BNC)), ray.put(pack(t_B)))
-        return _Answer(self, request_id, self._ask(request_id, request), x_BNC.device)
+        request.x_and_t = (ray.put(pack(x_BNC)), ray.put(pack(t_B)))
+        return _PooledAnswer(self, request_id, self._ask(request_id, request), x_BNC.device)
 
-    def await_answer(self, request_id: int, answer: Any) -> dict[int, Tensor]:
-        """The velocities; tells the whole story again, to `ATTEMPTS` times, if the actor died."""
+    def await_answer(self, request_id: int, answer: ObjectRef) -> dict[int, Tensor]:
+        """The velocities; makes the whole request again, up to `ATTEMPTS` times, if its actor died.
+
+        Raises:
+            TeacherLost: no teacher answers, or one answers with other weights.
+        """
         request = self._open[request_id]
         for _ in range(ATTEMPTS):
             try:
                 fingerprint, packed = ray.get(answer)
             except (RayActorError, ObjectLostError, UnknownRequest) as error:
                 # ObjectLostError: its node died after the answer. UnknownRequest: the actor died,
-                # and was restarted, before the question.
+                # and was restarted, between prefill and score.
                 request.teacher = self._replacement(request.teacher, error)
                 self._announce(request_id, request)
                 answer = self._ask(request_id, request)
@@ -151,34 +162,35 @@ class TeacherPool:
             del self._open[request_id]
             self._metrics.answered(request_id, len(self._open))
             return {index: unpack(v) for index, v in packed.items()}
-        raise TeacherLost(f"a teacher died {ATTEMPTS} times on one question")
+        raise TeacherLost(f"a teacher died {ATTEMPTS} times on one request")
 
     def _next(self, teachers: Sequence[_Teacher]) -> _Teacher:
         self._turn += 1
         return teachers[(self._turn - 1) % len(teachers)]
 
     def _announce(self, request_id: int, request: _Request) -> None:
-        prefill = request.teacher.actor.prefill
-        name = (self._client, request_id)
-        request.prefill = prefill.remote(name, request.conditioned, request.asked)
-        self._note(request.teacher, request.prefill)
+        request.prefill = request.teacher.actor.prefill.remote(
+            (self._client, request_id), request.conditions, request.teacher_ids
+        )
+        self._track(request.teacher, request.prefill)
 
-    def _ask(self, request_id: int, request: _Request) -> Any:
-        score = request.teacher.actor.score
-        answer = score.remote((self._client, request_id), *request.question, request.prefill)
-        self._note(request.teacher, answer)
+    def _ask(self, request_id: int, request: _Request) -> ObjectRef:
+        answer: ObjectRef = request.teacher.actor.score.remote(
+            (self._client, request_id), *request.x_and_t, request.prefill
+        )
+        self._track(request.teacher, answer)
         return answer
 
-    def _note(self, teacher: _Teacher, answer: Any) -> None:
+    def _track(self, teacher: _Teacher, answer: ObjectRef) -> None:
         if self._autoscaler:
-            self._autoscaler.note(teacher.number, answer)
+            self._autoscaler.track(teacher.number, answer)
 
     def _replacement(self, lost: _Teacher, cause: Exception) -> _Teacher:
-        """Who answers in place of a teacher that died: one that is always there, or its restart."""
+        """The teacher in place of one that died: another of the minimum, or its own restart."""
         self.restarts += 1
         self._metrics.restarted(self.restarts)
-        if lost.number is not None:
-            self._autoscaler.lost(lost.actor)
+        if self._autoscaler and lost.number is not None:
+            self._autoscaler.remove(lost.actor)
             return self._next(self._always)
         self._await_restart(lost.actor, cause)
         return lost
@@ -199,12 +211,12 @@ class TeacherPool:
 
 
 @dataclass(frozen=True)
-class _Answer:
+class _PooledAnswer:
     pool: TeacherPool
     request_id: int
-    reference: Any
-    device: Any
+    answer: ObjectRef
+    device: torch.device
 
     def result(self) -> dict[int, Tensor]:
-        velocities = self.pool.await_answer(self.request_id, self.reference)
+        velocities = self.pool.await_answer(self.request_id, self.answer)
         return {index: v_BNC.to(self.device) for index, v_BNC in velocities.items()}

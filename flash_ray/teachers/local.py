@@ -11,8 +11,8 @@ from flash_ray.teachers.scorer import Scorer
 
 
 @dataclass(frozen=True)
-class _Answer:
-    """Known already."""
+class _LocalAnswer:
+    """Velocities that are known already."""
 
     velocities: dict[int, Tensor]
 
@@ -23,56 +23,64 @@ class _Answer:
 class InProcessTeachers:
     """A group that answers at once, on the worker's own device."""
 
-    room = False  # nothing is gained by announcing ahead
+    has_capacity = False  # nothing is gained by announcing ahead
 
     def __init__(self, scorer: Scorer):
         self._scorer = scorer
 
-    def prefill(self, request_id: int, conditioned: ConditionPair, asked: Sequence[int]) -> None:
-        self._scorer.prefill(request_id, conditioned, asked)
+    def prefill(
+        self, request_id: int, conditions: ConditionPair, teacher_ids: Sequence[int]
+    ) -> None:
+        self._scorer.prefill(request_id, conditions, teacher_ids)
 
-    def score(self, request_id: int, x_BNC: Tensor, t_B: Tensor) -> _Answer:
+    def score(self, request_id: int, x_BNC: Tensor, t_B: Tensor) -> _LocalAnswer:
         velocities = self._scorer.score(request_id, x_BNC, t_B)
-        return _Answer({index: v_BNC.to(x_BNC.device) for index, v_BNC in velocities.items()})
+        return _LocalAnswer({index: v_BNC.to(x_BNC.device) for index, v_BNC in velocities.items()})
 
 
 class TeacherRouter:
     """Teachers of several groups, each behind actors or in the worker's process.
 
     Args:
-        groups: with the positions of their members among all that are running.
-        places: for each of the run's teachers that position.
+        groups: the members are positions among all teachers that are running.
+        positions: for each of the run's teachers its position among those.
     """
 
-    def __init__(self, groups: Sequence[tuple[Group, Teachers]], places: Sequence[int]):
-        self._groups, self._places = groups, places
-        self._asked: dict[int, tuple[Sequence[int], list[Teachers]]] = {}
+    def __init__(self, groups: Sequence[tuple[Group, Teachers]], positions: Sequence[int]):
+        self._groups, self._positions = groups, positions
+        self._open: dict[int, tuple[Sequence[int], list[Teachers]]] = {}
 
     @property
-    def room(self) -> bool:
-        return all(teachers.room for _, teachers in self._groups)
+    def has_capacity(self) -> bool:
+        return all(teachers.has_capacity for _, teachers in self._groups)
 
-    def prefill(self, request_id: int, conditioned: ConditionPair, asked: Sequence[int]) -> None:
-        wanted = {self._places[index] for index in asked}
-        told = []
+    def prefill(
+        self, request_id: int, conditions: ConditionPair, teacher_ids: Sequence[int]
+    ) -> None:
+        wanted = {self._positions[index] for index in teacher_ids}
+        announced = []
         for group, teachers in self._groups:
-            if members := [place for place in group.members if place in wanted]:
-                teachers.prefill(request_id, conditioned, members)
-                told.append(teachers)
-        self._asked[request_id] = asked, told
+            if members := [position for position in group.members if position in wanted]:
+                teachers.prefill(request_id, conditions, members)
+                announced.append(teachers)
+        self._open[request_id] = teacher_ids, announced
 
-    def score(self, request_id: int, x_BNC: Tensor, t_B: Tensor) -> "_Answers":
-        asked, told = self._asked.pop(request_id)
-        parts = [teachers.score(request_id, x_BNC, t_B) for teachers in told]
-        return _Answers(parts, {index: self._places[index] for index in asked})
+    def score(self, request_id: int, x_BNC: Tensor, t_B: Tensor) -> "_RoutedAnswer":
+        teacher_ids, announced = self._open.pop(request_id)
+        answers = [teachers.score(request_id, x_BNC, t_B) for teachers in announced]
+        return _RoutedAnswer(answers, {index: self._positions[index] for index in teacher_ids})
 
 
 @dataclass(frozen=True)
-class _Answers:
-    parts: list[Answer]
-    places: Mapping[int, int]
+class _RoutedAnswer:
+    answers: list[Answer]
+    positions: Mapping[int, int]
 
     def result(self) -> dict[int, Tensor]:
         """The velocities of all groups, each awaited in turn while the others work on."""
-        found = {place: v_BNC for part in self.parts for place, v_BNC in part.result().items()}
-        return {index: found[place] for index, place in self.places.items()}
+        velocities = {
+            position: v_BNC
+            for answer in self.answers
+            for position, v_BNC in answer.result().items()
+        }
+        return {index: velocities[position] for index, position in self.positions.items()}

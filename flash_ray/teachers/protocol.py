@@ -17,47 +17,52 @@ class TeacherLost(RuntimeError):
 
 
 class UnknownRequest(LookupError):
-    """A question about a micro-batch that was not announced to this teacher since it started."""
+    """A score is requested that was not announced to this teacher since it started."""
 
 
 class Answer(Protocol):
     """Velocities that may still be on their way."""
 
     def result(self) -> dict[int, Tensor]:
-        """v_BNC, fp32, on the question's device, by teacher. Raises TeacherLost."""
+        """v_BNC of each teacher, fp32, on the device of the x_BNC that was sent.
+
+        Raises TeacherLost.
+        """
 
 
 class Teachers(Protocol):
-    """One request_id for each micro-batch: announced once by `prefill`, then asked once by `score`.
+    """Teachers that take one request for each micro-batch: `prefill` announces it, `score` asks.
 
     Teachers are known by their positions in the recipe.
     """
 
-    def prefill(self, request_id: int, conditioned: ConditionPair, asked: Sequence[int]) -> None:
+    def prefill(
+        self, request_id: int, conditions: ConditionPair, teacher_ids: Sequence[int]
+    ) -> None:
         """Announces a micro-batch to some teachers, so that they can compute ahead."""
 
     def score(self, request_id: int, x_BNC: Tensor, t_B: Tensor) -> Answer:
         """Asks those teachers for their guided velocities at x_t = x_BNC, t in [0, 1]."""
 
     @property
-    def room(self) -> bool:
-        """Whether another request_id may be announced now."""
+    def has_capacity(self) -> bool:
+        """Whether another request may be announced now."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Teachers of one pipeline: the base with its LoRAs, or one of its own.
+    """Teachers of one pipeline: the base with its LoRAs, or a pipeline of their own.
 
     Args:
         pipeline: the recipe's base, or a teacher's folder or hub id.
         members: positions in the recipe's list of teachers.
-        fewest, most: actors, the largest numbers that a member asks for.
+        min_actors, max_actors: the largest numbers that a member asks for.
     """
 
     pipeline: str
     members: tuple[int, ...]
-    fewest: int
-    most: int
+    min_actors: int
+    max_actors: int
 
 
 def groups(recipe: Recipe) -> list[Group]:
@@ -65,15 +70,22 @@ def groups(recipe: Recipe) -> list[Group]:
     members: dict[str, list[int]] = {}
     for index, teacher in enumerate(recipe.teachers):
         members.setdefault(_pipeline(recipe, teacher), []).append(index)
-    return [_group(recipe, pipeline, found) for pipeline, found in members.items()]
+    return [_group(recipe, pipeline, indices) for pipeline, indices in members.items()]
+
+
+def teacher_actors(recipe: Recipe) -> int:
+    """How many teacher actors a run starts with, the fewest that it may have; 0 for in_process."""
+    if recipe.teacher_defaults.placement != "actors":
+        return 0
+    return sum(group.min_actors for group in groups(recipe))
 
 
 def _group(recipe: Recipe, pipeline: str, members: list[int]) -> Group:
-    asked = [
+    replicas = [
         recipe.teachers[index].replicas or recipe.teacher_defaults.replicas for index in members
     ]
-    spans = [(n, n) if isinstance(n, int) else (n.min, n.max) for n in asked]
-    return Group(pipeline, tuple(members), *map(max, zip(*spans, strict=True)))
+    ranges = [(n, n) if isinstance(n, int) else (n.min, n.max) for n in replicas]
+    return Group(pipeline, tuple(members), *map(max, zip(*ranges, strict=True)))
 
 
 def _pipeline(recipe: Recipe, teacher: Teacher) -> str:

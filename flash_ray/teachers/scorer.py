@@ -1,7 +1,7 @@
-"""The teachers' work itself, shared by actors and in-process teachers: hence the same numbers."""
+"""Scores as teachers compute them, shared by actors and in-process teachers: the same numbers."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,93 +18,94 @@ from flash_ray.teachers.protocol import Group, UnknownRequest
 
 @dataclass(frozen=True)
 class TeacherSpec:
-    """How one teacher asks the pipeline that its group shares.
+    """How one teacher uses the pipeline that its group shares.
 
     Args:
-        lora: name of its LoRA in the backbone; None is the plain base.
-        guidance: classifier-free guidance scale; 1 asks the model once a question, else twice.
-        rescale: whether guided velocities keep the conditional one's norm per token.
+        lora: name of its LoRA in the model; None is the plain base.
+        guidance_scale: of classifier-free guidance; 1 asks the transformer once a request, any
+            other scale twice.
+        guidance_rescale: whether guided velocities keep the conditional one's norm per token.
     """
 
     lora: str | None
-    guidance: float
-    rescale: bool
+    guidance_scale: float
+    guidance_rescale: bool
 
     @property
     def calls(self) -> int:
-        """Evaluations of the transformer for one question."""
-        return 1 if self.guidance == 1.0 else 2
+        """Evaluations of the transformer for one request: 1, or 2 under guidance."""
+        return 1 if self.guidance_scale == 1.0 else 2
+
+
+Cached = tuple[Condition, PromptCache]
 
 
 class Scorer:
-    """Guided velocities of a group's teachers, keyed by tickets.
+    """Guided velocities of a group's teachers, each request announced before it is scored.
 
     Args:
         specs: by the teachers' positions in the recipe.
     """
 
-    def __init__(self, backbone: Model, specs: Mapping[int, TeacherSpec]):
-        self._backbone, self._voices = backbone, specs
-        self._device = next(backbone.transformer.parameters()).device
-        self._open: dict[object, dict[int, list[tuple[Condition, PromptCache]]]] = {}
+    def __init__(self, model: Model, specs: Mapping[int, TeacherSpec]):
+        self._model, self._specs = model, specs
+        self._device = next(model.transformer.parameters()).device
+        self._open: dict[Hashable, dict[int, list[Cached]]] = {}
 
     @torch.no_grad()
-    def prefill(self, request_id: object, conditioned: ConditionPair, asked: Sequence[int]) -> None:
-        """Computes the keys and values of text and references, ahead of the question."""
-        positive = conditioned.positive.to(self._device)
-        negative = conditioned.negative.to(self._device)
+    def prefill(
+        self, request_id: Hashable, conditions: ConditionPair, teacher_ids: Sequence[int]
+    ) -> None:
+        """Computes the keys and values of text and references, ahead of the score."""
+        positive = conditions.positive.to(self._device)
+        negative = conditions.negative.to(self._device)
         self._open[request_id] = {}
-        for index in asked:
-            spec = self._voices[index]
+        for index in teacher_ids:
+            spec = self._specs[index]
             sides = [positive, negative][: spec.calls]
-            with self._backbone.lora(spec.lora):
+            with self._model.lora(spec.lora):
                 self._open[request_id][index] = [
-                    (side, prefill(self._backbone, self._backbone.transformer, side))
-                    for side in sides
+                    (side, prefill(self._model, self._model.transformer, side)) for side in sides
                 ]
 
     @torch.no_grad()
-    def score(self, request_id: object, x_BNC: Tensor, t_B: Tensor) -> dict[int, Tensor]:
-        """v_BNC at x_t = x_BNC, fp32, of every teacher that was announced; uses the request_id up.
+    def score(self, request_id: Hashable, x_BNC: Tensor, t_B: Tensor) -> dict[int, Tensor]:
+        """v_BNC at x_t = x_BNC, fp32, of every announced teacher; uses the request up.
 
         Raises:
             UnknownRequest: it was not announced.
         """
         if request_id not in self._open:
-            raise UnknownRequest(f"request_id {request_id} was not announced, or is used up")
+            raise UnknownRequest(f"request {request_id} was not announced, or is used up")
         x_BNC, t_B = x_BNC.to(self._device), t_B.to(self._device)
         announced = self._open.pop(request_id)
         return {
-            index: self._velocity(self._voices[index], sides, x_BNC, t_B)
+            index: self._velocity(self._specs[index], sides, x_BNC, t_B)
             for index, sides in announced.items()
         }
 
     def _velocity(
-        self,
-        spec: TeacherSpec,
-        sides: list[tuple[Condition, PromptCache]],
-        x_BNC: Tensor,
-        t_B: Tensor,
+        self, spec: TeacherSpec, sides: list[Cached], x_BNC: Tensor, t_B: Tensor
     ) -> Tensor:
-        transformer = self._backbone.transformer
-        with self._backbone.lora(spec.lora):
-            velocities = [
-                self._backbone.velocity(transformer, x_BNC, t_B, condition, prefix).float()
-                for condition, prefix in sides
+        transformer = self._model.transformer
+        with self._model.lora(spec.lora):
+            v_BNC, *v_uncond_BNC = [
+                self._model.velocity(transformer, x_BNC, t_B, condition, cache).float()
+                for condition, cache in sides
             ]
-        if len(velocities) == 1:
-            return velocities[0]
-        return guided_velocity(*velocities, spec.guidance, spec.rescale)
+        if not v_uncond_BNC:
+            return v_BNC
+        return guided_velocity(v_BNC, v_uncond_BNC[0], spec.guidance_scale, spec.guidance_rescale)
 
 
 def spec_of(recipe: Recipe, index: int) -> TeacherSpec:
-    """How the recipe's teacher number `index` speaks; its LoRA goes by its own name."""
+    """The spec of the recipe's teacher number `index`; its LoRA goes by the teacher's name."""
     teacher = recipe.teachers[index]
     lora = teacher.name if is_lora(teacher.model) else None
     return TeacherSpec(lora, *recipe.guidance_of(teacher))
 
 
-def group_scorer(recipe: Recipe, group: Group, backbone: Model) -> Scorer:
+def group_scorer(recipe: Recipe, group: Group, model: Model) -> Scorer:
     """The scorer of a group over its loaded pipeline, to which the LoRAs are added.
 
     Raises:
@@ -113,13 +114,12 @@ def group_scorer(recipe: Recipe, group: Group, backbone: Model) -> Scorer:
     for index in group.members:
         teacher = recipe.teachers[index]
         if is_lora(teacher.model):
-            backbone.add_lora(resolve_lora(teacher.model), teacher.name)
-    return Scorer(backbone, {index: spec_of(recipe, index) for index in group.members})
+            model.add_lora(resolve_lora(teacher.model), teacher.name)
+    return Scorer(model, {index: spec_of(recipe, index) for index in group.members})
 
 
 def group_fingerprint(recipe: Recipe, group: Group, transformer: nn.Module) -> str:
-    """Tells a group's weights from others: those of the pipeline, before LoRAs are added, and of
-    its LoRAs."""
+    """Tells a group's weights from others: its pipeline's, without LoRAs, and those of its LoRAs."""
     models = [recipe.teachers[index].model for index in group.members]
     loras = [lora_digest(model) for model in models if is_lora(model)]
     return "+".join([fingerprint(transformer), *loras])

@@ -83,14 +83,13 @@ def check(folder: Path, digest: str, weights: str) -> int:
     Raises:
         UserError: it is not whole, or of another recipe or base.
     """
-    manifest = verify_manifest(folder, digest)
-    if (before := manifest["extra"][0]["weights"]) != weights:
+    checkpoint = verify_manifest(folder, digest)
+    if (before := checkpoint.extra[0]["weights"]) != weights:
         raise UserError(
             f"base, teachers: the run began with weights {before}, these are {weights}; "
             "restore them, or start a run with another name"
         )
-    workers: int = manifest["parts"]
-    return workers
+    return checkpoint.parts
 
 
 def _ema(rank: int) -> str:

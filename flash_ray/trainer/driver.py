@@ -20,12 +20,13 @@ from flash_ray.cluster.environment import thread_limits
 from flash_ray.cluster.resources import check_cluster
 from flash_ray.data.encode import prepare
 from flash_ray.errors import UserError
-from flash_ray.models.loading import resolve_base
+from flash_ray.models.loading import validate_family
 from flash_ray.recipe import Recipe
 from flash_ray.storage.manifest import open_run, record_run, verify
 from flash_ray.storage.s3 import Store, train_storage
 from flash_ray.teachers.launch import TeacherSet, start_teachers
-from flash_ray.teachers.validation import validate_unfit_teachers
+from flash_ray.teachers.protocol import teacher_actors
+from flash_ray.teachers.validation import validate_teachers
 from flash_ray.trainer.divergence import Diverged
 from flash_ray.trainer.metrics import UpdateMetrics
 from flash_ray.trainer.worker import (
@@ -93,9 +94,9 @@ def distill(
         Diverged: the student was lost; there is no result.
         ray.train.TrainingFailedError: the workers failed more than `runtime.max_failures` times.
     """
-    resolve_base(recipe.base)
-    validate_unfit_teachers(recipe)
-    check_cluster(recipe, hiring=teacher_set is None)
+    validate_family(recipe)
+    validate_teachers(recipe)
+    check_cluster(recipe, teacher_actors(recipe) if teacher_set is None else 0)
     store.check()
     if resume:
         open_run(store, run_name, recipe.digest)

@@ -53,7 +53,7 @@ class Lookahead:
     def announce_next(self, n: int, stage: StageTimer) -> None:
         """Announces the pass after n, if there is one and the teachers have capacity."""
         last = self._recipe.training.iterations * self._per_iteration - 1
-        if n < last and self._teachers.room:
+        if n < last and self._teachers.has_capacity:
             self._announce(n + 1, stage)
 
     def _announce(self, n: int, stage: StageTimer) -> None:

@@ -266,7 +266,7 @@ def _load(
     fingerprints = [fingerprint(model.transformer)]
     fingerprints += [lora_digest(t.model) for t in recipe.teachers if is_lora(t.model)]
     running = teacher_set.recipe if teacher_set else recipe
-    positions = teacher_set.places(recipe) if teacher_set else list(range(len(recipe.teachers)))
+    positions = teacher_set.positions(recipe) if teacher_set else list(range(len(recipe.teachers)))
     members: list[tuple[Group, Teachers]] = []
     for number, group in enumerate(groups(running)):
         if not set(group.members) & set(positions):

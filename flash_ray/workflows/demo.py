@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from flash_ray.errors import UserError
 from flash_ray.evaluation.judges.load import Scoring, load_scoring
 from flash_ray.recipe import Recipe
-from flash_ray.storage.open import open_store
 from flash_ray.storage.s3 import Store
 from flash_ray.storage.students import load_student, read_student
 from flash_ray.telemetry.progress import Steps
 from flash_ray.workflows.distill import (
     Published,
     distill_and_publish,
+    open_run_store,
     validate_name,
     validate_recipe,
 )
@@ -51,12 +51,9 @@ def demo(recipe: Recipe, out: Path, per_category: int, steps: Steps) -> dict[str
             "benchmark; set evaluation.benchmark"
         )
     _validate_foreign(out)
-    storage = recipe.runtime.storage
-    where = storage.url
-    if storage.url == "embedded":
-        where = str(out / "store")
+    if recipe.runtime.storage.url == "embedded":
         _remove(out / "store")
-    with open_store(where, storage.endpoint, create=True) as store:
+    with open_run_store(recipe, str(out / "store")) as store:
         validate_name(recipe, store, recipe.name, resume=False)
         for name in DEMO_FILES[1:]:
             _remove(out / name)
@@ -73,11 +70,13 @@ def _run(
     steps: Steps,
     started: float,
 ) -> dict[str, Any]:
-    from flash_ray.cluster.session import run_session
+    from flash_ray.cluster.resources import cluster_needs
+    from flash_ray.cluster.session import ray_session
     from flash_ray.evaluation.figures import save_grid
     from flash_ray.evaluation.report import write_report
+    from flash_ray.teachers.protocol import teacher_actors
 
-    with run_session(recipe):
+    with ray_session(cluster_needs(recipe, teacher_actors(recipe))):
         published = distill_and_publish(recipe, scoring, store, recipe.name, False, steps)
         trained = time.monotonic()
         comparisons = _compare(recipe, scoring, store, out / "student", per_category, steps)
@@ -109,7 +108,7 @@ def _compare(
         "teacher": Sampled(model.transformer, sample.teacher_samplers(defaults)),
         "untrained": Sampled(model.transformer, sample.untrained_samplers(defaults)),
         "student": Sampled(
-            model.load_transformer(str(folder)), [sample.student_sampler(student.sigmas)]
+            model.load_transformer(folder), [sample.student_sampler(student.sigmas)]
         ),
     }
     return compare_tasks(model, models, scoring.benchmark, scoring.judge, per_category, steps.show)

@@ -1,10 +1,12 @@
 """`flash-ray distill`: from a recipe to a published student: distill, score, publish once.
 
-What can be refused is refused before torch and ray take their seconds, so the modules that need
-them are imported where they are used.
+Bad input is an error before torch and ray take their seconds, so the modules that need them are
+imported where they are used.
 """
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +16,7 @@ from flash_ray.data.select import validate_data
 from flash_ray.errors import UserError
 from flash_ray.evaluation.judges.load import Scoring, load_scoring
 from flash_ray.recipe import Recipe
+from flash_ray.recipe.schema import Task
 from flash_ray.storage.manifest import open_run
 from flash_ray.storage.open import open_store
 from flash_ray.storage.s3 import Store, check_name
@@ -53,14 +56,15 @@ def distill(recipe: Recipe, name: str, resume: bool, place: str | None, steps: S
     validate_recipe(recipe)
     scoring = load_scoring(recipe)
     check_name("--name", name)
-    storage = recipe.runtime.storage
-    where = place if storage.url == "embedded" else storage.url
-    with open_store(where, storage.endpoint, create=not resume) as store:
+    with open_run_store(recipe, place, create=not resume) as store:
         validate_name(recipe, store, name, resume)
-        from flash_ray.cluster.session import run_session
+        from flash_ray.cluster.resources import cluster_needs
+        from flash_ray.cluster.session import ray_session
+        from flash_ray.teachers.protocol import teacher_actors
 
-        with run_session(recipe):
-            validate_cluster(recipe, store)
+        teachers = teacher_actors(recipe)
+        with ray_session(cluster_needs(recipe, teachers)):
+            validate_cluster(recipe, store, teachers)
             return distill_and_publish(recipe, scoring, store, name, resume, steps)
 
 
@@ -108,7 +112,7 @@ class StudentScorer:
         evaluation = self._recipe.evaluation
         if not evaluation.every:
             return None
-        cases = {"t2i": evaluation.cases.t2i, "edit": evaluation.cases.edit}
+        cases: dict[Task, int] = {"t2i": evaluation.cases.t2i, "edit": evaluation.cases.edit}
         encoded = encode_benchmark(self._recipe, self._model, self._scoring.benchmark, cases)
         return TrainingEval(encoded, self._scoring.judge, self._sampler)
 
@@ -124,7 +128,7 @@ class StudentScorer:
         if not count:
             return None
         benchmark, judge = self._scoring.benchmark, self._scoring.judge
-        student = Sampled(self._model.load_transformer(str(folder)), [self._sampler])
+        student = Sampled(self._model.load_transformer(folder), [self._sampler])
         comparisons = compare_tasks(
             self._model, {"student": student}, benchmark, judge, count, steps.show
         )
@@ -143,14 +147,31 @@ class StudentScorer:
         )
 
 
+@contextmanager
+def open_run_store(recipe: Recipe, place: str | None, create: bool = True) -> Iterator[Store]:
+    """Opens the store that `runtime.storage` names.
+
+    Args:
+        place: the embedded store's folder, if that is used; None: the default one.
+        create: makes that folder if it is not there.
+
+    Raises:
+        UserError: the store cannot be used.
+    """
+    storage = recipe.runtime.storage
+    where = place if storage.url == "embedded" else storage.url
+    with open_store(where, storage.endpoint, create) as store:
+        yield store
+
+
 def in_words(metrics: "UpdateMetrics") -> str:
     """One iteration for the progress line."""
     measures = {
-        "gradient": metrics.diagnostics.get("dmd_gradient"),
-        "fake loss": metrics.fake_score_loss,
+        **{name.replace("_", " "): value for name, value in metrics.diagnostics.items()},
+        "fake score loss": metrics.fake_score_loss,
         "images/s": metrics.images_per_second,
     }
-    words = [f"{name} {value:.3g}" for name, value in measures.items() if value is not None]
+    words = [f"{name} {value:.3g}" for name, value in measures.items()]
     words += [f"{task} score {score:.2f}" for task, score in (metrics.scores or {}).items()]
     return ", ".join(words)
 
@@ -160,9 +181,9 @@ def validate_recipe(recipe: Recipe) -> None:
     validate_embedded_in_job(recipe)
     validate_data(recipe)
     if any(teacher.model not in ("base", recipe.base) for teacher in recipe.teachers):
-        from flash_ray.teachers.validation import validate_unfit_teachers
+        from flash_ray.teachers.validation import validate_teachers
 
-        validate_unfit_teachers(recipe)
+        validate_teachers(recipe)
 
 
 def validate_name(recipe: Recipe, store: Store, name: str, resume: bool) -> None:
@@ -176,14 +197,14 @@ def validate_name(recipe: Recipe, store: Store, name: str, resume: bool) -> None
         open_run(store, name, recipe.digest)
 
 
-def validate_cluster(recipe: Recipe, store: Store, with_teachers: bool = True) -> None:
+def validate_cluster(recipe: Recipe, store: Store, teachers: int) -> None:
     """Finds out before anything is loaded what a cluster's nodes cannot do; a local one can.
 
     Args:
-        with_teachers: whether the run starts teachers of its own.
+        teachers: actors that the run starts; 0 if it starts none.
     """
     if in_cluster_job():
         from flash_ray.cluster.resources import check_cluster, check_worker
 
-        check_cluster(recipe, with_teachers)
+        check_cluster(recipe, teachers)
         check_worker(store)

@@ -1,4 +1,4 @@
-"""The life of `flash-ray serve`: what can be refused is refused before Ray starts."""
+"""What `flash-ray serve` does: everything is checked before Ray starts."""
 
 import math
 import os
@@ -12,6 +12,7 @@ from flash_ray.cluster.session import in_cluster_job
 from flash_ray.errors import UserError
 from flash_ray.models.loading import resolve_base
 from flash_ray.recipe import Recipe
+from flash_ray.serving.benchmark import validate_judges
 from flash_ray.serving.settings import Serving
 from flash_ray.serving.tokens import Token, read_tokens
 from flash_ray.storage.open import open_store
@@ -21,7 +22,7 @@ from flash_ray.telemetry.progress import Steps
 
 def serve(
     recipe: Recipe,
-    place: str | None,
+    store_url: str | None,
     settings: Serving,
     tokens_file: Path | None,
     address: tuple[str, int],
@@ -29,12 +30,16 @@ def serve(
 ) -> None:
     """Serves until it is interrupted.
 
+    Args:
+        store_url: s3://bucket/prefix, or an embedded store's folder; None for the default one.
+        address: host and port to listen on.
+
     Raises:
-        UserError: there is no such base or store, a judge lacks its extra or its key, the address
+        UserError: there is no such base, benchmark or store, a judge cannot be used, the address
             is taken, or it is open to others and there are no tokens.
     """
     resolve_base(recipe.base)
-    validate_judges(settings)
+    validate_judges(recipe, settings)
     tokens = read_tokens(tokens_file) if tokens_file else []
     host, port = address
     if host not in LOOPBACK and not tokens:
@@ -42,13 +47,13 @@ def serve(
             f"--host: {host} can be reached from other machines; allowed: 127.0.0.1, or any "
             "address with --tokens; make tokens with `flash-ray token FILE NAME`"
         )
-    if in_cluster_job() and not (place or "").startswith("s3://"):
+    if in_cluster_job() and not (store_url or "").startswith("s3://"):
         raise UserError(
-            f"--store: {place or 'the embedded store'} in a Ray cluster; allowed: "
+            f"--store: {store_url or 'the embedded store'} in a Ray cluster; allowed: "
             "s3://bucket/prefix that all its nodes can reach"
         )
-    _validate_taken(host, port)
-    with open_store(place, create=place is None) as store:
+    _validate_free(host, port)
+    with open_store(store_url, create=store_url is None) as store:
         _serve(recipe, store, settings, tokens, address, steps)
 
 
@@ -62,10 +67,10 @@ def _serve(
 ) -> None:
     host, port = address
     if not in_cluster_job():
-        _ready_own_ray(port)
+        _configure_local_ray(port)
     from ray import serve  # here, so that the checks above cost nothing
 
-    from flash_ray.cluster.session import free_port, ray_session
+    from flash_ray.cluster.session import free_ports, ray_session
     from flash_ray.serving.app import NAME, application
 
     replicas = settings.generate.max + settings.edit.max
@@ -74,18 +79,18 @@ def _serve(
     steps.say("start Ray")
     with ray_session({"CPU": cpus, "trainer": 0, "teacher": 0}):
         steps.say("start the replicas")
-        proxy = port if in_cluster_job() else free_port()
+        proxy = port if in_cluster_job() else free_ports(1)[0]
         serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": proxy})
         try:
             serve.run(application(recipe, store, settings, tokens), name=NAME, route_prefix="/")
             steps.say(f"serving at http://{host}:{port}  (Ctrl-C ends it)")
-            _until_asked_to_stop()
+            _wait_for_stop()
         finally:
             serve.shutdown()
 
 
-def _ready_own_ray(port: int) -> None:
-    """Settings of a Ray of our own, which reads them as it starts and as it is imported."""
+def _configure_local_ray(port: int) -> None:
+    """Sets what a Ray of this command reads as it starts and as it is imported."""
     settings = {
         "RAY_worker_niceness": 0,  # workers are nice by default: here they answer people
         # The gateway listens itself: Serve's proxy before it would cost 10 ms a request. It takes
@@ -105,7 +110,7 @@ def _ready_own_ray(port: int) -> None:
         os.environ.setdefault(name, str(value))
 
 
-def _until_asked_to_stop() -> None:
+def _wait_for_stop() -> None:
     stop = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:
@@ -117,17 +122,7 @@ def _until_asked_to_stop() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def validate_judges(settings: Serving) -> None:
-    """Raises UserError if a judge lacks its extra or its key."""
-    if settings.judges:
-        from flash_ray.evaluation.judges.base import require
-
-        require("openai", "vlm")
-    for judge in settings.judges.values():
-        judge.key()
-
-
-def _validate_taken(host: str, port: int) -> None:
+def _validate_free(host: str, port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,28 +1,32 @@
-"""From a command's options to the job: checked as far as a machine that is no node can."""
+"""`flash-ray submit`: from a command's options to its job, checked as far as is known here."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from flash_ray import plugins
 from flash_ray.cluster.jobs.spec import Job
 from flash_ray.cluster.session import validate_embedded
 from flash_ray.errors import UserError
+from flash_ray.evaluation.benchmark import load_benchmark
 from flash_ray.evaluation.judges.endpoint import read_settings
 from flash_ray.evaluation.judges.load import unknown_judge
 from flash_ray.recipe import Recipe, dump_yaml
 from flash_ray.recipe.load import load_raw
+from flash_ray.recipe.schema import Task
 from flash_ray.serving.settings import load_serving
 from flash_ray.storage.s3 import Store, check_name
 from flash_ray.studies.study import load_study, plan_trials
+from flash_ray.workflows.evaluate import BASES
 
 RECIPE, SETTINGS, STUDY = "recipe.yaml", "serving.yaml", "study.yaml"
-TEACHERS = ("teacher", "teacher-at-4")
 
 
 def plan_distill(recipe: Recipe, name: str | None, resume: bool) -> Job:
-    """As `flash-ray distill`."""
+    """The job of `flash-ray distill`."""
     _validate_storage(recipe)
     name = check_name("--name", name or recipe.name)
     words = ("distill", RECIPE, "--name", name)
@@ -31,52 +35,65 @@ def plan_distill(recipe: Recipe, name: str | None, resume: bool) -> Job:
 
 
 def plan_encode(recipe: Recipe) -> Job:
-    """As `flash-ray data encode`."""
+    """The job of `flash-ray data encode`."""
     _validate_storage(recipe)
     words = ("data", "encode", RECIPE)
     return Job("encode", recipe.name, words, recipe, {RECIPE: dump_yaml(recipe)})
 
 
 def plan_evaluate(
-    model: str, bench: str, cases: int, judges: Sequence[str], recipe: Recipe, place: str | None
+    model: str,
+    recipe: Recipe,
+    store: str | None,
+    task: Task,
+    benchmark: str | None,
+    per_category: int,
+    judges: Sequence[str],
 ) -> Job:
-    """As `flash-ray evaluate`."""
+    """The job of `flash-ray evaluate`; for the arguments see `workflows.evaluate.evaluate`.
+
+    Args:
+        recipe: for a student, too, since it says what the job needs of a node.
+    """
     if "/" in model:
         raise UserError(
             f"MODEL: {model!r} is a folder of this machine; allowed: a published student's name, "
-            f"{' or '.join(TEACHERS)}; publish it, or evaluate it here"
+            f"{' or '.join(BASES)}; publish it, or evaluate it here"
         )
     check_name("MODEL", model)
-    if place or model not in TEACHERS:
-        _validate_place(place)
-    words = ["evaluate", model, "--bench", bench, "--cases", str(cases), "--recipe", RECIPE]
+    if benchmark:
+        load_benchmark(benchmark, "--benchmark")
+    if store or model not in BASES:
+        _validate_store(store)
+    words = ["evaluate", model, "--task", task, "--cases", str(per_category), "--recipe", RECIPE]
+    words += ["--benchmark", benchmark] if benchmark else []
     files = {RECIPE: dump_yaml(recipe)}
     for number, judge in enumerate(judges):
         kind, _, file = judge.partition(":")
         if kind == "vlm" and file:  # its key is the cluster's matter
             files[f"judge-{number}.yaml"] = _yaml(read_settings(file).model_dump(mode="json"))
             judge = f"vlm:judge-{number}.yaml"
-        elif judge not in ("exact", "ocr"):
+        elif judge not in plugins.names(plugins.JUDGES):
             raise UserError(unknown_judge(judge))
         words += ["--judge", judge]
-    words += ["--store", place] if place else []
-    return Job("evaluate", f"{model}-{bench}", tuple(words), recipe, files)
+    words += ["--store", store] if store else []
+    return Job("evaluate", f"{model}-{task}", tuple(words), recipe, files)
 
 
-def plan_study(name: str, out: Path, at_once: int | None, place: str | None) -> Job:
-    """As `flash-ray study run`; `out` is a folder of the cluster."""
+def plan_study(name: str, out: Path, at_once: int | None, store: str | None) -> Job:
+    """The job of `flash-ray study run`; `out` is a folder of the cluster."""
     _validate_relative("--out", out)
     study = load_study(name)
     recipe = plan_trials(study)[0].recipe
-    if place:
-        _validate_place(place)
+    if store:
+        _validate_store(store)
     else:
         _validate_storage(recipe)
     fields = {**study.model_dump(mode="json", exclude_unset=True), "recipe": RECIPE}
     files = {STUDY: _yaml(fields), RECIPE: _yaml(load_raw(study.recipe))}
     words = ["study", "run", STUDY, "--out", str(out)]
     words += ["--at-once", str(at_once)] if at_once else []
-    words += ["--store", place] if place else []
+    words += ["--store", store] if store else []
     return Job("study", study.name, tuple(words), recipe, files)
 
 
@@ -84,17 +101,17 @@ def plan_serve(
     recipe: Recipe,
     settings: Path | None,
     changes: Sequence[str],
-    place: str | None,
+    store: str | None,
     tokens: Path | None,
     address: tuple[str, int],
 ) -> Job:
-    """As `flash-ray serve`; `tokens` is a file of the cluster's head."""
-    _validate_place(place)
+    """The job of `flash-ray serve`; `tokens` is a file of the cluster's head."""
+    _validate_store(store)
     serving = load_serving(settings, list(changes))
     if tokens:
         _validate_relative("--tokens", tokens)
     host, port = address
-    words = ["serve", RECIPE, "--settings", SETTINGS, "--store", str(place)]
+    words = ["serve", RECIPE, "--settings", SETTINGS, "--store", str(store)]
     words += ["--host", host, "--port", str(port)]
     words += ["--tokens", str(tokens)] if tokens else []
     fields = serving.model_dump(mode="json")
@@ -111,13 +128,13 @@ def _validate_storage(recipe: Recipe) -> None:
     Store.from_url(recipe.runtime.storage.url, recipe.runtime.storage.endpoint)
 
 
-def _validate_place(place: str | None) -> None:
-    if not (place or "").startswith("s3://"):
+def _validate_store(store: str | None) -> None:
+    if not (store or "").startswith("s3://"):
         raise UserError(
-            f"--store: {place or 'the embedded store'} in a Ray cluster; allowed: "
+            f"--store: {store or 'the embedded store'} in a Ray cluster; allowed: "
             "s3://bucket/prefix that all its nodes can reach"
         )
-    Store.from_url(str(place))
+    Store.from_url(str(store))
 
 
 def _validate_relative(option: str, path: Path) -> None:
@@ -128,5 +145,5 @@ def _validate_relative(option: str, path: Path) -> None:
         )
 
 
-def _yaml(fields: dict) -> str:
+def _yaml(fields: Mapping[str, Any]) -> str:
     return yaml.safe_dump(json.loads(json.dumps(fields, default=str)), sort_keys=False)

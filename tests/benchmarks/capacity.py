@@ -2,18 +2,18 @@
 
 The rates of a trainer and of a teacher are measured alone, in a process with one thread; the model
 knows nothing else of this machine. Then the miniature is distilled for a few updates on a local
-Ray, in several ways, and seconds an update and the share waited for teachers are compared.
+Ray, in several setups, and seconds an update and the share waited for teachers are compared.
 """
 
 import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import ray
@@ -23,9 +23,8 @@ from rich.table import Table
 from torch import Tensor
 
 from flash_ray.capacity.__main__ import wide_console
-from flash_ray.capacity.architecture import Architecture, architecture_of
-from flash_ray.capacity.assumptions import Assumptions
-from flash_ray.capacity.plan import parts_of
+from flash_ray.capacity.estimate import stage_seconds
+from flash_ray.capacity.inputs import Architecture, Assumptions, architecture_of
 from flash_ray.capacity.timeline import Timing, simulate
 from flash_ray.capacity.workload import workload
 from flash_ray.cluster.environment import environment
@@ -40,6 +39,7 @@ from flash_ray.recipe import Recipe, load_recipe
 from flash_ray.storage.embedded import embedded_store
 from flash_ray.telemetry.progress import Steps
 from flash_ray.trainer.driver import distill
+from flash_ray.trainer.metrics import UpdateMetrics
 
 WARM = 2  # updates that are not counted: the first ones allocate memory
 SIZES = (4, 16)  # rows, of the passes that are timed alone
@@ -47,7 +47,7 @@ TEXT_TOKENS, NEGATIVE_TEXT_TOKENS = 24, 8  # of those passes
 
 
 @dataclass(frozen=True)
-class Way:
+class Setup:
     """One configuration that is run and predicted."""
 
     trainers: int
@@ -60,7 +60,7 @@ class Way:
         return self.trainers + self.teachers
 
     def recipe(self, updates: int) -> Recipe:
-        """The miniature's own, with few cases and no checkpoint on the way."""
+        """The miniature's own, with few cases and no checkpoint on the setup."""
         return load_recipe(
             "miniature",
             [
@@ -71,13 +71,13 @@ class Way:
                 f"runtime.gradient_accumulation_steps={self.accumulation}",
                 f"training.iterations={max(2, updates // self.accumulation) + WARM}",
                 "runtime.checkpoint_every=0",
-                "evaluation.every=0",
+                "evaluation.benchmark=null",
                 "runtime.max_failures=0",
             ],
         )
 
 
-WAYS = (Way(1, 1, 1.0, 1), Way(1, 1, 4.0, 1), Way(1, 1, 4.0, 4), Way(2, 1, 4.0, 1))
+SETUPS = (Setup(1, 1, 1.0, 1), Setup(1, 1, 4.0, 1), Setup(1, 1, 4.0, 4), Setup(2, 1, 4.0, 1))
 
 
 @dataclass(frozen=True)
@@ -102,13 +102,13 @@ def fitted(flops: list[float], passes: list[float], seconds: list[float]) -> Rat
 def calibrate(recipe: Recipe) -> tuple[Rates, Rates, float]:
     """A trainer's rates, a teacher's, and seconds of an optimizer's step; nothing else may run."""
     torch.set_num_threads(1)
-    backbone = load_model(recipe.base, dtype_of(recipe), "cpu", encoders=False)
+    model = load_model(recipe.base, dtype_of(recipe), "cpu", encoders=False)
     architecture = architecture_of(recipe.base)
-    trainer, teacher = zip(*(_times(backbone, architecture, recipe, n) for n in SIZES), strict=True)
+    trainer, teacher = zip(*(_times(model, architecture, recipe, n) for n in SIZES), strict=True)
     return (
         fitted(*map(list, zip(*(row for rows in trainer for row in rows), strict=True))),
         fitted(*map(list, zip(*(row for rows in teacher for row in rows), strict=True))),
-        _optimiser_seconds(backbone),
+        _optimizer_seconds(model),
     )
 
 
@@ -116,32 +116,30 @@ Row = tuple[float, float, float]  # FLOPs, passes, seconds
 
 
 def _times(
-    backbone: Model, architecture: Architecture, recipe: Recipe, rows: int
+    model: Model, architecture: Architecture, recipe: Recipe, rows: int
 ) -> tuple[list[Row], list[Row]]:
     """Of a trainer's passes and of a teacher's, over text and target."""
     layout = Layout("t2i", *recipe.data.resolution)
     condition = _condition(layout, architecture, rows, TEXT_TOKENS)
     x_BNC = torch.randn(rows, layout.tokens, architecture.in_channels)
     t_B = torch.full((rows,), 0.5)
-    student = backbone.copy_transformer()
+    student = model.copy_transformer()
 
     def forward() -> Tensor:
-        return backbone.velocity(student, x_BNC, t_B, condition)
+        return model.velocity(student, x_BNC, t_B, condition)
 
     def both() -> None:
         forward().square().mean().backward()
         student.zero_grad()
 
-    prefix = prefill(backbone, backbone.transformer, condition)
+    prefix = prefill(model, model.transformer, condition)
     full = rows * architecture.full_flops(TEXT_TOKENS, layout.tokens)
     ahead = rows * architecture.prefill_flops(TEXT_TOKENS)
     now = rows * architecture.cached_flops(TEXT_TOKENS, layout.tokens)
     with torch.no_grad():
         quick = _seconds(forward)
-        asked = _seconds(
-            lambda: backbone.velocity(backbone.transformer, x_BNC, t_B, condition, prefix)
-        )
-        announced = _seconds(lambda: prefill(backbone, backbone.transformer, condition))
+        asked = _seconds(lambda: model.velocity(model.transformer, x_BNC, t_B, condition, prefix))
+        announced = _seconds(lambda: prefill(model, model.transformer, condition))
     trained = _seconds(both)
     return (
         [(full, 1.0, quick), (3 * full, 3.0, trained)],
@@ -158,10 +156,8 @@ def _condition(layout: Layout, architecture: Architecture, rows: int, tokens: in
     )
 
 
-def _optimiser_seconds(backbone: Model) -> float:
-    weights = [
-        p.detach().float().requires_grad_() for p in backbone.copy_transformer().parameters()
-    ]
+def _optimizer_seconds(model: Model) -> float:
+    weights = [p.detach().float().requires_grad_() for p in model.copy_transformer().parameters()]
     optimizer = torch.optim.AdamW(weights)
     for weight in weights:
         weight.grad = torch.ones_like(weight)
@@ -197,13 +193,15 @@ def assumptions(rates: tuple[Rates, Rates, float], texts: tuple[float, float]) -
     )
 
 
-def predicted(way: Way, recipe: Recipe, assumed: Assumptions, cores: int) -> Timing:
-    """What the model says of one way on a machine with so many cores."""
+def predicted(setup: Setup, recipe: Recipe, assumed: Assumptions, cores: int) -> Timing:
+    """What the model says of one setup on a machine with so many cores."""
     architecture = architecture_of(recipe.base)
     work = workload(recipe, architecture, assumed)
     stage = recipe.runtime.zero_stage
-    parts = parts_of(recipe, architecture, assumed, work, stage, way.trainers, way.accumulation)
-    return simulate(parts, way.trainers, way.teachers, way.accumulation, cores)
+    stages = stage_seconds(
+        recipe, architecture, assumed, work, stage, setup.trainers, setup.accumulation
+    )
+    return simulate(stages, setup.trainers, setup.teachers, setup.accumulation, cores)
 
 
 @dataclass(frozen=True)
@@ -220,23 +218,23 @@ class Measured:
     cpu_share: float
 
 
-def measured(history: list[dict[str, Any]], trainers: int) -> Measured:
-    """Of the updates after the first `WARM`."""
-    counted = [line["measures"] for line in history[WARM:]]
-    seconds = mean(line["seconds"] for line in counted)
-    waited = mean(line["seconds"] * line["teacher_wait_share"] for line in counted)
-    busy = mean(line["cpu_seconds"] for line in counted) / trainers
+def measured(history: Sequence[UpdateMetrics], trainers: int) -> Measured:
+    """Means over the updates after the first `WARM`."""
+    counted = history[WARM:]
+    seconds = mean(update.seconds for update in counted)
+    waited = mean(update.seconds * update.teacher_wait_share for update in counted)
+    busy = mean(update.cpu_seconds for update in counted) / trainers
     return Measured(seconds, waited / seconds, busy / (seconds - waited))
 
 
-def run_ways(updates: int, steps: Steps) -> Iterator[tuple[Way, Timing, Measured]]:
-    """Each way with what is predicted and what is measured."""
+def run_setups(updates: int, steps: Steps) -> Iterator[tuple[Setup, Timing, Measured]]:
+    """Each setup with what is predicted and what is measured."""
     cores = os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["FLASH_RAY_CACHE"] = str(folder / "cache")
         with embedded_store(folder / "store") as store, local_cluster(4, 2, 2):
-            recipe = WAYS[0].recipe(updates)
+            recipe = SETUPS[0].recipe(updates)
             steps.say("encode the cases")
             shards = prepare(recipe, store).shards
             batch = Stream(recipe, ConditionCache.at(store), shards, 0, 1)[0]
@@ -248,21 +246,21 @@ def run_ways(updates: int, steps: Steps) -> Iterator[tuple[Way, Timing, Measured
             alone = calibrate.options(runtime_env={"env_vars": environment(1)})
             assumed = assumptions(ray.get(alone.remote(recipe)), texts)
             steps.say(json.dumps(assumed.model_dump(include=set(assumed.model_fields_set))))
-            for number, way in enumerate(WAYS):
-                steps.say(f"run {way}")
-                recipe = way.recipe(updates)
-                result = distill(recipe, store, f"way-{number}", folder / f"student-{number}")
-                model = predicted(way, recipe, assumed, cores)
-                run = measured(result.history, way.trainers)
+            for number, setup in enumerate(SETUPS):
+                steps.say(f"run {setup}")
+                recipe = setup.recipe(updates)
+                result = distill(recipe, store, f"setup-{number}", folder / f"student-{number}")
+                model = predicted(setup, recipe, assumed, cores)
+                run = measured(result.history, setup.trainers)
                 steps.say(
                     f"{model.seconds:.2f} s an update predicted, {run.seconds:.2f} measured; "
                     f"waited {model.wait_share:.1%} predicted, {run.wait_share:.1%} measured; "
                     f"{run.cpu_share:.0%} of a core for each trainer"
                 )
-                yield way, model, run
+                yield setup, model, run
 
 
-def result_table(rows: list[tuple[Way, Timing, Measured]]) -> Table:
+def result_table(rows: list[tuple[Setup, Timing, Measured]]) -> Table:
     """Predicted beside measured; * marks more processes than cores.
 
     Where trainers had much less than a core each, the machine was busy otherwise, or too small: the
@@ -273,11 +271,11 @@ def result_table(rows: list[tuple[Way, Timing, Measured]]) -> Table:
         *("s/update predicted", "measured", "wait predicted", "measured", "of a core"),
     )
     cores = os.cpu_count() or 1
-    for way, model, run in rows:
-        mark = "*" if way.processes > cores else ""
+    for setup, model, run in rows:
+        mark = "*" if setup.processes > cores else ""
         table.add_row(
-            *(f"{way.trainers}{mark}", str(way.teachers)),
-            *(f"{way.guidance:g}", str(way.accumulation)),
+            *(f"{setup.trainers}{mark}", str(setup.teachers)),
+            *(f"{setup.guidance:g}", str(setup.accumulation)),
             *(f"{model.seconds:.2f}", f"{run.seconds:.2f}"),
             *(f"{model.wait_share:.1%}", f"{run.wait_share:.1%}", f"{run.cpu_share:.0%}"),
         )
@@ -291,7 +289,7 @@ def command(
 ) -> None:
     """Compare the model's predictions with runs of the miniature on this machine (5 minutes)."""
     with Steps() as steps:
-        rows = list(run_ways(updates, steps))
+        rows = list(run_setups(updates, steps))
     wide_console().print(result_table(rows))
 
 

@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from flash_ray.recipe import load_recipe
-from flash_ray.storage.embedded import embedded_store
-from tests.helpers.endpoints import Place, Served, start_server
-from tests.helpers.small import build_base, publish
+from tests.helpers.endpoints import Served, ServedStore, start_server, store_with_students
+from tests.helpers.small import build_base
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -65,20 +63,15 @@ def flash_ray(home: Path, tmp_path: Path) -> Command:
 
 
 @pytest.fixture(scope="module")
-def place(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def served_store(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedStore]:
     """A store that several commands use at once, with the students `plain` and `bold`."""
-    folder = tmp_path_factory.mktemp("served")
-    recipe = load_recipe("miniature", [f"base={base}"])
-    with embedded_store(folder / "store") as store:
-        publish(store, recipe, "plain", folder / "plain")
-        publish(store, recipe, "bold", folder / "bold", scale=1.5)
-        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3")
-        yield Place(folder, store.url(), {name: os.environ[name] for name in names})
+    with store_with_students(base, tmp_path_factory.mktemp("served")) as store:
+        yield store
 
 
 @pytest.fixture(scope="module")
-def served(base: Path, place: Place) -> Iterator[Served]:
+def served(base: Path, served_store: ServedStore) -> Iterator[Served]:
     """A server for a module's tests."""
-    server = start_server(base, place)
+    server = start_server(base, served_store)
     yield server
     server.stop()

@@ -19,8 +19,9 @@ import pytest
 import torch
 from diffusers import QwenImage21Transformer2DModel
 
-from flash_ray.cluster.local.config import Plan
-from flash_ray.cluster.local.nodes import Cluster, autoscaling_cluster, free_ports
+from flash_ray.cluster.local.config import NodeLimits
+from flash_ray.cluster.local.nodes import Cluster, autoscaling_cluster
+from flash_ray.cluster.session import free_ports
 from flash_ray.models.loading import resolve_base
 from flash_ray.storage.embedded import embedded_store
 from flash_ray.storage.s3 import Store
@@ -39,7 +40,7 @@ RECIPE = {
     "data.num_cases": 64,
 }
 ELASTIC = {"runtime.num_workers": "{min: 1, max: 2, resize_every_s: 10}"}
-ONE = Plan(trainers=1, teachers=1, servers=0, idle_s=15)
+ONE = NodeLimits(trainers=1, teachers=1, servers=0, idle_s=15)
 TWO = replace(ONE, trainers=2)
 SEED_NOISE = 0.15  # of a bench's mean between two runs of one recipe, on few cases
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from flash_ray.cluster.local.nodes import free_ports
+from flash_ray.cluster.session import free_ports
 from tests.helpers.autoscaling import typed
 from tests.helpers.grafana_server import TOKEN, grafana
 

@@ -20,8 +20,10 @@ PATHS = ("/", "/v1/models", "/v1/images/generations", "/v1/images/edits", "/v1/e
 
 
 @pytest.fixture(scope="module")
-def quick(base, place):
-    server = start_server(base, place, *(word for one in QUICK for word in ("--serving", one)))
+def quick(base, served_store):
+    server = start_server(
+        base, served_store, *(word for one in QUICK for word in ("--serving", one))
+    )
     yield server
     server.stop()
 

@@ -16,8 +16,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flash_ray.cluster.local.config import Plan
-from flash_ray.cluster.local.nodes import Cluster, autoscaling_cluster, free_ports
+from flash_ray.cluster.local.config import NodeLimits
+from flash_ray.cluster.local.nodes import Cluster, autoscaling_cluster
+from flash_ray.cluster.session import free_ports
 from tests.helpers.autoscaling import Timeline, submit, typed
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
@@ -53,7 +54,9 @@ print("taught with", ray.get(teach.remote()))
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    with autoscaling_cluster(Plan(trainers=2, teachers=1, idle_s=5), free_ports(1)[0]) as started:
+    with autoscaling_cluster(
+        NodeLimits(trainers=2, teachers=1, idle_s=5), free_ports(1)[0]
+    ) as started:
         yield started
 
 

@@ -49,16 +49,14 @@ def test_the_official_client_and_pictures_that_do_not_depend_on_the_load(client)
 
 
 def test_an_evaluation_runs_and_is_cancelled(served):
-    asked = {"model": "plain", "bench": "t2i", "cases": 1}
+    asked = {"model": "plain", "task": "t2i", "cases": 1}
     status, view = served.call("POST", "/v1/evaluations", asked)
     assert status == 202
     assert served.settled(view["id"])["result"]["score"] >= 1
     status, again = served.call("POST", "/v1/evaluations", asked)
     assert (status, again["id"]) == (200, view["id"])
 
-    long = served.call(
-        "POST", "/v1/evaluations", {"model": "teacher", "bench": "edit", "cases": 16}
-    )
+    long = served.call("POST", "/v1/evaluations", {"model": "teacher", "task": "edit", "cases": 16})
     name = long[1]["id"]
     assert served.call("DELETE", f"/v1/evaluations/{name}")[1]["status"] == "cancelled"
     assert served.settled(name)["status"] == "cancelled"
@@ -98,8 +96,8 @@ def test_a_client_that_hangs_up_frees_its_place(served, client):
 def test_an_alias_goes_over_under_load_without_a_failed_request(served, client, flash_ray):
 
     def alias(student):
-        words = ("alias", "best", student, "--store", served.place.store)
-        ended = flash_ray(*words, **served.place.variables)
+        words = ("alias", "best", student, "--store", served.store.url)
+        ended = flash_ray(*words, **served.store.variables)
         assert ended.returncode == 0, ended.stderr
 
     plain, bold = draw(client, model="plain"), draw(client, model="bold")
@@ -131,7 +129,7 @@ def test_an_alias_goes_over_under_load_without_a_failed_request(served, client, 
 
 
 def test_a_replica_that_dies_loses_no_evaluation(served, client):
-    asked = {"model": "plain", "bench": "edit", "cases": 4}
+    asked = {"model": "plain", "task": "edit", "cases": 4}
     name = served.call("POST", "/v1/evaluations", asked)[1]["id"]
     dying = replicas(served, "generate", "score")
     assert len(dying) == 2
@@ -173,13 +171,13 @@ def test_metrics_tell_stages_batches_caches_and_errors(served, client):
         time.sleep(1)
 
 
-def test_evaluations_are_found_again_after_a_restart(served, base, place):
+def test_evaluations_are_found_again_after_a_restart(served, base, served_store):
     before = served.call("GET", "/v1/evaluations")[1]["data"]
-    asked = {"model": "bold", "bench": "edit", "cases": 8}
+    asked = {"model": "bold", "task": "edit", "cases": 8}
     name = served.call("POST", "/v1/evaluations", asked)[1]["id"]
     served.stop()
     assert served.process.returncode == 0
-    again = start_server(base, place)
+    again = start_server(base, served_store)
     try:
         assert again.settled(name)["status"] == "succeeded"
         after = again.call("GET", "/v1/evaluations")[1]["data"]
@@ -188,14 +186,16 @@ def test_evaluations_are_found_again_after_a_restart(served, base, place):
         again.stop()
 
 
-def test_bad_input_is_refused_in_one_line(flash_ray, tmp_path):
+def test_bad_input_is_one_line(flash_ray, tmp_path):
+    serve = ["serve", "miniature"]
     for words, says in (
-        (["serve", "--host", "0.0.0.0"], "--tokens"),
-        (["serve", "--store", "nowhere"], "--store: no store in nowhere"),
-        (["serve", "--serving", "limits.m=4"], "limits.m: unknown key; did you mean limits.n?"),
-        (["serve", "--serving", "judges.mine=nowhere.yaml"], "judges:nowhere.yaml: No such file"),
-        (["serve", "--tokens", "nowhere.json"], "--tokens: nowhere.json"),
-        (["serve", "--set", "base=nowhere"], "base: no pipeline in nowhere"),
+        ([*serve, "--host", "0.0.0.0"], "--tokens"),
+        ([*serve, "--store", "nowhere"], "--store: no store in nowhere"),
+        ([*serve, "--serving", "limits.m=4"], "limits.m: unknown key; did you mean limits.n?"),
+        ([*serve, "--serving", "judges.mine=nowhere.yaml"], "judges:nowhere.yaml: No such file"),
+        ([*serve, "--tokens", "nowhere.json"], "--tokens: nowhere.json"),
+        ([*serve, "--set", "base=nowhere"], "base: no pipeline in nowhere"),
+        ([*serve, "--set", "evaluation.benchmark=none"], "unknown benchmark 'none'"),
         (["token", "tokens.json", "a b"], "NAME: 'a b'"),
         (["token", "tokens.json", "me", "--role", "king"], "--role: 'king'"),
     ):

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from flash_ray.cluster.local.config import Plan
-from flash_ray.cluster.local.nodes import autoscaling_cluster, free_ports
+from flash_ray.cluster.local.config import NodeLimits
+from flash_ray.cluster.local.nodes import autoscaling_cluster
+from flash_ray.cluster.session import free_ports
 from flash_ray.serving.tokens import add_token
 from tests.helpers.autoscaling import Timeline, submit
 
@@ -17,20 +18,20 @@ SETTINGS = ("generate.min=0", "edit.min=0", "generate.idle_s=5")
 
 
 @pytest.fixture
-def cluster(place, tmp_path):
-    """Its nodes inherit the variables of the store in `place`."""
+def cluster(served_store, tmp_path):
+    """Its nodes inherit the variables of the store `served_store`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLASH_RAY_CACHE", str(tmp_path / "cache"))
-        with autoscaling_cluster(Plan(idle_s=5), free_ports(1)[0]) as started:
+        with autoscaling_cluster(NodeLimits(idle_s=5), free_ports(1)[0]) as started:
             yield started
 
 
 @pytest.mark.slow
-def test_a_node_comes_to_draw_and_goes(cluster, base, place, tmp_path):
+def test_a_node_comes_to_draw_and_goes(cluster, base, served_store, tmp_path):
     timeline = Timeline(cluster)
     (port,) = free_ports(1)
     token = add_token(tmp_path / "tokens.json", "me", "generate")
-    words = ["--set", f"base={base}", "--store", place.store, "--port", str(port)]
+    words = ["miniature", "--set", f"base={base}", "--store", served_store.url, "--port", str(port)]
     words += ["--tokens", str(tmp_path / "tokens.json")]
     words += [word for one in SETTINGS for word in ("--serving", one)]
     job = ["--no-wait", "--working-dir", str(REPOSITORY), "--", "python", "jobs/serve.py", *words]

@@ -18,14 +18,16 @@ def chat():
 
 
 @pytest.fixture(scope="module")
-def server(base, place, chat):
-    (place.folder / "seer.yaml").write_text(
+def server(base, served_store, chat):
+    (served_store.folder / "seer.yaml").write_text(
         f"base_url: {chat.base_url}\nmodel: seer\nkey_variable: JUDGE_KEY\nmax_requests: 9\n"
     )
-    words = [*SETTINGS, f"judges.mine={place.folder / 'seer.yaml'}"]
+    words = [*SETTINGS, f"judges.mine={served_store.folder / 'seer.yaml'}"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JUDGE_KEY", KEY)
-        started = start_server(base, place, *(w for one in words for w in ("--serving", one)))
+        started = start_server(
+            base, served_store, *(w for one in words for w in ("--serving", one))
+        )
     yield started
     started.stop()
 
@@ -49,11 +51,11 @@ def test_no_replica_draws_while_nobody_asks(server):
 
 def test_a_vlm_of_the_operators_judges(server, chat):
     chat.script = lambda asked, number: good(number + 1)
-    asked = {"model": "plain", "bench": "t2i", "cases": 1, "judge": "mine"}
+    asked = {"model": "plain", "task": "t2i", "cases": 1, "judge": "mine"}
     status, view = server.call("POST", "/v1/evaluations", asked)
     assert (status, view["judge"]) == (202, "mine")
     ended = server.settled(view["id"])
     assert ended["status"] == "succeeded", ended
-    assert ended["result"]["score"] == 2.0 and ended["result"]["compliance"] is None
+    assert ended["result"]["score"] == 2.0 and ended["result"]["measures"] == {}
     status, refused = server.call("POST", "/v1/evaluations", {**asked, "judge": "theirs"})
     assert status == 400 and "allowed: exact, ocr, mine" in refused["error"]["message"]

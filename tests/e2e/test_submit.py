@@ -145,7 +145,8 @@ def test_distil_and_evaluate(on_cluster, small):
     assert ended.returncode == 2
     assert "--name: student 'sent' exists" in ended.stdout
 
-    words = ("submit", "evaluate", "sent", "--bench", "edit", "--cases", "1", "--store", PLACE)
+    words = ("submit", "evaluate", "sent", "--task", "edit", "--recipe", "miniature")
+    words += ("--cases", "1", "--store", PLACE)
     ended = on_cluster(*words, "--follow")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "compliance" in ended.stdout

@@ -4,11 +4,12 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sysconfig
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,19 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from flash_ray.cluster.session import free_ports
+from flash_ray.recipe import load_recipe
 from flash_ray.serving.tokens import ROLES, Role, add_token
+from flash_ray.storage.embedded import embedded_store
+from tests.helpers.small import publish
 
 
 @dataclass(frozen=True)
-class Place:
+class ServedStore:
     """A store and the AWS_* variables to reach it, and a folder for what the tests leave."""
 
     folder: Path
-    store: str
+    url: str
     variables: dict[str, str]
 
 
@@ -34,7 +39,7 @@ class Served:
 
     url: str
     tokens: dict[Role, str]
-    place: Place
+    store: ServedStore
     process: subprocess.Popen[bytes]
 
     @property
@@ -80,23 +85,41 @@ def _title(process: psutil.Process) -> str:
         return ""
 
 
-def start_server(base: Path, place: Place, *options: str) -> Served:
-    """Starts `flash-ray serve` over the store in `place` and waits until it answers."""
-    file = place.folder / f"tokens-{time.monotonic_ns()}.json"
+@contextmanager
+def store_with_students(base: Path, folder: Path) -> Iterator[ServedStore]:
+    """A store that several commands use at once, with the students `plain` and `bold`."""
+    recipe = load_recipe("miniature", [f"base={base}"])
+    with embedded_store(folder / "store") as store:
+        publish(store, recipe, "plain", folder / "plain")
+        publish(store, recipe, "bold", folder / "bold", scale=1.5)
+        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3")
+        yield ServedStore(folder, store.url(), {name: os.environ[name] for name in names})
+
+
+def start_server(base: Path, store: ServedStore, *options: str) -> Served:
+    """Starts `flash-ray serve miniature` over a store and waits until it answers."""
+    file = store.folder / f"tokens-{time.monotonic_ns()}.json"
     tokens = {role: add_token(file, role, role) for role in ROLES}
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     script = Path(sysconfig.get_path("scripts")) / "flash-ray"
-    words = ["serve", "--set", f"base={base}", "--store", place.store, "--port", str(port)]
+    words = [
+        "serve",
+        "miniature",
+        "--set",
+        f"base={base}",
+        "--store",
+        store.url,
+        "--port",
+        str(port),
+    ]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "RAY_"))}
     environment |= {
-        **place.variables,
-        "HOME": str(place.folder),
-        "FLASH_RAY_CACHE": str(place.folder / "cache"),
+        **store.variables,
+        "HOME": str(store.folder),
+        "FLASH_RAY_CACHE": str(store.folder / "cache"),
         "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "600",
     }
-    with (place.folder / "log").open("ab") as log:
+    with (store.folder / "log").open("ab") as log:
         process = subprocess.Popen(
             [script, *words, "--tokens", file, *options],
             env=environment,
@@ -105,9 +128,9 @@ def start_server(base: Path, place: Place, *options: str) -> Served:
         )
     url = f"http://127.0.0.1:{port}"
     while not _answers(url):
-        assert process.poll() is None, (place.folder / "log").read_text()
+        assert process.poll() is None, (store.folder / "log").read_text()
         time.sleep(0.5)
-    return Served(url, tokens, place, process)
+    return Served(url, tokens, store, process)
 
 
 def _answers(url: str) -> bool:

@@ -14,6 +14,7 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 from flash_ray.serving.tokens import Role
 from tests.helpers.endpoints import Served
 
+LIMITS = {"cases": 24, "prompt": 100, "image_bytes": 100_000}  # of the tests' server
 WAIT_S = 300  # the longest that a busy machine may take for one step
 
 
@@ -68,9 +69,9 @@ class Page:
         self.one("[name=source][value=own]").click()
         self.one("#prompts").send_keys("\n".join(prompts))
 
-    def take_cases(self, bench: str, category: str) -> None:
-        """One case, of one category of a bench."""
-        Select(self.one("#bench")).select_by_value(bench)
+    def take_cases(self, task: str, category: str) -> None:
+        """One case, of one category of a task."""
+        Select(self.one("#task")).select_by_value(task)
         for box in self.all("#categories input"):
             if box.get_attribute("value") != category:
                 box.click()
@@ -95,30 +96,29 @@ class Page:
         """Of a picture's file, in pixels, once it is loaded."""
         return self.wait(lambda: picture.get_property("naturalWidth"))
 
-    def evaluate(self, model: str, bench: str = "t2i", judge: str = "exact") -> WebElement:
+    def evaluate(self, model: str, task: str = "t2i", judge: str = "exact") -> WebElement:
         """Asks for an evaluation of a case a category and opens it; its place in the list."""
         self.one("#evaluations-tab").click()
         Select(self.one("#evaluation-model")).select_by_value(model)
-        Select(self.one("#evaluation-bench")).select_by_value(bench)
+        Select(self.one("#evaluation-task")).select_by_value(task)
         Select(self.one("#evaluation-judge")).select_by_value(judge)
         cases = self.one("#evaluation-cases")
         cases.clear()
         cases.send_keys("1", Keys.ENTER)
-        by = "" if judge == "exact" else f", judged by {judge}"
-        label = f"Open {model} on {bench}{by}, 1 case a category, seed 0"
+        work = f"on miniature {task}, judged by {judge}, 1 case a category, seed 0"
+        label = f"Open {model} {work}"
         button = self.wait(lambda: self.one(f"[aria-label='{label}']"))
         self.wait(button.is_displayed)
         button.click()
         self.wait(lambda: self.all(".answers img") and not self.all(".answers .frame"))
         return button.find_element(By.XPATH, "ancestor::li")
 
-    def result(self, model: str, bench: str, judge: str = "exact") -> dict[str, Any]:
+    def result(self, model: str, task: str, judge: str = "exact") -> dict[str, Any]:
         """What the server says of the evaluation that `evaluate` asks for."""
-        asked = {"model": model, "bench": bench, "cases": 1, "seed": 0, "judge": judge}
-        (found,) = [
-            one["id"] for one in self.api("/v1/evaluations")["data"] if asked.items() <= one.items()
-        ]
-        return self.api(f"/v1/evaluations/{found}")["result"]
+        fields = {"model": model, "task": task, "cases": 1, "seed": 0, "judge": judge}
+        listed = self.api("/v1/evaluations")["data"]
+        (id,) = [view["id"] for view in listed if fields.items() <= view.items()]
+        return self.api(f"/v1/evaluations/{id}")["result"]
 
     def usable(self, part: str) -> list[WebElement]:
         """The controls of a part of the page that can be used now."""

@@ -1,11 +1,13 @@
 """Shared by the tests of the endpoints: the application in one process."""
 
 from collections.abc import Sequence
-from typing import Any
 
+from flash_ray.evaluation.judges.base import CaseScore
 from flash_ray.recipe import Recipe
+from flash_ray.recipe.schema import Task
+from flash_ray.serving.benchmark import served_benchmark
 from flash_ray.serving.evaluations import EvaluationStore
-from flash_ray.serving.evaluator import evaluate, judge_picture
+from flash_ray.serving.evaluator import CaseJudge, evaluate
 from flash_ray.serving.generator import GenerationRequest, GenerationResult, Generator
 from flash_ray.serving.registry import ModelRegistry
 from flash_ray.serving.service import Service
@@ -19,19 +21,29 @@ def in_process(
 ) -> Service:
     """The application's parts in this process: what Ray Serve does is left out."""
     generator = Generator("generate", recipe, store, settings)
+    benchmark = served_benchmark(recipe, settings)
 
-    async def paint(task: str, order: GenerationRequest) -> GenerationResult:
-        return await generator.paint(order)
+    async def generate(deployment: str, request: GenerationRequest) -> GenerationResult:
+        return await generator.generate(request)
 
-    async def judge(bench: str, case: str, picture: bytes) -> dict[str, Any]:
-        return judge_picture(bench, case, picture, settings.limits.cases)
+    async def judge(task: Task, case: str, picture: bytes) -> CaseScore:
+        return CaseJudge(recipe, benchmark)(task, case, picture)
 
-    async def start(name: str) -> None:
-        evaluate(name, recipe, store, settings)
+    async def start(id: str) -> None:
+        evaluate(id, recipe, store, settings)
 
-    async def cancel(name: str) -> None:
+    async def cancel(id: str) -> None:
         pass
 
-    book = EvaluationStore(store)
-    registry = ModelRegistry(recipe, store, max_age=0.0)
-    return Service(recipe, settings, tokens, registry, book, paint, judge, start, cancel)
+    return Service(
+        recipe=recipe,
+        settings=settings,
+        tokens=tokens,
+        registry=ModelRegistry(recipe, store, benchmark, max_age=0.0),
+        benchmark=benchmark,
+        evaluations=EvaluationStore(store),
+        generate=generate,
+        judge=judge,
+        start=start,
+        cancel=cancel,
+    )

@@ -12,6 +12,9 @@ from PIL import Image
 
 from flash_ray.evaluation.judges import base
 from flash_ray.evaluation.judges.endpoint import VlmSettings
+from flash_ray.miniature.benchmark import MiniatureBenchmark
+from flash_ray.miniature.categories import CATEGORIES
+from flash_ray.recipe.schema import Evaluation
 from flash_ray.serving.api import build_api
 from flash_ray.serving.images import png
 from flash_ray.serving.settings import Limits, Serving
@@ -21,6 +24,7 @@ from tests.helpers.distilling import small_recipe
 from tests.helpers.serving import in_process
 from tests.helpers.small import build_base, publish
 
+BENCHMARK = "/v1/benchmarks/miniature"
 SETTINGS = Serving(limits=Limits(n=3, prompt=200, steps=20, image_bytes=100_000, images=2, cases=2))
 
 
@@ -61,20 +65,22 @@ def draw(client, **fields):
     return client.post("/v1/images/generations", json=body)
 
 
-def refused(answer, status, param, *words):
+def error(answer, status, param, *words):
     assert answer.status_code == status, answer.text
-    error = answer.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    assert error["param"] == param
+    body = answer.json()["error"]
+    assert set(body) == {"message", "type", "param", "code"}
+    assert body["param"] == param
     for word in words:
-        assert word in error["message"]
+        assert word in body["message"]
 
 
 def test_models_are_the_teacher_and_the_students_with_their_digests(client, official):
     found = {model["id"]: model for model in client.get("/v1/models").json()["data"]}
     assert found["teacher"]["scores"] is None  # this base brings none
     assert found["teacher"]["evaluations"] == 80 and found["teacher"]["steps"] == 40
-    assert found["plain"]["evaluations"] == 4 and found["plain"]["scores"]["t2i"] == 3.0
+    assert found["plain"]["evaluations"] == 4
+    assert found["plain"]["scores"]["tasks"] == {"t2i": 3.0, "edit": 3.0}
+    assert found["plain"]["scores"]["benchmark"] == "miniature"
     assert found["plain"]["digest"] != found["bold"]["digest"]
     assert {model.id for model in official.models.list()} == set(found)
     assert official.models.retrieve("plain").id == "plain"
@@ -117,27 +123,27 @@ def test_answers_say_where_the_time_went(client):
 def test_sizes_and_steps(client):
     wide = draw(client, size="96x64", steps=2)
     assert pixels(wide.json()["data"][0]["b64_json"]).shape == (64, 96, 3)
-    refused(draw(client, size="100x64"), 400, "size", "multiples of 32")
-    refused(draw(client, size="4096x4096"), 400, "size", "at most 16384 pixels")
-    refused(draw(client, size="0x64"), 400, "size")
+    error(draw(client, size="100x64"), 400, "size", "multiples of 32")
+    error(draw(client, size="4096x4096"), 400, "size", "at most 16384 pixels")
+    error(draw(client, size="0x64"), 400, "size")
 
 
-def test_what_is_not_allowed_is_refused_by_field(client):
-    refused(draw(client, model="nobody"), 404, "model", "'nobody'", "teacher")
-    refused(draw(client, model="s3://bucket/x"), 404, "model")
-    refused(draw(client, model="../../etc"), 404, "model")
-    refused(draw(client, n=4), 400, "n", "at most 3")
-    refused(draw(client, n=0), 400, "n")
-    refused(draw(client, steps=21), 400, "steps", "at most 20")
-    refused(draw(client, prompt=""), 400, "prompt")
-    refused(draw(client, prompt="x" * 201), 400, "prompt", "at most 200")
-    refused(draw(client, prompt="a\x00b"), 400, "prompt", "control characters")
-    refused(draw(client, response_format="url"), 400, "response_format", "b64_json")
-    refused(draw(client, colour="red"), 400, "colour")
-    refused(draw(client, seed=-1), 400, "seed")
-    refused(client.post("/v1/images/generations", content=b"{"), 400, None)
-    refused(client.get("/v1/nothing"), 404, None)
-    refused(client.delete("/v1/models"), 405, None)
+def test_what_is_not_allowed_is_an_error_by_field(client):
+    error(draw(client, model="nobody"), 404, "model", "'nobody'", "teacher")
+    error(draw(client, model="s3://bucket/x"), 404, "model")
+    error(draw(client, model="../../etc"), 404, "model")
+    error(draw(client, n=4), 400, "n", "at most 3")
+    error(draw(client, n=0), 400, "n")
+    error(draw(client, steps=21), 400, "steps", "at most 20")
+    error(draw(client, prompt=""), 400, "prompt")
+    error(draw(client, prompt="x" * 201), 400, "prompt", "at most 200")
+    error(draw(client, prompt="a\x00b"), 400, "prompt", "control characters")
+    error(draw(client, response_format="url"), 400, "response_format", "b64_json")
+    error(draw(client, colour="red"), 400, "colour")
+    error(draw(client, seed=-1), 400, "seed")
+    error(client.post("/v1/images/generations", content=b"{"), 400, None)
+    error(client.get("/v1/nothing"), 404, None)
+    error(client.delete("/v1/models"), 405, None)
 
 
 def edit(client, data, **fields):
@@ -145,47 +151,80 @@ def edit(client, data, **fields):
     return client.post("/v1/images/edits", data=body, files={"image": ("in", data)})
 
 
-def test_uploads_that_are_no_pictures_are_refused(client):
+def test_uploads_that_are_no_pictures_are_errors(client):
     whole = png(np.zeros((64, 64, 3), np.uint8))
     assert edit(client, whole).status_code == 200
-    refused(edit(client, b"not a picture"), 400, "image", "cannot be read")
-    refused(edit(client, whole[: len(whole) // 2]), 400, "image", "cannot be read")
+    error(edit(client, b"not a picture"), 400, "image", "cannot be read")
+    error(edit(client, whole[: len(whole) // 2]), 400, "image", "cannot be read")
     for side in (8_000, 20_000):  # above our limit, above Pillow's own
         bomb = BytesIO()
         Image.new("1", (side, side)).save(bomb, "PNG")
         assert len(bomb.getvalue()) < 100_000
-        refused(edit(client, bomb.getvalue()), 400, "image", "too many pixels")
+        error(edit(client, bomb.getvalue()), 400, "image", "too many pixels")
     gif = BytesIO()
     Image.new("RGB", (8, 8)).save(gif, "GIF")
-    refused(edit(client, gif.getvalue()), 400, "image", "PNG, JPEG or WebP")
+    error(edit(client, gif.getvalue()), 400, "image", "PNG, JPEG or WebP")
     noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
-    refused(edit(client, png(noise)), 400, "image", "at most 100000")
-    refused(edit(client, bytes(4 * 2**20)), 413, None)
-    refused(client.post("/v1/images/edits", data={"model": "plain", "prompt": "x"}), 400, "image")
+    error(edit(client, png(noise)), 400, "image", "at most 100000")
+    error(edit(client, bytes(4 * 2**20)), 413, None)
+    error(client.post("/v1/images/edits", data={"model": "plain", "prompt": "x"}), 400, "image")
 
 
 def test_bodies_without_a_length_are_bounded_too(client):
     pieces = (b" " * 65536 for _ in range(64))
-    refused(client.post("/v1/images/generations", content=pieces), 413, None)
+    error(client.post("/v1/images/generations", content=pieces), 413, None)
 
 
-def test_benches_and_single_scores(client):
-    names = [bench["id"] for bench in client.get("/v1/benches").json()["data"]]
-    assert names == ["t2i", "edit"]
-    cases = client.get("/v1/benches/edit/cases?per_category=2").json()["data"]
-    assert len(cases) == 12
-    source = client.get(cases[0]["input"])
+def test_cases_and_single_scores(client):
+    (benchmark,) = client.get("/v1/benchmarks").json()["data"]
+    assert benchmark == {
+        "id": "miniature",
+        "tasks": {task: list(names) for task, names in CATEGORIES.items()},
+        "digest": MiniatureBenchmark().digest,
+    }
+    edits, t2i = f"{BENCHMARK}/edit/cases", f"{BENCHMARK}/t2i/cases"
+    cases = client.get(f"{edits}?per_category=2").json()["data"]
+    assert len(cases) == 12 and {case["size"] for case in cases} == {"64x64"}
+    (path,) = cases[0]["references"]
+    source = client.get(path)
     assert source.headers["content-type"] == "image/png"
-    body = {"bench": "edit", "case": cases[0]["id"], "b64_json": b64(source.content)}
+    body = {"benchmark": "miniature", "task": "edit", "case": cases[0]["id"]}
+    body["b64_json"] = b64(source.content)
     untouched = client.post("/v1/scores", json=body).json()
-    assert 1 <= untouched["score"] <= 2.5 and untouched["cap"]
-    refused(client.post("/v1/scores", json={**body, "case": "scene-999"}), 404, "case")
-    refused(client.post("/v1/scores", json={**body, "b64_json": "?"}), 400, "b64_json")
-    large = png(np.zeros((96, 96, 3), np.uint8))
-    refused(client.post("/v1/scores", json={**body, "b64_json": b64(large)}), 400, "b64_json")
-    refused(client.get("/v1/benches/t2i/cases/text-000/input.png"), 404, "case")
-    refused(client.get("/v1/benches/edit/cases/scene-002/input.png"), 404, "case")
-    refused(client.get("/v1/benches/edit/cases?per_category=3"), 400, "per_category", "at most 2")
+    assert 1 <= untouched["score"] <= 2.5 and untouched["details"]["cap"]
+    assert set(untouched["measures"]) == {"compliance", "quality"}
+    assert untouched["details"]["attributes"] and untouched["failure"] is None
+    error(client.post("/v1/scores", json={**body, "case": "scene-999"}), 404, "case")
+    error(client.post("/v1/scores", json={**body, "benchmark": "x"}), 404, "benchmark", "miniature")
+    error(client.post("/v1/scores", json={**body, "task": "x"}), 400, "task")
+    error(client.post("/v1/scores", json={**body, "b64_json": "?"}), 400, "b64_json")
+    large = b64(png(np.zeros((96, 96, 3), np.uint8)))
+    error(client.post("/v1/scores", json={**body, "b64_json": large}), 400, "b64_json", "64x64")
+    assert client.get(t2i).json()["data"][0]["references"] == []
+    error(client.get(f"{t2i}/text-000/input.png"), 404, "case")
+    error(client.get(f"{edits}/scene-002/input.png"), 404, "case")
+    error(client.get(f"{path}?number=2"), 404, "case", "has 1 pictures")
+    error(client.get(f"{edits}?per_category=3"), 400, "per_category", "at most 2")
+    error(client.get("/v1/benchmarks/x/t2i/cases"), 404, "benchmark", "'x'", "miniature")
+    error(client.get(f"{BENCHMARK}/x/cases"), 400, "task")
+
+
+def test_without_a_benchmark_nothing_is_scored_and_nothing_claims_a_score(recipe, store):
+    bare = recipe.model_copy(update={"evaluation": Evaluation()})
+    with TestClient(build_api(in_process(bare, store, SETTINGS))) as client:
+        assert client.get("/v1/benchmarks").json()["data"] == []
+        assert client.get("/v1/me").json()["judges"] == []
+        models = client.get("/v1/models").json()["data"]
+        assert {"plain", "teacher"} <= {model["id"] for model in models}
+        assert [model["scores"] for model in models] == [None] * len(models)
+        asked = {"model": "plain", "task": "t2i", "cases": 1}
+        wanted = (404, "benchmark", "its recipe names no benchmark")
+        error(client.post("/v1/evaluations", json=asked), *wanted)
+        error(client.post("/v1/evaluations", json={**asked, "benchmark": "miniature"}), *wanted)
+        scored = {"benchmark": "miniature", "task": "t2i", "case": "text-000", "b64_json": "x"}
+        error(client.post("/v1/scores", json=scored), *wanted)
+        error(client.get(f"{BENCHMARK}/t2i/cases"), *wanted)
+        assert draw(client).status_code == 200
 
 
 def b64(data):
@@ -193,15 +232,18 @@ def b64(data):
 
 
 def test_evaluations_are_run_once_kept_and_listed(client, store):
-    asked = {"model": "plain", "bench": "edit", "cases": 1, "seed": 7}
+    asked = {"model": "plain", "task": "edit", "cases": 1, "seed": 7}
     first = client.post("/v1/evaluations", json=asked)
     assert first.status_code == 202
     found = client.get(f"/v1/evaluations/{first.json()['id']}").json()
     assert found["status"] == "succeeded" and found["progress"] == {"done": 6, "total": 6}
+    assert (found["benchmark"], found["task"], found["judge"]) == ("miniature", "edit", "exact")
     result = found["result"]
+    assert result["counted"] == 6 and set(result["measures"]) == {"compliance", "quality"}
     assert set(result["categories"]) == {answer["category"] for answer in result["answers"]}
     mean = np.mean([answer["score"] for answer in result["answers"]])
     assert result["score"] == pytest.approx(mean)
+    assert all(client.get(*answer["references"]).is_success for answer in result["answers"])
     picture = client.get(result["answers"][0]["picture"])
     assert Image.open(BytesIO(picture.content)).size == (64, 64)
 
@@ -215,19 +257,24 @@ def test_evaluations_are_run_once_kept_and_listed(client, store):
 
     ended = client.delete(f"/v1/evaluations/{first.json()['id']}").json()
     assert ended["status"] == "succeeded"
-    refused(client.get("/v1/evaluations/eval-0"), 404, "id")
-    refused(client.get("/v1/evaluations/a%20b"), 404, None)
-    refused(client.post("/v1/evaluations", json={**asked, "cases": 3}), 400, "cases", "at most 2")
-    refused(client.post("/v1/evaluations", json={**asked, "bench": "x"}), 400, "bench")
+    error(client.get("/v1/evaluations/eval-0"), 404, "id")
+    error(client.get("/v1/evaluations/a%20b"), 404, None)
+    error(client.post("/v1/evaluations", json={**asked, "cases": 3}), 400, "cases", "at most 2")
+    error(client.post("/v1/evaluations", json={**asked, "task": "x"}), 400, "task")
+    wrong = {**asked, "benchmark": "x"}
+    error(client.post("/v1/evaluations", json=wrong), 404, "benchmark", "allowed: miniature")
+    named = client.post("/v1/evaluations", json={**asked, "benchmark": "miniature"})
+    assert named.json()["id"] == first.json()["id"]
 
 
 def test_an_evaluation_and_the_images_api_draw_the_same_picture(client):
-    case = client.get("/v1/benches/t2i/cases").json()["data"][0]
-    asked = {"model": "plain", "bench": "t2i", "cases": 1}
+    case = client.get(f"{BENCHMARK}/t2i/cases").json()["data"][0]
+    asked = {"model": "plain", "task": "t2i", "cases": 1}
     name = client.post("/v1/evaluations", json=asked).json()["id"]
-    theirs = client.get(f"/v1/evaluations/{name}/pictures/{case['id']}.png").content
-    ours = draw(client, prompt=case["prompt"], seed=case["seed"]).json()["data"][0]["b64_json"]
-    difference = pixels(ours).astype(int) - np.asarray(Image.open(BytesIO(theirs)))
+    evaluated = client.get(f"/v1/evaluations/{name}/pictures/{case['id']}.png").content
+    fields = {"prompt": case["prompt"], "seed": case["seed"], "size": case["size"]}
+    drawn = draw(client, **fields).json()["data"][0]["b64_json"]
+    difference = pixels(drawn).astype(int) - np.asarray(Image.open(BytesIO(evaluated)))
     assert np.abs(difference).max() <= 1
 
 
@@ -253,20 +300,20 @@ def test_tokens_give_roles(service, tmp_path):
             return client.request(method, path, headers=headers, **more)
 
         body = {"model": "plain", "prompt": "A red circle"}
-        refused(ask("/v1/models"), 401, None)
-        refused(ask("/v1/me"), 401, None)
-        refused(ask("/v1/me", "fr-wrong"), 401, None)
+        error(ask("/v1/models"), 401, None)
+        error(ask("/v1/me"), 401, None)
+        error(ask("/v1/me", "fr-wrong"), 401, None)
         assert {role: ask("/v1/me", secrets[role]).json()["role"] for role in secrets} == {
             role: role for role in secrets
         }
-        refused(ask("/v1/models", "fr-wrong"), 401, None)
+        error(ask("/v1/models", "fr-wrong"), 401, None)
         assert ask("/v1/models", secrets["read"]).status_code == 200
         drawing = ("/v1/images/generations", secrets["read"], "POST")
-        refused(ask(*drawing, json=body), 403, None, "read", "generate")
+        error(ask(*drawing, json=body), 403, None, "read", "generate")
         drawing = ("/v1/images/generations", secrets["generate"], "POST")
         assert ask(*drawing, json=body).status_code == 200
         gone = ("/v1/evaluations/eval-0", secrets["generate"], "DELETE")
-        refused(ask(*gone), 403, None, "admin")
+        error(ask(*gone), 403, None, "admin")
         assert ask("/v1/evaluations/eval-0", secrets["admin"], "DELETE").status_code == 404
         assert ask("/healthz").status_code == 200
     assert all(secret not in (tmp_path / "tokens.json").read_text() for secret in secrets.values())
@@ -281,14 +328,14 @@ def test_limits_are_told_as_they_are_enforced(client):
     step = limits["size_step"]
     height = limits["pixels"] // step
     assert draw(client, size=f"{step}x{height}", steps=1).status_code == 200
-    refused(draw(client, size=f"{step}x{height + step}"), 400, "size")
-    refused(draw(client, size=f"{step // 2}x{step}"), 400, "size")
+    error(draw(client, size=f"{step}x{height + step}"), 400, "size")
+    error(draw(client, size=f"{step // 2}x{step}"), 400, "size")
     for field, most in (("n", limits["n"]), ("steps", limits["steps"])):
         assert draw(client, **{"steps": 1, field: most}).status_code == 200
-        refused(draw(client, **{field: most + 1}), 400, field)
-    cases = "/v1/benches/t2i/cases?per_category="
+        error(draw(client, **{field: most + 1}), 400, field)
+    cases = f"{BENCHMARK}/t2i/cases?per_category="
     assert client.get(f"{cases}{limits['cases']}").status_code == 200
-    refused(client.get(f"{cases}{limits['cases'] + 1}"), 400, "per_category")
+    error(client.get(f"{cases}{limits['cases'] + 1}"), 400, "per_category")
 
 
 def test_the_judges_that_there_are_are_told(service, client, monkeypatch):
@@ -299,17 +346,26 @@ def test_the_judges_that_there_are_are_told(service, client, monkeypatch):
         assert other.get("/v1/me").json()["judges"] == ["exact", "ocr", "mine"]
         monkeypatch.setattr(base, "find_spec", lambda module: None)
         assert other.get("/v1/me").json()["judges"] == ["exact", "mine"]
-        asked = {"model": "plain", "bench": "t2i", "cases": 1, "judge": "ocr"}
-        refused(other.post("/v1/evaluations", json=asked), 400, "judge", "allowed: exact, mine.")
+        asked = {"model": "plain", "task": "t2i", "cases": 1, "judge": "ocr"}
+        error(other.post("/v1/evaluations", json=asked), 400, "judge", "allowed: exact, mine.")
 
 
 def test_the_document_has_every_path_and_an_example(client):
     document = client.get("/openapi.json").json()
     paths = {f"/v1/{end}" for end in ("images/generations", "images/edits", "models", "me")}
+    paths |= {"/v1/benchmarks", "/v1/benchmarks/{benchmark}/{task}/cases", "/v1/scores"}
     assert paths | {"/v1/evaluations"} <= set(document["paths"])
     schemas = document["components"]["schemas"]
     assert schemas["Generation"]["properties"]["prompt"]["examples"]
     assert schemas["Me"]["properties"]["role"]["examples"]
+    references = {
+        name: field["anyOf"][0]["$ref"].rpartition("/")[2]
+        for name, field in schemas["Evaluation"]["properties"].items()
+        if "$ref" in field.get("anyOf", [{}])[0]
+    }
+    assert references == {"result": "EvaluationResult"}
+    fastapis = {"HTTPValidationError", "ValidationError", "Body_edit_v1_images_edits_post"}
+    assert {name for name, schema in schemas.items() if "description" not in schema} == fastapis
     assert set(schemas["Bounds"]["required"]) == set(client.get("/v1/me").json()["limits"])
     security = document["paths"]["/v1/me"]["get"]["security"]
     assert security == document["paths"]["/v1/models"]["get"]["security"]

@@ -1,14 +1,21 @@
 """A run goes on with another number of workers as if nothing had happened."""
 
-import json
+from dataclasses import asdict
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from flash_ray.recipe import Recipe
-from flash_ray.trainer import checkpoint as state
-from tests.helpers.distilling import encode_locally, in_processes, make_distiller, run_updates
+from flash_ray.trainer import checkpoint
+from tests.helpers.distilling import (
+    encode_locally,
+    in_processes,
+    make_step,
+    read_history,
+    run_iterations,
+    write_history,
+)
 from tests.helpers.distilling import small_recipe as recipe_of
 from tests.helpers.small import build_base
 
@@ -53,26 +60,29 @@ def test_a_resized_run_is_the_fixed_one(world, most, stage, sizes):
     fixed, ranged = recipes(base, most, stage, fewest=min(sizes))
     cache = encode_locally(fixed, folder)
     name = f"zero-{stage}"
-    expected = run_updates(fixed, cache, folder / name)
+    expected = run_iterations(fixed, cache, folder / name)
     before, after = sizes
     in_processes(before, folder / f"{name}-before", _start, ranged, cache)
     saved = folder / f"{name}-before" / "saved"
     in_processes(1, folder / f"{name}-reshard", _reshard, saved)
     in_processes(after, folder / f"{name}-after", _go_on, ranged, cache, saved, before)
 
-    lines = [
-        *json.loads((folder / f"{name}-before/lines.json").read_text()),
-        *json.loads((folder / f"{name}-after/lines.json").read_text()),
+    resized_history = [
+        *read_history(folder / f"{name}-before"),
+        *read_history(folder / f"{name}-after"),
     ]
-    assert len(lines) == len(expected)
-    for update, (ours, theirs) in enumerate(zip(lines, expected, strict=True)):
-        for measure in ("student_loss", "real_gap", "student_norm", "fake_loss", "spread"):
-            mine, other = ours["measures"][measure], theirs["measures"][measure]
-            assert mine == pytest.approx(other, rel=TOLERANCE), (update, measure)
-        assert ours["measures"]["images"] == theirs["measures"]["images"]
-        for task, losses in theirs["tasks"].items():
-            assert ours["tasks"][task] == pytest.approx(losses, rel=TOLERANCE), (update, task)
-        assert ours["teachers"] == theirs["teachers"]
+    assert len(resized_history) == len(expected)
+    for ours, theirs in zip(resized_history, expected, strict=True):
+        assert ours.iteration == theirs.iteration
+        for metric in ("student_loss", "student_grad_norm", "fake_score_loss", "spread"):
+            value = getattr(theirs, metric)
+            assert getattr(ours, metric) == pytest.approx(value, rel=TOLERANCE), metric
+        gap = theirs.diagnostics["real_gap"]
+        assert ours.diagnostics["real_gap"] == pytest.approx(gap, rel=TOLERANCE)
+        assert ours.images == theirs.images
+        for task, losses in theirs.tasks.items():
+            assert asdict(ours.tasks[task]) == pytest.approx(asdict(losses), rel=TOLERANCE), task
+        assert ours.teachers == theirs.teachers
     weights = load_file(folder / name / "student/diffusion_pytorch_model.safetensors")
     resized = load_file(folder / f"{name}-after/student/diffusion_pytorch_model.safetensors")
     for key, weight in weights.items():
@@ -80,27 +90,26 @@ def test_a_resized_run_is_the_fixed_one(world, most, stage, sizes):
 
 
 def _start(rank, world, out, recipe, cache):
-    distiller = make_distiller(recipe, cache, rank, world)
-    lines = [distiller.update(number) for number in range(SAVED_AT)]
-    _state(distiller).save(out / "saved", recipe.digest, "weights", rank, world)
+    step = make_step(recipe, cache, rank, world)
+    history = [step(iteration) for iteration in range(1, SAVED_AT + 1)]
+    _state(step).save(out / "saved", recipe.digest, "weights", rank, world)
     if rank == 0:
-        (out / "lines.json").write_text(json.dumps(lines))
+        write_history(out, history)
 
 
 def _reshard(rank, world, out, saved):
-    state.reshard_all(saved)
+    checkpoint.reshard_all(saved)
 
 
 def _go_on(rank, world, out, recipe, cache, saved, before):
-    distiller = make_distiller(recipe, cache, rank, world, resharded=True)
-    _state(distiller).load(saved, rank, world, before)
-    updates = range(SAVED_AT, recipe.training.iterations)
-    lines = [distiller.update(number) for number in updates]
-    student = distiller.ema.gather()
+    step = make_step(recipe, cache, rank, world, resharded=True)
+    _state(step).load(saved, rank, world, before)
+    history = [step(n) for n in range(SAVED_AT + 1, recipe.training.iterations + 1)]
+    student = step.ema.gather()
     if rank == 0:
         student.save_pretrained(out / "student")
-        (out / "lines.json").write_text(json.dumps(lines))
+        write_history(out, history)
 
 
-def _state(distiller):
-    return state.ResumeState(distiller.student, distiller.fake, distiller.ema, state.Progress())
+def _state(step):
+    return checkpoint.ResumeState(step.student, step.fake_score, step.ema, checkpoint.Progress())

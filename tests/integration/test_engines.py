@@ -1,26 +1,27 @@
 """The engines give the same run whatever the number of workers and the ZeRO stage are."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from flash_ray.trainer.metrics import TeacherLog
+from flash_ray.trainer.metrics import IterationRecorder
 from tests.helpers.distilling import (
     build_lora,
     encode_locally,
     in_processes,
-    make_distiller,
-    run_updates,
+    make_step,
+    run_iterations,
 )
 from tests.helpers.distilling import small_recipe as recipe_of
 from tests.helpers.small import build_base
 
-# Largest relative difference of a loss over 4 updates at learning rate 1e-3: sums over workers
+# Largest relative difference of a loss over 4 iterations at learning rate 1e-3: sums over workers
 # round in another order.
 TOLERANCE = 1e-4
-COMPARED = ("student_loss", "real_gap", "student_norm", "fake_loss")
+COMPARED = ("student_loss", "student_grad_norm", "fake_score_loss")
 LEARN_FAST = (
     "training.optimizer.lr=1e-3",
     "training.fake_score.optimizer.lr=1e-3",
@@ -39,32 +40,40 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(world):
-    """run(name, overrides) -> (lines of the updates, student's weights), each once."""
+    """run(name, overrides) -> (the run's history, student's weights), each once."""
     base, folder = world
     done = {}
 
     def run_once(name, *overrides):
         if name not in done:
             recipe = recipe_of(base, *LEARN_FAST, *overrides)
-            lines = run_updates(recipe, encode_locally(recipe, folder), folder / name)
+            history = run_iterations(recipe, encode_locally(recipe, folder), folder / name)
             weights = load_file(folder / name / "student/diffusion_pytorch_model.safetensors")
-            done[name] = lines, weights
+            done[name] = history, weights
         return done[name]
 
     return run_once
+
+
+def assert_close(got, expected, tolerance):
+    """The losses, the gradient norm and the teacher's distance are equal but for rounding."""
+    for name in COMPARED:
+        value = getattr(expected, name)
+        assert getattr(got, name) == pytest.approx(value, rel=tolerance), (got.iteration, name)
+    gap = expected.diagnostics["real_gap"]
+    assert got.diagnostics["real_gap"] == pytest.approx(gap, rel=tolerance), got.iteration
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_two_workers_at_each_zero_stage_agree_with_one_worker(run, stage):
     one, one_weights = run("one", *ONE)
     two, two_weights = run(f"two-zero-{stage}", *TWO, f"runtime.zero_stage={stage}")
-    for update, (expected, got) in enumerate(zip(one, two, strict=True)):
-        for name in COMPARED:
-            ours, theirs = got["measures"][name], expected["measures"][name]
-            assert ours == pytest.approx(theirs, rel=TOLERANCE), (update, name)
-        assert got["tasks"].keys() == expected["tasks"].keys()
-        for task, losses in expected["tasks"].items():
-            assert got["tasks"][task] == pytest.approx(losses, rel=TOLERANCE), (update, task)
+    for expected, got in zip(one, two, strict=True):
+        assert_close(got, expected, TOLERANCE)
+        assert got.tasks.keys() == expected.tasks.keys()
+        for task, losses in expected.tasks.items():
+            close = pytest.approx(asdict(losses), rel=TOLERANCE)
+            assert asdict(got.tasks[task]) == close, (got.iteration, task)
     for name, weight in one_weights.items():
         torch.testing.assert_close(two_weights[name], weight, rtol=0, atol=1e-4)
 
@@ -72,11 +81,10 @@ def test_two_workers_at_each_zero_stage_agree_with_one_worker(run, stage):
 @pytest.mark.parametrize("stage", [2, 3])
 def test_what_is_computed_again_changes_no_number(run, stage):
     how = (*TWO, f"runtime.zero_stage={stage}")
-    lines, weights = run(f"two-zero-{stage}", *how)
+    history, weights = run(f"two-zero-{stage}", *how)
     again, again_weights = run(f"recompute-{stage}", *how, "runtime.gradient_checkpointing=true")
-    for expected, got in zip(lines, again, strict=True):
-        for name in COMPARED:
-            assert got["measures"][name] == pytest.approx(expected["measures"][name], rel=1e-5)
+    for expected, got in zip(history, again, strict=True):
+        assert_close(got, expected, 1e-5)
     for name, weight in weights.items():
         torch.testing.assert_close(again_weights[name], weight, rtol=0, atol=1e-5)
 
@@ -84,32 +92,34 @@ def test_what_is_computed_again_changes_no_number(run, stage):
 def test_bf16_follows_fp32(run):
     expected, weights = run("two-zero-2", *TWO, "runtime.zero_stage=2")
     got, got_weights = run("bf16", *TWO, "training.precision=bf16")
-    for update, (a, b) in enumerate(zip(expected, got, strict=True)):
-        for name in ("real_gap", "fake_loss"):
-            assert b["measures"][name] == pytest.approx(a["measures"][name], rel=0.02), (
-                update,
-                name,
-            )
+    for a, b in zip(expected, got, strict=True):
+        assert b.fake_score_loss == pytest.approx(a.fake_score_loss, rel=0.02), a.iteration
+        gap = a.diagnostics["real_gap"]
+        assert b.diagnostics["real_gap"] == pytest.approx(gap, rel=0.02), a.iteration
     assert {weight.dtype for weight in got_weights.values()} == {torch.bfloat16}
     for name, weight in weights.items():
         torch.testing.assert_close(got_weights[name].float(), weight, rtol=0.02, atol=0.02)
 
 
-def test_accumulated_passes_make_one_update(world):
+def test_accumulated_passes_make_one_iteration(world):
     base, folder = world
     recipe = recipe_of(base, "runtime.micro_batch_size=2", "runtime.gradient_accumulation_steps=2")
     in_processes(1, folder / "accumulated", _accumulates, recipe, encode_locally(recipe, folder))
 
 
 def _accumulates(rank, world, out, recipe, cache):
-    distiller = make_distiller(recipe, cache, rank, world)
-    samples, parts = distiller.student_step(0, TeacherLog(recipe))
-    assert len(parts) == 2
+    step, record = make_step(recipe, cache, rank, world), IterationRecorder(recipe)
+    samples = step.student_step(1, record)
     assert [batch.number for batch, _ in samples] == [0, 1]
     assert {batch.task for batch, _ in samples} == {"t2i", "edit"}
-    assert distiller.student.global_steps == 1 and distiller.fake.global_steps == 0
-    distiller.fake_step(samples, 0)
-    assert distiller.fake.global_steps == 1
+    assert step.student.global_steps == 1 and step.fake_score.global_steps == 0
+    step.fake_score_step(samples, 0, record)
+    assert step.fake_score.global_steps == 1
+    metrics = record.result(1, 4, step.student, step.fake_score)
+    assert set(metrics.tasks) == {"t2i", "edit"}
+    for name in ("student_loss", "fake_score_loss"):
+        losses = [getattr(task, name) for task in metrics.tasks.values()]
+        assert getattr(metrics, name) == pytest.approx(sum(losses) / 2)
 
 
 def test_two_teachers_are_asked_where_they_count_on_any_number_of_workers(run, world):
@@ -131,25 +141,24 @@ def test_two_teachers_are_asked_where_they_count_on_any_number_of_workers(run, w
     two, _ = run("teachers-two", *TWO, *two_teachers)
     rungs = set()
     for update, (expected, got) in enumerate(zip(one, two, strict=True)):
-        for name in COMPARED:
-            ours, theirs = got["measures"][name], expected["measures"][name]
-            assert ours == pytest.approx(theirs, rel=TOLERANCE), (update, name)
-        ((rung, row),) = expected["teachers"]["lora"].items()
-        assert got["teachers"]["base"][rung] == expected["teachers"]["base"][rung]
-        (task,) = expected["tasks"]
-        assert (row["weight"] > 0) == (int(rung) > 2)
-        if task == "t2i" and int(rung) > 2:
-            assert row["weight"] == 0.5
-            assert expected["teachers"]["base"][rung]["weight"] == 0.5
-        asked = row["weight"] > 0 or update % 3 == 0
-        assert ("norm" in row) == asked
-        assert expected["measures"]["teacher_calls"] == 4 * 2 * (1 + asked)
+        assert_close(got, expected, TOLERANCE)
+        ((rung, stats),) = expected.teachers["lora"].items()
+        assert got.teachers["base"][rung] == expected.teachers["base"][rung]
+        (task,) = expected.tasks
+        assert (stats.weight > 0) == (rung > 2)
+        if task == "t2i" and rung > 2:
+            assert stats.weight == 0.5
+            assert expected.teachers["base"][rung].weight == 0.5
+        asked = stats.weight > 0 or update % 3 == 0
+        assert (stats.norm is not None) == asked
+        assert expected.teacher_calls == 4 * 2 * (1 + asked)
         if asked:
-            assert row["norm"] > 0.01 and -1 <= row["cosine"] <= 1
+            assert stats.norm > 0.01 and -1 <= stats.cosine <= 1
             # Two workers may not have asked it on the same samples: the whole group's are compared.
             if task == "t2i" or update % 3 == 0:
-                assert got["teachers"]["lora"][rung] == pytest.approx(row, rel=1e-3)
-        rungs.add(int(rung))
+                close = pytest.approx(asdict(stats), rel=1e-3)
+                assert asdict(got.teachers["lora"][rung]) == close
+        rungs.add(rung)
     assert rungs & {1, 2} and rungs & {3, 4}
 
 
@@ -164,18 +173,18 @@ def test_the_average_is_of_the_fp32_weights(world, stage):
 def _averages(rank, world, out, recipe, cache):
     from deepspeed.utils import safe_get_full_fp32_param
 
-    distiller = make_distiller(recipe, cache, rank, world)
+    step = make_step(recipe, cache, rank, world)
 
     def weights():
-        parameters = distiller.student.module.named_parameters()
+        parameters = step.student.module.named_parameters()
         return {name: safe_get_full_fp32_param(value).clone() for name, value in parameters}
 
     expected = weights()
-    for number in range(2):
-        distiller.update(number)
+    for iteration in (1, 2):
+        step(iteration)
         now = weights()
         expected = {name: 0.5 * value + 0.5 * now[name] for name, value in expected.items()}
-    average = distiller.ema.gather()
+    average = step.ema.gather()
     assert (average is None) == (rank > 0)
     if rank == 0:
         for name, value in average.named_parameters():

@@ -1,7 +1,5 @@
 """Evaluations by several kinds of judges, and lists of many; a real store, a small model."""
 
-import json
-from dataclasses import asdict
 from functools import partial
 
 import pytest
@@ -10,7 +8,7 @@ from fastapi.testclient import TestClient
 from flash_ray.evaluation.judges.endpoint import VlmSettings
 from flash_ray.serving.api import build_api
 from flash_ray.serving.evaluations import EvaluationStore
-from flash_ray.serving.schemas import EvaluationRequest
+from flash_ray.serving.schemas import EvaluationResult, Failure
 from flash_ray.serving.settings import Serving
 from flash_ray.storage.s3 import Store
 from tests.helpers.chat_server import KEY, Answer, chat_server, good
@@ -18,12 +16,12 @@ from tests.helpers.distilling import small_recipe
 from tests.helpers.serving import in_process
 from tests.helpers.small import build_base, publish
 
-ASKED = {"model": "plain", "bench": "t2i", "cases": 1}
+ASKED = {"model": "plain", "task": "t2i", "cases": 1}
 
 
 @pytest.fixture(scope="module")
 def own_store(store):
-    """A place where no other test leaves evaluations."""
+    """A prefix of the store where no other test leaves evaluations."""
     return Store(store.bucket, "evaluated", store.endpoint)
 
 
@@ -74,11 +72,12 @@ def test_ocr_judges_texts_only(recipe, own_store):
     answers = {answer["category"]: answer for answer in result["answers"]}
     assert answers["text"]["details"]["cer"] >= 0
     for answer in answers.values():
-        assert answer["compliance"] is None and answer["attributes"] is None
+        assert answer["measures"] == {} and "attributes" not in answer["details"]
 
     exact = evaluated(recipe, own_store, Serving())[1]
     assert exact["id"] != found["id"] and exact["judge"] == "exact"
-    assert exact["result"]["categories"]["landscape"]["compliance"] is not None
+    assert "compliance" in exact["result"]["categories"]["landscape"]["measures"]
+    assert "diversity_gap" in exact["result"]["categories"]["landscape"]["details"]
 
 
 def test_a_vlm_judges_by_the_name_that_the_settings_give_it(recipe, own_store, server):
@@ -88,7 +87,7 @@ def test_a_vlm_judges_by_the_name_that_the_settings_give_it(recipe, own_store, s
     _, found = judged(settings)
     assert found["status"] == "succeeded", found
     result = found["result"]
-    assert (result["score"], result["counted"], result["quality"]) == (2.5, 2, None)
+    assert (result["score"], result["counted"], result["measures"]) == (2.5, 2, {})
     assert [answer["failure"] for answer in result["answers"]] == [None, None, "unparsed"]
     assert result["answers"][0]["details"]["reason"] == "as asked"
     again, _ = judged(settings)
@@ -119,20 +118,25 @@ def test_without_its_key_or_its_settings_a_judge_fails_before_anything_is_drawn(
     assert found["status"] == "failed" and "JUDGE_KEY" in found["error"]
     assert found["progress"]["done"] == 0
 
-    # Asked for of one server, taken up by another one, that has another judge of that name.
-    book = EvaluationStore(own_store)
-    model = book.asked(found["id"]).model
-    request = EvaluationRequest(**ASKED, judge="mine", seed=3)
-    name, _ = book.open(request, model, {"model": "another", "parameters": {}})
+    # Asked for of one server, taken up by another one, that has another judge of that name, or
+    # whose benchmark has other cases now.
+    evaluations = EvaluationStore(own_store)
+    spec = evaluations.spec(found["id"])
     service = in_process(recipe, own_store, settings)
-    with TestClient(build_api(service)) as client:
-        assert client.portal.call(service.start, name) is None
-        view = client.get(f"/v1/evaluations/{name}").json()
-    assert view["status"] == "failed" and "do not name 'mine' any more" in view["error"]
+    for change, message in (
+        ({"seed": 3, "vlm": {"model": "another", "parameters": {}}}, "do not name 'mine' any more"),
+        ({"digest": "0" * 16}, "does not have 'miniature' with the digest 0000000000000000"),
+    ):
+        other = spec.model_copy(update=change)
+        evaluations.open(other)
+        with TestClient(build_api(service)) as client:
+            assert client.portal.call(service.start, other.id) is None
+            view = client.get(f"/v1/evaluations/{other.id}").json()
+        assert view["status"] == "failed" and message in view["error"]
     assert server.asked == []
 
 
-def test_unknown_judges_are_refused(service):
+def test_unknown_judges_are_errors(service):
     with TestClient(build_api(service)) as client:
         for judge in ("mine", "vlm:/etc/passwd", "http://127.0.0.1/v1"):
             answer = client.post("/v1/evaluations", json={**ASKED, "judge": judge})
@@ -141,38 +145,42 @@ def test_unknown_judges_are_refused(service):
             assert error["param"] == "judge" and "allowed: exact, ocr." in error["message"]
 
 
+RESULT = EvaluationResult(
+    score=1.0, interval=(1.0, 1.0), counted=1, measures={}, categories={}, answers=[]
+)
+
+
 @pytest.fixture
-def many(recipe, store, service):
+def many(store, service):
     """A store of its own with seven requests, the last three of one second, and their ids in the
     order of lists; the fourth succeeded, the fifth failed, and the sixth is of another base."""
-    place = Store(store.bucket, "many", store.endpoint)
-    model = EvaluationStore(Store(store.bucket, "evaluated", store.endpoint))
+    many = Store(store.bucket, "many", store.endpoint)
     with TestClient(build_api(service)) as client:
         name = client.post("/v1/evaluations", json=ASKED).json()["id"]
-    fields = asdict(model.asked(name))
-    del fields["judge"], fields["vlm"]  # as records were before there were other judges
-    names = [f"eval-{number}" for number in range(7)]
-    for number, name in enumerate(names):
-        own = {**fields, "created": 100 - min(number, 4), "seed": number}
+    spec = service.evaluations.spec(name)
+    ids = [f"eval-{number}" for number in range(7)]
+    for number, id in enumerate(ids):
+        own = spec.model_copy(update={"created": 100 - min(number, 4), "seed": number})
         if number == 5:
-            own["model"] = {**fields["model"], "base": "another"}
-        place.put_bytes_if_absent(f"evaluations/{name}/request.json", json.dumps(own).encode())
+            model = spec.model.model_copy(update={"base": "another"})
+            own = own.model_copy(update={"model": model})
+        many.put_bytes_if_absent(f"evaluations/{id}/request.json", own.model_dump_json().encode())
         for case in range(number):
-            place.put_bytes(f"evaluations/{name}/pictures/{case}.png", b"")
-    EvaluationStore(place).finish(names[3], "result", {"score": 1})
-    EvaluationStore(place).finish(names[4], "failed", {"error": "why"})
-    return place, names
+            many.put_bytes(f"evaluations/{id}/pictures/{case}.png", b"")
+    EvaluationStore(many).finish(ids[3], "result", RESULT)
+    EvaluationStore(many).finish(ids[4], "failed", Failure(error="why"))
+    return many, ids
 
 
 class Counting(Store):
     """Counts what is asked of the server."""
 
-    def ask(self, *names):
-        return sum(self.__dict__.get("asked", {}).get(name, 0) for name in names)
+    def count(self, *names):
+        return sum(self.__dict__.get("counts", {}).get(name, 0) for name in names)
 
     def _count(self, name):
-        asked = self.__dict__.setdefault("asked", {})
-        asked[name] = asked.get(name, 0) + 1
+        counts = self.__dict__.setdefault("counts", {})
+        counts[name] = counts.get(name, 0) + 1
 
     def get_bytes(self, key):
         self._count("get")
@@ -187,9 +195,9 @@ class Counting(Store):
         return super().folders(prefix)
 
 
-def test_a_list_has_pages_and_old_records_are_of_the_exact_judge(recipe, many):
-    place, names = many
-    with TestClient(build_api(in_process(recipe, place, Serving()))) as client:
+def test_a_list_has_pages(recipe, many):
+    many_store, ids = many
+    with TestClient(build_api(in_process(recipe, many_store, Serving()))) as client:
 
         def page(**fields):
             answer = client.get("/v1/evaluations", params=fields)
@@ -197,13 +205,15 @@ def test_a_list_has_pages_and_old_records_are_of_the_exact_judge(recipe, many):
             return answer.json()
 
         whole = page()
-        assert [one["id"] for one in whole["data"]] == names and not whole["has_more"]
+        assert [one["id"] for one in whole["data"]] == ids and not whole["has_more"]
         assert [one["judge"] for one in whole["data"]] == ["exact"] * 7
         assert [one["progress"]["done"] for one in whole["data"]] == list(range(7))
         states = [one["status"] for one in whole["data"]]
         assert states == ["queued", *["running"] * 2, "succeeded", "failed", *["running"] * 2]
         assert whole["data"][4]["error"] == "why" and whole["data"][3]["result"] is None
-        assert client.get(f"/v1/evaluations/{names[3]}").json()["result"] == {"score": 1}
+        assert client.get(f"/v1/evaluations/{ids[3]}").json()["result"] == RESULT.model_dump(
+            mode="json"
+        )
 
         seen, after = [], {}
         while True:
@@ -212,8 +222,8 @@ def test_a_list_has_pages_and_old_records_are_of_the_exact_judge(recipe, many):
             if not part["has_more"]:
                 break
             after = {"after": seen[-1]}
-        assert seen == names
-        assert page(after=names[-1]) == {"object": "list", "data": [], "has_more": False}
+        assert seen == ids
+        assert page(after=ids[-1]) == {"object": "list", "data": [], "has_more": False}
         for fields, status, param in (
             ({"limit": 0}, 400, "limit"),
             ({"limit": 101}, 400, "limit"),
@@ -224,40 +234,53 @@ def test_a_list_has_pages_and_old_records_are_of_the_exact_judge(recipe, many):
 
 
 def test_requests_are_read_once_and_what_has_ended_is_not_looked_at_again(recipe, many):
-    place, names = many
-    store = Counting(place.bucket, place.prefix, place.endpoint)
-    book = EvaluationStore(store)
+    many_store, ids = many
+    store = Counting(many_store.bucket, many_store.prefix, many_store.endpoint)
+    evaluations = EvaluationStore(store)
     for times in (1, 2):
-        views, more = book.page(2, None)
-        assert [view.id for view in views] == names[:2] and more
-        assert store.ask("get") == 7
-        assert store.ask("folders") == times and store.ask("list") == 2 * times
+        views, more = evaluations.page(2, None)
+        assert [view.id for view in views] == ids[:2] and more
+        assert store.count("get") == 7
+        assert store.count("folders") == times and store.count("list") == 2 * times
 
-    before = store.ask("list")
-    assert set(book.unfinished(recipe.base)) == {names[i] for i in (0, 1, 2, 6)}
-    assert store.ask("list") - before == 7
-    assert set(book.unfinished("another")) == {names[5]}
-    assert store.ask("list") - before == 7 + 5
-    assert store.ask("get") == 7
+    before = store.count("list")
+    assert set(evaluations.unfinished(recipe.base, "miniature")) == {ids[i] for i in (0, 1, 2, 6)}
+    assert store.count("list") - before == 7
+    assert set(evaluations.unfinished("another", "miniature")) == {ids[5]}
+    assert store.count("list") - before == 7 + 5
+    assert store.count("get") == 7
 
 
 def test_an_evaluation_that_was_taken_out_of_the_store_is_gone(recipe, many):
-    place, names = many
-    book = EvaluationStore(place)
-    assert book.view(names[0]).id == names[0]
-    for key in list(place.list(f"evaluations/{names[0]}/")):
-        place.delete(key)
-    assert book.view(names[0]) is None
-    assert names[0] not in [view.id for view in book.page(100, None)[0]]
+    many_store, ids = many
+    evaluations = EvaluationStore(many_store)
+    assert evaluations.view(ids[0]).id == ids[0]
+    for key in list(many_store.list(f"evaluations/{ids[0]}/")):
+        many_store.delete(key)
+    assert evaluations.view(ids[0]) is None
+    assert ids[0] not in [view.id for view in evaluations.page(100, None)[0]]
 
 
 def test_a_page_is_filled_though_some_of_it_are_half_taken_out_of_the_store(many):
-    place, names = many
-    book = EvaluationStore(place)
-    book.page(7, None)
-    for name in names[2:4]:  # their pictures are still there
-        place.delete(f"evaluations/{name}/request.json")
-    views, more = book.page(3, None)
-    assert [view.id for view in views] == [names[0], names[1], names[4]] and more
-    views, more = book.page(2, names[4])
-    assert [view.id for view in views] == names[5:] and not more
+    many_store, ids = many
+    evaluations = EvaluationStore(many_store)
+    evaluations.page(7, None)
+    for name in ids[2:4]:  # their pictures are still there
+        many_store.delete(f"evaluations/{name}/request.json")
+    views, more = evaluations.page(3, None)
+    assert [view.id for view in views] == [ids[0], ids[1], ids[4]] and more
+    views, more = evaluations.page(2, ids[4])
+    assert [view.id for view in views] == ids[5:] and not more
+
+
+def test_records_of_another_version_are_left_out(many):
+    many_store, ids = many
+    text = many_store.get_bytes(f"evaluations/{ids[0]}/request.json")
+    for number, other in enumerate((b"{}", b"[", text.replace(b'"version":2', b'"version":1'))):
+        assert other != text
+        many_store.put_bytes(f"evaluations/eval-old-{number}/request.json", other)
+    evaluations = EvaluationStore(many_store)
+    assert [view.id for view in evaluations.page(100, None)[0]] == ids
+    assert evaluations.view("eval-old-2") is None
+    for number in range(3):
+        many_store.delete(f"evaluations/eval-old-{number}/request.json")

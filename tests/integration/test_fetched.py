@@ -36,9 +36,9 @@ def _written(rank, world, out, checkpoint):
 
 
 def test_no_worker_fetches_over_what_another_reads(tmp_path):
-    (tmp_path / "bucket" / "update-000002").mkdir(parents=True)
-    (tmp_path / "bucket" / "update-000002" / "weights").write_bytes(bytes(1000))
+    (tmp_path / "bucket" / "iteration-000002").mkdir(parents=True)
+    (tmp_path / "bucket" / "iteration-000002" / "weights").write_bytes(bytes(1000))
     bucket = pyarrow.fs.SubTreeFileSystem(str(tmp_path / "bucket"), pyarrow.fs.LocalFileSystem())
-    checkpoint = SecondComesLate("update-000002", bucket)
+    checkpoint = SecondComesLate("iteration-000002", bucket)
     checkpoint.marker = tmp_path / "marker"
     in_processes(2, tmp_path / "out", _written, checkpoint)

@@ -16,6 +16,7 @@ from flash_ray.serving.tokens import add_token
 def args(store, tmp_path):
     add_token(tmp_path / "tokens.json", "me", "admin")
     written = f"""
+        recipe: miniature
         store: {store.url()}
         tokens: {tmp_path}/tokens.json
         serving: {{generate: {{min: 0, max: 3}}, limits: {{n: 2}}}}
@@ -43,11 +44,18 @@ def test_serve_builds_the_application_from_its_configuration(args):
         ({"tokens": "/nowhere/tokens.json"}, UserError, "No such file"),
         ({"store": "s3://no-such-bucket"}, UserError, "no-such-bucket"),
         ({"recipe": "miniatur"}, UserError, "miniatur"),
+        ({"overrides": ["evaluation.judge=none"]}, UserError, "evaluation.judge"),
         ({"store": "store"}, ValidationError, "s3://"),
         ({"serving": {"limit": {}}}, ValidationError, "serving.limit"),
         ({"setings": {}}, ValidationError, "setings"),
     ],
 )
-def test_what_cannot_be_served_is_refused(args, change, error, message):
+def test_what_cannot_be_served_is_an_error(args, change, error, message):
     with pytest.raises(error, match=message):
         build_as_serve(build, {**args, **change})
+
+
+def test_there_is_no_default_recipe(args):
+    del args["recipe"]
+    with pytest.raises(ValidationError, match="recipe"):
+        build_as_serve(build, args)

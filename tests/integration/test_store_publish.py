@@ -9,7 +9,7 @@ import pytest
 
 from flash_ray.errors import UserError
 from flash_ray.recipe import load_recipe
-from flash_ray.storage.manifest import open_run, record_run
+from flash_ray.storage.manifest import RunRecord, open_run, record_run
 from flash_ray.storage.s3 import Store
 from flash_ray.storage.students import (
     PublishedScores,
@@ -205,7 +205,7 @@ def test_a_run_is_claimed_once_and_resumed_with_its_recipe(store: Store) -> None
     with pytest.raises(UserError, match="run 'r1' exists in .*--resume"):
         record_run(store, "r1", {"name": "r1"}, "aaaa")
     run = open_run(store, "r1", "aaaa")
-    assert run == {"name": "r1", "recipe_digest": "aaaa", "recipe": {"name": "r1"}}
+    assert run == RunRecord(name="r1", recipe_digest="aaaa", recipe={"name": "r1"})
     with pytest.raises(UserError, match="digest aaaa, the recipe given has bbbb; resume with"):
         open_run(store, "r1", "bbbb")
     store.put_bytes("runs/r1/run.json", b"{")

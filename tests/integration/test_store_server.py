@@ -9,6 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import boto3
 import psutil
 import pytest
 
@@ -43,6 +44,15 @@ def test_folders_are_listed_beyond_one_page(store: Store) -> None:
     assert list(store.folders("b/")) == []
 
 
+def test_a_prefix_is_deleted_whole_and_nothing_else(store: Store) -> None:
+    for key in ("gone/a", "gone/deep/b", "gone-not/c", "kept/d"):
+        store.put_bytes(key, b"")
+    store.delete_all("gone/")
+    assert list(store.list("gone")) == ["gone-not/c"]
+    assert list(store.list("kept/")) == ["kept/d"]
+    store.delete_all("gone/")  # no error where there is nothing
+
+
 def test_of_16_writers_one_wins(store: Store) -> None:
     with ThreadPoolExecutor(16) as pool:
         won = list(pool.map(lambda i: store.put_bytes_if_absent("race", b"%d" % i), range(16)))
@@ -53,16 +63,21 @@ def test_of_16_writers_one_wins(store: Store) -> None:
 def test_a_retry_that_finds_its_own_object_has_won(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = Store(store.bucket, "", store.endpoint)._client
-    put = client.put_object
+    connect = boto3.Session.client
 
-    def put_twice(**arguments):  # what botocore does when the first answer is lost
-        put(**arguments)
-        return put(**arguments)
+    def connect_twice_written(*arguments, **options):
+        client = connect(*arguments, **options)
+        put = client.put_object
 
+        def put_twice(**fields):  # what botocore does when the first answer is lost
+            put(**fields)
+            return put(**fields)
+
+        client.put_object = put_twice
+        return client
+
+    monkeypatch.setattr(boto3.Session, "client", connect_twice_written)
     again = Store(store.bucket, "", store.endpoint)
-    monkeypatch.setattr(client, "put_object", put_twice)
-    again.__dict__["_client"] = client
     assert again.put_bytes_if_absent("retried", b"mine") is True
     assert store.put_bytes_if_absent("retried", b"other") is False
 
@@ -99,11 +114,12 @@ def test_no_such_bucket(store: Store) -> None:
 )
 def test_a_bucket_that_forbids(store: Store, bucket: str, denied: str, said: str) -> None:
     other = Store(bucket, "p", store.endpoint)
-    other._client.create_bucket(Bucket=bucket)
+    client = boto3.client("s3", endpoint_url=store.endpoint)
+    client.create_bucket(Bucket=bucket)
     where = [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"]
     rule = {"Effect": "Deny", "Principal": "*", "Action": [denied], "Resource": where}
     policy = {"Version": "2012-10-17", "Statement": [rule]}
-    other._client.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
+    client.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
     with pytest.raises(UserError, match=f"s3://{bucket}/p at http://127.* {said}"):
         other.check()
 

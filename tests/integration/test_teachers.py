@@ -52,7 +52,7 @@ def backbone(recipe):
 
 
 @pytest.fixture(scope="module")
-def conditioned(backbone):
+def conditions(backbone):
     return backbone.encode(["a red house", "a blue tree before a wall"], None, (64, 64))
 
 
@@ -75,19 +75,19 @@ def pool(actor, weights):
 
 
 @pytest.fixture(scope="module")
-def twin(recipe, group, backbone, conditioned):
+def twin(recipe, group, backbone, conditions):
     return InProcessTeachers(group_scorer(recipe, group, backbone))
 
 
-def question(backbone, seed=0):
+def noised_latents(backbone, seed=0):
     generator = torch.Generator().manual_seed(seed)
     x_BNC = torch.randn(2, 16, backbone.latent_channels, generator=generator)
     return x_BNC, torch.rand(2, generator=generator)
 
 
-def ask(teachers, request_id, conditioned, asked, whom=BOTH):
-    teachers.prefill(request_id, conditioned, whom)
-    return teachers.score(request_id, *asked)
+def ask(teachers, request_id, conditions, noised, teacher_ids=BOTH):
+    teachers.prefill(request_id, conditions, teacher_ids)
+    return teachers.score(request_id, *noised)
 
 
 def assert_equal_answers(got, expected):
@@ -96,57 +96,58 @@ def assert_equal_answers(got, expected):
         torch.testing.assert_close(got[index], v_BNC, rtol=1e-6, atol=1e-6)
 
 
-def test_an_actor_gives_the_in_process_numbers(pool, twin, backbone, conditioned):
-    asked = [question(backbone, seed) for seed in range(4)]
+def test_an_actor_gives_the_in_process_numbers(pool, twin, backbone, conditions):
+    noised = [noised_latents(backbone, seed) for seed in range(4)]
     for request_id in (0, 2):  # two at a time
-        answers = [ask(pool, request_id + i, conditioned, asked[request_id + i]) for i in (0, 1)]
+        answers = [ask(pool, request_id + i, conditions, noised[request_id + i]) for i in (0, 1)]
         for i, answer in enumerate(answers):
-            expected = ask(twin, request_id + i, conditioned, asked[request_id + i]).result()
+            expected = ask(twin, request_id + i, conditions, noised[request_id + i]).result()
             assert_equal_answers(answer.result(), expected)
 
 
-def test_only_those_asked_answer(pool, twin, backbone, conditioned):
-    asked = question(backbone)
-    whole = ask(twin, 0, conditioned, asked).result()
+def test_only_those_asked_answer(pool, twin, backbone, conditions):
+    noised = noised_latents(backbone)
+    whole = ask(twin, 0, conditions, noised).result()
     assert not torch.allclose(whole[0], whole[1], rtol=0.1, atol=0.1)
     for index in BOTH:
-        answer = ask(pool, index, conditioned, asked, [index]).result()
+        answer = ask(pool, index, conditions, noised, [index]).result()
         assert_equal_answers(answer, {index: whole[index]})
 
 
-def test_a_third_ticket_is_refused_where_two_may_be_open(pool, conditioned):
-    pool.prefill(0, conditioned, BOTH)
-    pool.prefill(1, conditioned, BOTH)
-    assert not pool.room
-    with pytest.raises(ValueError, match="2 tickets are open, 2 may be"):
-        pool.prefill(2, conditioned, BOTH)
+def test_a_third_request_is_an_error_where_two_may_be_open(pool, conditions):
+    pool.prefill(0, conditions, BOTH)
+    pool.prefill(1, conditions, BOTH)
+    assert not pool.has_capacity
+    with pytest.raises(ValueError, match="2 requests are open, 2 may be"):
+        pool.prefill(2, conditions, BOTH)
 
 
-def test_a_killed_teacher_is_restarted_and_asked_again(pool, twin, actor, backbone, conditioned):
-    asked = question(backbone)
-    expected = ask(twin, 0, conditioned, asked).result()
-    pool.prefill(0, conditioned, BOTH)
-    pool.prefill(1, conditioned, BOTH)
+def test_a_killed_teacher_is_restarted_and_asked_again(pool, twin, actor, backbone, conditions):
+    noised = noised_latents(backbone)
+    expected = ask(twin, 0, conditions, noised).result()
+    pool.prefill(0, conditions, BOTH)
+    pool.prefill(1, conditions, BOTH)
     os.kill(ray.get(actor.__ray_call__.remote(lambda self: os.getpid())), signal.SIGKILL)
     for request_id in (0, 1):
-        answer = pool.score(request_id, *asked).result()
+        answer = pool.score(request_id, *noised).result()
         assert_equal_answers(answer, expected)
-    assert pool.restarts >= 1 and pool.room
+    assert pool.restarts >= 1 and pool.has_capacity
 
 
-def test_runs_that_share_a_teacher_keep_their_tickets_apart(
-    recipe, actor, weights, twin, backbone, conditioned
+def test_runs_that_share_a_teacher_keep_their_requests_apart(
+    recipe, actor, weights, twin, backbone, conditions
 ):
     """Workers of the same rank and at the same request_id, as in a study."""
     shared = TeacherSet(recipe, [[actor]], autoscaler=None)
     runs = [shared.pool(0, weights, name, rank=0) for name in ("one", "two")]
     others = backbone.encode(["a green circle", "snow"], None, (64, 64))
-    asked = question(backbone)
-    expected = [ask(twin, 0, told, asked).result() for told in (conditioned, others)]
-    for run, told in zip(runs, (conditioned, others), strict=True):
-        run.prefill(0, told, BOTH)
+    noised = noised_latents(backbone)
+    pairs = (conditions, others)
+    expected = [ask(twin, 0, pair, noised).result() for pair in pairs]
+    for run, pair in zip(runs, pairs, strict=True):
+        run.prefill(0, pair, BOTH)
     for run, velocities in zip(runs, expected, strict=True):
-        assert_equal_answers(run.score(0, *asked).result(), velocities)
+        assert_equal_answers(run.score(0, *noised).result(), velocities)
         assert run.restarts == 0
 
 
@@ -158,19 +159,19 @@ def test_a_teacher_computes_in_the_one_thread_that_loaded_it(actor):
     assert ray.get(calls) == [(True, 1)] * 4
 
 
-def test_an_answer_with_other_weights_is_an_error(actor, backbone, conditioned):
+def test_an_answer_with_other_weights_is_an_error(actor, backbone, conditions):
     pool = TeacherPool([actor], "0" * 16)
     with pytest.raises(TeacherLost, match="its model was replaced"):
-        ask(pool, 0, conditioned, question(backbone)).result()
+        ask(pool, 0, conditions, noised_latents(backbone)).result()
 
 
 def test_a_teacher_that_may_not_be_restarted_is_lost(
-    recipe, group, cluster, weights, backbone, conditioned
+    recipe, group, cluster, weights, backbone, conditions
 ):
     actor = start_teacher(recipe, group, max_restarts=0)
     ray.get(actor.fingerprint.remote())
     pool = TeacherPool([actor], weights)
-    pool.prefill(0, conditioned, BOTH)
+    pool.prefill(0, conditions, BOTH)
     ray.kill(actor)
     with pytest.raises(TeacherLost, match="died more often than it may be restarted"):
-        pool.score(0, *question(backbone)).result()
+        pool.score(0, *noised_latents(backbone)).result()

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,14 @@ from ray.util.state import list_actors
 
 from flash_ray.errors import UserError
 from flash_ray.storage.s3 import Store
-from flash_ray.teachers.autoscaler import Pace
+from flash_ray.teachers.autoscaler import ScalingPolicy
 from flash_ray.teachers.launch import start_teachers
 from flash_ray.trainer.divergence import Diverged
 from flash_ray.trainer.driver import Callbacks, distill
 from tests.helpers.distilling import build_lora, small_recipe
 from tests.helpers.small import build_base
 
-TIMES = {"seconds", "cpu_seconds", "teacher_wait_share", "memory_mib", "images_per_second"}
+TIMES = {"seconds": 1, "stages": {}, "teacher_wait_share": 0, "memory_mib": 0, "cpu_seconds": 0}
 TWO_WORKERS = (
     "runtime.num_workers=2",
     "runtime.micro_batch_size=2",
@@ -33,14 +34,14 @@ TWO_WORKERS = (
 
 
 class MeanWeight:
-    """A bench that looks at the student only."""
+    """A judge that looks at the student only."""
 
     def __call__(self, transformer):
-        return {"mean": float(sum(p.mean() for p in transformer.parameters()))}
+        return {"t2i": float(sum(p.mean() for p in transformer.parameters()))}
 
 
 class KillOnce(MeanWeight):
-    """A bench that ends its own process the first time, once the run has a checkpoint."""
+    """A judge that ends its own process the first time, once the run has a checkpoint."""
 
     def __init__(self, marker: Path, store: Store, run_name: str):
         self.marker, self.store = marker, store
@@ -48,7 +49,7 @@ class KillOnce(MeanWeight):
 
     def __call__(self, transformer):
         if not self.marker.exists():
-            while b"update-000002" not in (self.store.get_bytes(self.checkpoints) or b""):
+            while b"iteration-000002" not in (self.store.get_bytes(self.checkpoints) or b""):
                 time.sleep(0.2)
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -56,13 +57,13 @@ class KillOnce(MeanWeight):
 
 
 class AwaitSecondTeacher(MeanWeight):
-    """A bench that lets the run go on once a teacher beyond the minimum is there."""
+    """A judge that lets the run go on once a teacher beyond the minimum is there."""
 
     def __init__(self, autoscaler):
         self.autoscaler = autoscaler
 
     def __call__(self, transformer):
-        while not ray.get(self.autoscaler.numbers.remote())[0]["there"]:
+        while not ray.get(self.autoscaler.counts.remote())[0]["ready"]:
             time.sleep(0.2)
         return super().__call__(transformer)
 
@@ -79,20 +80,16 @@ def recipe(base):
 
 @pytest.fixture(scope="module")
 def whole(recipe, store, cluster, tmp_path_factory):
-    """(result, lines seen live) of an uninterrupted run."""
-    lines = []
+    """(result, records seen live) of an uninterrupted run."""
+    seen = []
     folder = tmp_path_factory.mktemp("whole") / "student"
-    callbacks = Callbacks(MeanWeight(), lines.append)
-    return distill(recipe, store, "whole", folder, callbacks=callbacks), lines
+    callbacks = Callbacks(MeanWeight(), seen.append)
+    return distill(recipe, store, "whole", folder, callbacks=callbacks), seen
 
 
 def exact(history):
     """What has to be equal to the last bit."""
-    return [
-        (line["update"], line.get("bench"), line["tasks"], line["teachers"])
-        + tuple((name, value) for name, value in line["measures"].items() if name not in TIMES)
-        for line in history
-    ]
+    return [replace(metrics, **TIMES) for metrics in history]
 
 
 def weights(result):
@@ -106,10 +103,10 @@ def assert_same_student(one, other):
 
 
 def test_a_run_leaves_a_changed_student_and_its_history(whole, base):
-    result, lines = whole
-    assert [line["update"] for line in result.history] == [1, 2, 3, 4]
-    assert lines == result.history
-    assert [line["update"] for line in result.history if "bench" in line] == [3]
+    result, seen = whole
+    assert [metrics.iteration for metrics in result.history] == [1, 2, 3, 4]
+    assert seen == result.history
+    assert [metrics.iteration for metrics in result.history if metrics.scores] == [3]
     before = QwenImage21Transformer2DModel.from_pretrained(base / "transformer").state_dict()
     after = weights(result)
     assert before.keys() == after.keys()
@@ -157,9 +154,10 @@ def test_teachers_of_two_groups_guide_a_run_and_may_not_be_exchanged(
         f"teachers={json.dumps(teachers)}",
     )
     by_actors = distill(recipe, store, "three", tmp_path / "student")
-    rows = [row for rungs in by_actors.history[-1]["teachers"].values() for row in rungs.values()]
-    assert [row["weight"] for row in rows] == [0.5, 0.25, 0.25]
-    assert rows[2]["norm"] == 0  # the other pipeline has the base's weights
+    by_teacher = by_actors.history[-1].teachers.values()
+    stats = [each for rungs in by_teacher for each in rungs.values()]
+    assert [each.weight for each in stats] == [0.5, 0.25, 0.25]
+    assert stats[2].norm == 0  # the other pipeline has the base's weights
     local = recipe.model_copy(
         update={
             "teacher_defaults": recipe.teacher_defaults.model_copy(
@@ -177,17 +175,17 @@ def test_teachers_of_two_groups_guide_a_run_and_may_not_be_exchanged(
 
 @pytest.mark.slow
 def test_a_killed_run_continues_bit_by_bit(whole, recipe, store, tmp_path):
-    lines = []
-    callbacks = Callbacks(KillOnce(tmp_path / "marker", store, "killed"), lines.append)
+    seen = []
+    callbacks = Callbacks(KillOnce(tmp_path / "marker", store, "killed"), seen.append)
     with pytest.raises(ray.train.TrainingFailedError):
         distill(recipe, store, "killed", tmp_path / "student", callbacks=callbacks)
     assert not (tmp_path / "student").exists()
-    assert [line["update"] for line in lines] == [1, 2]
-    lines.clear()
+    assert [metrics.iteration for metrics in seen] == [1, 2]
+    seen.clear()
     result = distill(
         recipe, store, "killed", tmp_path / "student", resume=True, callbacks=callbacks
     )
-    assert [line["update"] for line in lines] == [3, 4]
+    assert [metrics.iteration for metrics in seen] == [3, 4]
     assert exact(result.history) == exact(whole[0].history)
     assert_same_student(result, whole[0])
 
@@ -199,8 +197,8 @@ def test_a_run_goes_on_when_its_teacher_is_killed(base, store, cluster, tmp_path
 
     killed = []
 
-    def kill_teacher(line):
-        if line["update"] == 1:
+    def kill_teacher(metrics):
+        if metrics.iteration == 1:
             alive = [("class_name", "=", "TeacherActor"), ("state", "=", "ALIVE")]
             (teacher,) = list_actors(filters=alive, detail=True)
             os.kill(teacher.pid, signal.SIGKILL)
@@ -224,7 +222,7 @@ def test_a_run_whose_teachers_become_more_has_the_same_numbers(base, store, clus
         base, *TWO_WORKERS, "training.iterations=8", "teacher_defaults.replicas={min: 1, max: 2}"
     )
     teacher_set = start_teachers(
-        growing, Pace(crowded=0.01, hire_after_s=0)
+        growing, ScalingPolicy(scale_up_load=0.01, scale_up_after_s=0)
     )  # at the first question
     try:
         callbacks = Callbacks(AwaitSecondTeacher(teacher_set.autoscaler))
@@ -241,7 +239,7 @@ def test_a_run_whose_teachers_become_more_has_the_same_numbers(base, store, clus
 def test_a_run_that_diverges_fails(base, store, cluster, tmp_path):
     wild = ("training.optimizer.lr=1.0", "training.max_grad_norm=null", "training.iterations=40")
     recipe = small_recipe(base, *wild)
-    with pytest.raises(Diverged, match="since update|at update"):
+    with pytest.raises(Diverged, match="since iteration|at iteration"):
         distill(recipe, store, "wild", tmp_path / "student")
     assert not (tmp_path / "student").exists()
     assert not list(store.list("runs/wild/student"))

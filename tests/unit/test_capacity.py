@@ -8,12 +8,11 @@ from diffusers import QwenImage21Transformer2DModel
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from flash_ray.capacity import sharding
-from flash_ray.capacity.__main__ import plan_rows, read
-from flash_ray.capacity.architecture import Architecture, architecture_of
-from flash_ray.capacity.assumptions import Assumptions, assume
-from flash_ray.capacity.plan import best, parts_of, plans
-from flash_ray.capacity.timeline import Parts, simulate
-from flash_ray.capacity.workload import Work, asked_shares, cases_of, workload
+from flash_ray.capacity.__main__ import estimate_rows, read
+from flash_ray.capacity.estimate import best, estimates, stage_seconds
+from flash_ray.capacity.inputs import Architecture, Assumptions, architecture_of, assume
+from flash_ray.capacity.timeline import StageSeconds, simulate
+from flash_ray.capacity.workload import Work, request_shares, task_tokens, workload
 from flash_ray.errors import UserError
 from flash_ray.models.base import Condition, Layout
 from flash_ray.recipe import Recipe, load_recipe
@@ -102,7 +101,7 @@ def test_the_rungs_share_one_prefix():
 
 
 def test_edits_carry_their_references():
-    (t2i, edit) = cases_of(QWEN, Assumptions(text_tokens=10, references=2))
+    (t2i, edit) = task_tokens(QWEN, Assumptions(text_tokens=10, references=2))
     assert (t2i.target_tokens, t2i.prefix_tokens, t2i.share) == (4096, 10, 0.5)
     assert edit.prefix_tokens == 10 + 2 * 4096
 
@@ -118,31 +117,31 @@ def test_guidance_doubles_a_teachers_scores():
     assert score(4.0) == score(1.0) * 2
 
 
-def test_a_teacher_is_asked_where_it_counts():
+def test_a_teacher_scores_where_it_counts():
     by_rung = load_recipe("miniature", ["teachers=step-wise-by-rung"])
-    assert asked_shares(by_rung, "t2i") == pytest.approx([1.0, 0.5])
+    assert request_shares(by_rung, "t2i") == pytest.approx([1.0, 0.5])
     by_progress = load_recipe(
         "miniature", ["teachers=step-wise-by-progress", "teacher_defaults.diagnose_every=4"]
     )
-    assert asked_shares(by_progress, "edit") == pytest.approx([1.0, 0.5 + 0.5 / 4])
+    assert request_shares(by_progress, "edit") == pytest.approx([1.0, 0.5 + 0.5 / 4])
 
 
-def parts(**changed: float) -> Parts:
+def stages(**changed: float) -> StageSeconds:
     given = dict(before=1.0, fake_score=1.0, backward=1.0, tail=5.0, prefill=0.0, score=2.0)
-    return Parts(**given | changed)
+    return StageSeconds(**given | changed)
 
 
 def test_one_trainer_waits_for_what_the_fake_score_does_not_hide():
-    timing = simulate(parts(), trainers=1, replicas=1, passes=1)
+    timing = simulate(stages(), trainers=1, replicas=1, passes=1)
     assert timing.seconds == pytest.approx(9)
     assert timing.wait_share == pytest.approx(1 / 9)
     assert timing.teacher_idle_share == pytest.approx(7 / 9)
-    four = simulate(parts(), trainers=1, replicas=1, passes=4)
+    four = simulate(stages(), trainers=1, replicas=1, passes=4)
     assert (four.seconds, four.wait_share) == (pytest.approx(4 * 4 + 5), pytest.approx(4 / 21))
 
 
 def test_trainers_that_share_a_teacher_queue_up():
-    timing = simulate(parts(), trainers=2, replicas=1, passes=1)
+    timing = simulate(stages(), trainers=2, replicas=1, passes=1)
     # One answer after 2 s, the next after 4 s, of which 1 s is hidden; all go on together.
     assert timing.seconds == pytest.approx(11)
     assert timing.wait_share == pytest.approx((1 + 3) / 2 / 11)
@@ -150,28 +149,28 @@ def test_trainers_that_share_a_teacher_queue_up():
 
 
 def test_prefill_hides_behind_the_trainers_own_work():
-    hidden = simulate(parts(prefill=5.0), trainers=1, replicas=1, passes=1)
+    hidden = simulate(stages(prefill=5.0), trainers=1, replicas=1, passes=1)
     assert hidden.seconds == pytest.approx(9)
-    late = simulate(parts(prefill=10.0), trainers=1, replicas=1, passes=1)
+    late = simulate(stages(prefill=10.0), trainers=1, replicas=1, passes=1)
     assert late.seconds > 9
 
 
 @pytest.mark.parametrize("trainers", [1, 3, 8])
 def test_more_teachers_help_down_to_one_answers_time(trainers):
-    enough = simulate(parts(), trainers, replicas=100, passes=2)
+    enough = simulate(stages(), trainers, replicas=100, passes=2)
     assert enough.wait_share * enough.seconds == pytest.approx(2 * (2 - 1))
-    quick = simulate(parts(score=0.5, prefill=0.1), trainers, replicas=100, passes=2)
+    quick = simulate(stages(score=0.5, prefill=0.1), trainers, replicas=100, passes=2)
     assert quick.wait_share == 0
     assert quick.teacher_idle_share > 0.9
 
 
 def test_processes_share_the_cores():
-    alone = simulate(parts(), trainers=1, replicas=1, passes=1, cores=2)
-    assert alone == simulate(parts(), trainers=1, replicas=1, passes=1)
+    alone = simulate(stages(), trainers=1, replicas=1, passes=1, cores=2)
+    assert alone == simulate(stages(), trainers=1, replicas=1, passes=1)
     # One core does everything: 8 s of the trainer, 2 s of the teacher.
-    assert simulate(parts(), 1, 1, passes=1, cores=1).seconds == pytest.approx(10)
+    assert simulate(stages(), 1, 1, passes=1, cores=1).seconds == pytest.approx(10)
     # Two trainers on one core.
-    assert simulate(parts(score=0.0), 2, 1, passes=1, cores=1).seconds == pytest.approx(16)
+    assert simulate(stages(score=0.0), 2, 1, passes=1, cores=1).seconds == pytest.approx(16)
 
 
 def memory(stage: int, trainers: int, recipe: Recipe = QWEN) -> sharding.Memory:
@@ -180,7 +179,7 @@ def memory(stage: int, trainers: int, recipe: Recipe = QWEN) -> sharding.Memory:
     return sharding.trainer_memory(Architecture(), work, assumed, stage, trainers, 1)
 
 
-def test_zero_shards_optimiser_then_gradients_then_weights():
+def test_zero_shards_optimizer_then_gradients_then_weights():
     billions = Architecture().parameters / 1e9
     assert memory(1, 4).engines == pytest.approx(billions * (2 * (4 + 12 / 4) + 4 / 4))
     assert memory(2, 4).engines == pytest.approx(billions * (2 * (2 + 14 / 4) + 4 / 4))
@@ -189,7 +188,7 @@ def test_zero_shards_optimiser_then_gradients_then_weights():
     assert memory(3, 4).frozen == pytest.approx(2 * billions)
 
 
-def test_recompute_keeps_the_layers_inputs():
+def test_gradient_checkpointing_keeps_the_layers_inputs():
     layer = 2 * 4096 * (4096 + 4096 + 256) / 1e9
     prefixes = 2 * 4 * 32 * 4096 * (4096 + 256) / 1e9
     assert memory(3, 8).activations == pytest.approx(layer * (32 + 38) + prefixes)
@@ -212,39 +211,42 @@ def test_traffic_and_checkpoints_by_hand():
     assert upload == pytest.approx(16 * gigabytes / (2 * 2))
 
 
-def test_plans_keep_the_global_batch_while_each_trainer_has_a_micro_batch():
-    few = {plan.trainers: plan for plan in plans(QWEN, Architecture(), Assumptions(), 8)}
+def test_divisions_keep_the_global_batch_while_each_trainer_has_a_micro_batch():
+    few = {
+        estimate.trainers: estimate
+        for estimate in estimates(QWEN, Architecture(), Assumptions(), 8)
+    }
     assert (few[8].teachers, few[8].global_batch, few[8].accumulation) == (0, 64, 8)
     assert (few[6].teachers, few[6].global_batch, few[6].accumulation) == (2, 66, 11)
-    many = best(plans(QWEN, Architecture(), Assumptions(), 512))
+    many = best(estimates(QWEN, Architecture(), Assumptions(), 512))
     assert many.accumulation == 1
     assert many.global_batch == many.trainers
     assert many.trainers + many.teachers <= 512
 
 
-def test_the_best_plan_fits_if_any_does():
+def test_the_best_division_fits_if_any_does():
     assumed = Assumptions()
-    found = plans(QWEN, Architecture(), assumed, 8)
-    assert any(not plan.fits for plan in found)
+    found = estimates(QWEN, Architecture(), assumed, 8)
+    assert any(not estimate.fits for estimate in found)
     assert best(found).fits
     assert best(found).trainer_memory.total <= assumed.gpu_memory_gb
 
 
 def test_a_slower_network_and_a_lower_mfu_take_longer():
     def seconds(**changed: float) -> float:
-        return plans(QWEN, Architecture(), Assumptions(**changed), 64)[0].timing.seconds
+        return estimates(QWEN, Architecture(), Assumptions(**changed), 64)[0].timing.seconds
 
     assert seconds(node_network_gb_per_s=12.5) > seconds()
     assert seconds(mfu=0.2) > seconds()
 
 
-def test_parts_at_one_trainer_are_flops_over_rates():
+def test_stages_at_one_trainer_are_flops_over_rates():
     recipe = load_recipe("qwen-image-2.1", ["tasks.edit=0", "runtime.gradient_checkpointing=false"])
     assumed = Assumptions(device_flops_per_s=100.0, mfu=0.5, optimizer_step_seconds=1.0)
     work = workload(recipe, TINY, assumed)
-    found = parts_of(recipe, TINY, assumed, work, stage=2, trainers=1, accumulation=3)
-    assert found.fake_score == pytest.approx(TINY.full_flops(256, 4096) / 50)
-    assert found.tail == pytest.approx(1 + 4 * (3 * 3 * found.fake_score + 1))
+    seconds = stage_seconds(recipe, TINY, assumed, work, stage=2, trainers=1, accumulation=3)
+    assert seconds.fake_score == pytest.approx(TINY.full_flops(256, 4096) / 50)
+    assert seconds.tail == pytest.approx(1 + 4 * (3 * 3 * seconds.fake_score + 1))
 
 
 def test_settings_go_to_the_recipe_or_to_the_assumptions():
@@ -269,11 +271,11 @@ def test_bad_assumptions_are_refused_in_one_line(values, words):
 
 def test_one_gpu_is_too_few():
     with pytest.raises(UserError, match="--gpus: 1; allowed: 2 or more"):
-        plans(QWEN, Architecture(), Assumptions(), 1)
+        estimates(QWEN, Architecture(), Assumptions(), 1)
 
 
 def test_the_readmes_table_is_what_the_model_says():
     readme = (Path(__file__).parents[2] / "cluster" / "README.md").read_text(encoding="utf-8")
     for gpus in (8, 64, 512):
-        for row in plan_rows(plans(QWEN, Architecture(), Assumptions(), gpus)):
+        for row in estimate_rows(estimates(QWEN, Architecture(), Assumptions(), gpus)):
             assert f"| {' | '.join(row)} |" in readme

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from flash_ray.errors import UserError
-from flash_ray.storage.manifest import verify_manifest, write_manifest
+from flash_ray.storage.manifest import CheckedCheckpoint, verify_manifest, write_manifest
 
 DIGEST = "0123456789abcdef"
 
@@ -16,23 +16,21 @@ def checkpoint(tmp_path: Path) -> Path:
     merged = tmp_path / "merged"
     (merged / "student").mkdir(parents=True)
     for part in (0, 1):
-        own = tmp_path / str(part)
-        (own / "student").mkdir(parents=True)
-        (own / "student" / f"rank_{part}.pt").write_bytes(bytes(range(100)) + bytes([part]))
-        write_manifest(own, DIGEST, 12, {"seen": part * 10}, part=part, parts=2)
-        for path in own.rglob("*"):
+        folder = tmp_path / str(part)
+        (folder / "student").mkdir(parents=True)
+        (folder / "student" / f"rank_{part}.pt").write_bytes(bytes(range(100)) + bytes([part]))
+        write_manifest(folder, DIGEST, 12, {"seen": part * 10}, part=part, parts=2)
+        for path in folder.rglob("*"):
             if path.is_file():
-                path.rename(merged / path.relative_to(own))
+                path.rename(merged / path.relative_to(folder))
     return merged
 
 
 def test_a_whole_checkpoint_tells_its_step_and_extras(checkpoint: Path) -> None:
     (checkpoint / ".metadata.json").write_text("{}")  # Ray's own
-    assert verify_manifest(checkpoint, DIGEST) == {
-        "step": 12,
-        "parts": 2,
-        "extra": [{"seen": 0}, {"seen": 10}],
-    }
+    assert verify_manifest(checkpoint, DIGEST) == CheckedCheckpoint(
+        step=12, parts=2, extra=({"seen": 0}, {"seen": 10})
+    )
 
 
 def test_a_flipped_byte_is_refused_by_name(checkpoint: Path) -> None:

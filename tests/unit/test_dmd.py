@@ -33,22 +33,22 @@ def test_descent_reaches_the_teachers_mean_and_width():
     torch.testing.assert_close(a.detach(), s, atol=0.03, rtol=0)
 
 
-def test_fake_loss_is_least_at_the_students_exact_velocity():
+def test_fake_score_loss_is_least_at_the_students_exact_velocity():
     x = 0.4 + 0.6 * randn(4000, 4, 1)
     t_B, eps = METHOD.sample_t(4000, torch.Generator().manual_seed(1)), randn(4000, 4, 1, seed=2)
     offsets = (-0.2, 0.0, 0.2)
     losses = [
-        METHOD.fake_loss(lambda z, t, o=o: exact_velocity(z, t, 0.4, 0.6) + o, x, t_B, eps)
+        METHOD.fake_score_loss(lambda z, t, o=o: exact_velocity(z, t, 0.4, 0.6) + o, x, t_B, eps)
         for o in offsets
     ]
     assert losses[1] < losses[0] and losses[1] < losses[2]
 
 
-def test_fake_loss_does_not_reach_the_student():
+def test_fake_score_loss_does_not_reach_the_student():
     x = randn(2, 3, 4).requires_grad_()
     weight = torch.ones((), requires_grad=True)
     t_B = torch.full((2,), 0.5)
-    METHOD.fake_loss(lambda z, t: weight * z, x, t_B, randn(2, 3, 4, seed=1)).backward()
+    METHOD.fake_score_loss(lambda z, t: weight * z, x, t_B, randn(2, 3, 4, seed=1)).backward()
     assert x.grad is None and weight.grad != 0
 
 

@@ -1,79 +1,120 @@
-"""Ways, answers and scores: same noise for all, NFE counted, the better way taken, intervals."""
+"""Samplers, answers and scores: same noise for all, NFE counted, the better sampler taken."""
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from flash_ray.evaluation import compare as compare_module
-from flash_ray.evaluation import sample
-from flash_ray.evaluation.compare import Answers, Comparison, compare, differences, model_result
-from flash_ray.evaluation.sample import Way, answer, encode_cases, student, teacher, teacher_at_4
-from flash_ray.evaluation.scores import BenchScore, difference, judge_bench
+from flash_ray.evaluation.benchmark import Case, first_of_each
+from flash_ray.evaluation.compare import Answers, Comparison, Sampled, compare, differences
+from flash_ray.evaluation.judges.base import CaseScore, JudgeResult
+from flash_ray.evaluation.sample import (
+    encode_benchmark,
+    encode_cases,
+    sample_cases,
+    student_sampler,
+    teacher_samplers,
+    untrained_samplers,
+)
+from flash_ray.evaluation.scores import difference, score_answers
 from flash_ray.evaluation.statistics import interval
-from flash_ray.miniature.benchmark import cases, source_image
+from flash_ray.evaluation.training_eval import TrainingEval
+from flash_ray.miniature.benchmark import MiniatureBenchmark
 from flash_ray.miniature.draw import draw
-from flash_ray.miniature.judge import Verdict
+from flash_ray.miniature.plugin import ExactJudge
+from flash_ray.models.sampling import SamplerConfig
 from flash_ray.recipe import load_recipe
 
-SETTINGS = load_recipe("miniature").teacher_defaults
+RECIPE = load_recipe("miniature")
+DEFAULTS = RECIPE.teacher_defaults
+BENCHMARK = MiniatureBenchmark()
 
 
-def score_of(*scores: float) -> BenchScore:
-    verdicts = {str(i): Verdict(1, 1, s, {}, None, None) for i, s in enumerate(scores)}
-    return BenchScore(float(np.mean(scores)), interval(scores), 1.0, 1.0, {}, verdicts)
+def result_of(*scores: float | None) -> JudgeResult:
+    cases = {str(i): CaseScore(score=score) for i, score in enumerate(scores)}
+    known = [score for score in scores if score is not None]
+    mean = float(np.mean(known)) if known else None
+    return JudgeResult(judge="j", score=mean, interval=None, cases=cases)
 
 
 def uint8(picture_3HW):
     return np.round(picture_3HW.transpose(1, 2, 0) * 255).astype(np.uint8)
 
 
-def test_evaluations_of_the_three_ways(backbone):
-    (many,) = teacher(backbone, SETTINGS)
-    four = teacher_at_4(backbone, SETTINGS)
+def test_evaluations_of_the_three_models():
+    (many,) = teacher_samplers(DEFAULTS)
+    few = untrained_samplers(DEFAULTS)
     assert (many.nfe, many.title) == (80, "40 guided steps")
-    assert [(way.nfe, way.title) for way in four] == [
-        (4, "4 unguided steps"),
-        (4, "2 guided steps"),
-    ]
-    assert student(backbone.transformer, [1.0, 0.75, 0.5, 0.25]).nfe == 4
-    assert many.guidance == SETTINGS.guidance_scale and many.rescale == SETTINGS.guidance_rescale
+    assert [(s.nfe, s.title) for s in few] == [(4, "4 steps"), (4, "2 guided steps")]
+    assert few[0].sigmas == (1.0, 0.75, 0.5, 0.25)
+    assert student_sampler([1.0, 0.75, 0.5, 0.25]).nfe == 4
+    assert many.guidance_scale == DEFAULTS.guidance_scale
+    assert many.guidance_rescale == DEFAULTS.guidance_rescale
 
 
-def test_an_unguided_teacher_spends_one_evaluation_a_step(backbone):
-    unguided = SETTINGS.model_copy(update={"guidance_scale": 1.0})
-    assert [way.nfe for way in teacher(backbone, unguided)] == [40]
-    assert [way.title for way in teacher_at_4(backbone, unguided)] == ["4 unguided steps"]
+def test_an_unguided_teacher_spends_one_evaluation_a_step():
+    unguided = DEFAULTS.model_copy(update={"guidance_scale": 1.0})
+    assert [sampler.nfe for sampler in teacher_samplers(unguided)] == [40]
+    assert [sampler.title for sampler in untrained_samplers(unguided)] == ["4 steps"]
 
 
-@pytest.mark.parametrize("bench", ["t2i", "edit"])
-def test_answers_come_from_the_noise_of_the_case(backbone, bench):
-    asked = cases(bench, 1)
-    batches = encode_cases(backbone, asked)
-    way = Way("2 steps", backbone.transformer, [1.0, 0.5])
+@pytest.mark.parametrize("task", ["t2i", "edit"])
+def test_answers_come_from_the_noise_of_the_case(backbone, task):
+    cases = BENCHMARK.cases(task, 1)
+    (batch,) = batches = encode_cases(backbone, cases)
+    sampler = SamplerConfig((1.0, 0.5))
     counted, channels = [], backbone.latent_channels
-    pictures = answer(backbone, batches, way, counted.append)
-    assert pictures.shape == (len(asked), 64, 64, 3) and pictures.dtype == np.uint8
-    assert sum(counted) == len(asked) * way.nfe
-    assert (answer(backbone, batches, way) == pictures).all()
-    expected = torch.randn(16, channels, generator=torch.Generator().manual_seed(asked[1].seed))
-    assert torch.equal(batches[0].noise_BNC[1], expected)
+    images = sample_cases(backbone, batches, backbone.transformer, sampler, counted.append)
+    assert len(images) == len(cases)
+    assert all(image.shape == (64, 64, 3) and image.dtype == np.uint8 for image in images)
+    assert sum(counted) == len(cases) * sampler.nfe
+    again = sample_cases(backbone, batches, backbone.transformer, sampler)
+    assert all((a == b).all() for a, b in zip(images, again, strict=True))
+    expected = torch.randn(16, channels, generator=torch.Generator().manual_seed(cases[1].seed))
+    assert torch.equal(batch.noise_BNC[1], expected)
 
 
-def test_the_input_of_an_edit_is_its_source():
-    case = cases("edit", 1)[0]
-    assert (np.asarray(source_image(case)) == uint8(case.wanted.source_picture())).all()
+def test_cases_of_other_sizes_are_encoded_apart_and_answered_in_order(backbone):
+    sizes = [(64, 64), (64, 64), (64, 128), (64, 64)]
+    cases = [Case(f"c-{i}", "t2i", "c", f"a tree {i}", size, i) for i, size in enumerate(sizes)]
+    gray = [Image.new("RGB", (64, 64), "gray")]
+    edits = [Case("e-0", "edit", "e", "make it red", (128, 64), 0, gray)]
+    batches = encode_cases(backbone, cases)
+    assert [[case.id for case in batch.cases] for batch in batches] == [
+        ["c-0", "c-1"],
+        ["c-2"],
+        ["c-3"],
+    ]
+    sampler = SamplerConfig((1.0,))
+    images = sample_cases(backbone, batches, backbone.transformer, sampler)
+    assert [image.shape[:2] for image in images] == sizes
+    (edited,) = sample_cases(backbone, encode_cases(backbone, edits), backbone.transformer, sampler)
+    assert edited.shape == (128, 64, 3)
+
+
+def test_a_batch_has_so_many_tokens(backbone):
+    """The same batches whoever answers: 64 pictures of 64x64, one of 512x512."""
+    small = [Case(f"s-{i}", "t2i", "s", "a tree", (64, 64), i) for i in range(65)]
+    assert [len(batch.cases) for batch in encode_cases(backbone, small)] == [64, 1]
+    large = [Case(f"l-{i}", "t2i", "l", "a tree", (512, 512), i) for i in range(2)]
+    assert [len(batch.cases) for batch in encode_cases(backbone, large)] == [1, 1]
 
 
 def test_true_drawings_score_high_and_wrong_ones_low():
-    asked = cases("t2i", 1)
-    true = np.stack([uint8(picture) for case in asked for picture in draw([case.wanted])])
-    right = judge_bench(asked, true, parallel=False)
-    wrong = judge_bench(asked, true[::-1], parallel=False)
+    cases = BENCHMARK.cases("t2i", 1)
+    true = [uint8(picture) for case in cases for picture in draw([case.target])]
+    right = score_answers(ExactJudge(), cases, true, in_tasks=False)
+    wrong = score_answers(ExactJudge(), cases, true[::-1], in_tasks=False)
     assert right.score > 4.8 > 3 > wrong.score
     assert set(right.categories) == {"landscape", "portrait", "text"}
-    fields = right.to_json()
+    assert set(right.measures) == {"compliance", "quality"}
+    fields = right.model_dump(mode="json")
     assert fields["categories"]["portrait"]["cases"] == 1
-    assert "fitted" not in fields["verdicts"]["portrait-000"]
+    assert "diversity_gap" in fields["categories"]["portrait"]["details"]
+    assert "fitted" not in fields["cases"]["portrait-000"]
     assert difference(right, wrong)[0] == pytest.approx(right.score - wrong.score)
 
 
@@ -86,42 +127,80 @@ def test_interval_is_that_of_the_mean():
 
 
 def test_differences_are_paired():
-    ours, theirs = score_of(5, 3, 4, 2), score_of(4, 2, 3, 1)
+    ours, theirs = result_of(5, 3, 4, 2), result_of(4, 2, 3, 1)
     assert difference(ours, theirs) == (1.0, (1.0, 1.0))
+    assert difference(result_of(5, None, 3), result_of(4, 2, 2)) == (1.0, (1.0, 1.0))
     with pytest.raises(ValueError, match="different cases"):
-        difference(ours, score_of(1, 2))
+        difference(ours, result_of(1, 2))
 
 
-def test_of_several_ways_the_better_counts(backbone, monkeypatch):
-    seen = iter([score_of(2), score_of(3), score_of(4)])
-    monkeypatch.setattr(compare_module, "judge_bench", lambda cases, pictures: next(seen))
-    one = Way("1 step", backbone.transformer, [1.0])
-    two = Way("2 steps", backbone.transformer, [1.0, 0.5])
+def test_of_several_samplers_the_better_counts(backbone, monkeypatch):
+    results = iter([result_of(2), result_of(3), result_of(4)])
+    monkeypatch.setattr(compare_module, "score_answers", lambda *arguments: next(results))
+    short, long = SamplerConfig((1.0,)), SamplerConfig((1.0, 0.5))
     shown = []
-    held = compare(
+    comparison = compare(
         backbone,
-        {"teacher_at_4": [one, two], "student": [one]},
-        cases("t2i", 1)[:1],
+        {
+            "untrained": Sampled(backbone.transformer, [short, long]),
+            "student": Sampled(backbone.transformer, [short]),
+        },
+        BENCHMARK.cases("t2i", 1)[:1],
+        ExactJudge(),
         lambda *step: shown.append(step),
     )
-    assert held.answers["teacher_at_4"].way is two
-    assert held.answers["student"].score.score == 4
-    assert shown[-1] == ("t2i: student, 1 step", 4, 4)
+    assert comparison.task == "t2i"
+    assert comparison.answers["untrained"].sampler is long
+    assert comparison.answers["student"].result.score == 4
+    assert shown[-1] == ("t2i: student, 1 steps", 4, 4)
 
 
-def test_result_names_the_way_that_was_taken(backbone):
-    way, other = student(backbone.transformer, [1.0]), Way("w", backbone.transformer, [1.0, 0.5])
-    pictures = np.zeros((2, 64, 64, 3), np.uint8)
-    comparisons = {
-        "t2i": Comparison((), {"a": Answers(way, pictures, score_of(4, 4))}),
-        "edit": Comparison((), {"a": Answers(other, pictures, score_of(2, 4))}),
+def test_results_name_the_sampler_and_what_both_models_have_is_compared():
+    def comparison(**scores: Sequence[float | None]) -> Comparison:
+        sampler = SamplerConfig((1.0, 0.5), 2.5)
+        answers = {name: Answers(sampler, [], result_of(*own)) for name, own in scores.items()}
+        return Comparison("t2i", (), answers)
+
+    both = comparison(a=[4, 4], b=[2, 2])
+    shown = both.answers["a"].to_json()
+    assert (shown["sampler"], shown["nfe"], shown["score"]) == ("2 guided steps", 4, 4.0)
+    assert differences(both, "a", "b") == {
+        "ratio": 2.0,
+        "difference": 2.0,
+        "interval": (2.0, 2.0),
     }
-    result = model_result(comparisons, "a")
-    assert (result["nfe"], result["t2i"], result["edit"]) == (2, 4.0, 3.0)
-    assert result["ways"] == {"t2i": "1 steps", "edit": "w"}
-    assert differences(comparisons, "a", "a")["edit"]["ratio"] == 1.0
+    assert differences(comparison(a=[4, None], b=[None, 3]), "a", "b") is None
+    assert differences(comparison(a=[4, 4], b=[None, None]), "a", "b") is None
 
 
-def test_dtype_follows_the_recipe():
-    recipe = load_recipe("miniature", ["training.precision=bf16"])
-    assert sample.weights_dtype(recipe) == torch.bfloat16
+class TextOnly:
+    """A judge of the cases that ask for text; it must be pickled to be sent to a worker."""
+
+    name, in_tasks = "text", False
+
+    def can_judge(self, case: Case) -> bool:
+        return case.text is not None
+
+    def judge(self, cases: Sequence[Case], images: Sequence[np.ndarray]) -> list[CaseScore]:
+        return [CaseScore(score=3 if case.text else None) for case in cases]
+
+    def describe(self, cases: Sequence[Case], scores: Sequence[CaseScore]) -> Mapping[str, float]:
+        return {}
+
+
+def test_scores_during_training_are_of_the_tasks_that_can_be_scored(backbone, miniature_folder):
+    recipe = load_recipe("miniature", [f"base={miniature_folder}", "training.precision=fp32"])
+    counts = {"t2i": 1, "edit": 0}
+    encoded = encode_benchmark(recipe, backbone, BENCHMARK, counts)
+    assert list(encoded.batches) == ["t2i"]
+    evaluate = TrainingEval(encoded, TextOnly(), SamplerConfig((1.0,)))
+    assert evaluate(backbone.transformer) == {"t2i": 3.0}
+    exact = TrainingEval(encoded, ExactJudge(), SamplerConfig((1.0,)))
+    assert 1 <= exact(backbone.transformer)["t2i"] <= 5
+
+
+def test_nobody_picks_the_cases():
+    cases = BENCHMARK.cases("edit", 2)
+    shown = [cases[i].id for i in first_of_each(cases, 1)]
+    assert shown == [f"{category}-000" for category in BENCHMARK.categories["edit"]]
+    assert len(first_of_each(cases, 5)) == len(cases)

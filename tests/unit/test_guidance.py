@@ -7,7 +7,7 @@ from flash_ray.methods.dmd import dmd_gradient
 from flash_ray.methods.flow import interpolate, velocity_to_x
 from flash_ray.methods.guidance import combine_scores, guided_velocity, score_gap
 from flash_ray.recipe import load_recipe
-from flash_ray.trainer.step import teacher_weights
+from flash_ray.trainer.lookahead import teacher_weights
 from tests.helpers.gaussian import randn
 
 

@@ -2,25 +2,42 @@
 
 import socket
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from flash_ray.errors import UserError
+from flash_ray.evaluation.benchmark import Case
 from flash_ray.evaluation.judges import base
-from flash_ray.evaluation.judges.base import CaseScore, judge_result
-from flash_ray.evaluation.judges.exact import exact_opinions
-from flash_ray.evaluation.judges.load import opened_judges, read_judges
-from flash_ray.evaluation.judges.ocr import OcrJudge, error_rate, wanted_text
-from flash_ray.evaluation.scores import judge_bench
+from flash_ray.evaluation.judges.base import CaseScore, summarize
+from flash_ray.evaluation.judges.load import (
+    load_judge,
+    load_scoring,
+    open_judges,
+    read_judges,
+    validate_judge,
+)
+from flash_ray.evaluation.judges.ocr import OcrJudge, error_rate
+from flash_ray.evaluation.scores import score_answers
 from flash_ray.evaluation.statistics import interval
-from flash_ray.miniature.benchmark import Case, cases
+from flash_ray.miniature.benchmark import MiniatureBenchmark
 from flash_ray.miniature.draw import draw
+from flash_ray.miniature.judge import judge as judge_picture
+from flash_ray.miniature.plugin import ExactJudge
+from flash_ray.recipe import load_recipe
+from flash_ray.recipe.schema import Task
+
+ELSEWHERE = Case("sign-0", "t2i", "signs", "a sign", (64, 64), 0)  # of another benchmark
+
+
+def cases(task: Task, count: int) -> list[Case]:
+    return MiniatureBenchmark().cases(task, count)
 
 
 def drawings(asked: list[Case]) -> np.ndarray:
     """What each case asks for, as the miniature's world draws it."""
-    scenes = [case.wanted if case.bench == "t2i" else case.wanted.target for case in asked]
+    scenes = [case.target if case.task == "t2i" else case.target.target for case in asked]
     pictures_B3HW = np.stack([draw([scene])[0] for scene in scenes])
     return np.round(pictures_B3HW.transpose(0, 2, 3, 1) * 255).astype(np.uint8)
 
@@ -30,60 +47,70 @@ def ocr() -> OcrJudge:
     return OcrJudge()
 
 
-def texts(bench: str, count: int) -> list[Case]:
-    return [case for case in cases(bench, count) if case.category == "text"]
+def texts(task: Task, count: int) -> list[Case]:
+    return [case for case in cases(task, count) if case.category == "text"]
 
 
-def test_a_judgement_is_the_mean_of_what_there_is():
+def test_a_result_is_the_mean_of_what_there_is():
     asked = cases("t2i", 1)
-    given = [CaseScore(score=2), CaseScore(score=None, failure="unparsed"), CaseScore(score=5)]
-    found = judge_result(asked, given)
-    assert (found.score, found.interval) == (3.5, interval([2, 5]))
-    assert found.failures == ["unparsed"] and found.scores == [2, 5]
-    assert list(found.opinions) == ["landscape-000", "portrait-000", "text-000"]
-    assert type(found).model_validate_json(found.model_dump_json(), strict=True) == found
+    given = [
+        CaseScore(score=2, measures={"sharp": 0.5}),
+        CaseScore(score=None, failure="unparsed"),
+        CaseScore(score=5, measures={"sharp": 1.0, "clean": 0.25}),
+    ]
+    result = summarize(ExactJudge(), asked, given)
+    assert (result.judge, result.score, result.interval) == ("exact", 3.5, interval([2, 5]))
+    assert result.measures == {"sharp": 0.75, "clean": 0.25}
+    assert result.failures == ["unparsed"] and result.scores == [2, 5]
+    assert list(result.cases) == ["landscape-000", "portrait-000", "text-000"]
+    assert result.scored == {"landscape-000", "text-000"}
+    rows = {name: (row.cases, row.counted, row.score) for name, row in result.categories.items()}
+    assert rows == {"landscape": (1, 1, 2), "portrait": (1, 0, None), "text": (1, 1, 5)}
+    assert type(result).model_validate_json(result.model_dump_json(), strict=True) == result
 
 
-def test_a_judge_without_any_opinion_has_no_score():
-    asked = cases("t2i", 1)
-    found = judge_result(asked, [CaseScore(score=None)] * 3)
-    assert (found.score, found.interval, found.failures) == (None, None, [])
+def test_a_judge_without_any_score_has_no_mean():
+    result = summarize(ExactJudge(), cases("t2i", 1), [CaseScore(score=None)] * 3)
+    assert (result.score, result.interval, result.failures) == (None, None, [])
+    assert (result.measures, result.categories["text"].score) == ({}, None)
 
 
-def test_every_case_needs_its_opinion():
+def test_every_case_needs_its_score():
     with pytest.raises(ValueError):
-        judge_result(cases("t2i", 1), [CaseScore(score=2)])
+        summarize(ExactJudge(), cases("t2i", 1), [CaseScore(score=2)])
 
 
-def test_exact_opinions_are_the_verdicts():
+def test_the_exact_judge_says_what_the_world_says():
     asked = cases("t2i", 1)
-    score = judge_bench(asked, drawings(asked), parallel=False)
-    opinions = exact_opinions(asked[::-1], score)
-    assert [o.score for o in opinions] == [score.verdicts[c.id].score for c in asked[::-1]]
-    text = score.verdicts["text-000"]
-    details = {"compliance": text.compliance, "quality": text.quality, "cap": None}
-    assert opinions[0].details == details and text.compliance == 1.0
+    images = drawings(asked)
+    result = score_answers(ExactJudge(), asked, images, in_tasks=False)
+    for case, image in zip(asked, images, strict=True):
+        exact = judge_picture(image.astype(np.float32).transpose(2, 0, 1) / 255, case.target)
+        score = result.cases[case.id]
+        assert score.score == exact.score
+        assert score.measures == {"compliance": exact.compliance, "quality": exact.quality}
+        assert score.details == {"cap": exact.cap, "attributes": exact.attributes}
+    assert result.cases["text-000"].measures["compliance"] == 1.0
+    assert (
+        "tint"
+        in score_answers(ExactJudge(), cases("t2i", 2), drawings(cases("t2i", 2)), in_tasks=False)
+        .categories["portrait"]
+        .details["diversity"]
+    )
 
 
-def test_wanted_text_is_the_word_of_text_cases_only():
+def test_the_exact_judge_has_nothing_to_say_of_other_worlds():
+    assert not ExactJudge().can_judge(ELSEWHERE)
+    blank = np.zeros((64, 64, 3), np.uint8)
+    assert ExactJudge().judge([ELSEWHERE], [blank]) == [CaseScore(score=None)]
+    assert ExactJudge().describe([ELSEWHERE], [CaseScore(score=None)]) == {}
+
+
+def test_the_miniature_asks_for_text_in_text_cases_only():
     for case in cases("t2i", 2):
-        assert wanted_text(case) == (case.wanted.word if case.category == "text" else None)
+        assert case.text == (case.target.word if case.category == "text" else None)
     for case in cases("edit", 2):
-        word = case.wanted.target.word if case.category == "text" else None
-        assert wanted_text(case) == word
-
-
-@pytest.mark.parametrize(
-    ("prompt", "text"),
-    [
-        ('a poster that says "Open late" above a door', "Open late"),
-        ("a sign “EXIT” and a sign «Sortie»", "EXIT Sortie"),
-        ("a poster without words", None),
-        ("it's the generator's own", None),
-    ],
-)
-def test_elsewhere_wanted_text_is_what_the_prompt_quotes(prompt, text):
-    assert wanted_text(Case("t2i", "text", 0, prompt, None, 0)) == text
+        assert case.text == (case.target.target.word if case.category == "text" else None)
 
 
 @pytest.mark.parametrize(
@@ -96,24 +123,28 @@ def test_error_rate_counts_letters_and_digits(read, rate):
 
 def test_ocr_reads_the_miniature(ocr):
     asked = [*texts("t2i", 6), *texts("edit", 6)]
-    opinions = ocr.judge(asked, drawings(asked))
-    assert [o.details["wanted"] for o in opinions] == [wanted_text(case) for case in asked]
-    assert np.mean([o.details["cer"] for o in opinions]) < 0.1
-    assert all(o.score == 1 + 4 * (1 - min(1, o.details["cer"])) for o in opinions)
+    scores = ocr.judge(asked, drawings(asked))
+    assert [s.details["wanted"] for s in scores] == [case.text for case in asked]
+    assert np.mean([s.details["cer"] for s in scores]) < 0.1
+    assert all(s.score == 1 + 4 * (1 - min(1, s.details["cer"])) for s in scores)
 
 
 def test_ocr_sees_wrong_words_and_none(ocr):
     asked = texts("t2i", 4)
     wrong = ocr.judge(asked, np.roll(drawings(asked), 1, axis=0))
     blank = ocr.judge(asked, np.full((4, 64, 64, 3), 200, np.uint8))
-    assert all(o.score < 3 for o in wrong)
-    assert [(o.score, o.details["read"], o.details["cer"]) for o in blank] == [(1.0, "", 1.0)] * 4
+    assert all(s.score < 3 for s in wrong)
+    assert [(s.score, s.details["read"], s.details["cer"]) for s in blank] == [(1.0, "", 1.0)] * 4
 
 
-def test_ocr_has_no_opinion_where_no_text_is_wanted(ocr):
+def test_ocr_has_no_score_where_no_text_is_wanted(ocr):
     asked = [case for case in cases("edit", 1) if case.category != "text"]
-    opinions = ocr.judge(asked, drawings(asked))
-    assert opinions == [CaseScore(score=None)] * 5
+    assert ocr.judge(asked, drawings(asked)) == [CaseScore(score=None)] * 5
+    assert not any(ocr.can_judge(case) for case in asked)
+    signs = replace(ELSEWHERE, text="...")  # no letter in it
+    assert not ocr.can_judge(signs) and ocr.can_judge(replace(ELSEWHERE, text="No. 7"))
+    blank = np.zeros((64, 64, 3), np.uint8)
+    assert ocr.judge([signs], [blank]) == [CaseScore(score=None)]
 
 
 def test_ocr_reads_larger_pictures_that_are_not_square(ocr):
@@ -121,7 +152,7 @@ def test_ocr_reads_larger_pictures_that_are_not_square(ocr):
     (picture,) = drawings([case])
     large = picture.repeat(8, axis=0).repeat(8, axis=1)
     wide = np.concatenate([large, np.full((512, 300, 3), 250, np.uint8)], axis=1)
-    assert error_rate(ocr.read(wide), case.wanted.word) == 0
+    assert error_rate(ocr.read(wide), case.text) == 0
 
 
 def test_ocr_needs_no_network(monkeypatch):
@@ -130,13 +161,14 @@ def test_ocr_needs_no_network(monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     asked = texts("t2i", 1)
-    (opinion,) = OcrJudge().judge(asked, drawings(asked))
-    assert opinion.score == 5.0
+    (score,) = OcrJudge().judge(asked, drawings(asked))
+    assert score.score == 5.0
 
 
 def test_ocr_imports_no_window_libraries(ocr):
     import cv2
 
+    ocr.judge(texts("t2i", 1), drawings(texts("t2i", 1)))
     assert sys.modules["rapidocr"] and not cv2.currentUIFramework()
 
 
@@ -148,6 +180,28 @@ def test_a_missing_extra_is_named(monkeypatch, word, extra):
 
 
 def test_judges_without_a_vlm_open_no_store(tmp_path):
-    with opened_judges(read_judges(["ocr", "exact"]), str(tmp_path / "store")) as judges:
-        assert [judge.name for judge in judges] == ["exact", "ocr"]
+    with open_judges(read_judges(["ocr", "exact"]), str(tmp_path / "store")) as judges:
+        assert [judge.name for judge in judges] == ["ocr", "exact"]
     assert not (tmp_path / "store").exists()
+
+
+def test_judges_are_found_by_the_name_that_a_package_registers():
+    assert isinstance(load_judge("exact"), ExactJudge)
+    with pytest.raises(UserError, match="evaluation.judge: unknown judge 'exakt'; did you mean"):
+        load_judge("exakt", "evaluation.judge")
+    with pytest.raises(UserError, match="'crowd' is no judge; allowed: exact, ocr, vlm:FILE.yaml"):
+        read_judges(["crowd"])
+    with pytest.raises(UserError, match="exact is given twice"):
+        read_judges(["exact", "exact"])
+
+
+def test_a_recipe_says_what_is_scored_by_whom():
+    scoring = load_scoring(load_recipe("miniature"))
+    assert (scoring.benchmark.name, scoring.judge.name) == ("miniature", "exact")
+    assert load_scoring(load_recipe("miniature", ["evaluation.benchmark=null"])) is None
+
+
+def test_a_judge_that_can_judge_no_case_is_refused():
+    validate_judge(ExactJudge(), [ELSEWHERE, *cases("t2i", 1)], "mixed", "--judge")
+    with pytest.raises(UserError, match="--judge: exact can judge none of the 1 cases of .*signs"):
+        validate_judge(ExactJudge(), [ELSEWHERE], "signs", "--judge")

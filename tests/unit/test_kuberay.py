@@ -16,6 +16,7 @@ from flash_ray.cluster.resources import cluster_needs
 from flash_ray.recipe import Recipe, load_recipe
 from flash_ray.serving.app import BuildArgs
 from flash_ray.studies.study import load_study, plan_trials
+from flash_ray.teachers.protocol import teacher_actors
 from tests.helpers.containerfile import user_of, variables_of
 from tests.helpers.manifests import FOLDERS, KUBERAY, REPOSITORY, pods, ray_clusters, render
 
@@ -82,7 +83,7 @@ def test_the_distil_job_has_room_for_its_recipe(size, monkeypatch):
     types = node_types("distill", ray_clusters(items)["distill"])
     for place in ("trainer", "teacher"):
         assert fits(process_of(recipe, place), types[place])
-    for resource, needed in cluster_needs(recipe).items():
+    for resource, needed in cluster_needs(recipe, teacher_actors(recipe)).items():
         offered = sum(t["max_workers"] * t["resources"].get(resource, 0) for t in types.values())
         assert offered >= needed, resource
     assert types["headgroup"]["resources"]["CPU"] == 0
@@ -97,7 +98,9 @@ def test_the_distil_job_has_room_for_its_recipe(size, monkeypatch):
     driver |= yaml.safe_load(spec.get("entrypointResources", "{}"))
     assert any(fits(driver, node) for node in types.values())
     teachers = types["teacher"]["max_workers"] * types["teacher"]["resources"]["teacher"]
-    assert teachers >= cluster_needs(recipe)["teacher"] + driver.get("teacher", 0)
+    assert teachers >= cluster_needs(recipe, teacher_actors(recipe))["teacher"] + driver.get(
+        "teacher", 0
+    )
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -125,7 +128,7 @@ def test_the_study_job_has_room_for_a_trial(size, monkeypatch):
         recipe = trial.recipe
         assert fits(process_of(recipe, "trainer"), types["trainer"])
         assert fits(process_of(recipe, "teacher"), types["teacher"])
-        for resource, needed in cluster_needs(recipe).items():
+        for resource, needed in cluster_needs(recipe, teacher_actors(recipe)).items():
             offered = sum(
                 t["max_workers"] * t["resources"].get(resource, 0) for t in types.values()
             )

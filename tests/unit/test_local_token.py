@@ -2,7 +2,7 @@
 
 import pytest
 
-from flash_ray.cluster.local.token import find_token
+from flash_ray.cluster.local.token import read_token
 from flash_ray.errors import UserError
 
 
@@ -14,11 +14,11 @@ def path(monkeypatch, tmp_path):
 
 
 def test_one_is_made_once_and_is_not_shown(path):
-    token = find_token()
-    assert len(token.value) == 64 and token.place == str(path)
+    token = read_token()
+    assert len(token.value) == 64 and token.source == str(path)
     assert path.stat().st_mode & 0o777 == 0o600
     assert token.value not in repr(token)
-    assert find_token() == token
+    assert read_token() == token
     assert token.environment() == {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
 
 
@@ -26,13 +26,13 @@ def test_one_that_others_could_read_is_closed(path):
     path.parent.mkdir()
     path.write_text("secret\n")
     path.chmod(0o644)
-    assert find_token().value == "secret"
+    assert read_token().value == "secret"
     assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_the_variable_comes_first(path, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
-    token = find_token()
+    token = read_token()
     assert token.environment() == {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "secret"}
     assert not path.exists()
 
@@ -40,14 +40,14 @@ def test_the_variable_comes_first(path, monkeypatch):
 def test_the_users_own_file_is_the_default(path, monkeypatch, tmp_path):
     monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert find_token().place == str(tmp_path / ".ray" / "auth_token")
+    assert read_token().source == str(tmp_path / ".ray" / "auth_token")
 
 
 def test_an_empty_file_and_a_folder_are_refused(path, tmp_path, monkeypatch):
     path.parent.mkdir()
     path.write_text("\n")
     with pytest.raises(UserError, match="the token is empty; remove the file"):
-        find_token()
+        read_token()
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path))
     with pytest.raises(UserError, match="the token: Is a directory"):
-        find_token()
+        read_token()

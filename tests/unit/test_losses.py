@@ -32,7 +32,7 @@ def test_the_loss_agrees_with_finite_differences():
     torch.testing.assert_close((moved.grad * direction).sum(), slope, atol=1e-4, rtol=1e-3)
 
 
-def test_the_normaliser_is_per_sample():
+def test_the_normalizer_is_per_sample():
     x, real, fake = randn(2, 4, 3), randn(2, 4, 3, seed=1), randn(2, 4, 3, seed=2)
     alone = dmd_gradient(x[:1], real[:1], fake[:1])
     torch.testing.assert_close(dmd_gradient(x, real, fake)[:1], alone)
@@ -81,7 +81,7 @@ def test_the_dmd_direction_is_the_gradient_of_the_kl():
     assert abs(weighted.mean() - d_b) < 0.01 * abs(d_b)
 
 
-def test_the_exact_velocity_minimises_the_flow_matching_loss():
+def test_the_exact_velocity_minimizes_the_flow_matching_loss():
     mu, s, samples = 0.3, 0.8, 200_000
     x = mu + s * randn(samples, 1)
     eps = randn(samples, 1, seed=1)

@@ -18,21 +18,23 @@ NOISE = np.random.default_rng(0).uniform(-0.5, 0.5, 16)
 Scores = list[float | None]
 
 
-def result(model: str, failure: str | None = None, bench: str = "t2i", **judges: Scores) -> dict:
+def result(model: str, failure: str | None = None, task: str = "t2i", **judges: Scores) -> dict:
     """What `flash-ray evaluate --out` writes, but for what ranking leaves alone."""
 
-    def opinion(score: float | None) -> dict:
+    def case_score(score: float | None) -> dict:
         return {"score": score, "failure": failure if score is None else None, "details": {}}
 
     return {
         "model": model,
-        "bench": bench,
+        "benchmark": "miniature",
+        "task": task,
         "nfe": 4,
         "judges": {
             judge: {
+                "judge": judge,
                 "score": None,
                 "interval": None,
-                "opinions": dict(zip(CASES, map(opinion, scores), strict=False)),
+                "cases": dict(zip(CASES, map(case_score, scores), strict=False)),
             }
             for judge, scores in judges.items()
         },
@@ -57,8 +59,8 @@ def test_the_mean_of_the_judges_averages_decides(tmp_path):
         b=result("b", strict=about(2.0), kind=about(4.2)),
         a=result("a", strict=about(3.0), kind=about(4.0)),
     )
-    found = rank(read_results(files))
-    first, second = found.standings
+    ranking = rank(read_results(files))
+    first, second = ranking.standings
     assert (first.model, first.rank, second.model, second.rank) == ("a", 1, "b", 2)
     assert first.file == str(files[1])
     assert first.averages["strict"][0] == pytest.approx(np.mean(about(3.0)))
@@ -66,16 +68,16 @@ def test_the_mean_of_the_judges_averages_decides(tmp_path):
     assert second.mean[0] == pytest.approx(3.1 + NOISE.mean())
     assert first.lead[0] == pytest.approx(0.4) and second.lead is None
     assert not first.ties and not second.ties
-    assert dict(found.counted) == {"strict": 16, "kind": 16} and found.cases == 16
+    assert dict(ranking.counted) == {"strict": 16, "kind": 16} and ranking.cases == 16
 
 
 def test_intervals_are_those_of_paired_cases(tmp_path):
     one, other = about(3.0), [3.0 - n for n in NOISE]
-    found = rank(read_results(written(tmp_path, a=result("a", x=one), b=result("b", x=other))))
-    assert found.standings[0].averages["x"] == (pytest.approx(np.mean(one)), interval(one))
-    assert found.standings[0].mean[1] == pytest.approx(interval(one))
+    ranking = rank(read_results(written(tmp_path, a=result("a", x=one), b=result("b", x=other))))
+    assert ranking.standings[0].averages["x"] == (pytest.approx(np.mean(one)), interval(one))
+    assert ranking.standings[0].mean[1] == pytest.approx(interval(one))
     paired = [abs(a - b) * np.sign((a - b) * NOISE.mean()) for a, b in zip(one, other, strict=True)]
-    assert found.standings[0].lead[1] == pytest.approx(interval(paired))
+    assert ranking.standings[0].lead[1] == pytest.approx(interval(paired))
 
 
 def test_a_lead_that_may_be_chance_is_a_tie(tmp_path):
@@ -86,24 +88,24 @@ def test_a_lead_that_may_be_chance_is_a_tie(tmp_path):
         c=result("c", x=about(1.5)),
         same=result("c", x=about(1.5)),
     )
-    found = rank(read_results(files))
-    assert [row.ties for row in found.standings] == [True, False, True, False]
-    assert [row.rank for row in found.standings] == [1, 2, 3, 4]
+    ranking = rank(read_results(files))
+    assert [row.ties for row in ranking.standings] == [True, False, True, False]
+    assert [row.rank for row in ranking.standings] == [1, 2, 3, 4]
 
 
-def test_a_case_counts_where_every_result_has_an_opinion(tmp_path):
-    """By all its cases a would be first; b has no opinion of the best of them."""
+def test_a_case_counts_where_it_has_a_score_in_every_result(tmp_path):
+    """By all its cases a would be first; b has no score of the best of them."""
     high = [5.0, *[2.4] * 15]
     files = written(
         tmp_path,
         a=result("a", x=high),
         b=result("b", x=[None, *[2.5] * 15], failure="unparsed"),
     )
-    found = rank(read_results(files))
-    assert [row.model for row in found.standings] == ["b", "a"]
-    assert found.standings[1].averages["x"][0] == pytest.approx(2.4)
-    assert found.counted["x"] == 15
-    assert found.failures["x"] == {"unparsed": 1}
+    ranking = rank(read_results(files))
+    assert [row.model for row in ranking.standings] == ["b", "a"]
+    assert ranking.standings[1].averages["x"][0] == pytest.approx(2.4)
+    assert ranking.counted["x"] == 15
+    assert ranking.failures["x"] == {"unparsed": 1}
 
 
 def test_a_judge_of_some_cases_weighs_as_much_as_one_of_all(tmp_path):
@@ -113,10 +115,10 @@ def test_a_judge_of_some_cases_weighs_as_much_as_one_of_all(tmp_path):
         a=result("a", x=about(3.0), ocr=words),
         b=result("b", x=about(2.0), ocr=words),
     )
-    found = rank(read_results(files))
-    first = found.standings[0]
-    assert found.counted == {"x": 16, "ocr": 8}
-    assert found.failures == {"x": {}, "ocr": {}}
+    ranking = rank(read_results(files))
+    first = ranking.standings[0]
+    assert ranking.counted == {"x": 16, "ocr": 8}
+    assert ranking.failures == {"x": {}, "ocr": {}}
     assert first.mean[0] == pytest.approx((first.averages["x"][0] + first.averages["ocr"][0]) / 2)
     assert first.lead == (pytest.approx(0.5), pytest.approx((0.5, 0.5)))
 
@@ -155,12 +157,16 @@ GOOD = result("a", x=about(3.0))
 @pytest.mark.parametrize(
     ("other", "says"),
     [
-        (result("b", bench="edit", x=about(3.0)), "differ in their bench (t2i, edit)"),
+        (result("b", task="edit", x=about(3.0)), "differ in their task (t2i, edit)"),
+        (
+            {**result("b", x=about(3.0)), "benchmark": "signs"},
+            "differ in their benchmark (miniature, signs)",
+        ),
         (result("b", x=about(3.0)[:8]), "differ in their cases (16, 8)"),
         (result("b", y=about(3.0)), "differ in their judges (x; y)"),
-        (result("b", x=[None] * 16), "judge x has an opinion in every result of 0 cases"),
-        (result("b", x=[7.0] * 16), "is no result (judges.x.opinions.landscape-000.score)"),
-        ({"model": "b", "bench": "t2i"}, "is no result (judges)"),
+        (result("b", x=[None] * 16), "judge x has a score in every result of 0 cases"),
+        (result("b", x=[7.0] * 16), "is no result (judges.x.cases.landscape-000.score)"),
+        ({"model": "b", "benchmark": "m", "task": "t2i"}, "is no result (judges)"),
         (result("b"), "is no result (judges)"),
         (result("b", x=about(3.0), y=about(3.0)[:3]), "is no result"),
         ([], "is no result"),
@@ -194,6 +200,6 @@ def test_the_command_prints_the_ranking(tmp_path):
     )
     shown = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["rank", *map(str, files)])
     assert shown.exit_code == 0
-    assert "t2i, 16 cases" in shown.output
+    assert "miniature, text to image, 16 cases" in shown.output
     assert "1 =" in shown.output and "2 =" not in shown.output
     assert "x: 15 of 16 cases count; 1 refused" in shown.output

@@ -6,6 +6,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 import flash_ray
 from flash_ray.cluster.resources import cluster_needs
 from flash_ray.recipe import load_recipe
+from flash_ray.teachers.protocol import teacher_actors
 from tests.helpers.containerfile import FILE, last, user_of
 
 CONFIG = yaml.safe_load((FILE.parents[1] / "cluster/aws.yaml").read_text())
@@ -23,7 +24,7 @@ def test_it_has_room_for_the_large_recipe():
     recipe = load_recipe("qwen-image-2.1")
     types = CONFIG["available_node_types"]
     assert types["head"]["resources"] == {"CPU": 0}
-    for resource, needed in cluster_needs(recipe).items():
+    for resource, needed in cluster_needs(recipe, teacher_actors(recipe)).items():
         offered = sum(
             t.get("max_workers", 0) * t["resources"].get(resource, 0) for t in types.values()
         )

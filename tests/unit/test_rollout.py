@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from flash_ray.methods.dmd import DMD, rollout
-from flash_ray.methods.flow import euler, schedule
+from flash_ray.methods.flow import euler
 from flash_ray.models.sampling import SamplerConfig, sample
+from flash_ray.recipe.schema import sigma_schedule
 from tests.helpers.gaussian import exact_velocity, randn
 
-SIGMAS = schedule(4, shift=2.0)
+SIGMAS = sigma_schedule(4, shift=2.0)
 
 
 def velocity(z, t_B):

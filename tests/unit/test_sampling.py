@@ -5,8 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from flash_ray.methods.flow import euler, schedule, shift_time
+from flash_ray.methods.flow import euler, shift_time
 from flash_ray.models.sampling import SamplerConfig, sample
+from flash_ray.recipe.schema import sigma_schedule
 
 PROMPTS = ["A red house", 'A blue tree on a dark field with the word "CAT"']
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
@@ -25,9 +26,9 @@ def pipeline_images(backbone, sigmas, **arguments):
 
 
 def test_schedule():
-    assert schedule(4) == [1.0, 0.75, 0.5, 0.25]
-    assert schedule(4, shift=3.0) == pytest.approx([1.0, 0.9, 0.75, 0.5])
-    assert schedule(1, shift=5.0) == [1.0]
+    assert sigma_schedule(4) == [1.0, 0.75, 0.5, 0.25]
+    assert sigma_schedule(4, shift=3.0) == pytest.approx([1.0, 0.9, 0.75, 0.5])
+    assert sigma_schedule(1, shift=5.0) == [1.0]
 
 
 def test_shift_is_inverted_by_its_reciprocal():
@@ -42,7 +43,7 @@ def test_euler_is_exact_for_a_constant_velocity():
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_t2i_sample_equals_the_pipeline(backbone, guidance):
-    sigmas = schedule(4, shift=2.0)
+    sigmas = sigma_schedule(4, shift=2.0)
     conditioned = backbone.encode(PROMPTS, None, (64, 64))
     sampler = SamplerConfig(tuple(sigmas), guidance, guidance_rescale=False)
     x = sample(backbone, backbone.transformer, conditioned, noise(2), sampler)
@@ -61,7 +62,7 @@ def test_t2i_sample_equals_the_pipeline(backbone, guidance):
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_edit_sample_equals_the_pipeline(backbone, guidance):
-    sigmas = schedule(3)
+    sigmas = sigma_schedule(3)
     conditioned = backbone.encode(["Make it red"], [[PICTURE]], (64, 64))
     sampler = SamplerConfig(tuple(sigmas), guidance, guidance_rescale=False)
     x = sample(backbone, backbone.transformer, conditioned, noise(1), sampler)
@@ -91,7 +92,7 @@ def test_guidance_one_asks_once_a_step_and_progress_is_told(backbone, monkeypatc
             backbone.transformer,
             conditioned,
             noise(2),
-            SamplerConfig(tuple(schedule(2)), guidance),
+            SamplerConfig(tuple(sigma_schedule(2)), guidance),
             progress=lambda done, steps, told=told: told.append((done, steps)),
         )
         assert len(calls) == asked

@@ -9,27 +9,27 @@ from flash_ray.teachers.scorer import Scorer, TeacherSpec, fingerprint
 
 
 @pytest.fixture(scope="module", params=["t2i", "edit"])
-def conditioned(request, backbone):
+def conditions(request, backbone):
     picture = Image.new("RGB", (64, 64), (200, 40, 40))
     references = [[picture], [picture]] if request.param == "edit" else None
     return backbone.encode(["a red house", "a blue tree on a field"], references, (64, 64))
 
 
-def question(backbone):
+def noised(backbone):
     generator = torch.Generator().manual_seed(0)
     x_BNC = torch.randn(2, 16, backbone.latent_channels, generator=generator)
     return x_BNC, torch.tensor([0.3, 0.9])
 
 
 @pytest.mark.parametrize(("guidance", "rescale"), [(1.0, True), (3.0, True), (3.0, False)])
-def test_prefilled_answers_equal_plain_velocities(backbone, conditioned, guidance, rescale):
-    x_BNC, t_B = question(backbone)
+def test_prefilled_answers_equal_plain_velocities(backbone, conditions, guidance, rescale):
+    x_BNC, t_B = noised(backbone)
     scorer = Scorer(backbone, {1: TeacherSpec(None, guidance, rescale)})
-    scorer.prefill(0, conditioned, [1])
+    scorer.prefill(0, conditions, [1])
     with torch.no_grad():
         plain = [
             backbone.velocity(backbone.transformer, x_BNC, t_B, side)
-            for side in (conditioned.positive, conditioned.negative)
+            for side in (conditions.positive, conditions.negative)
         ]
     expected = plain[0] if guidance == 1.0 else guided_velocity(*plain, guidance, rescale)
     answers = scorer.score(0, x_BNC, t_B)
@@ -37,12 +37,12 @@ def test_prefilled_answers_equal_plain_velocities(backbone, conditioned, guidanc
     torch.testing.assert_close(answers[1], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_ticket_serves_once(backbone, conditioned):
+def test_a_request_is_scored_once(backbone, conditions):
     scorer = Scorer(backbone, {0: TeacherSpec(None, 1.0, True)})
-    scorer.prefill(0, conditioned, [0])
-    scorer.score(0, *question(backbone))
+    scorer.prefill(0, conditions, [0])
+    scorer.score(0, *noised(backbone))
     with pytest.raises(UnknownRequest):
-        scorer.score(0, *question(backbone))
+        scorer.score(0, *noised(backbone))
 
 
 def test_a_changed_weight_changes_the_fingerprint(backbone):
@@ -61,10 +61,10 @@ def test_tensors_cross_the_wire_unchanged(dtype):
     assert back.dtype == dtype and torch.equal(back, tensor)
 
 
-def test_conditions_cross_the_wire_unchanged(conditioned):
-    back = unpack_conditions(pack_conditions(conditioned))
-    assert back.layout == conditioned.layout
+def test_conditions_cross_the_wire_unchanged(conditions):
+    back = unpack_conditions(pack_conditions(conditions))
+    assert back.layout == conditions.layout
     for side in ("positive", "negative"):
-        sent, got = getattr(conditioned, side).tensors(), getattr(back, side).tensors()
+        sent, got = getattr(conditions, side).tensors(), getattr(back, side).tensors()
         assert sent.keys() == got.keys()
         assert all(torch.equal(sent[name], got[name]) for name in sent)

@@ -1,4 +1,4 @@
-"""The endpoints' small parts: caches of bounded bytes, tokens, settings, schedules of models."""
+"""The endpoints' small parts: caches of bounded bytes, tokens, settings, models' scores."""
 
 import json
 import shutil
@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 
 from flash_ray.errors import UserError
+from flash_ray.miniature.benchmark import MiniatureBenchmark
 from flash_ray.models.loading import resolve_base
 from flash_ray.recipe import load_recipe
 from flash_ray.serving.batching import Lru
-from flash_ray.serving.registry import teacher_of
-from flash_ray.serving.settings import load_serving
+from flash_ray.serving.benchmark import served_benchmark
+from flash_ray.serving.registry import model_of, teacher_of
+from flash_ray.serving.settings import Serving, load_serving
 from flash_ray.serving.tokens import add_token, allows, read_tokens, role_of
+from flash_ray.storage.students import PublishedScores, Student
 
 
 def test_the_least_recently_used_goes_first():
@@ -32,11 +35,11 @@ def test_the_least_recently_used_goes_first():
 
 def test_a_token_is_shown_once_and_kept_as_a_hash(tmp_path):
     file = tmp_path / "tokens.json"
-    mine, theirs = add_token(file, "me", "admin"), add_token(file, "they", "read")
+    admin, reader = add_token(file, "me", "admin"), add_token(file, "they", "read")
     tokens = read_tokens(file)
-    assert (role_of(mine, tokens), role_of(theirs, tokens)) == ("admin", "read")
-    assert role_of(mine + "x", tokens) is None and role_of("", tokens) is None
-    assert mine not in file.read_text()
+    assert (role_of(admin, tokens), role_of(reader, tokens)) == ("admin", "read")
+    assert role_of(admin + "x", tokens) is None and role_of("", tokens) is None
+    assert admin not in file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     with pytest.raises(UserError, match="has a token 'me'"):
         add_token(file, "me", "read")
@@ -49,7 +52,7 @@ def test_roles_may_do_what_those_below_them_may():
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '[{"name": "a", "role": "king", "sha256": "x"}]'])
-def test_a_file_of_no_tokens_is_refused(tmp_path, text):
+def test_a_file_of_no_tokens_is_an_error(tmp_path, text):
     (tmp_path / "tokens.json").write_text(text)
     with pytest.raises(UserError, match="--tokens"):
         read_tokens(tmp_path / "tokens.json")
@@ -57,8 +60,8 @@ def test_a_file_of_no_tokens_is_refused(tmp_path, text):
 
 def test_settings_from_a_file_and_changes(tmp_path):
     (tmp_path / "s.yaml").write_text("limits: {n: 2}\nbatch: 4\n")
-    found = load_serving(tmp_path / "s.yaml", ["limits.steps=8"])
-    assert (found.limits.n, found.limits.steps, found.batch) == (2, 8, 4)
+    settings = load_serving(tmp_path / "s.yaml", ["limits.steps=8"])
+    assert (settings.limits.n, settings.limits.steps, settings.batch) == (2, 8, 4)
     with pytest.raises(UserError, match=r"limits\.m: unknown key; did you mean limits\.n\?"):
         load_serving(None, ["limits.m=1"])
     with pytest.raises(UserError, match="batch: value 0 .* allowed: pictures of a batch"):
@@ -69,25 +72,71 @@ def test_settings_from_a_file_and_changes(tmp_path):
 
 def test_the_teacher_takes_other_numbers_of_steps():
     teacher = teacher_of(load_recipe("miniature"))
-    assert teacher.evaluations() == 80
-    assert teacher.sigmas_for(2) == (1.0, 0.5)
-    assert teacher.evaluations(2) == 4
+    assert teacher.sampler.nfe == 80 and teacher.sampler_for(None) == teacher.sampler
+    assert teacher.sampler_for(2).sigmas == (1.0, 0.5)
+    assert teacher.sampler_for(2).nfe == 4
+
+
+def teacher_scores(*overrides: str) -> PublishedScores | None:
+    """What a server of the preset `miniature` with these changes claims of its teacher."""
+    recipe = load_recipe("miniature", list(overrides))
+    return teacher_of(recipe, served_benchmark(recipe, Serving())).scores
 
 
 def test_the_teachers_scores_come_with_its_base(tmp_path):
-    shipped = json.loads((Path(resolve_base("miniature")) / "scores.json").read_text())["teacher"]
-    scores = {"cases_per_category": 24, "t2i": shipped["t2i"], "edit": shipped["edit"]}
-    assert teacher_of(load_recipe("miniature")).scores == scores
-    # Another guidance is another teacher.
-    assert (
-        teacher_of(load_recipe("miniature", ["teacher_defaults.guidance_scale=3"])).scores is None
+    text = (Path(resolve_base("miniature")) / "scores.json").read_text()
+    scores = PublishedScores(
+        benchmark="miniature",
+        digest=MiniatureBenchmark().digest,
+        judge="exact",
+        cases_per_category=24,
+        tasks=json.loads(text)["teacher"],
     )
+    assert teacher_scores() == scores
+    # Another guidance is another teacher, and another benchmark says something else, or nothing.
+    assert teacher_scores("teacher_defaults.guidance_scale=3") is None
+    assert teacher_scores("evaluation.benchmark=") is None
 
     base = shutil.copytree(resolve_base("miniature"), tmp_path / "base")
-    recipe = load_recipe("miniature", [f"base={base}"])
-    assert teacher_of(recipe).scores == scores
-    for text in ("[]", "{", '{"teacher": {"t2i": 4}}', '{"teacher": 1}'):
-        (base / "scores.json").write_text(text)
-        assert teacher_of(recipe).scores is None
+    assert teacher_scores(f"base={base}") == scores
+    for other in (
+        "[]",
+        "{",
+        '{"teacher": {"t2i": 4}}',
+        '{"teacher": 1}',
+        text.replace('"benchmark": "miniature"', '"benchmark": "signs"'),
+        text.replace(scores.digest, "0" * 16),
+    ):
+        assert other != text
+        (base / "scores.json").write_text(other)
+        assert teacher_scores(f"base={base}") is None
     (base / "scores.json").unlink()
-    assert teacher_of(recipe).scores is None
+    assert teacher_scores(f"base={base}") is None
+
+
+def test_a_students_scores_are_shown_beside_the_benchmark_that_they_are_of():
+    recipe = load_recipe("miniature")
+    benchmark = served_benchmark(recipe, Serving())
+    scores = PublishedScores(
+        benchmark="miniature",
+        digest=benchmark.digest,
+        judge="exact",
+        cases_per_category=4,
+        tasks={"t2i": 4.0},
+    )
+    student = Student(
+        name="plain",
+        folder="0" * 16,
+        files={},
+        recipe=recipe.model_dump(mode="json"),
+        recipe_digest=recipe.digest,
+        base="miniature",
+        sigmas=recipe.student.rungs,
+        nfe=4,
+        scores=scores,
+        created="2026-06-01T00:00:00+00:00",
+    )
+    assert model_of(student, None, benchmark).scores == scores
+    assert model_of(student, None, None).scores is None
+    other = student.model_copy(update={"scores": scores.model_copy(update={"digest": "1" * 16})})
+    assert model_of(other, None, benchmark).scores is None

@@ -9,9 +9,9 @@ import torch
 import yaml
 from ray.job_submission import JobDetails
 
+from flash_ray.cluster.environment import REQUIREMENTS, lacking, pins, requirements
 from flash_ray.cluster.jobs.logs import exit_code
 from flash_ray.cluster.jobs.submit import free_id
-from flash_ray.cluster.requirements import FILE, lacking, pins, requirements
 from flash_ray.errors import UserError
 from flash_ray.recipe import load_recipe
 from flash_ray.serving.settings import load_serving
@@ -90,20 +90,31 @@ def test_settings_travel_with_their_judges(tmp_path, monkeypatch):
     assert load_serving(there / "serving.yaml") == here
 
 
+def test_an_evaluation_travels_with_recipe_and_judges(tmp_path):
+    judge = tmp_path / "vlm.yaml"
+    judge.write_text("base_url: https://judge.example/v1\nmodel: m\nmax_requests: 5\n")
+    judges = ["exact", f"vlm:{judge}"]
+    job = plan_evaluate("untrained", RECIPE, None, "edit", "miniature", 4, judges)
+    assert job.name == "untrained-edit" and set(job.files) == {"recipe.yaml", "judge-1.yaml"}
+    words = "evaluate untrained --task edit --cases 4 --recipe recipe.yaml --benchmark miniature"
+    assert " ".join(job.words) == f"{words} --judge exact --judge vlm:judge-1.yaml"
+
+
 @pytest.mark.parametrize(
     ("plan", "says"),
     [
         (lambda: plan_distill(load_recipe("miniature"), None, False), "runtime.storage.url"),
         (lambda: plan_encode(load_recipe("miniature")), "'embedded' in a Ray cluster"),
         (lambda: plan_distill(RECIPE, "Bad/Name", False), "--name"),
-        (lambda: plan_evaluate("./mine", "t2i", 1, [], RECIPE, "s3://b"), "MODEL"),
-        (lambda: plan_evaluate("mine", "t2i", 1, [], RECIPE, None), "--store"),
-        (lambda: plan_evaluate("mine", "t2i", 1, ["crowd"], RECIPE, "s3://b"), "'crowd'"),
+        (lambda: plan_evaluate("./mine", RECIPE, "s3://b", "t2i", None, 1, []), "MODEL"),
+        (lambda: plan_evaluate("mine", RECIPE, None, "t2i", None, 1, []), "--store"),
+        (lambda: plan_evaluate("mine", RECIPE, "s3://b", "t2i", "crowd", 1, []), "--benchmark"),
+        (lambda: plan_evaluate("mine", RECIPE, "s3://b", "t2i", None, 1, ["crowd"]), "'crowd'"),
         (lambda: plan_study("three-factors", Path("out"), None, "s3://b"), "--out"),
         (lambda: plan_serve(RECIPE, None, [], "folder", None, ("::1", 80)), "--store: folder"),
     ],
 )
-def test_refuses_what_no_cluster_could_run(plan, says):
+def test_what_no_cluster_could_run_is_an_error(plan, says):
     with pytest.raises(UserError, match=says):
         plan()
 
@@ -150,7 +161,7 @@ def test_pins_are_of_this_machine():
 
 
 def test_a_lacking_image_is_one_line(tmp_path):
-    (tmp_path / FILE).write_text("no-such-package>=1\n")
+    (tmp_path / REQUIREMENTS).write_text("no-such-package>=1\n")
     words = [
         sys.executable,
         "-m",
@@ -163,6 +174,6 @@ def test_a_lacking_image_is_one_line(tmp_path):
     assert ended.returncode == 2
     assert ended.stderr.startswith("flash-ray: image: lacks no-such-package>=1;")
     assert ended.stderr.count("\n") == 1
-    (tmp_path / FILE).write_text("pydantic>=2\n")
+    (tmp_path / REQUIREMENTS).write_text("pydantic>=2\n")
     ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout[:12]) == (0, "OK miniature")

@@ -12,7 +12,7 @@ from flash_ray.models.loading import LORA, is_lora, lora_digest
 from flash_ray.models.qwen_image_21 import QwenImage21
 from flash_ray.recipe import load_recipe
 from flash_ray.teachers.protocol import Group, groups
-from flash_ray.teachers.validation import validate_unfit_teachers
+from flash_ray.teachers.validation import validate_teachers
 
 
 def recipe_with(base, model):
@@ -25,7 +25,7 @@ def recipe_with(base, model):
 
 def refusal(base, model):
     with pytest.raises(UserError, match="^teachers.1.model: ") as caught:
-        validate_unfit_teachers(recipe_with(base, model))
+        validate_teachers(recipe_with(base, model))
     return str(caught.value)
 
 
@@ -39,8 +39,8 @@ def change(path, **fields):
 
 
 def test_a_lora_of_the_base_and_the_bases_twin_fit(miniature_folder, lora_folder, other_base):
-    validate_unfit_teachers(recipe_with(miniature_folder, lora_folder))
-    validate_unfit_teachers(recipe_with(miniature_folder, other_base))
+    validate_teachers(recipe_with(miniature_folder, lora_folder))
+    validate_teachers(recipe_with(miniature_folder, other_base))
 
 
 def test_a_lora_of_a_wider_base_is_refused(lora_folder):
@@ -63,14 +63,14 @@ def test_a_model_that_is_nowhere_is_refused(miniature_folder, tmp_path):
 
 def test_a_pipeline_with_other_encoders_is_refused(miniature_folder, other_base):
     change(other_base / "scheduler/scheduler_config.json", shift=7.0)
-    assert "encodes prompts or pictures otherwise" in refusal(miniature_folder, other_base)
+    assert "encodes prompts or images otherwise" in refusal(miniature_folder, other_base)
 
 
 def test_a_pipeline_of_another_kind_or_width_is_refused(miniature_folder, other_base):
     change(other_base / "transformer/config.json", in_channels=8)
     assert "has 8 latent channels" in refusal(miniature_folder, other_base)
     change(other_base / "model_index.json", _class_name="FluxPipeline")
-    assert "is a FluxPipeline" in refusal(miniature_folder, other_base)
+    assert "holds a FluxPipeline" in refusal(miniature_folder, other_base)
 
 
 def test_loras_share_the_bases_actors(miniature_folder, lora_folder, other_base):
@@ -84,22 +84,22 @@ def test_loras_share_the_bases_actors(miniature_folder, lora_folder, other_base)
 
 
 def test_an_added_lora_leaves_the_plain_base_as_it_was(miniature_folder, lora_folder, backbone):
-    mine = QwenImage21.from_pretrained(miniature_folder)
-    conditioned = mine.encode(["a red house"], None, (64, 64))
-    x_BNC = torch.randn(1, 16, mine.latent_channels, generator=torch.Generator().manual_seed(0))
+    model = QwenImage21.from_pretrained(miniature_folder)
+    conditions = model.encode(["a red house"], None, (64, 64))
+    x_BNC = torch.randn(1, 16, model.latent_channels, generator=torch.Generator().manual_seed(0))
     t_B = torch.tensor([0.7])
 
     def velocity(name):
-        with mine.lora(name), torch.no_grad():
-            return mine.velocity(mine.transformer, x_BNC, t_B, conditioned.positive)
+        with model.lora(name), torch.no_grad():
+            return model.velocity(model.transformer, x_BNC, t_B, conditions.positive)
 
     plain = velocity(None)
-    mine.add_lora(lora_folder, "narrow")
+    model.add_lora(lora_folder, "narrow")
     assert torch.equal(velocity(None), plain)
     assert (velocity("narrow") - plain).abs().mean() > 0.01
     assert torch.equal(velocity(None), plain)
     with pytest.raises(ValueError, match="before a LoRA is added"):
-        mine.copy_transformer()
+        model.copy_transformer()
 
 
 def test_a_lora_is_known_by_its_weights(lora_folder, tmp_path):

@@ -4,18 +4,22 @@ import random
 
 import pytest
 
-from flash_ray.teachers.autoscaler import Pace, wanted
+from flash_ray.teachers.autoscaler import ScalingPolicy, desired_teachers
+from flash_ray.teachers.protocol import Group
 
-PACE = Pace(crowded=1.25, idle=0.5, hire_after_s=5, dismiss_after_s=60)
-LOOK = 0.5
+POLICY = ScalingPolicy(
+    scale_up_load=1.25, scale_down_load=0.5, scale_up_after_s=5, scale_down_after_s=60
+)
+OBSERVE_S = 0.5
 
 
 def steady(length, seconds):
-    return [(100 + LOOK * i, length) for i in range(round(seconds / LOOK) + 1)]
+    return [(100 + OBSERVE_S * i, length) for i in range(round(seconds / OBSERVE_S) + 1)]
 
 
-def goal(queue, teachers, fewest=1, most=4, coming=0):
-    return wanted(queue, teachers, coming, fewest, most, PACE)
+def goal(queue, teachers, min_actors=1, max_actors=4, starting=0):
+    group = Group("base", (0,), min_actors, max_actors)
+    return desired_teachers(queue, teachers, starting, group, POLICY)
 
 
 def test_nothing_changes_before_it_has_lasted():
@@ -25,61 +29,61 @@ def test_nothing_changes_before_it_has_lasted():
 
 
 @pytest.mark.parametrize(
-    ("questions", "teachers", "expected"),
+    ("requests", "teachers", "expected"),
     [(2, 1, 2), (1, 1, 1), (3, 1, 3), (3, 2, 3), (5, 4, 4), (100, 1, 4), (100, 4, 4)],
 )
-def test_waiting_questions_hire_as_many_as_they_keep_busy(questions, teachers, expected):
-    assert goal(steady(questions, 5), teachers) == expected
+def test_waiting_requests_add_as_many_as_they_keep_busy(requests, teachers, expected):
+    assert goal(steady(requests, 5), teachers) == expected
 
 
 @pytest.mark.parametrize(
-    ("questions", "teachers", "expected"), [(0, 4, 1), (1, 4, 2), (1, 2, 2), (2, 4, 4), (0, 1, 1)]
+    ("requests", "teachers", "expected"), [(0, 4, 1), (1, 4, 2), (1, 2, 2), (2, 4, 4), (0, 1, 1)]
 )
-def test_idle_teachers_are_dismissed(questions, teachers, expected):
-    assert goal(steady(questions, 60), teachers) == expected
+def test_idle_teachers_are_removed(requests, teachers, expected):
+    assert goal(steady(requests, 60), teachers) == expected
 
 
-def test_the_fewest_stay():
-    assert goal(steady(0, 600), 3, fewest=2) == 2
+def test_the_minimum_stays():
+    assert goal(steady(0, 600), 3, min_actors=2) == 2
 
 
-def test_nobody_is_hired_while_others_have_no_place_yet_but_they_may_be_dismissed():
-    assert goal(steady(4, 600), 2, coming=1) == 2
-    assert goal(steady(4, 600), 2, coming=0) == 4
-    assert goal(steady(0, 60), 2, coming=1) == 1
+def test_none_is_added_while_others_are_starting_but_these_may_be_removed():
+    assert goal(steady(4, 600), 2, starting=1) == 2
+    assert goal(steady(4, 600), 2, starting=0) == 4
+    assert goal(steady(0, 60), 2, starting=1) == 1
 
 
-def test_a_short_pause_dismisses_nobody_and_a_short_crowd_hires_nobody():
+def test_a_short_pause_removes_none_and_a_short_queue_adds_none():
     pause = [(second, 0 if 100 <= second < 140 else 2) for second, _ in steady(0, 90)]
     assert goal(pause, 2) == 2
-    crowd = [*steady(1, 60)[:-2], (160, 2), (160.5, 2)]
-    assert goal(crowd, 1) == 1
+    burst = [*steady(1, 60)[:-2], (160, 2), (160.5, 2)]
+    assert goal(burst, 1) == 1
 
 
-def staff_over_time(workers, think_s, work_s, teachers, most=8, minutes=30, seed=0):
+def teachers_over_time(workers, think_s, work_s, teachers, most=8, minutes=30, seed=0):
     """A run in small: workers that compute, ask and wait; teachers that take a minute to come."""
     draw = random.Random(seed)
     around = lambda mean: mean * draw.uniform(0.5, 1.5)  # noqa: E731
     computing = [around(think_s) for _ in range(workers)]  # until when
-    queue, working, there, coming, log = [], [], teachers, [], []
+    queue, working, ready, starting, log = [], [], teachers, [], []
     counts, now = [teachers], 0.0
     while now < minutes * 60:
         now += 0.05
-        if came := sum(at <= now for at in coming):
-            there, coming, log = there + came, [at for at in coming if at > now], []
+        if came := sum(at <= now for at in starting):
+            ready, starting, log = ready + came, [at for at in starting if at > now], []
         queue += [at for at in computing if at <= now]
         computing = [at for at in computing if at > now]
         computing += [now + around(think_s) for at in working if at <= now]
         working = [at for at in working if at > now]
-        while queue and len(working) < there:
+        while queue and len(working) < ready:
             queue.pop(0)
             working.append(now + around(work_s))
-        if not log or now - log[-1][0] >= LOOK:
+        if not log or now - log[-1][0] >= OBSERVE_S:
             log = [*log[-130:], (now, len(queue) + len(working))]
-            number = wanted(log, counts[-1], len(coming), 1, most, PACE)
+            number = goal(log, counts[-1], 1, most, len(starting))
             if number != counts[-1]:
-                coming += [now + 60] * max(0, number - counts[-1])
-                there -= max(0, counts[-1] - number)
+                starting += [now + 60] * max(0, number - counts[-1])
+                ready -= max(0, counts[-1] - number)
                 counts.append(number)
                 log = []
     return counts
@@ -91,5 +95,5 @@ def staff_over_time(workers, think_s, work_s, teachers, most=8, minutes=30, seed
     [(1, 1, 5), (2, 1, 1), (2, 1, 0.2), (4, 1, 0.5), (8, 1, 0.5), (8, 2, 0.5), (8, 1, 4)],
 )
 def test_a_steady_load_settles_without_flapping(workers, think_s, work_s, teachers):
-    counts = staff_over_time(workers, think_s, work_s, teachers)
+    counts = teachers_over_time(workers, think_s, work_s, teachers)
     assert counts == sorted(counts, reverse=teachers == 8)

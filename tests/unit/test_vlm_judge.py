@@ -9,14 +9,21 @@ import numpy as np
 import pytest
 
 from flash_ray.errors import UserError
+from flash_ray.evaluation.benchmark import Case
 from flash_ray.evaluation.judges.endpoint import VlmSettings, read_settings
-from flash_ray.evaluation.judges.load import opened_judges, read_judges
+from flash_ray.evaluation.judges.load import open_judges, read_judges
 from flash_ray.evaluation.judges.vlm import VlmJudge, parse, rubric
-from flash_ray.miniature.benchmark import cases, source_image
+from flash_ray.miniature.benchmark import MiniatureBenchmark
 from flash_ray.miniature.categories import CATEGORIES
+from flash_ray.recipe.schema import Task
 from flash_ray.storage.embedded import embedded_store
 from flash_ray.storage.s3 import Store
 from tests.helpers.chat_server import KEY, Answer, Asked, ChatServer, chat_server, good
+
+
+def cases(task: Task, count: int) -> list[Case]:
+    return MiniatureBenchmark().cases(task, count)
+
 
 CASES = cases("t2i", 1)
 PICTURES = np.random.default_rng(0).integers(0, 256, (3, 32, 48, 3), np.uint8)
@@ -53,7 +60,7 @@ def settings(server: ChatServer, **changes: object) -> VlmSettings:
 def test_a_picture_is_asked_about_with_its_prompt_and_rubric(server, store):
     server.script = lambda asked, number: good(2)
     judge = VlmJudge(settings(server, parameters={"temperature": 0}), store)
-    opinions = judge.judge(CASES, PICTURES)
+    scores = judge.judge(CASES, PICTURES)
     assert judge.name == "vlm:seer"
     by_prompt = {asked.text: asked for asked in server.asked}
     assert len(by_prompt) == len(CASES)
@@ -63,16 +70,16 @@ def test_a_picture_is_asked_about_with_its_prompt_and_rubric(server, store):
         assert asked.model == "seer" and asked.fields == {"temperature": 0}
         (shown,) = asked.pictures
         assert (shown == picture).all()
-    assert [opinion.failure for opinion in opinions] == [None] * 3
-    assert opinions[0].details == {"replies": 1, "tokens": 100, "reason": "as asked"}
+    assert [score.failure for score in scores] == [None] * 3
+    assert scores[0].details == {"replies": 1, "tokens": 100, "reason": "as asked"}
 
 
 def test_scores_belong_to_their_cases(server, store):
     category_of = {rubric("t2i", case.category): case.category for case in CASES}
     given = {"landscape": 1, "portrait": 3, "text": 5}
     server.script = lambda asked, number: good(given[category_of[asked.rubric]])
-    opinions = VlmJudge(settings(server, concurrency=3), store).judge(CASES, PICTURES)
-    assert [o.score for o in opinions] == [given[case.category] for case in CASES]
+    scores = VlmJudge(settings(server, concurrency=3), store).judge(CASES, PICTURES)
+    assert [s.score for s in scores] == [given[case.category] for case in CASES]
 
 
 def test_of_an_edit_the_input_is_shown_too(server, store):
@@ -80,14 +87,15 @@ def test_of_an_edit_the_input_is_shown_too(server, store):
     VlmJudge(settings(server), store).judge([case], PICTURES[:1])
     (asked,) = server.asked
     before, after = asked.pictures
-    assert (before == np.asarray(source_image(case))).all() and before.shape == (64, 64, 3)
+    assert (before == np.asarray(case.references[0])).all() and before.shape == (64, 64, 3)
     assert (after == PICTURES[0]).all()
     assert f"Instruction: {case.prompt}" in asked.text
 
 
 def test_every_category_has_a_rubric_that_asks_for_json():
-    rubrics = [rubric(bench, category) for bench, own in CATEGORIES.items() for category in own]
+    rubrics = [rubric(task, category) for task, own in CATEGORIES.items() for category in own]
     assert len(set(rubrics)) == len(rubrics) == 9
+    assert rubric("t2i", "signs") not in rubrics  # another benchmark's category
     assert all('{"score": n, "reason": "..."}' in text for text in rubrics)
 
 
@@ -116,8 +124,8 @@ def test_another_question_is_asked(server, store, change):
 def test_a_busy_server_is_asked_again(server, store):
     busy = Answer(status=429, headers={"Retry-After": "0.01"})
     server.script = lambda asked, number: busy if number < 2 else good(5)
-    (opinion,) = VlmJudge(settings(server), store).judge(CASES[:1], PICTURES[:1])
-    assert opinion.score == 5.0
+    (score,) = VlmJudge(settings(server), store).judge(CASES[:1], PICTURES[:1])
+    assert score.score == 5.0
     assert len(server.asked) == 3
 
 
@@ -154,17 +162,17 @@ def test_nothing_but_the_json_that_was_asked_for_is_parsed(text):
 @pytest.mark.parametrize("text", ["I would give it a 4.", '{"score": 6, "reason": "great"}', None])
 def test_what_cannot_be_parsed_is_counted_and_not_guessed(server, store, text):
     server.script = lambda asked, number: Answer(text)
-    (opinion,) = VlmJudge(settings(server), store).judge(CASES[:1], PICTURES[:1])
-    assert (opinion.score, opinion.failure) == (None, "unparsed")
-    assert opinion.details == {"replies": 2, "tokens": 200, "text": text}
+    (score,) = VlmJudge(settings(server), store).judge(CASES[:1], PICTURES[:1])
+    assert (score.score, score.failure) == (None, "unparsed")
+    assert score.details == {"replies": 2, "tokens": 200, "text": text}
     assert len(server.asked) == 2
 
 
 def test_a_second_answer_may_be_better(server, store):
     server.script = lambda asked, number: good(2) if number else Answer("well...")
-    (opinion,) = VlmJudge(settings(server), store).judge(CASES[:1], PICTURES[:1])
-    assert (opinion.score, opinion.failure) == (2.0, None)
-    assert opinion.details["replies"] == 2
+    (score,) = VlmJudge(settings(server), store).judge(CASES[:1], PICTURES[:1])
+    assert (score.score, score.failure) == (2.0, None)
+    assert score.details["replies"] == 2
 
 
 def test_a_code_fence_is_no_guess():
@@ -186,8 +194,8 @@ def test_a_code_fence_is_no_guess():
 )
 def test_a_refusal_is_counted_and_not_asked_again(server, store, answer):
     server.script = lambda asked, number: answer
-    (opinion,) = VlmJudge(settings(server), store).judge(CASES[:1], PICTURES[:1])
-    assert (opinion.score, opinion.failure) == (None, "refused")
+    (score,) = VlmJudge(settings(server), store).judge(CASES[:1], PICTURES[:1])
+    assert (score.score, score.failure) == (None, "refused")
     assert len(server.asked) == 1
 
 
@@ -349,7 +357,7 @@ def test_other_judges_are_refused(tmp_path, words, says):
 def test_a_vlm_opens_the_store_for_its_answers(tmp_path):
     file = tmp_path / "judge.yaml"
     file.write_text(GOOD)
-    with opened_judges(read_judges(["exact", f"vlm:{file}"]), str(tmp_path / "store")) as judges:
+    with open_judges(read_judges(["exact", f"vlm:{file}"]), str(tmp_path / "store")) as judges:
         assert [judge.name for judge in judges] == ["exact", "vlm:seer"]
         assert (tmp_path / "store" / "credentials.json").is_file()
 

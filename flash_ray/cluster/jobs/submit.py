@@ -16,9 +16,9 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 import flash_ray
+from flash_ray.cluster.environment import REQUIREMENTS, pins, requirements
 from flash_ray.cluster.jobs.logs import wait
 from flash_ray.cluster.jobs.spec import Job
-from flash_ray.cluster.requirements import FILE, pins, requirements
 from flash_ray.errors import UserError
 
 ADDRESS = "RAY_API_SERVER_ADDRESS"
@@ -28,17 +28,17 @@ ANSWER_S = 10.0
 def connect(address: str | None) -> JobSubmissionClient:
     """A client of the job server.
 
-    The token is Ray's own matter: RAY_AUTH_TOKEN, the file that RAY_AUTH_TOKEN_PATH names, or, with
+    Ray itself reads the token: RAY_AUTH_TOKEN, the file that RAY_AUTH_TOKEN_PATH names, or, with
     RAY_AUTH_MODE=token, ~/.ray/auth_token. It travels in a header.
 
     Args:
         address: http(s)://host:port of the head's dashboard.
 
     Raises:
-        UserError: there is no job server, it refuses the token, or its Ray is another version.
+        UserError: there is no job server, it rejects the token, or its Ray is another version.
     """
     address = _checked(address)
-    _validate_unreachable(address)
+    _validate_reachable(address)
     # Ray takes the variable before the argument.
     os.environ[ADDRESS] = address
     try:
@@ -71,7 +71,7 @@ def _checked(address: str | None) -> str:
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
 
 
-def _validate_unreachable(address: str) -> None:
+def _validate_reachable(address: str) -> None:
     # Without a token: whatever it answers, it is there. Ray's client would wait without limit.
     try:
         requests.get(f"{address}/api/version", timeout=ANSWER_S)
@@ -84,12 +84,12 @@ def _validate_unreachable(address: str) -> None:
 
 def _token_problem(address: str, error: AuthenticationError) -> str:
     if "required" in error.message:
-        what = "asks for a token and none was sent"
+        problem = "asks for a token and none was sent"
     else:
-        what = "refuses the token that was sent"
+        problem = "rejects the token that was sent"
     return (
-        f"--address: {address} {what}; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a file "
-        "with the cluster's token, readable by you only (mode 0600)"
+        f"--address: {address} {problem}; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a "
+        "file with the cluster's token, readable by you only (mode 0600)"
     )
 
 
@@ -101,8 +101,8 @@ def _no_job_server(address: str) -> str:
 
 
 ENTRY = "python -m flash_ray.cluster.jobs.entrypoint"
-SAYS = "flash-ray: "
-STARTING = "No available agent"  # a job server says so until the nodes have registered with it
+PREFIX = "flash-ray: "  # of the line with which the entry point fails
+STARTING = "No available agent"  # the job server's answer until nodes have registered with it
 PATIENCE_S = 25.0
 
 
@@ -116,12 +116,12 @@ def send(client: JobSubmissionClient, job: Job, again: bool = False, pip: bool =
         pip: has the nodes install flash_ray's requirements, at this machine's versions.
 
     Raises:
-        UserError: it runs already, it has ended and `again` is false, or the server refuses it.
+        UserError: it runs already, it has ended and `again` is false, or the server rejects it.
     """
     name = free_id(job.id, client.list_jobs(), again)
-    wanted = requirements()
+    required = requirements()
     with tempfile.TemporaryDirectory(prefix="flash-ray-") as folder:
-        for file, text in {**job.files, FILE: "\n".join(wanted)}.items():
+        for file, text in {**job.files, REQUIREMENTS: "\n".join(required)}.items():
             (Path(folder) / file).write_text(text, encoding="utf-8")
         environment: dict[str, Any] = {
             "working_dir": folder,
@@ -130,9 +130,9 @@ def send(client: JobSubmissionClient, job: Job, again: bool = False, pip: bool =
             "excludes": ["__pycache__"],
         }
         if pip:
-            environment["pip"] = pins(wanted)
+            environment["pip"] = pins(required)
         if job.gpus:
-            _validate_unplaced(client, environment, f"GPU={job.gpus}")
+            _check_cluster(client, environment, f"GPU={job.gpus}")
         try:
             return _submitted(
                 client,
@@ -145,7 +145,7 @@ def send(client: JobSubmissionClient, job: Job, again: bool = False, pip: bool =
         except RuntimeError as error:
             free_id(job.id, client.list_jobs(), again)  # another may have sent it meanwhile
             raise UserError(
-                f"--address: the job server refused {name}: {_last_line(error)}; see its log"
+                f"--address: the job server rejected {name}: {_last_line(error)}; see its log"
             ) from error
 
 
@@ -161,25 +161,25 @@ def _submitted(client: JobSubmissionClient, **job: Any) -> str:
             time.sleep(1.0)
 
 
-def _validate_unplaced(client: JobSubmissionClient, environment: dict[str, Any], what: str) -> None:
-    """Raises UserError if no node can come that offers it, as a job on the head finds out."""
-    name = _submitted(
-        client, entrypoint=f"python -m flash_ray.cluster.jobs.check {what}", runtime_env=environment
-    )
+def _check_cluster(client: JobSubmissionClient, environment: dict[str, Any], amount: str) -> None:
+    """Raises UserError if no node can offer NAME=AMOUNT, as a job on the head finds out."""
+    name = _submitted(client, entrypoint=f"{ENTRY} --check {amount}", runtime_env=environment)
     ended = wait(client, name)
-    said = [x for x in client.get_job_logs(name).splitlines() if x.startswith(SAYS)]
+    problems = [x for x in client.get_job_logs(name).splitlines() if x.startswith(PREFIX)]
     client.delete_job(name)
     if ended.status != JobStatus.SUCCEEDED:
-        raise UserError(said[-1].removeprefix(SAYS) if said else f"{name}: {ended.message}")
+        raise UserError(
+            problems[-1].removeprefix(PREFIX) if problems else f"{name}: {ended.message}"
+        )
 
 
-def free_id(wanted: str, jobs: Iterable[JobDetails], again: bool) -> str:
-    """`wanted`, or `wanted`-2 and so on for one that is sent again.
+def free_id(job_id: str, jobs: Iterable[JobDetails], again: bool) -> str:
+    """An id for a job: `job_id`, or `job_id`-2 and so on for one that is sent again.
 
     Raises:
         UserError: it runs already, or has ended and `again` is false.
     """
-    same = [j for j in jobs if re.fullmatch(rf"{re.escape(wanted)}(-\d+)?", j.submission_id or "")]
+    same = [j for j in jobs if re.fullmatch(rf"{re.escape(job_id)}(-\d+)?", j.submission_id or "")]
     for job in same:
         if not job.status.is_terminal():
             raise UserError(
@@ -192,7 +192,7 @@ def free_id(wanted: str, jobs: Iterable[JobDetails], again: bool) -> str:
             f"job: {last.submission_id} has ended ({last.status.value}); allowed: --again to send "
             f"it once more; see `flash-ray jobs logs {last.submission_id}` first"
         )
-    return f"{wanted}-{len(same) + 1}" if same else wanted
+    return f"{job_id}-{len(same) + 1}" if same else job_id
 
 
 def _last_line(error: RuntimeError) -> str:

@@ -1,4 +1,4 @@
-"""What a local cluster is made of, and how Ray's autoscaler is told so."""
+"""Which nodes a local cluster may have, and the autoscaler's configuration that says so."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +9,8 @@ MEBIBYTE = 2**20
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The nodes that may come; each kind starts at none.
+class NodeLimits:
+    """The most nodes of each type that may come, and their sizes; each type starts at none.
 
     A trainer offers {"CPU": cpus, "trainer": 1}, a teacher {"CPU": cpus, "teacher": 1}, a server
     {"CPU": cpus}. The CPUs are what Ray counts with, not what the machine has.
@@ -20,7 +20,7 @@ class Plan:
     teachers: int = 1
     servers: int = 1
     cpus: int = 2
-    idle_s: float = 60.0  # a node without work goes after that
+    idle_s: float = 60.0  # seconds after which a node without work goes
     object_store_mib: int = 200  # of each node, the head's too
 
     @property
@@ -29,23 +29,23 @@ class Plan:
         return {"trainer": self.trainers, "teacher": self.teachers, "server": self.servers}
 
 
-def autoscaling_config(plan: Plan, address: str) -> dict[str, Any]:
+def autoscaling_config(limits: NodeLimits, address: str) -> dict[str, Any]:
     """What `ray start --autoscaling-config` reads, for the cluster at `address` (host:port).
 
     Ray's provider of nodes on one machine is named by its class: under its short name,
     fake_multinode, Ray 2.60 looks for an example file that its wheel lacks.
     """
     provider = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
-    store = {"object_store_memory": plan.object_store_mib * MEBIBYTE}
+    store = {"object_store_memory": limits.object_store_mib * MEBIBYTE}
     workers = {
         name: {
-            "resources": {"CPU": plan.cpus, **store, **({} if name == "server" else {name: 1})},
+            "resources": {"CPU": limits.cpus, **store, **({} if name == "server" else {name: 1})},
             "labels": {LABEL: name},
             "node_config": {},
             "min_workers": 0,
             "max_workers": most,
         }
-        for name, most in plan.most.items()
+        for name, most in limits.most.items()
     }
     return {
         "cluster_name": "flash-ray-local",
@@ -69,7 +69,7 @@ def autoscaling_config(plan: Plan, address: str) -> dict[str, Any]:
         "cluster_synced_files": [],
         "file_mounts_sync_continuously": False,
         "auth": {},
-        "max_workers": sum(plan.most.values()),
-        "upscaling_speed": sum(plan.most.values()),
-        "idle_timeout_minutes": plan.idle_s / 60,
+        "max_workers": sum(limits.most.values()),
+        "upscaling_speed": sum(limits.most.values()),
+        "idle_timeout_minutes": limits.idle_s / 60,
     }

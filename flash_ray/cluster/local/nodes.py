@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -16,8 +17,9 @@ from pathlib import Path
 import psutil
 import requests
 
-from flash_ray.cluster.local.config import LABEL, MEBIBYTE, Plan, autoscaling_config
-from flash_ray.cluster.local.token import Token, find_token
+from flash_ray.cluster.local.config import LABEL, MEBIBYTE, NodeLimits, autoscaling_config
+from flash_ray.cluster.local.token import Token, read_token
+from flash_ray.cluster.session import free_ports
 from flash_ray.errors import UserError
 from flash_ray.storage.embedded import LAUNCHER
 
@@ -27,14 +29,14 @@ NODE = "RAY_OVERRIDE_NODE_ID_FOR_TESTING"
 
 def members(session: int) -> set[psutil.Process]:
     """The session's processes that run, and what descends from them (jobs have sessions too)."""
-    found: set[psutil.Process] = set()
+    processes: set[psutil.Process] = set()
     for process in psutil.process_iter():
         try:
             if os.getsid(process.pid) == session:
-                found |= {process, *process.children(recursive=True)}
+                processes |= {process, *process.children(recursive=True)}
         except (OSError, psutil.Error):  # it has just ended
             continue
-    return {process for process in found if _runs(process)}
+    return {process for process in processes if _runs(process)}
 
 
 def kill_node(session: int, node: str) -> None:
@@ -44,7 +46,7 @@ def kill_node(session: int, node: str) -> None:
         raise LookupError(f"no node {node} in the local cluster")
     (raylet,) = raylets
     for process in (raylet, *raylet.children(recursive=True)):
-        _send(process, "kill")
+        _send(process, signal.SIGKILL)
 
 
 def end_all(session: int, grace_s: float = 5) -> None:
@@ -52,11 +54,11 @@ def end_all(session: int, grace_s: float = 5) -> None:
     until = time.monotonic() + grace_s
     seen = members(session)
     for process in seen:
-        _send(process, "terminate")
+        _send(process, signal.SIGTERM)
     while left := {process for process in seen if _runs(process)}:
         if time.monotonic() > until:
             for process in left:
-                _send(process, "kill")
+                _send(process, signal.SIGKILL)
         time.sleep(0.1)
         seen |= members(session)
 
@@ -72,16 +74,16 @@ def _runs(process: psutil.Process) -> bool:
         return False
 
 
-def _send(process: psutil.Process, how: str) -> None:
+def _send(process: psutil.Process, signal_number: int) -> None:
     try:
-        getattr(process, how)()
+        process.send_signal(signal_number)
     except psutil.NoSuchProcess:
         pass  # it has ended by itself
 
 
 HOST = "127.0.0.1"
 CONFIG = "autoscaler.json"
-SOCKET_PATH = 103  # characters that a local socket's path may have, of which Ray's own part is
+SOCKET_PATH = 103  # characters that a local socket's path may have, of which Ray takes
 RAYS_PART = len("/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store.00")
 
 
@@ -114,9 +116,9 @@ class Cluster:
         """Ends all processes of a node (its id) at once. LookupError if there is none."""
         kill_node(self.session, node)
 
-    def allow(self, plan: Plan) -> None:
-        """From now on at most the plan's nodes; the autoscaler ends those beyond, busy or not."""
-        _write_config(plan, self.address, self.folder)
+    def allow(self, limits: NodeLimits) -> None:
+        """Sets new limits; the autoscaler ends the nodes beyond them, busy or not."""
+        _write_config(limits, self.address, self.folder)
 
     def ready(self) -> bool:
         """Whether the job server answers."""
@@ -131,7 +133,9 @@ class Cluster:
 
 
 @contextmanager
-def autoscaling_cluster(plan: Plan, port: int, deadline_s: float = 120) -> Iterator[Cluster]:
+def autoscaling_cluster(
+    limits: NodeLimits, port: int, deadline_s: float = 120
+) -> Iterator[Cluster]:
     """A cluster with its job server at `port`, for the block; call it from the main thread.
 
     Its processes inherit this one's environment (AWS_* and the like), and end with the block or
@@ -141,18 +145,18 @@ def autoscaling_cluster(plan: Plan, port: int, deadline_s: float = 120) -> Itera
         UserError: the port is taken, memory is short, the token cannot be read, or the cluster
             is not ready in `deadline_s` seconds.
     """
-    _validate_taken(port)
-    _validate_too_large(plan)
-    token = find_token()
+    _validate_port(port)
+    _validate_memory(limits)
+    token = read_token()
     folder = Path(tempfile.mkdtemp(prefix="flash-ray-"))
     head = None
     try:
-        _validate_long(folder)
-        from ray.util import get_node_ip_address  # here: bad input is refused without Ray
+        _validate_folder(folder)
+        from ray.util import get_node_ip_address  # here, so that bad input ends without Ray
 
         # Not the loopback address: Ray's clients make that one out of it.
         address = f"{get_node_ip_address()}:{free_ports(1)[0]}"
-        head = _start_head(plan, address, port, folder, token)
+        head = _start_head(limits, address, port, folder, token)
         cluster = Cluster(address, f"http://{HOST}:{port}", folder, token, head.pid)
         _await_ready(cluster, head, deadline_s)
         yield cluster
@@ -163,18 +167,18 @@ def autoscaling_cluster(plan: Plan, port: int, deadline_s: float = 120) -> Itera
         _keep_logs(folder)
 
 
-def _write_config(plan: Plan, address: str, folder: Path) -> None:
-    """Puts the autoscaler's file into place, whole: it is read anew every second."""
+def _write_config(limits: NodeLimits, address: str, folder: Path) -> None:
+    """Replaces the autoscaler's file by a whole one: it is read anew every second."""
     partial = folder / f"{CONFIG}.partial"
-    partial.write_text(json.dumps(autoscaling_config(plan, address)))
+    partial.write_text(json.dumps(autoscaling_config(limits, address)))
     partial.replace(folder / CONFIG)
 
 
 def _start_head(
-    plan: Plan, address: str, port: int, folder: Path, token: Token
+    limits: NodeLimits, address: str, port: int, folder: Path, token: Token
 ) -> subprocess.Popen[bytes]:
     """Starts `ray start --head`, which starts the rest and waits."""
-    _write_config(plan, address, folder)
+    _write_config(limits, address, folder)
     host, _, gcs = address.rpartition(":")
     client, autoscaler_metrics, dashboard_metrics = free_ports(3)
     options = {
@@ -187,7 +191,7 @@ def _start_head(
         "min-worker-port": 0,
         "max-worker-port": 0,
         "num-cpus": 0,
-        "object-store-memory": plan.object_store_mib * MEBIBYTE,
+        "object-store-memory": limits.object_store_mib * MEBIBYTE,
         "temp-dir": folder,
         "autoscaling-config": folder / CONFIG,
     }
@@ -204,7 +208,7 @@ def _start_head(
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**_environment(), **token.environment(), **ports},
-            start_new_session=True,  # by which its processes are found; and Ctrl-C is ours
+            start_new_session=True,  # marks its processes; and Ctrl-C is ours
         )
 
 
@@ -246,19 +250,7 @@ def _keep_logs(folder: Path) -> None:
             path.unlink()
 
 
-def free_ports(count: int) -> list[int]:
-    """TCP ports of this machine that nobody listens to, all different."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind((HOST, 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
-
-
-def _validate_taken(port: int) -> None:
+def _validate_port(port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -269,17 +261,17 @@ def _validate_taken(port: int) -> None:
             ) from error
 
 
-def _validate_too_large(plan: Plan) -> None:
-    nodes = 1 + sum(plan.most.values())
-    needed, free = nodes * plan.object_store_mib, psutil.virtual_memory().available // MEBIBYTE
+def _validate_memory(limits: NodeLimits) -> None:
+    nodes = 1 + sum(limits.most.values())
+    needed, free = nodes * limits.object_store_mib, psutil.virtual_memory().available // MEBIBYTE
     if needed > free:
         raise UserError(
-            f"--object-store-mib: {nodes} nodes with {plan.object_store_mib} MiB need {needed} "
+            f"--object-store-mib: {nodes} nodes with {limits.object_store_mib} MiB need {needed} "
             f"MiB, {free} are free; lower it, or --trainers, --teachers, --servers"
         )
 
 
-def _validate_long(folder: Path) -> None:
+def _validate_folder(folder: Path) -> None:
     if len(str(folder)) + RAYS_PART > SOCKET_PATH:
         raise UserError(
             f"TMPDIR: {folder.parent} is too long a path for Ray's local sockets; allowed: "

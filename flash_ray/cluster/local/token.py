@@ -1,4 +1,4 @@
-"""The token of a local cluster, found where Ray's own clients look for it."""
+"""The token of a local cluster, read from where Ray's own clients look for it."""
 
 import os
 import secrets
@@ -10,20 +10,20 @@ from flash_ray.errors import UserError
 
 @dataclass(frozen=True)
 class Token:
-    """A secret, and the variable or file that it came from."""
+    """A secret, and its source: the name of a variable, or the path of a file."""
 
     value: str = field(repr=False)
-    place: str
+    source: str
 
     def environment(self) -> dict[str, str]:
-        """The variables with which Ray finds it: a file by its path."""
-        if self.place == "RAY_AUTH_TOKEN":
+        """The variables with which Ray finds it; a file is named by its path."""
+        if self.source == "RAY_AUTH_TOKEN":
             return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.value}
-        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": self.place}
+        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": self.source}
 
 
-def find_token() -> Token:
-    """The user's token: RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token.
+def read_token() -> Token:
+    """Reads the user's token: RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token.
 
     A file that is missing is made; in either case its owner alone may read it afterwards.
 

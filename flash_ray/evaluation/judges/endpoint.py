@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import yaml
 from pydantic import Field, JsonValue, ValidationError
@@ -15,6 +15,9 @@ from pydantic import Field, JsonValue, ValidationError
 from flash_ray.errors import UserError, unknown
 from flash_ray.recipe.load import RecipeLoader
 from flash_ray.recipe.schema import Section
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletionMessageParam
 
 
 class VlmSettings(Section):
@@ -94,20 +97,20 @@ _KEYS = tuple(VlmSettings.model_fields)
 
 
 def _first(error: ValidationError) -> str:
-    found = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    name = str(found["loc"][0])
-    if found["type"] == "extra_forbidden":
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    name = str(first["loc"][0])
+    if first["type"] == "extra_forbidden":
         return unknown(name, name, _KEYS, "key")
-    says = "missing" if found["type"] == "missing" else found["msg"]
-    return f"{name}: {says}; allowed: {VlmSettings.model_fields[name].description}; correct it"
+    problem = "missing" if first["type"] == "missing" else first["msg"]
+    return f"{name}: {problem}; allowed: {VlmSettings.model_fields[name].description}; correct it"
 
 
-RETRIES = 3  # of one question, after 408, 409, 429, 5xx and lost connections
+RETRIES = 3  # of one request, after 408, 409, 429, 5xx and lost connections
 FILTERED = ("content_filter", "content_policy_violation")
 
 
 class Reply(Section):
-    """What the model said; `tokens` counts question and answer, 0 where the endpoint does not."""
+    """What the model answers; `tokens` counts request and answer, 0 if the endpoint does not."""
 
     text: str | None
     refused: bool
@@ -131,9 +134,9 @@ class Budget:
         limits = self._settings
         with self._lock:
             if self.requests >= limits.max_requests:
-                self._refuse("max_requests", limits.max_requests)
+                self._raise("max_requests", limits.max_requests)
             if limits.max_tokens is not None and self.tokens >= limits.max_tokens:
-                self._refuse("max_tokens", limits.max_tokens)
+                self._raise("max_tokens", limits.max_tokens)
             self.requests += 1
 
     def used(self, tokens: int) -> None:
@@ -141,7 +144,7 @@ class Budget:
         with self._lock:
             self.tokens += tokens
 
-    def _refuse(self, field: str, limit: int) -> None:
+    def _raise(self, field: str, limit: int) -> None:
         raise UserError(
             f"vlm.{field}: {limit} do not suffice, spent: {self.requests} requests and "
             f"{self.tokens} tokens; what was answered is kept; raise {field}, or run again to go on"
@@ -179,7 +182,7 @@ class Endpoint:
     ) -> None:
         self._client.close()
 
-    def ask(self, messages: list[dict[str, Any]]) -> Reply:
+    def ask(self, messages: "list[ChatCompletionMessageParam]") -> Reply:
         """Sends chat messages.
 
         Raises:
@@ -201,7 +204,7 @@ class Endpoint:
         refused = bool(choice.message.refusal) or choice.finish_reason in FILTERED
         return Reply(text=choice.message.content, refused=refused, tokens=tokens)
 
-    def _create(self, messages: list[dict[str, Any]]) -> Any:
+    def _create(self, messages: "list[ChatCompletionMessageParam]") -> Any:
         """The completion, or None where the endpoint refuses the content by an error."""
         import openai
 
@@ -231,9 +234,9 @@ class Endpoint:
                 f"{self._where} refuses the key or what it may do ({error.status_code}); {cure}"
             ) from None
         except openai.APIStatusError as error:
-            said = " ".join(str(error.message).replace(self._key, "***").split())[:200]
+            message = " ".join(str(error.message).replace(self._key, "***").split())[:200]
             raise UserError(
-                f"{self._where} answers {error.status_code}: {said}; "
+                f"{self._where} answers {error.status_code}: {message}; "
                 f"{_cure(error.status_code)}; what was answered is kept"
             ) from None
         except openai.APITimeoutError:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
@@ -23,6 +23,9 @@ from flash_ray.evaluation.judges.endpoint import Budget, Endpoint, Reply, VlmSet
 from flash_ray.recipe.schema import Section, Task
 from flash_ray.storage.s3 import Store
 
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletionContentPartParam, ChatCompletionMessageParam
+
 ATTEMPTS = 2  # at an answer that can be parsed
 FENCED = re.compile(r"\s*```(?:json)?\s*(.*?)\s*```\s*", re.DOTALL)
 Part = str | np.ndarray  # of a message: text, or a uint8 picture (H, W, 3)
@@ -31,7 +34,7 @@ _REPLIES = TypeAdapter(tuple[Reply, ...])
 
 
 class Answer(Section):
-    """What the model has to say, as JSON and nothing else."""
+    """What the model has to answer, as JSON and nothing else."""
 
     score: int = Field(ge=1, le=5)
     reason: str
@@ -40,8 +43,8 @@ class Answer(Section):
 class VlmJudge:
     """Asks a model about each picture; an answer that cannot be parsed is no score.
 
-    What the model said is kept in `store` under the digest of everything that it was asked, the
-    model's name included, so that the same question is asked once, whoever asks. That holds for
+    What the model answers is kept in `store` under the digest of everything that it was asked, the
+    model's name included, so that the same is asked once, whoever asks. That holds for
     answers without a score too.
     """
 
@@ -79,15 +82,15 @@ class VlmJudge:
         return {}
 
     def _replies(self, endpoint: Endpoint, case: Case, image_HW3: np.ndarray) -> tuple[Reply, ...]:
-        """What the model said, in up to `ATTEMPTS` answers, now or earlier."""
-        instructions, parts = rubric(case.task, case.category), question(case, image_HW3)
+        """What the model answers, or answered earlier, in up to `ATTEMPTS` replies."""
+        instructions, parts = rubric(case.task, case.category), message_parts(case, image_HW3)
         key = f"judgments/{self._digest(instructions, parts)}.json"
         if (kept := self._store.get_bytes(key)) is not None:
             try:
                 return _REPLIES.validate_json(kept)
             except ValidationError:
                 raise UserError(f"{self._store.url(key)}: is corrupt; delete it") from None
-        messages = [
+        messages: list[ChatCompletionMessageParam] = [
             {"role": "system", "content": instructions},
             {"role": "user", "content": [_sent(part) for part in parts]},
         ]
@@ -101,11 +104,11 @@ class VlmJudge:
         shown = [
             part
             if isinstance(part, str)
-            else [part.shape, hashlib.sha256(np.ascontiguousarray(part)).hexdigest()]
+            else [part.shape, hashlib.sha256(part.tobytes()).hexdigest()]
             for part in parts
         ]
-        asked = [self._settings.model, self._settings.parameters, instructions, shown]
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        content = [self._settings.model, self._settings.parameters, instructions, shown]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def rubric(task: Task, category: str) -> str:
@@ -118,7 +121,7 @@ def rubric(task: Task, category: str) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def question(case: Case, image_HW3: np.ndarray) -> list[Part]:
+def message_parts(case: Case, image_HW3: np.ndarray) -> list[Part]:
     """What the model is shown: the prompt and the picture, of edits the inputs too."""
     if not case.references:
         return [f"Prompt: {case.prompt}\n\nPicture:", image_HW3]
@@ -152,7 +155,7 @@ def _unparsed(reply: Reply) -> bool:
     return not reply.refused and parse(reply.text) is None
 
 
-def _sent(part: Part) -> dict[str, Any]:
+def _sent(part: Part) -> "ChatCompletionContentPartParam":
     if isinstance(part, str):
         return {"type": "text", "text": part}
     buffer = io.BytesIO()

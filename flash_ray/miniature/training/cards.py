@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flash_ray.cluster.session import run_session
+from flash_ray.cluster.resources import cluster_needs
+from flash_ray.cluster.session import ray_session
 from flash_ray.evaluation.compare import Comparison, Sampled, compare_tasks
 from flash_ray.evaluation.sample import load_base, teacher_samplers, untrained_samplers
 from flash_ray.evaluation.statistics import interval
@@ -81,7 +82,7 @@ def write_teacher_card(pipeline: Path, plan: TeacherPlan, per_category: int) -> 
     """
     recipe = load_recipe("miniature", [f"base={pipeline}"])
     defaults, benchmark, judge = recipe.teacher_defaults, MiniatureBenchmark(), ExactJudge()
-    with Steps() as steps, run_session(recipe):
+    with Steps() as steps, ray_session(cluster_needs(recipe, teachers=0)):
         model = load_base(recipe)
         models = {
             "teacher": Sampled(model.transformer, teacher_samplers(defaults)),
@@ -154,7 +155,7 @@ def write_specialized_card(
     recipe = load_recipe("miniature", [f"base={base}"])
     defaults = recipe.teacher_defaults
     (sampler,) = teacher_samplers(defaults)
-    with Steps() as steps, run_session(recipe):
+    with Steps() as steps, ray_session(cluster_needs(recipe, teachers=0)):
         model, narrow = load_base(recipe), load_base(recipe)
         narrow.add_lora(lora, "specialized")
         models = {

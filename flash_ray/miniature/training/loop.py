@@ -7,12 +7,25 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 
 log = logging.getLogger(__name__)
+
+
+class Stateful(Protocol):
+    """A model, an optimizer, or an average: what a resumed training needs again."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state, as plain data and tensors."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> object:
+        """Takes a state up again."""
+        ...
 
 
 def cosine_lr(step: int, steps: int, peak: float, warmup: int = 100) -> float:
@@ -24,12 +37,12 @@ def cosine_lr(step: int, steps: int, peak: float, warmup: int = 100) -> float:
 
 
 def resumable(
-    steps: int, parts: dict[str, object], folder: Path, every: int = 500
+    steps: int, parts: Mapping[str, Stateful], folder: Path, every: int = 500
 ) -> Iterator[int]:
     """Yields the steps still to do; keeps the state of `parts` in `folder` as it goes.
 
-    Each part has `state_dict` and `load_state_dict`. A step's random numbers come from its own
-    number (`torch.manual_seed(step)`), so a resumed run continues as the whole one would.
+    A step's random numbers come from its number (`torch.manual_seed(step)`), so a resumed run
+    continues as the whole one would.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "state.pt"
@@ -58,6 +71,7 @@ class Journal:
         self.count, self.since = 0, clock()
 
     def add(self, step: int, **measures: float) -> None:
+        """Takes the measures of a step, counted from 0."""
         for name, value in measures.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value)
         self.count += 1

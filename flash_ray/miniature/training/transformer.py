@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flash_ray.methods.dmd import flow_matching_loss
 from flash_ray.methods.flow import interpolate, shift_time
-from flash_ray.miniature.training.loop import Journal, cosine_lr, resumable
+from flash_ray.miniature.training.loop import Journal, Stateful, cosine_lr, resumable
 from flash_ray.models.base import Condition, Layout, PromptCache
 from flash_ray.models.qwen_image_21 import QwenImage21
 
@@ -27,29 +27,31 @@ NOISINGS = 2  # of each picture in a step: its text, the longer part, is then pa
 
 
 class Lesson(NamedTuple):
-    """So many steps on these examples, by task as `encode_examples` makes them."""
+    """A part of the training: steps on examples, by task as `encode_examples` makes them."""
 
     steps: int
     examples: dict[str, dict[str, Tensor]]
 
 
-class Average(torch.nn.Module):
+class Average:
     """An exponential moving average of what a model learns."""
 
     def __init__(self, model: torch.nn.Module):
-        super().__init__()
         learnt = _learnt(model)
         self.names = list(learnt)
         self.values = [value.detach().clone() for value in learnt.values()]
 
     @torch.no_grad()
     def update(self, model: torch.nn.Module, decay: float) -> None:
+        """Moves to decay * average + (1 - decay) * the model's weights."""
         torch._foreach_lerp_(self.values, list(_learnt(model).values()), 1 - decay)
 
     def state_dict(self) -> dict[str, Tensor]:
+        """The averaged weights by name."""
         return dict(zip(self.names, self.values, strict=True))
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes averaged weights up again."""
         self.values = [state[name] for name in self.names]
 
 
@@ -62,7 +64,8 @@ def optimizers_of(transformer: torch.nn.Module) -> dict[str, torch.optim.Optimiz
 
     After 400 steps from nothing the loss was 0.64 at about these rates, 0.81 with AdamW alone.
     """
-    matrices, others = [], []
+    matrices: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
     for name, weight in transformer.named_parameters():
         inner = name.startswith("transformer_blocks.") and weight.ndim == 2
         (matrices if inner else others).append(weight)
@@ -84,22 +87,22 @@ def batch_of(examples: dict[str, Tensor], task: str, size: int) -> tuple[Tensor,
 
 
 def train_transformer(
-    backbone: QwenImage21,
+    model: QwenImage21,
     lessons: Sequence[Lesson],
     folder: Path,
     batch: int = 64,
     bf16: bool = True,
 ) -> None:
     """Trains the base transformer in place, resumably in `folder`; leaves its averaged weights."""
-    optimizers = optimizers_of(backbone.transformer.requires_grad_(True))
-    fit(backbone, lessons, optimizers, PEAK_LR, folder, batch, bf16)
+    optimizers = optimizers_of(model.transformer.requires_grad_(True))
+    fit(model, lessons, optimizers, PEAK_LR, folder, batch, bf16)
 
 
 def fit(
-    backbone: QwenImage21,
+    model: QwenImage21,
     lessons: Sequence[Lesson],
-    optimizers: dict[str, torch.optim.Optimizer],
-    peak_lr: dict[str, float],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    peak_lr: Mapping[str, float],
     folder: Path,
     batch: int,
     bf16: bool,
@@ -110,10 +113,10 @@ def fit(
         optimizers, peak_lr: by name; together they hold every parameter that is learnt.
     """
     steps = sum(lesson.steps for lesson in lessons)
-    transformer = backbone.transformer.train()
+    transformer = model.transformer.train()
     average = Average(transformer)
     journal = Journal(folder / "transformer.jsonl")
-    parts = {"transformer": transformer, "average": average, **optimizers}
+    parts: dict[str, Stateful] = {"transformer": transformer, "average": average, **optimizers}
     for step in resumable(steps, parts, folder / "transformer"):
         for name, optimizer in optimizers.items():
             for group in optimizer.param_groups:
@@ -121,7 +124,7 @@ def fit(
         task = ("t2i", "edit")[step % 2]
         examples = _lesson_at(step, lessons).examples[task]
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = _loss(backbone, *batch_of(examples, task, batch))
+            loss = _loss(model, *batch_of(examples, task, batch))
         transformer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
@@ -138,7 +141,7 @@ def _lesson_at(step: int, lessons: Sequence[Lesson]) -> Lesson:
     return next(lesson for end, lesson in zip(ends, lessons, strict=True) if step < end)
 
 
-def _loss(backbone: QwenImage21, x_BNC: Tensor, condition: Condition) -> Tensor:
+def _loss(model: QwenImage21, x_BNC: Tensor, condition: Condition) -> Tensor:
     """The flow-matching loss, over several noisings of each picture behind one pass of the text."""
     prefix = PromptCache(graph=True)
     losses = []
@@ -147,6 +150,6 @@ def _loss(backbone: QwenImage21, x_BNC: Tensor, condition: Condition) -> Tensor:
         for _ in range(NOISINGS):
             eps_BNC, t_B = torch.randn_like(x_BNC), shift_time(torch.rand(len(x_BNC)), SHIFT)
             z_BNC = interpolate(x_BNC, eps_BNC, t_B)
-            v_BNC = backbone.velocity(backbone.transformer, z_BNC, t_B, condition, prefix)
+            v_BNC = model.velocity(model.transformer, z_BNC, t_B, condition, prefix)
             losses.append(flow_matching_loss(v_BNC, x_BNC, eps_BNC))
     return torch.stack(losses).mean()

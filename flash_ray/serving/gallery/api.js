@@ -19,10 +19,10 @@ export class ApiError extends Error {
 
 export const readMe = () => json("/v1/me");
 export const listModels = async () => (await json("/v1/models")).data;
-export const listBenches = async () => (await json("/v1/benches")).data;
+export const listBenchmarks = async () => (await json("/v1/benchmarks")).data;
 export const readEvaluation = (id) => json(evaluationPath(id));
 export const cancelEvaluation = (id) => json(evaluationPath(id), { method: "DELETE" });
-export const startEvaluation = (asked) => json("/v1/evaluations", post(asked));
+export const startEvaluation = (request) => json("/v1/evaluations", post(request));
 
 /**
  * Evaluations, the newest first.
@@ -41,9 +41,9 @@ export async function listEvaluations(least, since) {
   return { found, hasOlder: page.has_more };
 }
 
-export async function listCases(bench, perCategory, signal) {
-  const path = `/v1/benches/${encodeURIComponent(bench)}/cases?per_category=${perCategory}`;
-  return (await json(path, { signal })).data;
+export async function listCases(benchmark, task, perCategory, signal) {
+  const path = `/v1/benchmarks/${encodeURIComponent(benchmark)}/${task}/cases`;
+  return (await json(`${path}?per_category=${perCategory}`, { signal })).data;
 }
 
 /** A picture of the server's, as a Blob; `path` is what the server gave for it. */
@@ -51,26 +51,26 @@ export const readPicture = (path, signal) => send(path, { signal }, (answer) => 
 
 /**
  * One picture.
- * @param {{model, prompt, seed, size, image}} asked `image` is null, or the Blob to edit
+ * @param {{model, prompt, seed, size, images}} request `images` are the Blobs to edit
  * @param {AbortSignal} signal stops it
  * @param {(seconds: number) => void} onBusy told each second how long a busy server wants us to
  *   wait, at last 0
  * @returns {Promise<{b64: string, seed: number, timings: object}>}
  */
-export async function draw({ image, ...asked }, signal, onBusy) {
-  const fields = { ...asked, n: 1 };
-  const request = image
-    ? ["/v1/images/edits", { method: "POST", body: form({ ...fields, image }) }]
+export async function draw({ images, ...request }, signal, onBusy) {
+  const fields = { ...request, n: 1 };
+  const [path, sent] = images.length
+    ? ["/v1/images/edits", { method: "POST", body: form(fields, images) }]
     : ["/v1/images/generations", post(fields)];
-  const answer = await json(request[0], { ...request[1], signal, onBusy, limit: WORK_MS });
+  const answer = await json(path, { ...sent, signal, onBusy, limit: WORK_MS });
   const { b64_json: b64, seed } = answer.data[0];
   return { b64, seed, timings: answer.timings };
 }
 
-/** What the judge says of an answer to a bench's case. */
-export const judge = (bench, name, b64, signal, onBusy) =>
+/** What the judge says of an answer to a benchmark's case. */
+export const judge = ({ benchmark, task, id }, b64, signal, onBusy) =>
   json("/v1/scores", {
-    ...post({ bench, case: name, b64_json: b64 }),
+    ...post({ benchmark, task, case: id, b64_json: b64 }),
     signal,
     onBusy,
     limit: WORK_MS,
@@ -84,9 +84,10 @@ const post = (body) => ({
   headers: { "Content-Type": "application/json" },
 });
 
-function form(fields) {
+function form(fields, images) {
   const made = new FormData();
   for (const [name, value] of Object.entries(fields)) made.append(name, value);
+  for (const image of images) made.append("image", image);
   return made;
 }
 
@@ -114,7 +115,7 @@ async function send(path, options, read) {
     } else if (answer.ok) {
       return answer.body;
     } else {
-      throw new ApiError(refusal(answer), answer.status);
+      throw new ApiError(problemOf(answer), answer.status);
     }
   }
 }
@@ -164,7 +165,7 @@ function pause(milliseconds, signal) {
 }
 
 /** The server's own words; a proxy before it may not speak JSON. */
-function refusal({ status, body }) {
+function problemOf({ status, body }) {
   try {
     return JSON.parse(body).error.message;
   } catch {

@@ -1,11 +1,12 @@
-// The attributes that the exact judge looks at, in words.
+// The attributes of a picture that a judge looks at, in words.
 
 import { element } from "./dom.js";
 
+// Those that do not read well as they are called.
 const WORDS = {
   no_other_objects: "number of objects",
   kind: "kind of the new object",
-  colour: "colour of the new object",
+  colour: "color of the new object",
   left: "left object",
   middle: "middle object",
   right: "right object",
@@ -15,15 +16,16 @@ const WORDS = {
   pattern_phase: "place of the pattern",
 };
 const OF_OBJECT = /^(left|middle|right)_(colour|x|size)$/;
+const PROPERTIES = { x: "place", colour: "color" };
 const HEADINGS = { changed: "Not changed as asked", kept: "Not kept" }; // of edits
 
 /**
  * Paragraphs that say which attributes do not hold.
- * @param {Object<string, number>} attributes credit from 0 to 1; of edits "changed.*" and "kept.*";
- *   null if the judge was another
+ * @param {Object<string, number>=} attributes credit from 0 to 1; of edits "changed.*" and "kept.*";
+ *   a judge need not have any
  */
 export function faultLines(attributes) {
-  if (attributes === null) return [];
+  if (!attributes) return [];
   return faults(attributes).map((fault) => element("p", { className: "fault" }, fault));
 }
 
@@ -31,9 +33,9 @@ function faults(attributes) {
   const found = new Map();
   for (const [name, credit] of Object.entries(attributes)) {
     if (credit === 1) continue;
-    const [own, part] = name.split(".").reverse();
+    const [attribute, part] = name.split(".").reverse();
     const heading = HEADINGS[part] ?? "Wrong";
-    const words = inWords(own) + (credit > 0 ? " (half right)" : "");
+    const words = inWords(attribute) + (credit > 0 ? " (half right)" : "");
     found.set(heading, [...(found.get(heading) ?? []), words]);
   }
   if (found.size === 0) return ["Everything that was asked is there."];
@@ -42,6 +44,6 @@ function faults(attributes) {
 
 function inWords(name) {
   const [, slot, property] = OF_OBJECT.exec(name) ?? [];
-  if (slot) return `${property === "x" ? "place" : property} of the ${slot} object`;
-  return WORDS[name] ?? name.replaceAll("_", " ");
+  if (slot) return `${PROPERTIES[property] ?? property} of the ${slot} object`;
+  return WORDS[name] ?? name.replaceAll("_", " ").replaceAll("colour", "color");
 }

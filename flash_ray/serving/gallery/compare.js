@@ -8,10 +8,13 @@ import { byId } from "./dom.js";
 import { count } from "./format.js";
 import { Grid } from "./grid.js";
 
-/** Makes the part work, once the server has said who we are, which models and benches there are. */
-export function setUpCompare({ role, limits }, models, benches) {
+/**
+ * Makes the part work, once the server has said who we are, which models and benchmark there are.
+ * @param {?object} benchmark null if nothing can be scored
+ */
+export function setUpCompare({ role, limits }, models, benchmark) {
   const isAllowed = permit(byId("compare-denied"), role, "generate", "Drawing pictures");
-  const form = new CompareForm(models, benches, limits);
+  const form = new CompareForm(models, benchmark, limits);
   let grid = null;
   let comparison = null;
   let stopper = null;
@@ -31,12 +34,12 @@ export function setUpCompare({ role, limits }, models, benches) {
   }
 
   async function begin(signal) {
-    const { models: chosen, size } = form; // as it is now, whatever the user changes meanwhile
+    const chosen = form.models; // as it is now, whatever the user changes meanwhile
     byId("compare-status").textContent = "Fetching the cases.";
     const rows = await form.rows(signal);
     grid?.clear();
     grid = new Grid(byId("grid"), rows, chosen);
-    return new Comparison(grid, rows, chosen, size);
+    return new Comparison(grid, rows, chosen);
   }
 
   function report(before) {

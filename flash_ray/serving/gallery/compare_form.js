@@ -11,39 +11,33 @@ const CHOSEN = 2; // models at first
 const SEEDS = 2 ** 31;
 
 /**
- * @typedef {object} Row one question to all models
+ * @typedef {object} Row one prompt for all models
  * @property {string} id of the case, or "prompt-1"
  * @property {string} prompt
  * @property {number} seed of the noise, the same for all models
- * @property {string|null} bench that judges the answers
- * @property {Blob|null} input the picture to edit
+ * @property {string} size of the answers, WIDTHxHEIGHT
+ * @property {?string} benchmark that the case is of; null: the answers are not judged
+ * @property {?string} task of the case
+ * @property {Blob[]} inputs the pictures to edit
  */
 
 export class CompareForm {
   #models;
-  #benches;
+  #benchmark;
   #limits;
   #preview = new Pictures();
 
-  /** `limits` are the server's, of one request. */
-  constructor(models, benches, limits) {
+  /** `benchmark` is null if there is none; `limits` are the server's, of one request. */
+  constructor(models, benchmark, limits) {
     this.#models = models;
-    this.#benches = benches;
+    this.#benchmark = benchmark;
     this.#limits = limits;
     bound(byId("per-category"), limits.cases);
     this.#listModels();
-    fillSelect(
-      byId("bench"),
-      benches.map((bench) => bench.id),
-    );
-    this.#listCategories();
+    if (benchmark) this.#offerBenchmark();
     byId("picture").addEventListener("change", () => this.#showPicture());
     byId("new-seed").addEventListener("click", () => {
       byId("seed").value = Math.floor(Math.random() * SEEDS);
-    });
-    byId("bench").addEventListener("change", () => {
-      this.#listCategories();
-      this.#update();
     });
     byId("compare-form").addEventListener("input", () => this.#update());
     this.#update();
@@ -61,32 +55,35 @@ export class CompareForm {
     return this.#models.filter((model) => this.#chosenModels().includes(model.id));
   }
 
-  get size() {
-    return byId("size").value;
+  /** @returns {Promise<Row[]>} after the cases of a benchmark came from the server */
+  rows(signal) {
+    return this.#isOwn() ? Promise.resolve(this.#ownRows()) : this.#caseRows(signal);
   }
 
-  /** @returns {Promise<Row[]>} after the cases of a bench came from the server */
-  async rows(signal) {
-    if (this.#isOwn()) {
-      const [input = null] = byId("picture").files;
-      const seed = byId("seed").valueAsNumber;
-      return this.#prompts().map((prompt, i) => ({
-        id: `prompt-${i + 1}`,
-        prompt,
-        seed,
-        bench: null,
-        input,
-      }));
-    }
-    const bench = byId("bench").value;
-    const cases = await listCases(bench, byId("per-category").valueAsNumber, signal);
+  #ownRows() {
+    const inputs = [...byId("picture").files];
+    const shared = { seed: byId("seed").valueAsNumber, size: byId("size").value, inputs };
+    return this.#prompts().map((prompt, i) => ({
+      id: `prompt-${i + 1}`,
+      prompt,
+      benchmark: null,
+      task: null,
+      ...shared,
+    }));
+  }
+
+  async #caseRows(signal) {
+    const [benchmark, task] = [this.#benchmark.id, byId("task").value];
     const categories = this.#chosenCategories();
-    const rows = cases
-      .filter((one) => categories.includes(one.category))
-      .map(({ id, prompt, seed, input }) => ({ id, prompt, seed, bench, input }));
+    const cases = await listCases(benchmark, task, byId("per-category").valueAsNumber, signal);
     const reads = new Pool(READS);
-    const inputs = rows.map(({ input }) => input && reads.run(() => readPicture(input, signal)));
-    return (await Promise.all(inputs)).map((input, i) => ({ ...rows[i], input }));
+    const rows = cases
+      .filter(({ category }) => categories.includes(category))
+      .map(async ({ id, prompt, seed, size, references }) => {
+        const inputs = references.map((path) => reads.run(() => readPicture(path, signal)));
+        return { id, prompt, seed, size, benchmark, task, inputs: await Promise.all(inputs) };
+      });
+    return Promise.all(rows);
   }
 
   #isOwn() {
@@ -115,7 +112,8 @@ export class CompareForm {
     }
     const lines = this.#models.map((model, i) => {
       const box = element("input", { type: "checkbox", value: model.id, checked: i < CHOSEN });
-      const facts = [nature(model), results(model)];
+      const facts = [nature(model)];
+      if (this.#benchmark) facts.push(results(model, this.#benchmark));
       const lines = facts.map((fact) => element("span", { className: "soft" }, fact));
       const text = element("span", {}, element("b", {}, model.id), ...lines);
       return element("label", { className: "model" }, box, text);
@@ -123,9 +121,23 @@ export class CompareForm {
     byId("models").replaceChildren(...lines);
   }
 
+  /** Shows what there is of the benchmark, and makes its cases the first choice. */
+  #offerBenchmark() {
+    const tasks = Object.keys(this.#benchmark.tasks);
+    byId("sources").hidden = false;
+    byId("benchmark").textContent = this.#benchmark.id;
+    byId("compare-form").elements.source.value = "benchmark";
+    fillSelect(byId("task"), tasks);
+    byId("task").closest("label").hidden = tasks.length === 1;
+    this.#listCategories();
+    byId("task").addEventListener("change", () => {
+      this.#listCategories();
+      this.#update();
+    });
+  }
+
   #listCategories() {
-    const bench = this.#benches.find((one) => one.id === byId("bench").value);
-    const boxes = bench.categories.map((name) =>
+    const boxes = this.#benchmark.tasks[byId("task").value].map((name) =>
       element(
         "label",
         {},
@@ -158,7 +170,7 @@ export class CompareForm {
     const own = this.#isOwn();
     for (const [id, isShown] of [
       ["own", own],
-      ["from-bench", !own],
+      ["from-benchmark", !own],
     ]) {
       byId(id).hidden = !isShown;
       byId(id).disabled = !isShown; // hidden fields must not keep the form from being sent
@@ -169,7 +181,7 @@ export class CompareForm {
     model?.setCustomValidity(models.length ? "" : "Choose a model.");
     const categories = this.#chosenCategories();
     const category = byId("categories").querySelector("input");
-    category.setCustomValidity(categories.length ? "" : "Choose a category.");
+    category?.setCustomValidity(categories.length ? "" : "Choose a category.");
     const prompts = this.#prompts();
     byId("prompts").setCustomValidity(problemOfPrompts(prompts, this.#limits.prompt));
     const [picture] = byId("picture").files;
@@ -212,9 +224,9 @@ function nature({ kind, steps, evaluations, guidance, base }) {
   return [...parts, `base ${base}`].join(", ");
 }
 
-function results({ scores }) {
-  const { cases_per_category: cases, ...benches } = scores ?? {};
-  const means = Object.entries(benches).map(([bench, score]) => `${bench} ${decimal(score)}`);
-  if (means.length === 0) return "not scored yet";
-  return `${means.join(", ")} on ${count(cases, "case")} a category`;
+function results({ scores }, { id: benchmark }) {
+  if (scores === null) return `not scored on ${benchmark}`;
+  const means = Object.entries(scores.tasks).map(([task, score]) => `${task} ${decimal(score)}`);
+  const cases = count(scores.cases_per_category, "case");
+  return `${means.join(", ")} by ${scores.judge} on ${benchmark}, ${cases} a category`;
 }

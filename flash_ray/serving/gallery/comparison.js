@@ -12,16 +12,15 @@ export class Comparison {
   #cells;
 
   /** Rows are those of CompareForm, models those of the server. */
-  constructor(grid, rows, models, size) {
+  constructor(grid, rows, models) {
     this.#grid = grid;
     this.#cells = rows.flatMap((row) =>
       models.map((model) => ({
         row,
         model,
-        size,
         view: grid.cell(row, model),
         answer: null,
-        verdict: null,
+        judged: null,
         failed: false,
       })),
     );
@@ -33,7 +32,7 @@ export class Comparison {
     return {
       total: this.#cells.length,
       drawn: number((cell) => cell.answer),
-      judged: number((cell) => cell.verdict),
+      judged: number((cell) => cell.judged),
       failed: number((cell) => cell.failed),
       missing: number(isMissing),
     };
@@ -54,7 +53,7 @@ export class Comparison {
       try {
         if (!cell.answer) await drawing.run(() => this.#draw(cell, end));
         onChange();
-        if (cell.row.bench) await judging.run(() => this.#judge(cell, end));
+        if (cell.row.benchmark) await judging.run(() => this.#judge(cell, end));
       } catch (error) {
         if (end.aborted) return;
         if (!(error instanceof ApiError) || error.final) return failure.abort(error);
@@ -74,12 +73,13 @@ export class Comparison {
 
   async #draw(cell, signal) {
     signal.throwIfAborted();
-    const { row, model, size, view } = cell;
+    const { row, model, view } = cell;
+    const { prompt, seed, size, inputs: images } = row;
     view.say("drawing");
-    const asked = { model: model.id, prompt: row.prompt, seed: row.seed, size, image: row.input };
-    cell.answer = await draw(asked, signal, busy(view, "drawing"));
+    const request = { model: model.id, prompt, seed, size, images };
+    cell.answer = await draw(request, signal, busy(view, "drawing"));
     view.showPicture(cell.answer);
-    view.say(row.bench ? "to be judged" : "");
+    view.say(row.benchmark ? "to be judged" : "");
     this.#summarize(model);
   }
 
@@ -87,20 +87,21 @@ export class Comparison {
     signal.throwIfAborted();
     const { row, answer, view } = cell;
     view.say("judging");
-    cell.verdict = await judge(row.bench, row.id, answer.b64, signal, busy(view, "judging"));
-    view.showVerdict(cell.verdict);
+    cell.judged = await judge(row, answer.b64, signal, busy(view, "judging"));
+    view.showScore(cell.judged);
     this.#summarize(cell.model);
   }
 
   #summarize(model) {
-    const own = this.#cells.filter((cell) => cell.model === model);
-    const scores = own.filter((cell) => cell.verdict).map((cell) => cell.verdict.score);
-    const times = own.filter((cell) => cell.answer).map((cell) => drawingTime(cell.answer.timings));
+    const cells = this.#cells.filter((cell) => cell.model === model);
+    const scores = cells.map((cell) => cell.judged?.score ?? null).filter((s) => s !== null);
+    const drawn = cells.filter((cell) => cell.answer);
+    const times = drawn.map((cell) => drawingTime(cell.answer.timings));
     this.#grid.summarize(model, scores, times);
   }
 }
 
-const isMissing = ({ answer, row, verdict }) => !answer || (row.bench !== null && !verdict);
+const isMissing = ({ answer, row, judged }) => !answer || (row.benchmark !== null && !judged);
 
 /** Says how long a busy server makes us wait, then again what is being done. */
 const busy = (view, doing) => (left) => {

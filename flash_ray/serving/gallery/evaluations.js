@@ -17,8 +17,8 @@ const POLL_MS = 2000;
 
 const isActive = ({ status }) => status === "queued" || status === "running";
 
-/** Makes the part work, once the server has said who we are, which models and benches there are. */
-export function setUpEvaluations({ role, limits, judges }, models, benches) {
+/** Makes the part work, once the server has said who we are, which models and benchmark there are. */
+export function setUpEvaluations({ role, limits, judges }, models, benchmark) {
   const mayStart = permit(byId("evaluate-denied"), role, "generate", "Evaluating a model");
   const mayCancel = permit(byId("cancel-denied"), role, "admin", "Cancelling an evaluation");
   const result = new Result(byId("evaluation"));
@@ -33,9 +33,9 @@ export function setUpEvaluations({ role, limits, judges }, models, benches) {
   async function poll() {
     clearTimeout(timer);
     polls += 1;
-    const own = polls;
+    const number = polls;
     const { found, hasOlder } = await listEvaluations(wanted, since);
-    if (own !== polls) return; // a later call will know more
+    if (number !== polls) return; // a later call will know more
     const listed = new Set(found.map(({ id }) => id));
     for (const id of items.keys()) if (!listed.has(id)) drop(id);
     found.forEach(show);
@@ -65,7 +65,8 @@ export function setUpEvaluations({ role, limits, judges }, models, benches) {
   async function start() {
     const evaluation = await startEvaluation({
       model: byId("evaluation-model").value,
-      bench: byId("evaluation-bench").value,
+      benchmark: benchmark.id,
+      task: byId("evaluation-task").value,
       cases: byId("evaluation-cases").valueAsNumber,
       seed: byId("evaluation-seed").valueAsNumber,
       judge: byId("evaluation-judge").value,
@@ -99,11 +100,12 @@ export function setUpEvaluations({ role, limits, judges }, models, benches) {
     byId("evaluation-model"),
     models.map((model) => model.id),
   );
-  fillSelect(
-    byId("evaluation-bench"),
-    benches.map((bench) => bench.id),
-  );
+  const tasks = Object.keys(benchmark.tasks);
+  byId("evaluation-benchmark").textContent = benchmark.id;
+  fillSelect(byId("evaluation-task"), tasks);
+  byId("evaluation-task").closest("label").hidden = tasks.length === 1;
   fillSelect(byId("evaluation-judge"), judges);
+  byId("evaluation-judge").closest("label").hidden = judges.length === 1;
   byId("older").addEventListener("click", () => trying("evaluations", showOlder));
   byId("evaluation-form").addEventListener("submit", (event) => {
     event.preventDefault();

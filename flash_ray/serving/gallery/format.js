@@ -1,7 +1,7 @@
 // Numbers and titles as a person reads them.
 
-/** A score, compliance, quality or credit; nothing if it is null: not every judge has all. */
-export const decimal = (value) => (value === null ? "" : value.toFixed(2));
+/** A score, or a measure of it; nothing where the judge has none. */
+export const decimal = (value) => value?.toFixed(2) ?? "";
 
 export const seconds = (value) => `${value.toFixed(value < 10 ? 2 : 1)} s`;
 
@@ -10,9 +10,9 @@ export const mebibytes = (bytes) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
 /** "1 picture", "2 pictures". */
 export const count = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
 
-/** What an evaluation asks of its model: "on t2i", "on t2i, judged by ocr". */
-export const workOf = ({ bench, judge }) =>
-  `on ${bench}${judge === "exact" ? "" : `, judged by ${judge}`}`;
+/** What an evaluation asks of its model, e.g. "on miniature t2i, judged by ocr". */
+export const workOf = ({ benchmark, task, judge }) =>
+  `on ${benchmark} ${task}, judged by ${judge}`;
 
 export const titleOf = (evaluation) => `${evaluation.model} ${workOf(evaluation)}`;
 

@@ -1,9 +1,9 @@
 // The grid of a comparison: a row for each case or prompt, a column for each model.
 
-import { faultLines } from "./attributes.js";
+import { capOf, detailLines } from "./details.js";
 import { element } from "./dom.js";
 import { decimal, mean, median, seconds } from "./format.js";
-import { fromBase64, Pictures } from "./pictures.js";
+import { fromBase64, inputFile, Pictures } from "./pictures.js";
 
 const MANY = 4; // models; more of them get smaller pictures
 
@@ -15,13 +15,15 @@ export class Grid {
 
   /** Replaces what `container` shows. */
   constructor(container, rows, models) {
-    const hasInputs = rows.some((row) => row.input);
+    const hasInputs = rows.some((row) => row.inputs.length > 0);
     const table = element("table", { className: "grid" });
     table.classList.toggle("many", models.length > MANY);
     table.append(this.#head(models, hasInputs), this.#body(rows, models, hasInputs));
-    const note =
-      "Scores are the judge's, from 1 to 5. Times are the server's, without the wait in its " +
-      "queue; pictures that it drew as one batch took theirs together.";
+    const scores = "Scores are the judge's, from 1 to 5. ";
+    const times =
+      "Times are the server's, without the wait in its queue; pictures that it drew as one batch " +
+      "took theirs together.";
+    const note = rows.some((row) => row.benchmark) ? scores + times : times;
     container.replaceChildren(table, element("p", { className: "soft" }, note));
   }
 
@@ -68,11 +70,13 @@ export class Grid {
   }
 
   #input(row) {
-    const file = row.input.name ?? `${row.id}-input.png`; // an upload has its own name
-    const { open, save } = this.#pictures.show(row.input, `Input: ${row.prompt}`, file);
-    const name = element("b", { className: "name" }, "input");
-    const more = element("div", { className: "more" }, save);
-    return element("td", { className: "input" }, name, open, more);
+    const box = element("td", { className: "input" }, element("b", { className: "name" }, "input"));
+    row.inputs.forEach((input, i) => {
+      const file = input.name ?? inputFile(row.id, i); // an upload has its own name
+      const { open, save } = this.#pictures.show(input, `Input: ${row.prompt}`, file);
+      box.append(open, element("div", { className: "more" }, save));
+    });
+    return box;
   }
 }
 
@@ -85,7 +89,7 @@ class Cell {
   #frame = element("div", { className: "frame" }, this.#note);
   #score = element("strong");
   #caption = element("p", { className: "caption" }, this.#score);
-  #verdict = element("dl");
+  #measures = element("dl");
   #making = element("dl");
 
   constructor(pictures, row, model) {
@@ -111,19 +115,20 @@ class Cell {
     this.#caption.append(time, timings.queue >= 0.005 ? waited : "");
     const summary = element("summary", {}, "details");
     summary.setAttribute("aria-label", `Details of ${this.#model.id}, ${id}`);
-    const details = element("details", {}, summary, this.#verdict, this.#making);
+    const details = element("details", {}, summary, this.#measures, this.#making);
     state(this.#making, "seed", String(seed));
     for (const [part, value] of Object.entries(timings)) state(this.#making, part, seconds(value));
     const more = element("div", { className: "more" }, details, save);
     this.#frame.replaceWith(open, this.#caption, this.#note, more);
   }
 
-  showVerdict({ score, compliance, quality, cap, attributes }) {
-    this.#score.textContent = decimal(score);
-    this.say(cap ? `capped: ${cap}` : "", true);
-    state(this.#verdict, "compliance", decimal(compliance));
-    state(this.#verdict, "quality", decimal(quality));
-    this.#verdict.before(...faultLines(attributes));
+  showScore(judged) {
+    this.#score.textContent = decimal(judged.score);
+    this.say(capOf(judged), true);
+    for (const [name, value] of Object.entries(judged.measures)) {
+      state(this.#measures, name, decimal(value));
+    }
+    this.#measures.before(...detailLines(judged));
   }
 }
 

@@ -1,7 +1,7 @@
 // Starts the page: asks the server who we are and what there is, then sets up both parts.
 
 import { trying } from "./alerts.js";
-import { listBenches, listModels, readMe } from "./api.js";
+import { listBenchmarks, listModels, readMe } from "./api.js";
 import { setUpCompare } from "./compare.js";
 import { byId } from "./dom.js";
 import { setUpEvaluations } from "./evaluations.js";
@@ -11,7 +11,9 @@ import { setUpForgetting } from "./token.js";
 setUpTabs(document.querySelector("[role=tablist]"));
 setUpForgetting();
 await trying("start", async () => {
-  const [me, models, benches] = await Promise.all([readMe(), listModels(), listBenches()]);
-  setUpCompare(me, models, benches);
-  setUpEvaluations(me, models, benches);
+  const [me, models, benchmarks] = await Promise.all([readMe(), listModels(), listBenchmarks()]);
+  const [benchmark = null] = benchmarks; // a server has one, or none: then nothing is scored
+  setUpCompare(me, models, benchmark);
+  document.querySelector("[role=tablist]").hidden = benchmark === null;
+  if (benchmark) setUpEvaluations(me, models, benchmark);
 });

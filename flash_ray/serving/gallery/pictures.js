@@ -11,6 +11,9 @@ export function fromBase64(b64) {
   return new Blob([bytes], { type: "image/png" });
 }
 
+/** A name to save a case's picture to edit under. */
+export const inputFile = (id, index) => `${id}-input${index ? `-${index + 1}` : ""}.png`;
+
 /** The pictures of one part of the page. */
 export class Pictures {
   #urls = [];

@@ -2,11 +2,10 @@
 
 import { trying } from "./alerts.js";
 import { readPicture } from "./api.js";
-import { faultLines } from "./attributes.js";
+import { capOf, detailLines } from "./details.js";
 import { element } from "./dom.js";
 import { count, decimal, titleOf } from "./format.js";
-import { opinionLines } from "./opinion.js";
-import { Pictures } from "./pictures.js";
+import { inputFile, Pictures } from "./pictures.js";
 import { Pool } from "./pool.js";
 
 const PAGE = 24; // answers shown at a time
@@ -83,7 +82,7 @@ export class Result {
     const load = async (frame) => {
       const blob = await readPicture(frame.dataset.path, signal);
       signal.throwIfAborted();
-      const file = `${model}-${frame.dataset.name}.png`;
+      const file = `${model}-${frame.dataset.file}`;
       const { open, save } = this.#pictures.show(blob, frame.dataset.description, file);
       frame.replaceWith(element("div", {}, open, save));
     };
@@ -101,21 +100,25 @@ function scroller(name, content) {
   return box;
 }
 
-function categoryTable({ categories, score, interval, counted, compliance, quality }) {
+/** A row for each category; the columns are what the judge measures and says of categories. */
+function categoryTable({ categories, score, interval, counted, measures }) {
   const line = (cells) => {
     const [name, ...values] = cells;
     const boxes = values.map((value) => element("td", { className: "number" }, value));
     return element("tr", {}, element("th", { scope: "row" }, name), ...boxes);
   };
-  const heads = ["category", "cases", "score", "compliance", "quality", "diversity gap"];
+  const measured = Object.keys(measures);
+  const described = detailNames(Object.values(categories));
+  const heads = ["category", "cases", "score", ...measured, ...described].map(spaced);
   const rows = Object.entries(categories).map(([name, row]) => {
-    const gap = row.diversity_gap === null ? "" : row.diversity_gap.toFixed(3);
-    const measures = [row.score, row.compliance, row.quality].map(decimal);
-    return line([name, casesOf(row), ...measures, gap]);
+    const parts = measured.map((measure) => decimal(row.measures[measure]));
+    const details = described.map((detail) => detailOf(row.details[detail]));
+    return line([name, casesOf(row), decimal(row.score), ...parts, ...details]);
   });
   const all = Object.values(categories).reduce((sum, row) => sum + row.cases, 0);
   const range = interval ? ` [${interval.map(decimal).join(", ")}]` : "";
-  const total = [decimal(score) + range, decimal(compliance), decimal(quality), ""];
+  const parts = measured.map((measure) => decimal(measures[measure]));
+  const total = [decimal(score) + range, ...parts, ...described.map(() => "")];
   return element(
     "table",
     { className: "categories" },
@@ -129,45 +132,54 @@ function categoryTable({ categories, score, interval, counted, compliance, quali
   );
 }
 
-/** How many cases there are, and how many have a score if the judge has none for some. */
-const casesOf = ({ cases, counted = cases }) =>
+/** The names of details of categories that fit into a cell. */
+function detailNames(rows) {
+  const names = rows.flatMap(({ details }) =>
+    Object.keys(details).filter((name) => ["number", "string"].includes(typeof details[name])),
+  );
+  return [...new Set(names)];
+}
+
+const detailOf = (value) => (typeof value === "number" ? value.toFixed(3) : (value ?? ""));
+
+const spaced = (name) => name.replaceAll("_", " ");
+
+/** How many cases there are, and how many have a score if some have none. */
+const casesOf = ({ cases, counted }) =>
   counted === cases ? String(cases) : `${cases}, ${counted} judged`;
 
 function answerItem(answer) {
-  const { case: name, prompt, score, compliance, quality, cap, picture, input } = answer;
+  const { case: id, prompt, score, measures, picture, references } = answer;
   const frame = (path, file, description) => {
     const made = element(
       "div",
       { className: "frame" },
       element("p", { className: "note" }, "loading"),
     );
-    Object.assign(made.dataset, { path, name: file, description });
+    Object.assign(made.dataset, { path, file, description });
     return made;
   };
+  const inputs = references.map((path, i) => frame(path, inputFile(id, i), `Input: ${prompt}`));
+  const cap = capOf(answer);
+  const parts = Object.entries(measures).map(([name, value]) => `${spaced(name)} ${decimal(value)}`);
   return element(
     "li",
     { tabIndex: -1 },
     element(
       "div",
       { className: "pictures" },
-      input && frame(input, `${name}-input`, `Input: ${prompt}`),
-      frame(picture, name, `Answer: ${prompt}`),
+      ...inputs,
+      frame(picture, `${id}.png`, `Answer: ${prompt}`),
     ),
     element(
       "p",
       {},
       element("strong", {}, decimal(score)),
-      element("span", { className: "soft" }, ` ${name}`),
+      element("span", { className: "soft" }, ` ${id}`),
     ),
-    cap && element("p", { className: "failure" }, `capped: ${cap}`),
+    cap && element("p", { className: "failure" }, cap),
     element("p", { className: "prompt" }, prompt),
-    ...faultLines(answer.attributes),
-    ...opinionLines(answer),
-    compliance !== null &&
-      element(
-        "p",
-        { className: "soft" },
-        `compliance ${decimal(compliance)}, quality ${decimal(quality)}`,
-      ),
+    ...detailLines(answer),
+    parts.length > 0 && element("p", { className: "soft" }, parts.join(", ")),
   );
 }

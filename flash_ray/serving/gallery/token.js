@@ -10,11 +10,11 @@ export const currentToken = () => sessionStorage.getItem(KEY);
 
 /**
  * Asks the user for a token; whoever asks meanwhile gets the same answer.
- * @param {boolean} refused whether the server has just refused the current one
+ * @param {boolean} isWrong whether the server does not know the current one
  * @returns {Promise<boolean>} whether the user gave one
  */
-export function askToken(refused) {
-  asking ??= ask(refused).finally(() => (asking = null));
+export function askToken(isWrong) {
+  asking ??= ask(isWrong).finally(() => (asking = null));
   return asking;
 }
 
@@ -27,9 +27,9 @@ export function setUpForgetting() {
   });
 }
 
-function ask(refused) {
+function ask(isWrong) {
   const [dialog, field, problem] = ["token-dialog", "token", "token-problem"].map(byId);
-  problem.textContent = refused ? "The server does not know this token." : "";
+  problem.textContent = isWrong ? "The server does not know this token." : "";
   field.value = "";
   field.oninput = () => (problem.textContent = "");
   byId("token-cancel").onclick = () => dialog.close("");

@@ -1,104 +1,151 @@
-"""The benches: their cases, the pictures to edit, and scores of single answers."""
+"""The server's benchmark: its cases, the pictures to edit, and scores of single answers."""
 
 import base64
 import binascii
-from functools import lru_cache
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 from starlette.concurrency import run_in_threadpool
 
-from flash_ray.evaluation.sample import source_image
-from flash_ray.miniature.benchmark import BENCHES, Case, cases
+from flash_ray.evaluation.benchmark import Case
+from flash_ray.recipe.schema import Task
+from flash_ray.serving.benchmark import ServedBenchmark, reference_paths
 from flash_ray.serving.http import ApiError
 from flash_ray.serving.images import open_upload, png
 from flash_ray.serving.schemas import (
-    Bench,
-    BenchCard,
-    BenchCards,
+    BenchmarkCard,
+    BenchmarkCards,
     CaseCard,
     CaseCards,
     Score,
     ScoreRequest,
 )
-from flash_ray.serving.service import Served, needs
+from flash_ray.serving.service import Served, Service, needs
 
-router = APIRouter(prefix="/v1", tags=["benches"])
-
-
-@router.get("/benches", dependencies=[needs("read")])
-def benches() -> BenchCards:
-    """The benches and their categories."""
-    return BenchCards(data=[BenchCard(id=id, categories=list(of)) for id, of in BENCHES.items()])
+router = APIRouter(prefix="/v1", tags=["benchmarks"])
 
 
-@router.get("/benches/{bench}/cases", dependencies=[needs("read")])
-def bench_cases(
-    bench: Bench, service: Served, per_category: Annotated[int, Query(ge=1)] = 1
+@router.get("/benchmarks", dependencies=[needs("read")])
+def list_benchmarks(service: Served) -> BenchmarkCards:
+    """The benchmark that the server scores on, with its categories; none if it scores nothing."""
+    benchmarks = [service.benchmark] if service.benchmark else []
+    return BenchmarkCards(
+        data=[
+            BenchmarkCard(
+                id=benchmark.name,
+                tasks={task: list(names) for task, names in benchmark.categories.items()},
+                digest=benchmark.digest,
+            )
+            for benchmark in benchmarks
+        ]
+    )
+
+
+@router.get("/benchmarks/{benchmark}/{task}/cases", dependencies=[needs("read")])
+def list_cases(
+    benchmark: str,
+    task: Task,
+    service: Served,
+    per_category: Annotated[int, Query(ge=1)] = 1,
 ) -> CaseCards:
-    """The first cases of each category."""
+    """The first cases of each category of a task."""
+    served = find_benchmark(service, benchmark, task)
     most = service.settings.limits.cases
     if per_category > most:
         raise ApiError(
             400, f"per_category: {per_category}; allowed: at most {most}.", "per_category"
         )
-    return CaseCards(data=[_card(case) for case in cases(bench, per_category)])
+    return CaseCards(data=[_card(served, case) for case in served.cases(task, per_category)])
 
 
 @router.get(
-    "/benches/{bench}/cases/{case}/input.png",
+    "/benchmarks/{benchmark}/{task}/cases/{case}/input.png",
     dependencies=[needs("read")],
     responses={200: {"content": {"image/png": {}}}},
     response_class=Response,
 )
-def case_input(bench: Bench, case: str, service: Served) -> Response:
-    """The picture that a case of the editing bench asks to edit."""
-    found = find_case(bench, case, service.settings.limits.cases)
-    if found.bench != "edit":
-        raise ApiError(404, f"case: {case[:100]!r} has no input; only edits have one.", "case")
-    return Response(png(source_image(found)), media_type="image/png")
+def read_reference(
+    benchmark: str,
+    task: Task,
+    case: str,
+    service: Served,
+    number: Annotated[int, Query(ge=1, description="Which of several pictures.")] = 1,
+) -> Response:
+    """A picture that a case asks to edit."""
+    references = find_case(find_benchmark(service, benchmark, task), task, case).references
+    if number > len(references):
+        problem = (
+            f"case: {case[:100]!r} has {len(references)} pictures to edit, no number {number}."
+        )
+        raise ApiError(404, problem, "case")
+    return Response(png(references[number - 1]), media_type="image/png")
 
 
 @router.post("/scores", dependencies=[needs("generate")])
 async def score(body: ScoreRequest, service: Served) -> Score:
-    """The exact judge's opinion of an answer to a case."""
-    await run_in_threadpool(find_case, body.bench, body.case, service.settings.limits.cases)
+    """What the recipe's judge says of an answer to a case."""
+    benchmark = find_benchmark(service, body.benchmark, body.task)
+    case = await run_in_threadpool(find_case, benchmark, body.task, body.case)
     try:
         data = base64.b64decode(body.b64_json, validate=True)
     except (binascii.Error, ValueError) as error:
         raise ApiError(400, "b64_json: is not base64; send a PNG in base64.", "b64_json") from error
     picture = await run_in_threadpool(open_upload, data, service.settings.limits, "b64_json")
-    if picture.size != (64, 64):
+    height, width = case.size
+    if picture.size != (width, height):
         raise ApiError(
-            400, f"b64_json: {picture.width}x{picture.height}; the judge reads 64x64.", "b64_json"
+            400,
+            f"b64_json: {picture.width}x{picture.height}; allowed: {width}x{height}, the case's.",
+            "b64_json",
         )
-    return Score(**await service.judge(body.bench, body.case, png(picture.convert("RGB"))))
+    judged = await service.judge(body.task, body.case, png(picture.convert("RGB")))
+    return Score(**judged.model_dump())
 
 
-@lru_cache(maxsize=2)
-def _by_id(bench: str, most: int) -> dict[str, Case]:
-    return {case.id: case for case in cases(bench, most)}
+def find_benchmark(service: Service, name: str | None, task: Task) -> ServedBenchmark:
+    """The server's benchmark, if that is its name and it has the task; else ApiError 404 or 400.
 
-
-def find_case(bench: str, case: str, most: int) -> Case:
-    """The case of that id, of the first `most` in its category; ApiError 404 if there is none."""
-    found = _by_id(bench, most).get(case)
-    if found is None:
+    Args:
+        name: None for the server's.
+    """
+    served = service.benchmark
+    if served is None:
         raise ApiError(
             404,
-            f"case: {bench} has no {case[:100]!r}; see GET /v1/benches/{bench}/cases.",
-            "case",
+            "benchmark: this server scores nothing: its recipe names no benchmark; serve a recipe "
+            "with evaluation.benchmark.",
+            "benchmark",
+            "benchmark_not_found",
         )
-    return found
+    if name not in (None, served.name):
+        raise ApiError(
+            404,
+            f"benchmark: there is no {name[:100]!r}; allowed: {served.name}.",
+            "benchmark",
+            "benchmark_not_found",
+        )
+    if task not in served.categories:
+        allowed = ", ".join(served.categories)
+        raise ApiError(400, f"task: {served.name} has no {task}; allowed: {allowed}.", "task")
+    return served
 
 
-def _card(case: Case) -> CaseCard:
-    path = f"/v1/benches/{case.bench}/cases/{case.id}/input.png"
+def find_case(benchmark: ServedBenchmark, task: Task, id: str) -> Case:
+    """The case of that id; ApiError 404 if there is none."""
+    case = benchmark.case(task, id)
+    if case is None:
+        cases = f"/v1/benchmarks/{benchmark.name}/{task}/cases"
+        raise ApiError(404, f"case: {task} has no {id[:100]!r}; see GET {cases}.", "case")
+    return case
+
+
+def _card(benchmark: ServedBenchmark, case: Case) -> CaseCard:
+    height, width = case.size
     return CaseCard(
         id=case.id,
         category=case.category,
-        index=case.index,
         prompt=case.prompt,
+        size=f"{width}x{height}",
         seed=case.seed,
-        input=path if case.bench == "edit" else None,
+        references=reference_paths(benchmark.name, case),
     )

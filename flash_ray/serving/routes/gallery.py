@@ -13,16 +13,19 @@ FOLDER = resources.files("flash_ray.serving") / "gallery"
 
 @router.get("/")
 def page() -> Response:
+    """The page itself."""
     return _file("index.html")
 
 
 @router.get("/gallery/{name}")
 def part(name: str) -> Response:
+    """A script or style sheet of the page."""
     return _file(name)
 
 
 @router.get("/healthz")
 def healthy() -> dict[str, str]:
+    """An answer that says that the server is up."""
     return {"status": "ok"}
 
 

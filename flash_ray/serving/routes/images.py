@@ -8,24 +8,21 @@ from typing import Annotated
 from fastapi import APIRouter, File, Form, UploadFile
 from starlette.concurrency import run_in_threadpool
 
-from flash_ray.models.base import PIXELS_PER_TOKEN
-from flash_ray.serving.engine import Question
+from flash_ray.serving.engine import Prompt
 from flash_ray.serving.generator import GenerationRequest
 from flash_ray.serving.http import ApiError
 from flash_ray.serving.images import open_upload, png
-from flash_ray.serving.registry import ServedModel
+from flash_ray.serving.routes.models import find_model
 from flash_ray.serving.schemas import SIZE, Generation, ImageData, Images
-from flash_ray.serving.service import Served, Service, needs
+from flash_ray.serving.service import SIDE, Served, Service, needs
 
 router = APIRouter(prefix="/v1/images", tags=["images"], dependencies=[needs("generate")])
-SIDE = 2 * PIXELS_PER_TOKEN
 
 
 @router.post("/generations")
 async def generate(body: Generation, service: Served) -> Images:
     """Draws pictures from a prompt."""
-    order = await _order(service, body, ())
-    return await _drawn(service, "generate", order)
+    return await _generate(service, "generate", await _request(service, body, []))
 
 
 @router.post("/edits")
@@ -35,7 +32,7 @@ async def edit(
     prompt: Annotated[str, Form(min_length=1, examples=["Make the sky red"])],
     image: Annotated[list[UploadFile] | None, File(description="PNG, JPEG or WebP.")] = None,
     images: Annotated[list[UploadFile] | None, File(alias="image[]")] = None,
-    mask: Annotated[UploadFile | None, File(description="Refused.")] = None,
+    mask: Annotated[UploadFile | None, File(description="An error.")] = None,
     n: Annotated[int, Form(ge=1)] = 1,
     size: Annotated[str, Form(pattern=SIZE)] = "auto",
     seed: Annotated[int | None, Form(ge=0, lt=2**53)] = None,
@@ -60,14 +57,11 @@ async def edit(
         )
     body = Generation(model=model, prompt=prompt, n=n, size=size, seed=seed, steps=steps)
     data = [await upload.read() for upload in uploads]
-    order = await _order(service, body, data)
-    return await _drawn(service, "edit", order)
+    return await _generate(service, "edit", await _request(service, body, data))
 
 
-async def _order(
-    service: Service, body: Generation, uploads: list[bytes] | tuple
-) -> GenerationRequest:
-    """The request as an order. Raises ApiError or UserError for what is not allowed."""
+async def _request(service: Service, body: Generation, uploads: list[bytes]) -> GenerationRequest:
+    """Checks a request. Raises ApiError for what is not allowed."""
     limits = service.settings.limits
     model = await find_model(service, body.model)
     too_much = (
@@ -86,22 +80,11 @@ async def _order(
     seed = secrets.randbelow(2**31) if body.seed is None else body.seed
     return GenerationRequest(
         model=model,
-        question=Question(body.prompt, files, size),
+        prompt=Prompt(body.prompt, files, size),
         shapes=tuple(picture.size for picture in pictures),
         seeds=tuple(seed + number for number in range(body.n)),
         steps=body.steps,
     )
-
-
-async def find_model(service: Service, name: str) -> ServedModel:
-    """The model of that name; ApiError 404 if there is none."""
-    models = await service.registry.models()
-    if name not in models:
-        known = ", ".join(list(models)[:20])
-        raise ApiError(
-            404, f"model: there is no {name[:100]!r}; allowed: {known}.", "model", "model_not_found"
-        )
-    return models[name]
 
 
 def _size(service: Service, text: str) -> tuple[int, int]:
@@ -109,7 +92,7 @@ def _size(service: Service, text: str) -> tuple[int, int]:
     if text == "auto":
         return service.recipe.data.resolution
     width, height = map(int, text.split("x"))
-    most = most_pixels(service)
+    most = service.most_pixels
     if width % SIDE or height % SIDE or width * height > most:
         raise ApiError(
             400,
@@ -119,19 +102,13 @@ def _size(service: Service, text: str) -> tuple[int, int]:
     return height, width
 
 
-def most_pixels(service: Service) -> int:
-    """The most pixels of a picture that may be asked for."""
-    height, width = service.recipe.data.resolution
-    return service.settings.limits.pixels or 4 * height * width
-
-
-async def _drawn(service: Service, task: str, order: GenerationRequest) -> Images:
-    painted = await service.paint(task, order)
+async def _generate(service: Service, deployment: str, request: GenerationRequest) -> Images:
+    result = await service.generate(deployment, request)
     return Images(
         created=int(time.time()),
         data=[
             ImageData(b64_json=base64.b64encode(picture).decode(), seed=seed)
-            for picture, seed in zip(painted.pictures, order.seeds, strict=True)
+            for picture, seed in zip(result.pictures, request.seeds, strict=True)
         ],
-        timings={stage: round(value, 4) for stage, value in painted.seconds.items()},
+        timings={stage: round(value, 4) for stage, value in result.seconds.items()},
     )

@@ -1,26 +1,49 @@
-"""Which models can be asked."""
+"""Who asks, and which models there are."""
 
 from fastapi import APIRouter
 
+from flash_ray.serving.benchmark import judge_names
+from flash_ray.serving.http import ApiError
 from flash_ray.serving.registry import ServedModel
-from flash_ray.serving.routes.images import find_model
-from flash_ray.serving.schemas import ModelCard, ModelCards
-from flash_ray.serving.service import Served, Service, needs
+from flash_ray.serving.schemas import Bounds, Me, ModelCard, ModelCards
+from flash_ray.serving.service import SIDE, Caller, Served, Service, needs
 
-router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[needs("read")])
+router = APIRouter(prefix="/v1", tags=["models"])
 
 
-@router.get("")
-async def models(service: Served) -> ModelCards:
+@router.get("/me")
+def me(service: Served, caller: Caller) -> Me:
+    """The role of the token, the limits of one request, and the judges of evaluations."""
+    limits = service.settings.limits.model_dump() | {"pixels": service.most_pixels}
+    return Me(
+        role=caller,
+        limits=Bounds(**limits, size_step=SIDE),
+        judges=judge_names(service.recipe, service.settings),
+    )
+
+
+@router.get("/models", dependencies=[needs("read")])
+async def list_models(service: Served) -> ModelCards:
     """The teacher, and the published students of its base."""
-    found = await service.registry.models()
-    return ModelCards(data=[_card(service, model) for model in found.values()])
+    models = await service.registry.models()
+    return ModelCards(data=[_card(service, model) for model in models.values()])
 
 
-@router.get("/{model}")
-async def one(model: str, service: Served) -> ModelCard:
+@router.get("/models/{model}", dependencies=[needs("read")])
+async def read_model(model: str, service: Served) -> ModelCard:
     """One model."""
     return _card(service, await find_model(service, model))
+
+
+async def find_model(service: Service, name: str) -> ServedModel:
+    """The model of that name; ApiError 404 if there is none."""
+    models = await service.registry.models()
+    if name not in models:
+        known = ", ".join(list(models)[:20])
+        raise ApiError(
+            404, f"model: there is no {name[:100]!r}; allowed: {known}.", "model", "model_not_found"
+        )
+    return models[name]
 
 
 def _card(service: Service, model: ServedModel) -> ModelCard:
@@ -30,10 +53,10 @@ def _card(service: Service, model: ServedModel) -> ModelCard:
         created=model.created,
         kind=model.kind,
         base=model.base,
-        sigmas=list(model.sigmas),
-        steps=len(model.sigmas),
-        evaluations=model.evaluations(),
-        guidance=model.guidance,
+        sigmas=list(model.sampler.sigmas),
+        steps=len(model.sampler.sigmas),
+        evaluations=model.sampler.nfe,
+        guidance=model.sampler.guidance_scale,
         digest=model.digest,
         sizes=[f"{width}x{height}"],
         scores=model.scores,

@@ -1,12 +1,11 @@
-"""A recipe on so many GPUs: how they divide, seconds, who waits, whether it fits."""
+"""A recipe on a number of GPUs: how they divide, seconds, who waits, whether it fits."""
 
 import math
 from dataclasses import dataclass
 
 from flash_ray.capacity import sharding
-from flash_ray.capacity.architecture import Architecture
-from flash_ray.capacity.assumptions import Assumptions
-from flash_ray.capacity.timeline import Parts, Timing, simulate
+from flash_ray.capacity.inputs import Architecture, Assumptions
+from flash_ray.capacity.timeline import StageSeconds, Timing, simulate
 from flash_ray.capacity.workload import Work, Workload, workload
 from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe
@@ -16,16 +15,16 @@ TRAINERS_PER_TEACHER = (1, 2, 3, 5, 7, 15)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What the model says of one division of the GPUs.
+class Estimate:
+    """What the model says of one division of the GPUs between trainers and teachers.
 
     Args:
         teachers: GPUs with a teacher; 0: in the trainers' processes.
-        stage: ZeRO's, the recipe's own, or a higher one if only that fits.
+        stage: of ZeRO: the recipe's, or a higher one if only that fits.
         global_batch: images an update: the recipe's, or one micro-batch for each trainer.
         fits: both kinds of GPU hold what they must.
-        sent_bytes: of an update, between trainers and teachers, all together.
-        gathered_bytes: of an update, past every trainer's network, for ZeRO.
+        sent_bytes: between trainers and teachers in an update, all together.
+        gathered_bytes: past every trainer's network in an update, for ZeRO.
     """
 
     gpus: int
@@ -34,7 +33,7 @@ class Plan:
     stage: int
     global_batch: int
     accumulation: int
-    parts: Parts
+    stages: StageSeconds
     timing: Timing
     trainer_memory: sharding.Memory
     teacher_memory: sharding.Memory
@@ -50,14 +49,14 @@ class Plan:
 
     @property
     def gpu_hours_per_100_updates(self) -> float:
-        """Without checkpoints and benches."""
+        """GPU-hours, without checkpoints and evaluations."""
         return 100 * self.timing.seconds * self.gpus / 3600
 
 
-def plans(
+def estimates(
     recipe: Recipe, architecture: Architecture, assumed: Assumptions, gpus: int
-) -> list[Plan]:
-    """All divisions that are looked at, teachers in the trainers' processes first.
+) -> list[Estimate]:
+    """An estimate for each division worth a look, teachers in the trainers' processes first.
 
     Raises:
         UserError: too few GPUs for a trainer and a teacher of each group.
@@ -75,31 +74,30 @@ def plans(
             splits.append((ratio * replicas, replicas))
     if len(splits) == 1:
         splits.append((gpus - kinds, 1))
-    return [_plan(recipe, architecture, assumed, gpus, *split) for split in splits]
+    return [_estimate(recipe, architecture, assumed, gpus, *split) for split in splits]
 
 
-def best(found: list[Plan]) -> Plan:
-    """The one with teachers of their own that draws most images a second; one that fits, if any
-    does."""
-    apart = [plan for plan in found if plan.teachers]
-    return max(apart, key=lambda plan: (plan.fits, plan.images_per_second))
+def best(candidates: list[Estimate]) -> Estimate:
+    """The division with GPUs for teachers that draws most images a second; it fits, if any does."""
+    with_teachers = [candidate for candidate in candidates if candidate.teachers]
+    return max(with_teachers, key=lambda candidate: (candidate.fits, candidate.images_per_second))
 
 
-def _plan(
+def _estimate(
     recipe: Recipe,
     architecture: Architecture,
     assumed: Assumptions,
     gpus: int,
     trainers: int,
     replicas: int,
-) -> Plan:
+) -> Estimate:
     """`replicas` of each group of teachers; 0: in the trainers' processes."""
     runtime, work = recipe.runtime, workload(recipe, architecture, assumed)
     accumulation = max(1, math.ceil(_global_batch(recipe) / (trainers * runtime.micro_batch_size)))
     per_teacher = math.ceil(trainers / replicas) if replicas else 1
-    tickets = recipe.teacher_defaults.max_in_flight * per_teacher
+    open_requests = recipe.teacher_defaults.max_in_flight * per_teacher
     teacher = sharding.teacher_memory(
-        architecture, work, assumed, runtime.micro_batch_size, tickets
+        architecture, work, assumed, runtime.micro_batch_size, open_requests
     )
     inside = 0 if replicas else len(work.teachers)
     for stage in range(runtime.zero_stage, 4):
@@ -108,21 +106,21 @@ def _plan(
         )
         if trainer.total <= assumed.gpu_memory_gb:
             break
-    parts = parts_of(recipe, architecture, assumed, work, stage, trainers, accumulation)
+    stages = stage_seconds(recipe, architecture, assumed, work, stage, trainers, accumulation)
     teachers = work.teachers
     if replicas:
-        timing = simulate(parts, per_teacher, 1, accumulation)
+        timing = simulate(stages, per_teacher, 1, accumulation)
     else:
-        timing = _in_process(parts, accumulation)
-    sent = sum(t.condition_bytes + t.question_bytes for t in teachers) if replicas else 0.0
-    return Plan(
+        timing = _in_process(stages, accumulation)
+    sent = sum(t.condition_bytes + t.score_bytes for t in teachers) if replicas else 0.0
+    return Estimate(
         gpus,
         trainers,
         replicas * len(teachers),
         stage,
         trainers * runtime.micro_batch_size * accumulation,
         accumulation,
-        parts,
+        stages,
         timing,
         trainer,
         teacher,
@@ -134,7 +132,7 @@ def _plan(
     )
 
 
-def parts_of(
+def stage_seconds(
     recipe: Recipe,
     architecture: Architecture,
     assumed: Assumptions,
@@ -142,8 +140,8 @@ def parts_of(
     stage: int,
     trainers: int,
     accumulation: int,
-) -> Parts:
-    """Seconds of a trainer's parts, traffic included, and of the slowest group's teacher."""
+) -> StageSeconds:
+    """Seconds of a trainer's stages, traffic included, and of the slowest group's teacher."""
 
     def trained(of: Work, volumes: float) -> float:
         rate = assumed.device_flops_per_s * assumed.mfu
@@ -162,30 +160,27 @@ def parts_of(
     repeats = recipe.training.fake_score.updates_per_iteration
     fake = trained(work.fake_update, forward + backward) * accumulation
     step = trained(Work(), sharding.STEP[stage]) + assumed.optimizer_step_seconds
-    return Parts(
+    return StageSeconds(
         before=trained(before, forward * before.passes),
         fake_score=trained(work.fake_score, forward),
         backward=trained(work.student_backward, backward),
         tail=step + repeats * (fake + step),
         prefill=max(answered(t.prefill, t.condition_bytes) for t in work.teachers),
-        score=max(answered(t.score, t.question_bytes) for t in work.teachers),
+        score=max(answered(t.score, t.score_bytes) for t in work.teachers),
     )
 
 
-def _in_process(parts: Parts, accumulation: int) -> Timing:
-    """With `teacher_defaults.placement: in_process` the trainer computes the teacher's part itself."""
-    own = parts.before + parts.prefill + parts.score + parts.fake_score + parts.backward
-    return Timing(accumulation * own + parts.tail, 0.0, 0.0)
+def _in_process(stages: StageSeconds, accumulation: int) -> Timing:
+    """The timing under `teacher_defaults.placement` in_process: trainers do the teachers' work."""
+    each = stages.before + stages.prefill + stages.score + stages.fake_score + stages.backward
+    return Timing(accumulation * each + stages.tail, 0.0, 0.0)
 
 
 def _global_batch(recipe: Recipe) -> int:
     runtime = recipe.runtime
-    workers = (
-        runtime.num_workers if isinstance(runtime.num_workers, int) else runtime.num_workers.max
-    )
     return (
         runtime.global_batch_size
-        or workers * runtime.micro_batch_size * runtime.gradient_accumulation_steps
+        or runtime.max_workers * runtime.micro_batch_size * runtime.gradient_accumulation_steps
     )
 
 

@@ -1,0 +1,126 @@
+"""What a server can score: the cases of its recipe's benchmark, and the judges that it has."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from urllib.parse import quote
+
+from pydantic import JsonValue
+
+from flash_ray.errors import UserError
+from flash_ray.evaluation.benchmark import Benchmark, Case, load_benchmark
+from flash_ray.evaluation.judges.base import Judge, require
+from flash_ray.evaluation.judges.load import load_judge, validate_judge
+from flash_ray.recipe import Recipe
+from flash_ray.recipe.schema import Task
+from flash_ray.serving.settings import Serving
+from flash_ray.storage.s3 import Store
+
+FIELD, JUDGE = "evaluation.benchmark", "evaluation.judge"  # of the recipe
+
+
+class ServedBenchmark:
+    """A benchmark's cases, as many of each category as one request may ask for.
+
+    Args:
+        limit: the most cases of a category.
+    """
+
+    def __init__(self, benchmark: Benchmark, limit: int):
+        self._benchmark = benchmark
+        self.name, self.digest = benchmark.name, benchmark.digest
+        self.categories: Mapping[Task, tuple[str, ...]] = benchmark.categories
+        self._by_id = lru_cache(maxsize=None)(
+            lambda task: {case.id: case for case in benchmark.cases(task, limit)}
+        )
+
+    def cases(self, task: Task, per_category: int) -> list[Case]:
+        """The first cases of each category of a task; none of a task that it does not have."""
+        if task not in self.categories:
+            return []
+        return self._benchmark.cases(task, per_category)
+
+    def case(self, task: Task, id: str) -> Case | None:
+        """The case of that id, of the first `limit` in its category."""
+        return self._by_id(task).get(id) if task in self.categories else None
+
+
+def served_benchmark(recipe: Recipe, settings: Serving) -> ServedBenchmark | None:
+    """The benchmark of the recipe, None if it names none.
+
+    Raises:
+        UserError: no installed package registers it.
+    """
+    name = recipe.evaluation.benchmark
+    if name is None:
+        return None
+    return ServedBenchmark(load_benchmark(name, FIELD), settings.limits.cases)
+
+
+def reference_paths(benchmark: str, case: Case) -> list[str]:
+    """The paths under which a server has the pictures that a case asks to edit."""
+    path = f"/v1/benchmarks/{quote(benchmark, safe='')}/{case.task}/cases/{case.id}/input.png"
+    return [path if i == 0 else f"{path}?number={i + 1}" for i in range(len(case.references))]
+
+
+def judge_names(recipe: Recipe, settings: Serving) -> list[str]:
+    """The judges that evaluations may ask for: the recipe's, which is the default, `ocr` if it is
+    installed, the VLMs of the settings; none without a benchmark."""
+    if recipe.evaluation.benchmark is None:
+        return []
+    names = [recipe.evaluation.judge, *settings.judges]
+    if "ocr" not in names and _has_ocr():
+        names.insert(1, "ocr")
+    return names
+
+
+def validate_judges(recipe: Recipe, settings: Serving) -> None:
+    """Checks what a server needs to score, before it starts.
+
+    Raises:
+        UserError: the benchmark or its judge does not exist, the judge can judge none of its cases,
+            or a VLM lacks its extra, its key or a benchmark.
+    """
+    benchmark = served_benchmark(recipe, settings)
+    if benchmark is None:
+        if settings.judges:
+            raise UserError(
+                f"judges: {', '.join(settings.judges)} without a benchmark, {FIELD} is null; "
+                f"allowed: judges of a recipe with one; set {FIELD}, or remove them"
+            )
+        return
+    judge = load_judge(recipe.evaluation.judge, JUDGE)
+    cases = [case for task in benchmark.categories for case in benchmark.cases(task, 1)]
+    validate_judge(judge, cases, benchmark.name, JUDGE)
+    if settings.judges:
+        require("openai", "vlm")
+    for vlm in settings.judges.values():
+        vlm.key()
+
+
+def vlm_identity(judge: str, settings: Serving) -> dict[str, JsonValue] | None:
+    """What decides a VLM's answers, as plain data; None if the judge is no VLM."""
+    vlm = settings.judges.get(judge)
+    return None if vlm is None else {"model": vlm.model, "parameters": vlm.parameters}
+
+
+def open_judge(name: str, settings: Serving, store: Store) -> Judge:
+    """The judge of that name; a VLM keeps its answers in `store`.
+
+    Raises:
+        UserError: the judge cannot be used.
+    """
+    vlm = settings.judges.get(name)
+    if vlm is None:
+        return load_judge(name, "judge")
+    from flash_ray.evaluation.judges.vlm import VlmJudge
+
+    vlm.key()  # without one nothing needs to be drawn
+    return VlmJudge(vlm, store)
+
+
+def _has_ocr() -> bool:
+    try:
+        load_judge("ocr", "judge")
+    except UserError:
+        return False
+    return True
