@@ -96,8 +96,8 @@ def validate_family(recipe: Recipe) -> None:
     name = family_of(recipe.base).name
     if name != recipe.family:
         raise UserError(
-            f"family: {recipe.family!r}, but base {recipe.base} is of {name!r}; allowed: the base's; "
-            f"set family={name}, or choose another base"
+            f"family: {recipe.family!r}, but base {recipe.base} is of {name!r}; allowed: the "
+            f"base's; set family={name}, or choose another base"
         )
 
 

@@ -119,7 +119,7 @@ def group_scorer(recipe: Recipe, group: Group, model: Model) -> Scorer:
 
 
 def group_fingerprint(recipe: Recipe, group: Group, transformer: nn.Module) -> str:
-    """Tells a group's weights from others: its pipeline's, without LoRAs, and those of its LoRAs."""
+    """Tells a group's weights from others: its pipeline's without LoRAs, then its LoRAs'."""
     models = [recipe.teachers[index].model for index in group.members]
     loras = [lora_digest(model) for model in models if is_lora(model)]
     return "+".join([fingerprint(transformer), *loras])

@@ -75,12 +75,12 @@ def files(folder: Path) -> set[Path]:
         ("models --store s3://", "runtime.storage.url"),
     ],
 )
-def test_one_line_and_nothing_written(flash_ray, tmp_path, home, base, command, says):
+def test_one_line_and_nothing_written(flash_ray_forked, tmp_path, home, base, command, says):
     words = [word.replace("\t", " ") for word in command.split(" ")]
     if words[0] in ("distill", "data") and "base=/no/such/model" not in words:
         words += ["--set", f"base={base}"]
     before = files(home)
-    refuses(flash_ray(*words), says)
+    refuses(flash_ray_forked(*words), says)
     assert files(tmp_path) == set()
     assert files(home) == before
 
@@ -91,11 +91,11 @@ def test_embedded_store_is_refused_in_a_cluster(flash_ray, tmp_path, base):
     assert files(tmp_path) == set()
 
 
-def test_demo_leaves_a_foreign_folder_alone(flash_ray, tmp_path, base):
+def test_demo_leaves_a_foreign_folder_alone(flash_ray_forked, tmp_path, base):
     out = tmp_path / "thesis"
     out.mkdir()
     (out / "result.json").write_text("{}")
-    ended = flash_ray("demo", "--out", "thesis", "--set", f"base={base}")
+    ended = flash_ray_forked("demo", "--out", "thesis", "--set", f"base={base}")
     refuses(ended, "thesis", "--out")
     assert [path.name for path in files(tmp_path)].count("result.json") == 1
     assert (out / "result.json").read_text() == "{}"
@@ -127,11 +127,13 @@ def used_store(tmp_path_factory, base) -> Path:
         ("evaluate unknown --task edit", ("unknown", "flash-ray models")),
     ],
 )
-def test_what_the_store_holds_is_respected(flash_ray, tmp_path, used_store, base, command, says):
+def test_what_the_store_holds_is_respected(
+    flash_ray_forked, tmp_path, used_store, base, command, says
+):
     words = [*command.split(), "--store", str(used_store)]
     if words[0] == "distill":
         words += ["--set", f"base={base}"]
-    refuses(flash_ray(*words), *says)
+    refuses(flash_ray_forked(*words), *says)
     assert files(tmp_path) == set()
     with open_store(str(used_store)) as store:
         assert set(store.list("runs/")) == {"runs/mine/run.json"}
