@@ -88,9 +88,9 @@ def local_cluster(cpus: int, trainers: int, teachers: int) -> Iterator[None]:
 def free_ports(count: int) -> list[int]:
     """TCP ports of this machine that nobody listens to, all different.
 
-    They are below those that Linux gives to connections (32768 and up), beside those of Ray's workers
-    (10002-19999) and of the embedded store (20000-22767 and 30000-32767): what is to listen there may
-    take its time to start.
+    They are below those that Linux gives to connections (32768 and up), beside those of Ray's
+    workers (10002-19999) and of the embedded store (20000-22767, 30000-32767): what is to listen
+    there may take its time to start.
     """
     ports: list[int] = []
     for port in random.SystemRandom().sample(range(23000, 30000), 7000):
@@ -103,6 +103,18 @@ def free_ports(count: int) -> list[int]:
                 continue  # somebody's
             ports.append(port)
     raise OSError(f"of the ports 23000 to 29999 fewer than {count} are free")
+
+
+def validate_port(host: str, port: int) -> None:
+    """Raises UserError if nothing can listen at --port of this machine."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(
+                f"--port: {host}:{port}: {os.strerror(error.errno or 0)}; choose another"
+            ) from error
 
 
 @contextmanager
