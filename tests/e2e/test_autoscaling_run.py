@@ -6,7 +6,6 @@
 import json
 import os
 import subprocess
-import sysconfig
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -27,8 +26,8 @@ from flash_ray.storage.embedded import embedded_store
 from flash_ray.storage.s3 import Store
 from flash_ray.storage.students import load_student, read_student
 from flash_ray.trainer.metrics import UpdateMetrics
+from tests.helpers.commands import RAY
 
-SCRIPTS = Path(sysconfig.get_path("scripts"))
 PLACE = "s3://flash-ray/elastic"
 EVERY = 10  # updates between checkpoints
 UPDATES = 120
@@ -86,7 +85,7 @@ def workers_of(store: Store, run: str) -> list[int]:
 
 
 def submit(cluster: Cluster, name: str, settings: dict[str, Any]) -> subprocess.Popen[bytes]:
-    words = [SCRIPTS / "ray", "job", "submit", "--address", cluster.jobs_url]
+    words = [RAY, "job", "submit", "--address", cluster.jobs_url]
     words += ["--", "python", "-m", "flash_ray", "distill", "miniature", "--name", name]
     for key, value in settings.items():
         words += ["--set", f"{key}={value}"]

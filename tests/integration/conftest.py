@@ -9,6 +9,7 @@ import pytest
 from flash_ray.cluster.session import local_cluster
 from flash_ray.storage.embedded import embedded_store
 from flash_ray.storage.s3 import Store
+from tests.helpers.small import build_base
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +17,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """A real S3 server for the whole session; AWS_* point to it meanwhile."""
     with embedded_store(Path(tmp_path_factory.mktemp("store"))) as embedded:
         yield embedded
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved pipeline, very small and untrained."""
+    return build_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="session")
