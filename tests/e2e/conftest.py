@@ -1,15 +1,13 @@
 """What the tests of the commands share: the installed `flash-ray`, a very small base, a server."""
 
-import os
-import shutil
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.commands import FLASH_RAY, ForkedCommands, forked_commands, user_environment
 from tests.helpers.endpoints import Served, ServedStore, start_server, store_with_students
 from tests.helpers.small import build_base
 
@@ -48,16 +46,33 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def flash_ray(home: Path, tmp_path: Path) -> Command:
     """Runs the installed console script in `tmp_path`, as a user without a terminal does."""
-    script = shutil.which("flash-ray", path=sysconfig.get_path("scripts"))
-    assert script, f"flash-ray is not installed in {sys.prefix}"
+    assert FLASH_RAY.exists(), f"flash-ray is not installed in {sys.prefix}"
 
     def run(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "RAY_"))}
-        # A busy machine takes its time to start Ray's dashboard.
-        environment |= {"HOME": str(home), "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "600", **variables}
         return subprocess.run(
-            [script, *words], cwd=tmp_path, env=environment, capture_output=True, text=True
+            [FLASH_RAY, *words],
+            cwd=tmp_path,
+            env=user_environment(home, **variables),
+            capture_output=True,
+            text=True,
         )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[ForkedCommands]:
+    """A process that has imported everything and forks for each command."""
+    with forked_commands() as commands:
+        yield commands
+
+
+@pytest.fixture
+def flash_ray_forked(forks: ForkedCommands, home: Path, tmp_path: Path) -> Command:
+    """The same without the time of the imports, for commands that end before they start a thing."""
+
+    def run(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return forks.run(words, tmp_path, user_environment(home, **variables))
 
     return run
 

@@ -186,7 +186,7 @@ def test_evaluations_are_found_again_after_a_restart(served, base, served_store)
         again.stop()
 
 
-def test_bad_input_is_one_line(flash_ray, tmp_path):
+def test_bad_input_is_one_line(flash_ray_forked, tmp_path):
     serve = ["serve", "miniature"]
     for words, says in (
         ([*serve, "--host", "0.0.0.0"], "--tokens"),
@@ -199,6 +199,6 @@ def test_bad_input_is_one_line(flash_ray, tmp_path):
         (["token", "tokens.json", "a b"], "NAME: 'a b'"),
         (["token", "tokens.json", "me", "--role", "king"], "--role: 'king'"),
     ):
-        ended = flash_ray(*words)
+        ended = flash_ray_forked(*words)
         assert ended.returncode == 2, ended.stderr
         assert says in ended.stderr and ended.stderr.count("\n") == 1

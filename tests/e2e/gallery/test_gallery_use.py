@@ -1,4 +1,4 @@
-"""The gallery's page in use: keyboard, narrow windows, wrong input, errors, a server that is gone."""
+"""The gallery in use: keyboard, narrow windows, wrong input, errors, a server that is gone."""
 
 import pytest
 from PIL import Image
@@ -80,7 +80,7 @@ def test_a_form_that_lacks_something_says_what(page):
     assert not any(path.startswith("/v1/images/") for path in page.requested())
 
 
-def test_what_the_server_would_refuse_is_told_before_it_is_asked(page, tmp_path):
+def test_what_the_server_would_not_take_is_known_before_it_is_asked(page, tmp_path):
     large = tmp_path / "large.png"
     Image.effect_noise((400, 400), 200).save(large)
     assert large.stat().st_size > LIMITS["image_bytes"]
