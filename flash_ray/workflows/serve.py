@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from flash_ray.cluster.session import in_cluster_job, validate_port
+from flash_ray.cluster.session import free_ports, in_cluster_job, ray_session, validate_port
 from flash_ray.errors import UserError
 from flash_ray.models.loading import resolve_base
 from flash_ray.recipe import Recipe
@@ -69,7 +69,6 @@ def _serve(
         _configure_local_ray(port)
     from ray import serve  # here, so that the checks above cost nothing
 
-    from flash_ray.cluster.session import free_ports, ray_session
     from flash_ray.serving.app import NAME, application
 
     replicas = settings.generate.max + settings.edit.max
