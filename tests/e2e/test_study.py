@@ -58,7 +58,7 @@ def rules(*weights):
         ),
         (
             {"arms": {"one": HALF, "two": {"teachers": [{"name": "t", "model": "OTHER"}]}}},
-            ("arms.two: teachers.0.model", "encodes prompts or pictures otherwise"),
+            ("arms.two: teachers.0.model", "encodes prompts or images otherwise"),
         ),
         (
             {
