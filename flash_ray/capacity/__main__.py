@@ -140,12 +140,12 @@ def command(
     """Print what a recipe would take on so many GPUs, by a model that states its assumptions."""
     loaded, assumed = read(recipe, settings or [])
     architecture = architecture_of(loaded.base)
-    found = [e for size in gpus for e in estimates(loaded, architecture, assumed, size)]
+    rows = [e for size in gpus for e in estimates(loaded, architecture, assumed, size)]
     console = wide_console()
     console.print("\n".join(describe(architecture, assumed)), highlight=False)
     work = workload(loaded, architecture, assumed)
     console.print(work_table(work, loaded.training.fake_score.updates_per_iteration))
-    console.print(estimate_table(found), bytes_table(found))
+    console.print(estimate_table(rows), bytes_table(rows))
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ class Estimate:
 
     Args:
         teachers: GPUs with a teacher; 0: in the trainers' processes.
-        stage: ZeRO's, the recipe's own, or a higher one if only that fits.
+        stage: of ZeRO: the recipe's, or a higher one if only that fits.
         global_batch: images an update: the recipe's, or one micro-batch for each trainer.
         fits: both kinds of GPU hold what they must.
         sent_bytes: between trainers and teachers in an update, all together.
@@ -45,6 +45,7 @@ class Estimate:
 
     @property
     def images_per_second(self) -> float:
+        """Images of the global batch that are trained on in a second."""
         return self.global_batch / self.timing.seconds
 
     @property

@@ -150,7 +150,7 @@ class Assumptions(Section):
         32.0, ge=0, description="of an empty prompt with its template, 0 or more"
     )
     references: float = Field(
-        1.0, ge=0, description="pictures of an edit, each of the output's area, 0 or more"
+        1.0, ge=0, description="images of an edit, each of the output's area, 0 or more"
     )
 
 

@@ -39,10 +39,12 @@ class TaskTokens:
 
     @property
     def prefix_tokens(self) -> float:
+        """Tokens before the target under the condition."""
         return self.text_tokens + self.reference_tokens
 
     @property
     def negative_prefix_tokens(self) -> float:
+        """Tokens before the target under the negative condition."""
         return self.negative_text_tokens + self.reference_tokens
 
     def condition_bytes(self, architecture: Architecture, value_bytes: int) -> float:
@@ -124,13 +126,13 @@ def task_tokens(recipe: Recipe, assumed: Assumptions) -> Iterator[TaskTokens]:
     parts = recipe.tasks.model_dump()
     for task, part in parts.items():
         if part:
-            pictures = assumed.references * target if task == "edit" else 0.0
+            reference_tokens = assumed.references * target if task == "edit" else 0.0
             yield TaskTokens(
                 task,
                 part / sum(parts.values()),
                 assumed.text_tokens,
                 assumed.negative_text_tokens,
-                pictures,
+                reference_tokens,
                 target,
             )
 

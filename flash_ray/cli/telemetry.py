@@ -32,13 +32,13 @@ def provision(
     from flash_ray.telemetry.provision import provision
 
     for change in provision(grafana, token, prometheus, dry_run):
-        verb = "create" if change.found is None else "change"
+        verb = "create" if change.current is None else "change"
         if not change.needed:
-            typer.echo(f"in step: {change.what}")
+            typer.echo(f"in step: {change.resource}")
         elif dry_run:
-            typer.echo(f"would {verb}: {change.what}\n{change.diff()}")
+            typer.echo(f"would {verb}: {change.resource}\n{change.diff()}")
         else:
-            typer.echo(f"{verb}: {change.what}")
+            typer.echo(f"{verb}: {change.resource}")
 
 
 def _token(file: Path | None) -> str:

@@ -1,4 +1,4 @@
-"""Connects a command to Ray: to the cluster of RAY_ADDRESS, or to one of its own."""
+"""Connects a command to Ray: to the cluster of RAY_ADDRESS, or to a local one."""
 
 import logging
 import math
@@ -91,6 +91,18 @@ def free_ports(count: int) -> list[int]:
         for probe in probes:
             probe.bind(("", 0))
         return [probe.getsockname()[1] for probe in probes]
+
+
+def validate_port(host: str, port: int) -> None:
+    """Raises UserError if nothing can listen at --port of this machine."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(
+                f"--port: {host}:{port}: {os.strerror(error.errno or 0)}; choose another"
+            ) from error
 
 
 @contextmanager

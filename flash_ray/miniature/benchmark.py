@@ -10,6 +10,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar, overload
 
 import numpy as np
@@ -49,11 +50,11 @@ class MiniatureBenchmark:
         return out
 
 
+@dataclass(frozen=True)
 class DrawnInput(Sequence[Image.Image]):
     """The one picture that an edit starts from, drawn whenever it is looked at."""
 
-    def __init__(self, edit: Edit):
-        self._edit = edit
+    edit: Edit
 
     def __len__(self) -> int:
         return 1
@@ -69,7 +70,7 @@ class DrawnInput(Sequence[Image.Image]):
             return [self[i] for i in range(*index.indices(1))]
         if index not in (0, -1):
             raise IndexError(index)
-        return input_image(self._edit)
+        return input_image(self.edit)
 
 
 def input_image(edit: Edit) -> Image.Image:

@@ -55,8 +55,8 @@ class Condition:
         layout: shared by the rows.
         embeds_BLD: hidden states of the text encoder, right-padded with zeros.
         mask_BL: bool, True at real tokens.
-        slots_BL: bool, True where a picture takes the place of a token; the same in every row.
-        references_BNC: packed normalized latents of the reference pictures, None for T2I.
+        slots_BL: bool, True where an image stands in for a token; the same in every row.
+        references_BNC: packed normalized latents of the reference images, None for T2I.
 
     The transformer counts padding as positions, as the pipeline's batches do: a row's result
     depends a little on L.
@@ -106,7 +106,7 @@ class Condition:
         return Condition.from_tensors(layouts.pop(), joined)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors by field name, ready for safetensors; `from_tensors` is the way back."""
+        """The tensors by field name, ready for safetensors; `from_tensors` is the inverse."""
         named = {
             "embeds_BLD": self.embeds_BLD,
             "mask_BL": self.mask_BL,
@@ -117,6 +117,7 @@ class Condition:
 
     @staticmethod
     def from_tensors(layout: Layout, tensors: Mapping[str, Tensor]) -> "Condition":
+        """A condition from its tensors by field name, as `tensors` gives them."""
         return Condition(layout, **tensors)
 
     def trimmed(self) -> "Condition":
@@ -148,6 +149,7 @@ class ConditionPair:
 
     @property
     def layout(self) -> Layout:
+        """The layout that both conditions have."""
         return self.positive.layout
 
     def __len__(self) -> int:
@@ -156,12 +158,15 @@ class ConditionPair:
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> "ConditionPair":
+        """Moves both conditions; see `Condition.to`."""
         return ConditionPair(self.positive.to(device, dtype), self.negative.to(device, dtype))
 
     def rows(self, indices: Sequence[int] | Tensor) -> "ConditionPair":
+        """The rows of both conditions at `indices`; see `Condition.rows`."""
         return ConditionPair(self.positive.rows(indices), self.negative.rows(indices))
 
     def trimmed(self) -> "ConditionPair":
+        """Both conditions, each without the padding that all its rows share."""
         return ConditionPair(self.positive.trimmed(), self.negative.trimmed())
 
     @staticmethod
@@ -181,8 +186,8 @@ class PromptCache:
     after every change of the weights.
 
     Args:
-        graph: whether it keeps the way back to the weights, for several calls before one backward
-            pass. A cache without it is not used while gradients are on.
+        graph: whether gradients pass through it to the weights, for several calls before one
+            backward pass. A cache without it is not used while gradients are on.
         store: the family's own object with the keys and values of all layers; None: not filled.
     """
 

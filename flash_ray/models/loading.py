@@ -91,6 +91,16 @@ def family_of(base: str) -> "ModelFamily":
     )
 
 
+def validate_family(recipe: Recipe) -> None:
+    """Raises UserError if the recipe's base cannot be read or is not of its `family`."""
+    name = family_of(recipe.base).name
+    if name != recipe.family:
+        raise UserError(
+            f"family: {recipe.family!r}, but base {recipe.base} is of {name!r}; allowed: the "
+            f"base's; set family={name}, or choose another base"
+        )
+
+
 def load_model(
     base: str, dtype: "torch.dtype", device: "torch.device | str", encoders: bool
 ) -> "Model":
@@ -98,7 +108,7 @@ def load_model(
 
     Args:
         base: a registered checkpoint, a folder or a hub id.
-        encoders: False leaves out the text encoder, the largest part; `encode` is then refused.
+        encoders: False leaves out the text encoder, the largest part; `encode` then fails.
 
     Raises:
         UserError: there is no such base, or it cannot be loaded.
@@ -147,7 +157,7 @@ def encoder_digest(base: str) -> str:
 
 
 def base_digest(base: str) -> str:
-    """As `encoder_digest`, with the transformer: all that decides which picture the base draws."""
+    """As `encoder_digest`, with the transformer: all that decides which images the base draws."""
     return _digest(base, (*ENCODER_PARTS, "transformer"))
 
 

@@ -65,7 +65,7 @@ def join(transformer: nn.Module, rows: Sequence[PromptCache]) -> PromptCache:
         rows: filled caches of one row each, of one layout.
 
     Raises:
-        TypeError: the transformer turns its keys in another way.
+        TypeError: the transformer is not one that turns its keys like Qwen-Image-2.1.
     """
     if len(rows) == 1:
         return rows[0]

@@ -51,7 +51,7 @@ class QwenImage21:
         """Loads a checkpoint from a folder or a hub id.
 
         Args:
-            encoders: False leaves out the text encoder, the largest part; `encode` is then refused.
+            encoders: False leaves out the text encoder, the largest part; `encode` then fails.
             transformer: False leaves that out: `velocity` and `to_images` work, with another one.
 
         Raises:
@@ -86,13 +86,16 @@ class QwenImage21:
 
     @property
     def latent_channels(self) -> int:
+        """C of x_BNC."""
         return self.pipeline.latent_channels
 
     @property
     def transformer(self) -> QwenImage21Transformer2DModel:
+        """The base transformer, frozen, in eval mode."""
         return self.pipeline.transformer
 
     def copy_transformer(self) -> QwenImage21Transformer2DModel:
+        """A trainable deep copy of the base transformer; ValueError once a LoRA is added."""
         if self._loras:
             raise ValueError("copy the transformer before a LoRA is added")
         return copy.deepcopy(self.transformer).requires_grad_(True).train()
@@ -152,10 +155,10 @@ class QwenImage21:
         references: list[list[Image.Image]] | None,
         size: tuple[int, int],
     ) -> ConditionPair:
-        """Encodes prompts, for edits each with its own reference pictures.
+        """Encodes prompts, for edits each with its own reference images.
 
         Args:
-            references: one list of pictures for each prompt; None for T2I.
+            references: one list of images for each prompt; None for T2I.
             size: (height, width) of the output in pixels. References are resized to its area, each
                 in its own aspect ratio, as the pipeline does.
 
@@ -253,10 +256,10 @@ class QwenImage21:
     def _encode_references(
         self, references: list[list[Image.Image]], size: tuple[int, int]
     ) -> tuple[list[list[Image.Image]], Tensor, Layout]:
-        """Resized pictures of each case, their latents one after another, the cases' layout."""
+        """Resized images of each case, their latents one after another, the cases' layout."""
         processor = self.pipeline.image_processor
         resized, latents = [], []
-        for position in zip(*references, strict=True):  # the cases' first pictures, then second...
+        for position in zip(*references, strict=True):  # the cases' first images, then second...
             pixels = []
             for image in position:
                 ratio = image.width / image.height
@@ -264,12 +267,12 @@ class QwenImage21:
                 rgba = image.convert("RGBA")
                 resized.append(processor.resize(rgba, width=width, height=height))
                 pixels.append(processor.preprocess(rgba, width=width, height=height))
-            shapes = {tuple(picture.shape[-2:]) for picture in pixels}
+            shapes = {tuple(values.shape[-2:]) for values in pixels}
             if len(shapes) != 1:
                 raise ValueError(f"one layout per batch, got references of {sorted(shapes)}")
             latents.append(self._pack(torch.cat(pixels).unsqueeze(2)))
         cases = [resized[index :: len(references)] for index in range(len(references))]
-        sides = tuple((picture.height, picture.width) for picture in cases[0])
+        sides = tuple((image.height, image.width) for image in cases[0])
         return cases, torch.cat(latents, dim=1), Layout("edit", *size, sides)
 
     def _encode_prompts(
@@ -280,10 +283,12 @@ class QwenImage21:
         references_BNC: Tensor | None = None,
     ) -> Condition:
         # The pipeline only walks through them, so they need not be the list that it asks for.
-        pictures: Any = None if images is None else _ImagesByPrompt(images)
+        images_by_prompt: Any = None if images is None else _ImagesByPrompt(images)
         device, _ = _kind(self.pipeline.text_encoder)
-        embeds_BLD, mask_BL, slots_BL = self.pipeline.encode_prompt(prompts, pictures, device)
-        if mask_BL is None:  # the pipeline's way to say that nothing is padded
+        embeds_BLD, mask_BL, slots_BL = self.pipeline.encode_prompt(
+            prompts, images_by_prompt, device
+        )
+        if mask_BL is None:  # nothing is padded
             mask_BL = torch.ones_like(slots_BL)
         return Condition(layout, embeds_BLD, mask_BL.bool(), slots_BL.bool(), references_BNC)
 
@@ -298,9 +303,9 @@ class QwenImage21:
 
 
 class _ImagesByPrompt:
-    """Stands for the pipeline's one set of images, and gives each prompt of a batch its own.
+    """Stands for the pipeline's one list of images, and gives each prompt of a batch other ones.
 
-    The pipeline walks through the set once for every prompt, in order.
+    The pipeline walks through the list once for every prompt, in order.
     """
 
     def __init__(self, images: list[list[Image.Image]]):

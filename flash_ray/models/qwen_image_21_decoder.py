@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flash_ray.models.base import PIXELS_PER_TOKEN, Condition, Layout, PromptCache
 
-SLOT = 4  # latent tokens that take the place of one token of the text encoder
+SLOT = 4  # latent tokens that stand for one token of the text encoder
 
 
 def token_shapes(layout: Layout) -> list[tuple[int, int, int]]:

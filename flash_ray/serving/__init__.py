@@ -1,1 +1,1 @@
-"""Ray Serve: models drawn, edited with and scored over HTTP, and the gallery."""
+"""Serves models over HTTP by Ray Serve: pictures, edits, scores, and the gallery."""

@@ -1,7 +1,7 @@
 """What a server can score: the cases of its recipe's benchmark, and the judges that it has."""
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 from urllib.parse import quote
 
 from pydantic import JsonValue
@@ -29,9 +29,7 @@ class ServedBenchmark:
         self._benchmark = benchmark
         self.name, self.digest = benchmark.name, benchmark.digest
         self.categories: Mapping[Task, tuple[str, ...]] = benchmark.categories
-        self._by_id = lru_cache(maxsize=None)(
-            lambda task: {case.id: case for case in benchmark.cases(task, limit)}
-        )
+        self._by_id = cache(lambda task: {case.id: case for case in benchmark.cases(task, limit)})
 
     def cases(self, task: Task, per_category: int) -> list[Case]:
         """The first cases of each category of a task; none of a task that it does not have."""

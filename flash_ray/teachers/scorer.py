@@ -32,9 +32,9 @@ class TeacherSpec:
     guidance_rescale: bool
 
     @property
-    def guided(self) -> bool:
-        """Whether a request takes two evaluations of the transformer, not one."""
-        return self.guidance_scale != 1.0
+    def calls(self) -> int:
+        """Evaluations of the transformer for one request: 1, or 2 under guidance."""
+        return 1 if self.guidance_scale == 1.0 else 2
 
 
 Cached = tuple[Condition, PromptCache]
@@ -62,7 +62,7 @@ class Scorer:
         self._open[request_id] = {}
         for index in teacher_ids:
             spec = self._specs[index]
-            sides = [positive, negative] if spec.guided else [positive]
+            sides = [positive, negative][: spec.calls]
             with self._model.lora(spec.lora):
                 self._open[request_id][index] = [
                     (side, prefill(self._model, self._model.transformer, side)) for side in sides
@@ -93,7 +93,7 @@ class Scorer:
                 self._model.velocity(transformer, x_BNC, t_B, condition, cache).float()
                 for condition, cache in sides
             ]
-        if not spec.guided:
+        if not v_uncond_BNC:
             return v_BNC
         return guided_velocity(v_BNC, v_uncond_BNC[0], spec.guidance_scale, spec.guidance_rescale)
 
@@ -119,7 +119,7 @@ def group_scorer(recipe: Recipe, group: Group, model: Model) -> Scorer:
 
 
 def group_fingerprint(recipe: Recipe, group: Group, transformer: nn.Module) -> str:
-    """Tells a group's weights from others: its pipeline's, without LoRAs, and those of its LoRAs."""
+    """Tells a group's weights from others: its pipeline's without LoRAs, then its LoRAs'."""
     models = [recipe.teachers[index].model for index in group.members]
     loras = [lora_digest(model) for model in models if is_lora(model)]
     return "+".join([fingerprint(transformer), *loras])

@@ -6,16 +6,17 @@ from typing import Any
 from flash_ray.telemetry.panels import DATASOURCE, failing
 
 GROUP = "flash_ray"
-STRAIN, WAIT, ERRORS = 0.5, 0.3, 0.05  # where alerts begin
-LATE, SLACK_S = 2, 300  # a checkpoint that took twice its time and five minutes
+ALARM_LEVEL, TEACHER_WAIT, ERROR_SHARE = 0.5, 0.3, 0.05  # where alerts begin
+LATE_FACTOR, LATE_SLACK_S = 2, 300  # a checkpoint that took twice its time and five minutes
 
 
 @dataclass(frozen=True)
 class Alert:
-    """What is wrong while `expr` has series; they are above 0.
+    """Something that is wrong while `expr` has series.
 
     Args:
-        lasting: how long before it fires, as Prometheus writes it.
+        expr: PromQL whose series are above 0.
+        duration: how long it has to be wrong before the alert fires, as Prometheus writes it.
         summary: one line; Prometheus' {{ $labels }} and {{ $value }} may be in it.
         action: what to do.
     """
@@ -23,7 +24,7 @@ class Alert:
     name: str
     uid: str
     expr: str
-    lasting: str
+    duration: str
     severity: str
     summary: str
     action: str
@@ -33,7 +34,7 @@ ALERTS = (
     Alert(
         "FlashStudentDiverging",
         "flash-ray-student-diverging",
-        f"max by (run, measure) (ray_flash_train_strain_ratio) > {STRAIN}",
+        f"max by (run, measure) (ray_flash_train_strain_ratio) > {ALARM_LEVEL}",
         "30s",
         "critical",
         "{{ $labels.run }}: {{ $labels.measure }} is at {{ $value | humanizePercentage }} of what "
@@ -45,30 +46,31 @@ ALERTS = (
     Alert(
         "FlashTeacherStarved",
         "flash-ray-teacher-starved",
-        f"max by (run) (avg_over_time(ray_flash_train_teacher_wait_ratio[5m])) > {WAIT}",
+        f"max by (run) (avg_over_time(ray_flash_train_teacher_wait_ratio[5m])) > {TEACHER_WAIT}",
         "5m",
         "warning",
         "{{ $labels.run }}: workers wait for teachers {{ $value | humanizePercentage }} of the "
         "time.",
-        "Start more teachers (teacher_defaults.replicas, or a larger maximum) on nodes that offer the "
-        "resource `teacher`, or raise teacher_defaults.max_in_flight. See whether a teacher restarts.",
+        "Start more teachers (teacher_defaults.replicas, or a larger maximum) on nodes that offer "
+        "the resource `teacher`, or raise teacher_defaults.max_in_flight. See whether a teacher "
+        "restarts.",
     ),
     Alert(
         "FlashCheckpointOverdue",
         "flash-ray-checkpoint-overdue",
         "time() - max by (run) (ray_flash_checkpoint_timestamp_seconds) "
-        f"> {LATE} * max by (run) (ray_flash_checkpoint_interval_seconds) + {SLACK_S}",
+        f"> {LATE_FACTOR} * max by (run) (ray_flash_checkpoint_interval_seconds) + {LATE_SLACK_S}",
         "1m",
         "critical",
         "{{ $labels.run }}: the last checkpoint is {{ $value | humanizeDuration }} old.",
-        "If the run makes no updates, it hangs: look at its workers' stacks in Ray's dashboard, "
+        "If the run makes no iterations, it hangs: look at its workers' stacks in Ray's dashboard, "
         "stop it and start it again with --resume. If it makes them, look whether the store can "
         "be written to and is full.",
     ),
     Alert(
         "FlashEndpointErrors",
         "flash-ray-endpoint-errors",
-        f"{failing('5m')} > {ERRORS}",
+        f"{failing('5m')} > {ERROR_SHARE}",
         "2m",
         "critical",
         "{{ $labels.route }}: {{ $value | humanizePercentage }} of the requests fail.",
@@ -79,12 +81,12 @@ ALERTS = (
 
 
 def prometheus_rules() -> dict[str, Any]:
-    """The content of a rules file."""
+    """Returns the content of a rules file for Prometheus."""
     rules = [
         {
             "alert": alert.name,
             "expr": alert.expr,
-            "for": alert.lasting,
+            "for": alert.duration,
             "labels": {"severity": alert.severity},
             "annotations": {"summary": alert.summary, "action": alert.action},
         }
@@ -94,7 +96,11 @@ def prometheus_rules() -> dict[str, Any]:
 
 
 def grafana_rule_group(folder: str) -> dict[str, Any]:
-    """The same as a rule group that Grafana evaluates, in a folder by its UID."""
+    """Returns the same as a rule group that Grafana evaluates.
+
+    Args:
+        folder: the UID of the folder in Grafana that holds it.
+    """
     return {
         "title": GROUP,
         "folderUid": folder,
@@ -104,9 +110,9 @@ def grafana_rule_group(folder: str) -> dict[str, Any]:
 
 
 def _grafana_rule(alert: Alert, folder: str) -> dict[str, Any]:
-    ask = {"refId": "A", "expr": alert.expr, "instant": True, "range": False}
+    query = {"refId": "A", "expr": alert.expr, "instant": True, "range": False}
     above = {"evaluator": {"type": "gt", "params": [0]}}
-    test = {"refId": "B", "type": "threshold", "expression": "A", "conditions": [above]}
+    threshold = {"refId": "B", "type": "threshold", "expression": "A", "conditions": [above]}
     span = {"from": 600, "to": 0}
     return {
         "uid": alert.uid,
@@ -114,7 +120,7 @@ def _grafana_rule(alert: Alert, folder: str) -> dict[str, Any]:
         "folderUID": folder,
         "ruleGroup": GROUP,
         "condition": "B",
-        "for": alert.lasting,
+        "for": alert.duration,
         "noDataState": "OK",  # nothing is wrong: the expression has no series
         "execErrState": "Error",
         "labels": {"severity": alert.severity},
@@ -124,18 +130,18 @@ def _grafana_rule(alert: Alert, folder: str) -> dict[str, Any]:
                 "refId": "A",
                 "datasourceUid": DATASOURCE["uid"],
                 "relativeTimeRange": span,
-                "model": ask,
+                "model": query,
             },
             {
                 "refId": "B",
                 "datasourceUid": "__expr__",
                 "relativeTimeRange": span,
-                "model": test,
+                "model": threshold,
             },
         ],
     }
 
 
 def _in_grafana(text: str) -> str:
-    """There $value is a string of all values; the query's own is $values.A.Value."""
+    """In Grafana $value is a string of all values; the query's number is $values.A.Value."""
     return text.replace("$value ", "$values.A.Value ")

@@ -8,22 +8,28 @@ RUN = 'run=~"$run"'
 
 
 def latest(metric: str, labels: str = "run") -> str:
-    """A gauge of runs: of a run's processes the one that is there."""
+    """PromQL of a run's gauge: its highest value over the processes that a run has had."""
     return f'max by ({labels}) (ray_flash_{metric}{{run=~"$run"}})'
 
 
 def rate(metric: str, labels: str, where: str = "", window: str = "$__rate_interval") -> str:
-    """Of a counter, by second."""
+    """PromQL of what a counter grows by a second.
+
+    Args:
+        where: which of its series count, as label matchers; all by default.
+        window: the time over which the growth is averaged.
+    """
     return f"sum by ({labels}) (rate(ray_flash_{metric}{{{where}}}[{window}]))"
 
 
 def quantile(share: float, metric: str, labels: str, where: str = "") -> str:
+    """PromQL of the value below which this share, 0 to 1, of a histogram's samples lies."""
     buckets = rate(f"{metric}_bucket", f"le, {labels}" if labels else "le", where)
     return f"histogram_quantile({share}, {buckets})"
 
 
 def failing(window: str) -> str:
-    """The share of the requests of each route that are answered with 500 and above, 0 to 1."""
+    """PromQL of the share of each route's requests answered with 500 and above, 0 to 1."""
     requests = rate("serve_request_seconds_count", "route", window=window)
     failed = rate("serve_errors_total", "route", 'status=~"5.."', window)
     return f"({failed} or 0 * {requests}) / {requests}"
@@ -37,7 +43,7 @@ SCHEMA = 39  # of the JSON: Grafana 10 and later read it
 
 @dataclass(frozen=True)
 class Query:
-    """PromQL, and what its series are called: text with {{label}}."""
+    """PromQL, and what its series are called, a text with {{label}}."""
 
     expr: str
     legend: str
@@ -45,13 +51,14 @@ class Query:
 
 @dataclass(frozen=True)
 class Panel:
-    """A chart.
+    """A chart of queries over time.
 
     Args:
-        unit: Grafana's name of it: s, bytes, percentunit, short, ...
+        unit: Grafana's name of the unit: s, bytes, percentunit, short, ...
         text: what it shows and when to worry.
         stacked: whether the series add up to something.
-        limit: where an alert begins, drawn as a line.
+        limit: where an alert begins, drawn as a line; None: no line.
+        width: how many of the grid's columns it takes.
     """
 
     title: str
@@ -65,8 +72,11 @@ class Panel:
 
 @dataclass(frozen=True)
 class Dashboard:
-    """Panels from left to right; `variable`, by which they are chosen, is (label, a metric with
-    it)."""
+    """Panels from left to right.
+
+    Args:
+        variable: (label, a metric that has it): a viewer chooses by its values; None: no choice.
+    """
 
     uid: str
     title: str
@@ -74,7 +84,7 @@ class Dashboard:
     variable: tuple[str, str] | None = None
 
     def filled(self, window: str) -> Sequence[Panel]:
-        """The panels for everything there is, with this window in place of Grafana's."""
+        """The panels without a choice of the viewer's, with this window in place of Grafana's."""
         names = {"$__rate_interval": window}
         if self.variable:
             names[f"${self.variable[0]}"] = ".*"
@@ -84,7 +94,7 @@ class Dashboard:
         ]
 
     def json(self) -> dict[str, Any]:
-        """Grafana's model."""
+        """Returns the dashboard in Grafana's JSON model."""
         x = y = 0
         panels = []
         for number, panel in enumerate(self.panels, 1):
@@ -137,13 +147,13 @@ def _panel(panel: Panel, number: int, grid: dict[str, int]) -> dict[str, Any]:
         },
         "targets": [
             {
-                "refId": chr(ord("A") + place),
+                "refId": chr(ord("A") + index),
                 "datasource": DATASOURCE,
                 "expr": query.expr,
                 "legendFormat": query.legend,
                 "range": True,
             }
-            for place, query in enumerate(panel.queries)
+            for index, query in enumerate(panel.queries)
         ],
     }
 

@@ -25,7 +25,7 @@ from flash_ray.telemetry.panels import DATASOURCE, Dashboard
 FOLDER = {"uid": "flash-ray", "title": "flash_ray"}
 OLDEST = 10  # major version
 CURES = {
-    401: "the token is refused; allowed: a service account's token; set GRAFANA_TOKEN or "
+    401: "the token is rejected; allowed: a service account's token; set GRAFANA_TOKEN or "
     "--token-file",
     403: "the token may not do this; allowed: a service account with the role Admin; give it that",
     404: "there is no Grafana at this address; allowed: its base address; correct --grafana",
@@ -34,35 +34,37 @@ CURES = {
 
 @dataclass(frozen=True)
 class Change:
-    """What one thing in Grafana needs.
+    """What one resource in Grafana is, and what it is to be.
 
     Args:
-        found: what is there of what is wanted; None: nothing is there.
+        resource: its kind and UID.
+        current: what is there of what is wanted; None: nothing is there.
     """
 
-    what: str
+    resource: str
     wanted: dict[str, Any]
-    found: dict[str, Any] | None
+    current: dict[str, Any] | None
 
     @property
     def needed(self) -> bool:
-        return self.found != self.wanted
+        """Whether there is something to do."""
+        return self.current != self.wanted
 
     def diff(self) -> str:
-        """From what is there to what is wanted, as a unified diff of JSON; empty if they agree."""
-        found, wanted = (
+        """Returns a unified diff of JSON from what is there to what is wanted; "" if they agree."""
+        current, wanted = (
             [] if side is None else json.dumps(side, indent=1, sort_keys=True).splitlines()
-            for side in (self.found, self.wanted)
+            for side in (self.current, self.wanted)
         )
-        names = (f"{self.what} (Grafana)", f"{self.what} (flash_ray)")
-        return "\n".join(difflib.unified_diff(found, wanted, *names, lineterm="", n=2))
+        names = (f"{self.resource} (Grafana)", f"{self.resource} (flash_ray)")
+        return "\n".join(difflib.unified_diff(current, wanted, *names, lineterm="", n=2))
 
 
 @dataclass(frozen=True)
-class _Part:
-    """A thing in Grafana: how to read it (an error 404: it is not there), make and change it."""
+class _Resource:
+    """How to read a resource in Grafana (an error 404: it is not there), create and change it."""
 
-    what: str
+    name: str
     wanted: dict[str, Any]
     read: Callable[[], dict[str, Any]]
     create: Callable[[], Any]
@@ -70,31 +72,32 @@ class _Part:
 
 
 def provision(url: str, token: str, prometheus: str, dry_run: bool) -> Iterator[Change]:
-    """Yields every part as it was found, and then, unless it is a dry run, brings it into step.
+    """Yields every resource as it was, and then, unless it is a dry run, brings it into step.
 
     Args:
         url: Grafana's base address.
         prometheus: where Grafana finds Prometheus.
 
     Raises:
-        UserError: an address that is none, a Grafana that does not answer, refuses, or is too old.
+        UserError: an address is malformed; Grafana does not answer, rejects the token, or is
+            too old.
     """
     _validate_address("--prometheus", prometheus)
     _validate_address("--grafana", url)
     grafana = GrafanaApi.from_url(url.rstrip("/") + "/", credential=token, timeout=10)
-    with _explained(url):
-        _validate_old(url, grafana.health.check())
-        for part in _parts(grafana, prometheus):
-            change = Change(part.what, part.wanted, _found(part))
+    with _errors_explained(url):
+        _validate_version(url, grafana.health.check())
+        for resource in _resources(grafana, prometheus):
+            change = Change(resource.name, resource.wanted, _current(resource))
             yield change
             if change.needed and not dry_run:
-                (part.create if change.found is None else part.update)()
+                (resource.create if change.current is None else resource.update)()
 
 
-def _parts(grafana: GrafanaApi, prometheus: str) -> Iterator[_Part]:
-    """In the order in which they need each other."""
+def _resources(grafana: GrafanaApi, prometheus: str) -> Iterator[_Resource]:
+    """Yields them in the order in which they need each other."""
     uid, folder = FOLDER["uid"], grafana.folder
-    yield _Part(
+    yield _Resource(
         f"folder {uid}",
         FOLDER,
         lambda: folder.get_folder(uid),
@@ -102,17 +105,17 @@ def _parts(grafana: GrafanaApi, prometheus: str) -> Iterator[_Part]:
         lambda: folder.update_folder(uid, FOLDER["title"], overwrite=True),
     )
     source, sources = _datasource(prometheus), grafana.datasource
-    yield _Part(
+    yield _Resource(
         f"data source {source['uid']}",
         source,
         lambda: sources.get_datasource_by_uid(source["uid"]),
         lambda: sources.create_datasource(source),
         lambda: sources.update_datasource_by_uid(source["uid"], source),
     )
-    for one in DASHBOARDS:
-        yield _dashboard(grafana, one)
+    for dashboard in DASHBOARDS:
+        yield _dashboard(grafana, dashboard)
     group, alerting = grafana_rule_group(uid), grafana.alertingprovisioning
-    yield _Part(
+    yield _Resource(
         f"alert rules {GROUP}",
         group,
         lambda: alerting.get_rule_group(uid, GROUP),
@@ -121,17 +124,17 @@ def _parts(grafana: GrafanaApi, prometheus: str) -> Iterator[_Part]:
     )
 
 
-def _dashboard(grafana: GrafanaApi, one: Dashboard) -> _Part:
-    wanted = {"dashboard": one.json(), "folderUid": FOLDER["uid"]}
+def _dashboard(grafana: GrafanaApi, dashboard: Dashboard) -> _Resource:
+    wanted = {"dashboard": dashboard.json(), "folderUid": FOLDER["uid"]}
 
     def read() -> dict[str, Any]:
-        found = grafana.dashboard.get_dashboard(one.uid)
-        return {"dashboard": found["dashboard"], "folderUid": found["meta"].get("folderUid")}
+        answer = grafana.dashboard.get_dashboard(dashboard.uid)
+        return {"dashboard": answer["dashboard"], "folderUid": answer["meta"].get("folderUid")}
 
     def save() -> None:
         grafana.dashboard.update_dashboard({**wanted, "overwrite": True})
 
-    return _Part(f"dashboard {one.uid}", wanted, read, save, save)
+    return _Resource(f"dashboard {dashboard.uid}", wanted, read, save, save)
 
 
 def _datasource(prometheus: str) -> dict[str, Any]:
@@ -144,25 +147,26 @@ def _datasource(prometheus: str) -> dict[str, Any]:
     }
 
 
-def _found(part: _Part) -> dict[str, Any] | None:
+def _current(resource: _Resource) -> dict[str, Any] | None:
     try:
-        return _only(part.read(), part.wanted)
+        current: dict[str, Any] = _only(resource.read(), resource.wanted)
+        return current
     except GrafanaClientError as error:
         if error.status_code == 404:
             return None
         raise
 
 
-def _only(found: Any, wanted: Any) -> Any:
-    """Of what Grafana says the fields that are wanted; it adds its own."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        return {key: _only(found[key], value) for key, value in wanted.items() if key in found}
-    if isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
-        return [_only(*pair) for pair in zip(found, wanted, strict=True)]
-    return found
+def _only(current: Any, wanted: Any) -> Any:
+    """Returns those fields of what Grafana has that are wanted; it adds its own."""
+    if isinstance(current, dict) and isinstance(wanted, dict):
+        return {key: _only(current[key], value) for key, value in wanted.items() if key in current}
+    if isinstance(current, list) and isinstance(wanted, list) and len(current) == len(wanted):
+        return [_only(*pair) for pair in zip(current, wanted, strict=True)]
+    return current
 
 
-def _validate_old(url: str, build: Any) -> None:
+def _validate_version(url: str, build: Any) -> None:
     version = str((build or {}).get("version", ""))
     major = version.partition(".")[0]
     if not major.isdigit():
@@ -182,8 +186,8 @@ def _validate_address(option: str, url: str) -> None:
 
 
 @contextmanager
-def _explained(url: str) -> Iterator[None]:
-    """What may go wrong between here and Grafana, as a UserError."""
+def _errors_explained(url: str) -> Iterator[None]:
+    """Raises UserError for what may go wrong between here and Grafana in the block."""
     try:
         yield
     except GrafanaException as error:

@@ -1,4 +1,8 @@
-"""`python -m flash_ray.telemetry.write`: writes what infra/ holds of dashboards and alerts."""
+"""`python -m flash_ray.telemetry.write`: writes what infra/ holds of dashboards and alerts.
+
+The JSON is for Grafana's file provisioning, the rules are for Prometheus. A test compares both with
+the code, so run this after a change of panels or alerts.
+"""
 
 import json
 from pathlib import Path
@@ -13,18 +17,19 @@ NOTE = "# Written by `python -m flash_ray.telemetry.write` from flash_ray/teleme
 
 
 def files() -> dict[str, str]:
-    """Contents by path within infra/."""
+    """Returns the contents of the files by their paths within infra/."""
     rules = yaml.safe_dump(prometheus_rules(), sort_keys=False, width=100, allow_unicode=True)
     dashboards = {
-        f"grafana/{one.uid.removeprefix('flash-ray-')}.json": (
-            json.dumps(one.json(), indent=1, ensure_ascii=False) + "\n"
+        f"grafana/{dashboard.uid.removeprefix('flash-ray-')}.json": (
+            json.dumps(dashboard.json(), indent=1, ensure_ascii=False) + "\n"
         )
-        for one in DASHBOARDS
+        for dashboard in DASHBOARDS
     }
     return {"prometheus/rules.yml": NOTE + rules, **dashboards}
 
 
 def main() -> None:
+    """Writes the files into infra/ of this checkout and prints their paths."""
     for name, text in files().items():
         path = INFRA / name
         path.parent.mkdir(parents=True, exist_ok=True)

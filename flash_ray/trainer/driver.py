@@ -20,7 +20,7 @@ from flash_ray.cluster.environment import thread_limits
 from flash_ray.cluster.resources import check_cluster
 from flash_ray.data.encode import prepare
 from flash_ray.errors import UserError
-from flash_ray.models.loading import resolve_base
+from flash_ray.models.loading import validate_family
 from flash_ray.recipe import Recipe
 from flash_ray.storage.manifest import open_run, record_run, verify
 from flash_ray.storage.s3 import Store, train_storage
@@ -94,7 +94,7 @@ def distill(
         Diverged: the student was lost; there is no result.
         ray.train.TrainingFailedError: the workers failed more than `runtime.max_failures` times.
     """
-    resolve_base(recipe.base)
+    validate_family(recipe)
     validate_teachers(recipe)
     check_cluster(recipe, teacher_actors(recipe) if teacher_set is None else 0)
     store.check()

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 from flash_ray.cluster.session import validate_embedded_in_job
 from flash_ray.data.select import validate_data
 from flash_ray.recipe import Recipe
-from flash_ray.storage.open import open_store
 from flash_ray.storage.s3 import Store
 from flash_ray.telemetry.progress import Steps
-from flash_ray.workflows.distill import validate_cluster
+from flash_ray.workflows.distill import open_run_store, validate_cluster
 
 if TYPE_CHECKING:
     from flash_ray.data.describe import Description
@@ -64,7 +63,5 @@ def encode_data(recipe: Recipe, place: str | None, steps: Steps) -> "Prepared":
 def _data_store(recipe: Recipe, place: str | None) -> Iterator[Store]:
     validate_embedded_in_job(recipe)
     validate_data(recipe)
-    storage = recipe.runtime.storage
-    where = place if storage.url == "embedded" else storage.url
-    with open_store(where, storage.endpoint, create=True) as store:
+    with open_run_store(recipe, place) as store:
         yield store

@@ -7,7 +7,6 @@ and a replica's memory while students come and go.
 """
 
 import os
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -30,6 +29,7 @@ from diffusers import QwenImage21Pipeline, QwenImage21Transformer2DModel
 from rich.console import Console
 from rich.table import Table
 
+from flash_ray.cluster.session import free_ports
 from flash_ray.miniature.benchmark import draw_scene
 from flash_ray.miniature.captions import caption
 from flash_ray.miniature.categories import T2I_CATEGORIES
@@ -200,13 +200,12 @@ def _publish(store: Store, weights: Path, names: list[str]) -> None:
 @contextmanager
 def _server(folder: Path, store: Store, changes: list[str]) -> Iterator[tuple[str, int]]:
     """`flash-ray serve` over the store: its URL and process id."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    script = Path(sysconfig.get_path("scripts")) / "flash-ray"
+    (port,) = free_ports(1)
+    script = str(Path(sysconfig.get_path("scripts")) / "flash-ray")
+    words = ["serve", "miniature", "--store", store.url(), "--port", str(port)]
+    words += [word for change in changes for word in ("--serving", change)]
     process = subprocess.Popen(
-        [script, "serve", "--store", store.url(), "--port", str(port)]
-        + [word for change in changes for word in ("--serving", change)],
+        [script, *words],
         env={**os.environ, "FLASH_RAY_CACHE": str(folder / "cache")},
         stdout=subprocess.DEVNULL,
     )

@@ -52,24 +52,35 @@ def files(folder: Path) -> set[Path]:
         ("demo --out demo --set base=/no/such/model", "base"),
         ("demo --out demo --cases 0", "--cases"),
         ("demo", "--out"),
-        ("evaluate teacher --bench faces", "--bench"),
-        ("evaluate mine --bench t2i", "--store"),
-        ("evaluate ./no/such/student --bench t2i", "model.json"),
-        ("evaluate teacher --bench t2i --out no/such/folder.json", "--out"),
-        ("evaluate teacher --bench t2i --judge crowd", "'crowd' is no judge"),
-        ("evaluate teacher --bench t2i --judge vlm:none.yaml", "--judge vlm:none.yaml"),
+        ("demo --out demo --set evaluation.benchmark=null", "evaluation.benchmark"),
+        ("distill miniature --set evaluation.benchmark=nature", "evaluation.benchmark"),
+        ("distill miniature --set evaluation.judge=crowd", "evaluation.judge"),
+        ("evaluate teacher --task faces", "--task"),
+        ("evaluate teacher --task t2i", "--recipe"),
+        ("evaluate untrained --task t2i", "--recipe"),
+        ("evaluate mine --task t2i", "--store"),
+        ("evaluate mine --task t2i --set seed=1", "--set"),
+        ("evaluate ./no/such/student --task t2i", "model.json"),
+        ("evaluate teacher --task t2i --recipe miniature --out no/such/folder.json", "--out"),
+        ("evaluate teacher --task t2i --recipe miniature --judge crowd", "'crowd' is no judge"),
+        ("evaluate teacher --task t2i --recipe miniature --judge vlm:none.yaml", "vlm:none.yaml"),
+        ("evaluate teacher --task t2i --recipe miniature --benchmark x", "--benchmark: unknown"),
+        (
+            "evaluate teacher --task t2i --recipe miniature --set evaluation.benchmark=null",
+            "--benchmark: missing",
+        ),
         ("rank one.json two.json", "one.json"),
         ("rank one.json", "two or more"),
         ("models --store nowhere", "--store"),
         ("models --store s3://", "runtime.storage.url"),
     ],
 )
-def test_one_line_and_nothing_written(flash_ray, tmp_path, home, base, command, says):
+def test_one_line_and_nothing_written(flash_ray_forked, tmp_path, home, base, command, says):
     words = [word.replace("\t", " ") for word in command.split(" ")]
     if words[0] in ("distill", "data") and "base=/no/such/model" not in words:
         words += ["--set", f"base={base}"]
     before = files(home)
-    refuses(flash_ray(*words), says)
+    refuses(flash_ray_forked(*words), says)
     assert files(tmp_path) == set()
     assert files(home) == before
 
@@ -80,11 +91,11 @@ def test_embedded_store_is_refused_in_a_cluster(flash_ray, tmp_path, base):
     assert files(tmp_path) == set()
 
 
-def test_demo_leaves_a_foreign_folder_alone(flash_ray, tmp_path, base):
+def test_demo_leaves_a_foreign_folder_alone(flash_ray_forked, tmp_path, base):
     out = tmp_path / "thesis"
     out.mkdir()
     (out / "result.json").write_text("{}")
-    ended = flash_ray("demo", "--out", "thesis", "--set", f"base={base}")
+    ended = flash_ray_forked("demo", "--out", "thesis", "--set", f"base={base}")
     refuses(ended, "thesis", "--out")
     assert [path.name for path in files(tmp_path)].count("result.json") == 1
     assert (out / "result.json").read_text() == "{}"
@@ -112,15 +123,17 @@ def used_store(tmp_path_factory, base) -> Path:
         ("distill miniature --name mine --resume --set seed=5", ("--resume", "digest")),
         ("distill miniature --name other --resume", ("other", "without --resume")),
         ("distill miniature --name done", ("--name", "done")),
-        ("evaluate done --bench t2i", ("model.safetensors", "corrupt")),
-        ("evaluate unknown --bench edit", ("unknown", "flash-ray models")),
+        ("evaluate done --task t2i", ("model.safetensors", "corrupt")),
+        ("evaluate unknown --task edit", ("unknown", "flash-ray models")),
     ],
 )
-def test_what_the_store_holds_is_respected(flash_ray, tmp_path, used_store, base, command, says):
+def test_what_the_store_holds_is_respected(
+    flash_ray_forked, tmp_path, used_store, base, command, says
+):
     words = [*command.split(), "--store", str(used_store)]
     if words[0] == "distill":
         words += ["--set", f"base={base}"]
-    refuses(flash_ray(*words), *says)
+    refuses(flash_ray_forked(*words), *says)
     assert files(tmp_path) == set()
     with open_store(str(used_store)) as store:
         assert set(store.list("runs/")) == {"runs/mine/run.json"}

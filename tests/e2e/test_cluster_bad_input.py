@@ -59,7 +59,7 @@ def test_tokens(flash_ray, server, tmp_path):
     words = ("jobs", "list", "--address", server.address)
     refuses(flash_ray(*words), "asks for a token and none was sent", "RAY_AUTH_TOKEN_PATH")
     ended = flash_ray(*words, RAY_AUTH_TOKEN="another-word")
-    refuses(ended, "refuses the token that was sent", "RAY_AUTH_TOKEN_PATH")
+    refuses(ended, "rejects the token that was sent", "RAY_AUTH_TOKEN_PATH")
     assert "another-word" not in ended.stderr
 
 

@@ -45,9 +45,9 @@ def test_the_miniature_is_described_without_a_cluster(flash_ray, base):
     assert "conditions: 0 of 1,024 cases encoded" in ended.stdout
 
 
-def test_a_missing_column_is_named_with_the_nearest(flash_ray, settings, tmp_path):
+def test_a_missing_column_is_named_with_the_nearest(flash_ray_forked, settings, tmp_path):
     column = "data.source.columns={prompt: texts, category: kind}"
-    ended = flash_ray("data", "describe", "miniature", *settings, "--set", column)
+    ended = flash_ray_forked("data", "describe", "miniature", *settings, "--set", column)
     assert ended.returncode == 2
     assert ended.stderr.count("\n") == 1
     assert "data.source.columns.prompt: unknown column 'texts'; did you mean text?" in ended.stderr

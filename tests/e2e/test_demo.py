@@ -24,16 +24,20 @@ def test_demo_leaves_its_results_and_can_be_repeated(flash_ray, tmp_path, small)
         ended = flash_ray("demo", "--out", "demo", "--cases", "1", *small)
         assert ended.returncode == 0, ended.stderr
     assert "\x1b" not in ended.stderr and "distill: 4/4" in ended.stderr
-    assert "teacher at 4" in ended.stdout
+    assert "untrained" in ended.stdout and "text to image" in ended.stdout
 
     result = json.loads((out / "result.json").read_text())
-    assert [result[name]["nfe"] for name in ("teacher", "teacher_at_4", "student")] == [80, 4, 4]
-    for name in ("teacher", "teacher_at_4", "student"):
-        for bench, categories in (("t2i", 3), ("edit", 6)):
-            assert 1 <= result[name][bench] <= 5
-            rows = result[name]["categories"][bench]
-            assert len(rows) == categories
-            assert all("diversity" in row and 1 <= row["score"] <= 5 for row in rows.values())
+    assert list(result["models"]) == ["teacher", "untrained", "student"]
+    assert [row["t2i"]["nfe"] for row in result["models"].values()] == [80, 4, 4]
+    for tasks in result["models"].values():
+        for task, categories in (("t2i", 3), ("edit", 6)):
+            assert 1 <= tasks[task]["score"] <= 5
+            rows = tasks[task]["categories"]
+            assert len(rows) == len(tasks[task]["cases"]) == categories
+            assert all("diversity" in row["details"] for row in rows.values())
+            assert all(1 <= row["score"] <= 5 for row in rows.values())
+    assert {*result["differences"]} == {"teacher", "untrained"}
+    assert (result["benchmark"], result["judge"]) == ("miniature", "exact")
     seconds = result["seconds"]
     assert seconds["total"] == pytest.approx(seconds["train"] + seconds["evaluate"])
     assert result["published"] == "s3://flash-ray/students/miniature"
@@ -41,7 +45,9 @@ def test_demo_leaves_its_results_and_can_be_repeated(flash_ray, tmp_path, small)
 
     manifest = json.loads((out / "student" / "model.json").read_text())
     assert manifest["recipe_digest"] == result["recipe_digest"]
-    assert set(manifest["scores"]) == {"t2i", "edit", "cases_per_category"}
+    assert set(manifest["scores"]["tasks"]) == {"t2i", "edit"}
+    assert manifest["scores"]["benchmark"] == "miniature"
+    assert manifest["scores"]["cases_per_category"] == 4
     assert "<h2>The run</h2>" in (out / "report.html").read_text()
     assert Image.open(out / "grid.png").width > 7 * 128
     subprocess.run([sys.executable, "-c", PLAIN_DIFFUSERS, str(out / "student")], check=True)

@@ -143,12 +143,12 @@ def test_the_command_runs_jobs_and_leaves_nothing_but_logs(cluster, tmp_path):
     assert cluster.nodes() == {}  # the other cluster still answers
 
 
-def test_bad_input_is_one_line(flash_ray):
+def test_bad_input_is_one_line(flash_ray_forked):
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
         port = server.getsockname()[1]
-        taken = flash_ray("cluster", "local", "--port", str(port))
+        taken = flash_ray_forked("cluster", "local", "--port", str(port))
     assert (taken.returncode, taken.stderr) == (
         2,
         f"flash-ray: --port: 127.0.0.1:{port}: Address already in use; choose another\n",
@@ -158,6 +158,6 @@ def test_bad_input_is_one_line(flash_ray):
         (["--idle-s", "0"], "Invalid value for '--idle-s'"),
         (["--object-store-mib", "1000000"], "--object-store-mib: 5 nodes with 1000000 MiB need"),
     ):
-        ended = flash_ray("cluster", "local", "--port", str(port), *words)
+        ended = flash_ray_forked("cluster", "local", "--port", str(port), *words)
         assert ended.returncode == 2
         assert ended.stderr.startswith(f"flash-ray: {said}") and ended.stderr.count("\n") == 1

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_bad_input import files, refuses
+
+from tests.e2e.test_bad_input import files, refuses
 
 HALF, IMAGES = {"tasks": {"t2i": 1, "edit": 1}}, {"tasks": {"t2i": 1, "edit": 0}}
 STUDY = {
@@ -80,11 +81,11 @@ def rules(*weights):
     ],
 )
 def test_a_study_is_refused_in_one_line_before_anything_starts(
-    flash_ray, study, tmp_path, changes, says
+    flash_ray_forked, study, tmp_path, changes, says
 ):
     text = json.dumps(changes)
     study(**json.loads(text.replace("OTHER", "miniature")))
-    refuses(flash_ray("study", "run", "study.yaml", "--out", "out"), *says)
+    refuses(flash_ray_forked("study", "run", "study.yaml", "--out", "out"), *says)
     assert files(tmp_path) == {tmp_path / "study.yaml"}
 
 
@@ -97,21 +98,29 @@ def test_a_study_is_refused_in_one_line_before_anything_starts(
     ],
 )
 def test_a_search_is_refused_in_one_line_before_anything_starts(
-    flash_ray, study, tmp_path, options, says
+    flash_ray_forked, study, tmp_path, options, says
 ):
     study(curve_every=2, space={"teacher_defaults.guidance_scale": [2, 4]})
-    refuses(flash_ray("study", "search", "study.yaml", "--out", "out", *options.split()), *says)
+    refuses(
+        flash_ray_forked("study", "search", "study.yaml", "--out", "out", *options.split()), *says
+    )
     assert files(tmp_path) == {tmp_path / "study.yaml"}
 
 
-def test_a_folder_of_another_study_is_left_alone(flash_ray, study, tmp_path):
+def test_a_folder_of_another_study_is_left_alone(flash_ray_forked, study, tmp_path):
     study()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("")
-    refuses(flash_ray("study", "run", "study.yaml", "--out", "out"), "--out", "no study wrote")
+    refuses(
+        flash_ray_forked("study", "run", "study.yaml", "--out", "out"), "--out", "no study wrote"
+    )
     (tmp_path / "out" / "study.json").write_text(json.dumps({"name": "other"}))
-    refuses(flash_ray("study", "run", "study.yaml", "--out", "out"), "--out", "of study other")
-    refuses(flash_ray("study", "status", "study.yaml", "--out", "new"), "--out: no study in new")
+    refuses(
+        flash_ray_forked("study", "run", "study.yaml", "--out", "out"), "--out", "of study other"
+    )
+    refuses(
+        flash_ray_forked("study", "status", "study.yaml", "--out", "new"), "--out: no study in new"
+    )
 
 
 def test_the_job_is_the_command(tmp_path):

@@ -114,8 +114,8 @@ def test_a_study_runs_to_its_end(on_cluster, base, tmp_path):
         "name": "sent",
         "recipe": "miniature",
         "seeds": [0],
-        "budget": {"updates": 2},
-        "benches": {"t2i": 1},
+        "budget": {"iterations": 2},
+        "cases": {"t2i": 1},
         "arms": {"half": {}, "edits": {"tasks": {"t2i": 1, "edit": 3}}},
         "set": {
             "base": str(base),

@@ -1,12 +1,9 @@
 """Every query of every dashboard and alert, against a real Prometheus that scrapes real runs."""
 
 import json
-import os
 import shutil
 import signal
-import socket
 import subprocess
-import sysconfig
 import threading
 import time
 import urllib.request
@@ -18,12 +15,14 @@ import pytest
 import yaml
 from PIL import Image
 
+from flash_ray.cluster.session import free_ports
 from flash_ray.errors import UserError
 from flash_ray.telemetry.alerts import ALERTS
 from flash_ray.telemetry.dashboards import DASHBOARDS, SERVING
 from flash_ray.telemetry.write import INFRA
-from tests.helpers.draw_dashboards import answers, draw
-from tests.helpers.prometheus import ask, ask_range
+from tests.helpers.commands import FLASH_RAY, user_environment
+from tests.helpers.draw_dashboards import draw, read_panels
+from tests.helpers.prometheus import query, query_range
 
 pytestmark = [
     pytest.mark.slow,
@@ -70,9 +69,8 @@ def prometheus(tmp_path_factory):
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config["scrape_configs"][0]["file_sd_configs"][0]["refresh_interval"] = "1s"
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    (port,) = free_ports(1)
+    address = f"127.0.0.1:{port}"
     words = [
         "prometheus",
         f"--config.file={folder / 'prometheus.yml'}",
@@ -98,7 +96,7 @@ def _ready(address):
 
 @pytest.fixture(scope="module")
 def studied(prometheus, base, home, tmp_path_factory):
-    """A study has run: trials with teachers as actors, benches and checkpoints."""
+    """A study has run: trials with teachers as actors, scores and checkpoints."""
     folder = tmp_path_factory.mktemp("studied")
     small = {
         "base": str(base),
@@ -112,9 +110,9 @@ def studied(prometheus, base, home, tmp_path_factory):
         "name": "small",
         "recipe": "miniature",
         "seeds": [0],
-        "budget": {"updates": 32},
+        "budget": {"iterations": 32},
         "curve_every": 8,
-        "benches": {"t2i": 1, "edit": 1},
+        "cases": {"t2i": 1, "edit": 1},
         "arms": {
             "half": {"tasks": {"t2i": 1, "edit": 1}},
             "edits": {"tasks": {"t2i": 1, "edit": 3}},
@@ -122,14 +120,9 @@ def studied(prometheus, base, home, tmp_path_factory):
         "set": small,
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
-    script = Path(sysconfig.get_path("scripts")) / "flash-ray"
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "RAY_"))}
-    environment |= {
-        "HOME": str(home),
-        "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "600",
-        "RAY_metrics_report_interval_ms": "3000",  # a small run is over before the usual 10 s are
-    }
-    words = [script, "study", "run", "study.yaml", "--out", "out", "--at-once", "1"]
+    # A small run is over before the usual 10 s are.
+    environment = user_environment(home, RAY_metrics_report_interval_ms="3000")
+    words = [FLASH_RAY, "study", "run", "study.yaml", "--out", "out", "--at-once", "1"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(words, cwd=folder, env=environment, stdout=log, stderr=log)
     prometheus.follow(process, "study")
@@ -137,66 +130,66 @@ def studied(prometheus, base, home, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def asked(prometheus, studied, served):
-    """Endpoints have answered and refused until Prometheus has seen it."""
+def requested(prometheus, studied, served):
+    """Endpoints have answered and rejected requests until Prometheus has seen it."""
     threading.Thread(target=prometheus.follow, args=(served.process, "serve")).start()
     picture = {"model": "plain", "prompt": "A red circle"}
     # `n` beyond the limit, as a client that errs.
     for number in range(120):
         assert served.call("POST", "/v1/images/generations", picture)[0] == 200
         assert served.call("POST", "/v1/images/generations", {**picture, "n": 10**6})[0] == 400
-        found = answers(SERVING, prometheus.url, prometheus.began, time.time())
-        if all(found.values()) and number > 30:  # enough for a picture
+        panels = read_panels(SERVING, prometheus.url, prometheus.began, time.time())
+        if all(panels.values()) and number > 30:  # enough for a picture
             return
         time.sleep(1)
-    pytest.fail(f"no data: {[title for title, series in found.items() if not series]}")
+    pytest.fail(f"no data: {[title for title, series in panels.items() if not series]}")
 
 
-def test_every_panel_has_data_and_is_drawn(prometheus, asked, tmp_path):
+def test_every_panel_has_data_and_is_drawn(prometheus, requested, tmp_path):
     now = time.time()
-    for one in DASHBOARDS:
-        found = answers(one, prometheus.url, prometheus.began, now)
+    for dashboard in DASHBOARDS:
+        panels = read_panels(dashboard, prometheus.url, prometheus.began, now)
         empty = [
-            f"{panel.title}: {query.expr}"
-            for panel in one.filled("1m")
-            for query in panel.queries
-            if not ask_range(prometheus.url, query.expr, prometheus.began, now, 2)
+            f"{panel.title}: {panel_query.expr}"
+            for panel in dashboard.filled("1m")
+            for panel_query in panel.queries
+            if not query_range(prometheus.url, panel_query.expr, prometheus.began, now, 2)
         ]
-        assert not empty, one.title
-        for series in found.values():
+        assert not empty, dashboard.title
+        for series in panels.values():
             assert all(name.strip() for name, _ in series)
-        path = tmp_path / f"{one.uid}.png"
-        draw(one, found, path)
+        path = tmp_path / f"{dashboard.uid}.png"
+        draw(dashboard, panels, path)
         assert 10_000 < path.stat().st_size < 150_000
         with Image.open(path) as picture:
             assert len(picture.convert("L").getcolors()) > 50
 
 
-def test_every_variable_has_values(prometheus, asked):
-    for one in DASHBOARDS:
-        if one.variable:
-            label, metric = one.variable
-            found = ask(prometheus.url, f"label/{label}/values", **{"match[]": metric})
-            assert found, one.title
+def test_every_variable_has_values(prometheus, requested):
+    for dashboard in DASHBOARDS:
+        if dashboard.variable:
+            label, metric = dashboard.variable
+            values = query(prometheus.url, f"label/{label}/values", **{"match[]": metric})
+            assert values, dashboard.title
 
 
-def test_every_alert_is_evaluated_on_data(prometheus, asked):
-    (group,) = ask(prometheus.url, "rules")["groups"]
+def test_every_alert_is_evaluated_on_data(prometheus, requested):
+    (group,) = query(prometheus.url, "rules")["groups"]
     rules = {rule["name"]: rule for rule in group["rules"]}
     assert set(rules) == {alert.name for alert in ALERTS}
     for alert in ALERTS:
         assert (rules[alert.name]["health"], rules[alert.name].get("lastError")) == ("ok", None)
         measured, _, limit = alert.expr.partition(" > ")
         for side in (measured, limit):
-            found = ask_range(prometheus.url, side, prometheus.began, time.time(), 2)
-            assert found, f"{alert.name}: {side}"
+            series = query_range(prometheus.url, side, prometheus.began, time.time(), 2)
+            assert series, f"{alert.name}: {side}"
 
 
-def test_the_values_are_those_of_the_run(prometheus, asked, tmp_path):
+def test_the_values_are_those_of_the_run(prometheus, requested, tmp_path):
     end = time.time()
 
     def highest(expr):
-        series = ask_range(prometheus.url, expr, prometheus.began, end, 1)
+        series = query_range(prometheus.url, expr, prometheus.began, end, 1)
         return {json.dumps(dict(one.labels)): max(one.values) for one in series}
 
     updates = highest("max by (run) (ray_flash_train_update)")
@@ -212,8 +205,8 @@ def test_the_values_are_those_of_the_run(prometheus, asked, tmp_path):
     assert places >= 2
 
 
-def test_what_prometheus_refuses_is_one_line(prometheus):
+def test_what_prometheus_rejects_is_one_line(prometheus):
     with pytest.raises(UserError, match="--prometheus: .*parse error"):
-        ask(prometheus.url, "query", query="sum(")
+        query(prometheus.url, "query", query="sum(")
     with pytest.raises(UserError, match="does not answer as Prometheus does"):
-        ask("http://127.0.0.1:9", "rules")
+        query("http://127.0.0.1:9", "rules")

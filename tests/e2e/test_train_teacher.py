@@ -32,7 +32,11 @@ def test_train_teacher_leaves_a_scored_pipeline_and_goes_on(tmp_path):
     assert "64 drawn pictures" in card and "VAE 2, transformer 2 (the last 1" in card
     assert card.count("| t2i: ") == 3 and card.count("| edit: ") == 6
     scores = json.loads((pipeline / "scores.json").read_text())
-    assert [scores[name]["nfe"] for name in ("teacher", "teacher_at_4")] == [80, 4]
+    assert (scores["benchmark"], scores["judge"]) == ("miniature", "exact")
+    for name, nfe in (("teacher", 80), ("untrained", 4)):
+        results = scores["results"][name]
+        assert [row["nfe"] for row in results.values()] == [nfe, nfe]
+        assert scores[name] == {task: row["score"] for task, row in results.items()}
 
     second = _train(tmp_path, transformer_steps=4)
     assert second.returncode == 0, second.stderr

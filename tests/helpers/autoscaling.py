@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sysconfig
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flash_ray.cluster.local.nodes import Cluster
+from tests.helpers.commands import FLASH_RAY, RAY, user_environment
 
 Nodes = dict[str, str]  # id -> type
 
@@ -41,11 +41,9 @@ class Timeline:
 @contextmanager
 def typed(*options: str, **variables: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`flash-ray cluster local` of a user without a store, and what it said when it was ready."""
-    script = Path(sysconfig.get_path("scripts")) / "flash-ray"
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "RAY_"))}
     server = subprocess.Popen(
-        [script, "cluster", "local", *options],
-        env={**environment, **variables},
+        [FLASH_RAY, "cluster", "local", *options],
+        env=user_environment(Path.home(), **variables),
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -63,9 +61,8 @@ def typed(*options: str, **variables: str) -> Iterator[tuple[subprocess.Popen[st
 
 def submit(address: str, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """`ray job submit` with a token, to a job server's address."""
-    script = Path(sysconfig.get_path("scripts")) / "ray"
     return subprocess.run(
-        [script, "job", "submit", "--address", address, *words],
+        [RAY, "job", "submit", "--address", address, *words],
         env={**os.environ, "RAY_AUTH_MODE": "token", **variables},
         capture_output=True,
         text=True,

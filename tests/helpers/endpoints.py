@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sysconfig
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from flash_ray.cluster.session import free_ports
 from flash_ray.recipe import load_recipe
 from flash_ray.serving.tokens import ROLES, Role, add_token
 from flash_ray.storage.embedded import embedded_store
+from tests.helpers.commands import FLASH_RAY, user_environment
 from tests.helpers.small import publish
 
 
@@ -101,27 +101,14 @@ def start_server(base: Path, store: ServedStore, *options: str) -> Served:
     file = store.folder / f"tokens-{time.monotonic_ns()}.json"
     tokens = {role: add_token(file, role, role) for role in ROLES}
     (port,) = free_ports(1)
-    script = Path(sysconfig.get_path("scripts")) / "flash-ray"
-    words = [
-        "serve",
-        "miniature",
-        "--set",
-        f"base={base}",
-        "--store",
-        store.url,
-        "--port",
-        str(port),
-    ]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "RAY_"))}
-    environment |= {
-        **store.variables,
-        "HOME": str(store.folder),
-        "FLASH_RAY_CACHE": str(store.folder / "cache"),
-        "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "600",
-    }
+    words = ["serve", "miniature", "--set", f"base={base}"]
+    words += ["--store", store.url, "--port", str(port)]
+    environment = user_environment(
+        store.folder, FLASH_RAY_CACHE=str(store.folder / "cache"), **store.variables
+    )
     with (store.folder / "log").open("ab") as log:
         process = subprocess.Popen(
-            [script, *words, "--tokens", file, *options],
+            [FLASH_RAY, *words, "--tokens", file, *options],
             env=environment,
             stdout=log,
             stderr=log,

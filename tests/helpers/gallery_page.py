@@ -127,7 +127,7 @@ class Page:
 
     def complaint(self) -> str:
         """What the browser says of the field that it went to."""
-        return self.focused().get_property("validationMessage")
+        return str(self.focused().get_property("validationMessage"))
 
     def fits(self) -> bool:
         """Whether the page does not scroll sideways."""

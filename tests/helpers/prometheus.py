@@ -1,4 +1,4 @@
-"""Asks a Prometheus over HTTP."""
+"""Queries a Prometheus over HTTP."""
 
 import math
 import re
@@ -22,15 +22,15 @@ class Series:
     values: tuple[float, ...]
 
     def name(self, legend: str) -> str:
-        """The legend with its {{labels}} filled in, as Grafana does."""
+        """Returns the legend with its {{labels}} filled in, as Grafana does."""
         return re.sub(r"{{(\w+)}}", lambda found: self.labels.get(found[1], ""), legend)
 
 
-def ask(url: str, path: str, **parameters: Any) -> Any:
-    """The data of an API call, e.g. `rules`.
+def query(url: str, path: str, **parameters: Any) -> Any:
+    """Returns the data of an API call, e.g. `rules`.
 
     Raises:
-        UserError: there is no Prometheus, or it refuses the query.
+        UserError: there is no Prometheus, or it rejects the query.
     """
     try:
         answer = requests.get(f"{url}/api/v1/{path}", params=parameters, timeout=TIMEOUT_S).json()
@@ -44,13 +44,13 @@ def ask(url: str, path: str, **parameters: Any) -> Any:
     return answer["data"]
 
 
-def ask_range(url: str, expr: str, start: float, end: float, step: float) -> list[Series]:
-    """The series of a query between two times, those that have values."""
-    data = ask(url, "query_range", query=expr, start=start, end=end, step=step)
-    found = []
-    for one in data["result"]:
-        points = [(time, float(value)) for time, value in one["values"]]
+def query_range(url: str, expr: str, start: float, end: float, step: float) -> list[Series]:
+    """Returns the series of a query between two times, those that have values."""
+    data = query(url, "query_range", query=expr, start=start, end=end, step=step)
+    series = []
+    for row in data["result"]:
+        points = [(time, float(value)) for time, value in row["values"]]
         points = [point for point in points if math.isfinite(point[1])]
         if points:
-            found.append(Series(one["metric"], *zip(*points, strict=True)))
-    return found
+            series.append(Series(row["metric"], *zip(*points, strict=True)))
+    return series

@@ -27,6 +27,7 @@ def in_process(
         return await generator.generate(request)
 
     async def judge(task: Task, case: str, picture: bytes) -> CaseScore:
+        assert benchmark, "nothing is judged without a benchmark"
         return CaseJudge(recipe, benchmark)(task, case, picture)
 
     async def start(id: str) -> None:

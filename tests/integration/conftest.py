@@ -1,5 +1,6 @@
 """What the integration tests share: one real object store, one local Ray cluster."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,10 +20,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 
 @pytest.fixture(scope="session")
 def cluster(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A local Ray with places for two workers and two teachers; it can use `store`."""
+    """A local Ray with room for two workers and two teachers; it can use `store`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLASH_RAY_CACHE", str(tmp_path_factory.mktemp("node")))
-        # The tests' own classes, for the workers.
-        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+        here = Path(__file__).parent  # the tests' classes and helpers, for the workers
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (here, here.parents[1]))))
         with local_cluster(cpus=4, trainers=2, teachers=2):
             yield

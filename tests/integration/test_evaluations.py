@@ -1,11 +1,16 @@
 """Evaluations by several kinds of judges, and lists of many; a real store, a small model."""
 
 from functools import partial
+from io import BytesIO
 
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 
+from flash_ray.evaluation.benchmark import Case
 from flash_ray.evaluation.judges.endpoint import VlmSettings
+from flash_ray.recipe.schema import Evaluation
+from flash_ray.serving import benchmark
 from flash_ray.serving.api import build_api
 from flash_ray.serving.evaluations import EvaluationStore
 from flash_ray.serving.schemas import EvaluationResult, Failure
@@ -284,3 +289,56 @@ def test_records_of_another_version_are_left_out(many):
     assert evaluations.view("eval-old-2") is None
     for number in range(3):
         many_store.delete(f"evaluations/eval-old-{number}/request.json")
+
+
+class Signs:
+    """A benchmark of wide pictures that a package of its own would register."""
+
+    name, digest = "signs", "5" * 16
+    categories = {"t2i": ("wood",), "edit": ("join",)}
+
+    def cases(self, task, per_category):
+        if task == "t2i":
+            return [Case("wood-0", "t2i", "wood", 'A sign "EXIT"', (64, 96), 1, text="EXIT")]
+        parts = [Image.new("RGB", size, "gray") for size in ((64, 64), (96, 32))]
+        return [
+            Case("join-0", "edit", "join", 'Write "GO"', (32, 64), 2, parts[:1], text="GO"),
+            Case("join-1", "edit", "join", "Join them", (64, 64), 3, parts),
+        ][:per_category]
+
+
+def test_sizes_categories_and_references_are_the_benchmarks(recipe, own_store, monkeypatch):
+    monkeypatch.setattr(benchmark, "load_benchmark", lambda name, field: Signs())
+    evaluation = Evaluation(benchmark="signs", judge="ocr")
+    recipe = recipe.model_copy(update={"evaluation": evaluation})
+    with TestClient(build_api(in_process(recipe, own_store, Serving()))) as client:
+
+        def evaluated(task, cases):
+            asked = {"model": "plain", "task": task, "cases": cases}
+            first = client.post("/v1/evaluations", json=asked)
+            return client.get(f"/v1/evaluations/{first.json()['id']}").json()
+
+        def size(path):
+            return Image.open(BytesIO(client.get(path).content)).size
+
+        signs = evaluated("t2i", 4)
+        assert (signs["benchmark"], signs["judge"]) == ("signs", "ocr")
+        assert signs["progress"] == {"done": 1, "total": 1}  # there are no more
+        (answer,) = signs["result"]["answers"]
+        assert size(answer["picture"]) == (96, 64) and answer["references"] == []
+        assert answer["details"]["wanted"] == "EXIT"
+
+        joined = evaluated("edit", 2)
+        assert joined["result"]["counted"] == 1 and len(joined["result"]["answers"]) == 2
+        sizes = [size(answer["picture"]) for answer in joined["result"]["answers"]]
+        assert sizes == [(64, 32), (64, 64)]
+        path = "/v1/benchmarks/signs/edit/cases/join-1/input.png"
+        references = joined["result"]["answers"][1]["references"]
+        assert references == [path, f"{path}?number=2"]
+        assert [size(reference) for reference in references] == [(64, 64), (96, 32)]
+        cards = client.get("/v1/benchmarks/signs/t2i/cases").json()["data"]
+        assert [card["size"] for card in cards] == ["96x64"]
+
+        # The student of this store was scored on another benchmark, which says nothing here.
+        models = {model["id"]: model for model in client.get("/v1/models").json()["data"]}
+        assert models["plain"]["scores"] is None

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flash_ray.miniature import benchmark as bench
+from flash_ray.miniature.benchmark import MiniatureBenchmark
 from flash_ray.miniature.categories import EDIT_CATEGORIES, T2I_CATEGORIES
 from flash_ray.miniature.draw import draw
 from flash_ray.miniature.edits import random_edit
@@ -167,13 +167,12 @@ def test_wrong_words_and_meaningless_pictures_are_capped():
 
 
 def test_a_case_is_judged_by_what_it_wants():
-    for case in (bench.cases("t2i", 1)[1], bench.cases("edit", 1)[4]):
-        right = case.wanted if case.bench == "t2i" else case.wanted.target
-        verdict = judge(draw([right])[0], case)
+    benchmark = MiniatureBenchmark()
+    for case in (benchmark.cases("t2i", 1)[1], benchmark.cases("edit", 1)[4]):
+        right = case.target if case.task == "t2i" else case.target.target
+        verdict = judge(draw([right])[0], case.target)
         assert verdict.score > 4.9 and verdict.cap is None
-        assert any(name.startswith("kept.") for name in verdict.attributes) == (
-            case.bench == "edit"
-        )
+        assert any(name.startswith("kept.") for name in verdict.attributes) == (case.task == "edit")
 
 
 def test_pictures_of_another_size_are_refused():

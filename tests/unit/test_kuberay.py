@@ -25,34 +25,34 @@ SIZES = ("dev", "gpu")
 
 def node_types(name: str, cluster: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What Ray's own autoscaler reads out of the specification."""
-    found = derive({"metadata": {"name": name, "namespace": "flash-ray"}, "spec": cluster})
-    return found["available_node_types"]
+    config = derive({"metadata": {"name": name, "namespace": "flash-ray"}, "spec": cluster})
+    return config["available_node_types"]
 
 
 def fits(demand: dict[str, float], node: dict[str, Any]) -> bool:
     return all(node["resources"].get(name, 0) >= count for name, count in demand.items())
 
 
-def process_of(recipe: Recipe, place: str | None) -> dict[str, float]:
+def process_of(recipe: Recipe, resource: str | None) -> dict[str, float]:
     """What Ray is asked for one trainer, teacher, or an evaluation of the endpoints."""
     runtime = recipe.runtime
     demand = {"CPU": runtime.cpus_per_worker, "GPU": 1 if runtime.gpu else 0}
-    return demand | ({place: 1} if place else {})
+    return demand | ({resource: 1} if resource else {})
 
 
 def commands(entrypoint: str) -> list[list[str]]:
     """The `flash-ray` commands of an entry point."""
     words = shlex.split(entrypoint)
     text = words[2] if words[:2] == ["bash", "-c"] else entrypoint
-    found = [shlex.split(part) for part in text.split("||")]
-    assert all(command[0] == "flash-ray" for command in found)
-    return [command[1:] for command in found]
+    split = [shlex.split(part) for part in text.split("||")]
+    assert all(command[0] == "flash-ray" for command in split)
+    return [command[1:] for command in split]
 
 
 def job(folder: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     items = render(folder)
-    (found,) = (item for item in items if item["kind"] == "RayJob")
-    return found, items
+    (ray_job,) = (item for item in items if item["kind"] == "RayJob")
+    return ray_job, items
 
 
 def called(monkeypatch: pytest.MonkeyPatch, target: str, command: list[str]) -> tuple[Any, ...]:
@@ -73,16 +73,16 @@ def called(monkeypatch: pytest.MonkeyPatch, target: str, command: list[str]) -> 
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_distil_job_has_room_for_its_recipe(size, monkeypatch):
-    found, items = job(f"overlays/{size}/distill")
-    fresh, again = commands(found["spec"]["entrypoint"])
+def test_the_distill_job_has_room_for_its_recipe(size, monkeypatch):
+    ray_job, items = job(f"overlays/{size}/distill")
+    fresh, again = commands(ray_job["spec"]["entrypoint"])
     assert again == [*fresh, "--resume"]
     recipe, name, resume, *_ = called(monkeypatch, "flash_ray.workflows.distill.distill", fresh)
     assert not resume and recipe.runtime.storage.url.startswith("s3://")
 
     types = node_types("distill", ray_clusters(items)["distill"])
-    for place in ("trainer", "teacher"):
-        assert fits(process_of(recipe, place), types[place])
+    for kind in ("trainer", "teacher"):
+        assert fits(process_of(recipe, kind), types[kind])
     for resource, needed in cluster_needs(recipe, teacher_actors(recipe)).items():
         offered = sum(t["max_workers"] * t["resources"].get(resource, 0) for t in types.values())
         assert offered >= needed, resource
@@ -92,7 +92,7 @@ def test_the_distil_job_has_room_for_its_recipe(size, monkeypatch):
     assert "teacher" not in types["trainer"]["resources"]
     assert "trainer" not in types["teacher"]["resources"]
 
-    spec = found["spec"]
+    spec = ray_job["spec"]
     driver = {"CPU": spec.get("entrypointNumCpus", 0), "GPU": spec.get("entrypointNumGpus", 0)}
     assert driver["GPU"] == (1 if recipe.runtime.gpu else 0)  # it loads the base
     driver |= yaml.safe_load(spec.get("entrypointResources", "{}"))
@@ -104,11 +104,11 @@ def test_the_distil_job_has_room_for_its_recipe(size, monkeypatch):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_study_job_has_room_for_a_trial(size, monkeypatch):
-    found, items = job(f"overlays/{size}/study")
-    (command,) = commands(found["spec"]["entrypoint"])
-    study, out, _, place, _ = called(monkeypatch, "flash_ray.workflows.study.run", command)
-    assert place.startswith("s3://")
+def test_the_study_job_has_room_for_a_trial(size, monkeypatch, tmp_path):
+    ray_job, items = job(f"overlays/{size}/study")
+    (command,) = commands(ray_job["spec"]["entrypoint"])
+    study, out, _, store, _ = called(monkeypatch, "flash_ray.workflows.study.run", command)
+    assert store.startswith("s3://")
 
     spec = ray_clusters(items)["study"]
     head = spec["headGroupSpec"]["template"]["spec"]
@@ -121,7 +121,10 @@ def test_the_study_job_has_room_for_a_trial(size, monkeypatch):
         wanted = volumes[mounts[folder]]["configMap"]["name"]
         (config,) = (i for i in items if i["kind"] == "ConfigMap")
         assert config["metadata"]["name"] == wanted and file in config["data"]
-        study = KUBERAY / f"overlays/{size}/study/{file}"
+        content = yaml.safe_load((KUBERAY / f"overlays/{size}/study/{file}").read_text())
+        content |= {"benchmark": "miniature", "judge": "exact"}  # the file leaves them to its user
+        study = tmp_path / file
+        study.write_text(yaml.safe_dump(content))
 
     types = node_types("study", spec)
     for trial in plan_trials(load_study(str(study))):
@@ -218,11 +221,11 @@ def test_the_store_in_the_cluster_is_the_one_that_is_used():
     (weed,) = (pod["containers"][0] for whose, pod in pods(items) if whose == "seaweedfs")
     assert f"-s3.port={port}" in weed["args"]
     bucket = next(arg for arg in weed["args"] if arg.startswith("-bucket=")).partition("=")[2]
-    places = [
+    stores = [
         shlex.split(commands(job(f"overlays/dev/{name}")[0]["spec"]["entrypoint"])[0][-1])[0]
         for name in ("distill", "study")
     ]
-    assert [place.split("/")[2] for place in places] == [bucket, bucket]
+    assert [store.split("/")[2] for store in stores] == [bucket, bucket]
     for policy in (i for i in items if i["metadata"]["name"] in ("to-store", "seaweedfs")):
         if policy["kind"] == "NetworkPolicy":
             (rule,) = policy["spec"].get("egress") or policy["spec"]["ingress"]

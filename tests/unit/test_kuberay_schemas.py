@@ -49,9 +49,9 @@ def validator(kind: str) -> jsonschema.Draft202012Validator:
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_every_ray_object_is_valid(folder):
-    found = [item for item in render(folder) if item["apiVersion"] == "ray.io/v1"]
-    assert found
-    for item in found:
+    ours = [item for item in render(folder) if item["apiVersion"] == "ray.io/v1"]
+    assert ours
+    for item in ours:
         errors = [
             f"{error.json_path}: {error.message[:200]}"
             for error in validator(item["kind"]).iter_errors(item)

@@ -14,6 +14,7 @@ from flash_ray.models.loading import (
     load_model,
     resolve_base,
     resolve_lora,
+    validate_family,
 )
 from flash_ray.models.qwen_image_21 import QwenImage21
 from flash_ray.recipe import load_recipe
@@ -41,6 +42,14 @@ def test_the_family_is_that_of_the_pipelines_class():
     assert shapes == {name: list(w.shape) for name, w in transformer.state_dict().items()}
     channels = QwenImage21.transformer_channels(resolve_base("miniature"))
     assert channels == transformer.config.in_channels
+
+
+def test_a_base_of_another_family_is_an_error():
+    recipe = load_recipe("miniature")
+    validate_family(recipe)
+    other = recipe.model_copy(update={"family": "other"})
+    with pytest.raises(UserError, match="family: 'other', but base miniature is of 'qwen-image"):
+        validate_family(other)
 
 
 def test_precision_is_a_dtype():

@@ -99,7 +99,7 @@ def test_bad_input_is_refused_in_one_line(run, tmp_path):
         probe.bind(("127.0.0.1", 0))  # and never listens
         refuses(run(f"http://127.0.0.1:{probe.getsockname()[1]}"), "does not answer", "start it")
     with grafana() as server:
-        refuses(run(server.url, token="wrong"), "the token is refused", "GRAFANA_TOKEN")
+        refuses(run(server.url, token="wrong"), "the token is rejected", "GRAFANA_TOKEN")
         refuses(run(server.url + "/grafana"), "there is no Grafana at this address")
         refuses(run(server.url, token=None), "GRAFANA_TOKEN: not set")
         refuses(run(server.url, "--token-file", str(tmp_path / "none")), "none cannot be read")

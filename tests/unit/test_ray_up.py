@@ -29,10 +29,10 @@ def test_it_has_room_for_the_large_recipe():
             t.get("max_workers", 0) * t["resources"].get(resource, 0) for t in types.values()
         )
         assert offered >= needed, resource
-    for place in ("trainer", "teacher"):
-        resources, runtime = types[place]["resources"], recipe.runtime
-        assert resources["CPU"] / resources[place] >= runtime.cpus_per_worker
-        assert resources["GPU"] == resources[place]
+    for kind in ("trainer", "teacher"):
+        resources, runtime = types[kind]["resources"], recipe.runtime
+        assert resources["CPU"] / resources[kind] >= runtime.cpus_per_worker
+        assert resources["GPU"] == resources[kind]
     assert sum(t.get("max_workers", 0) for t in types.values()) <= CONFIG["max_workers"]
 
 

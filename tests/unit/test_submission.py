@@ -56,7 +56,7 @@ def test_a_study_travels_with_its_recipe(tmp_path, monkeypatch):
     study = {
         "name": "small",
         "recipe": str(tmp_path / "mine.yaml"),
-        "budget": {"updates": 2},
+        "budget": {"iterations": 2},
         "arms": {"a": {"tasks": {"t2i": 1, "edit": 1}}, "b": {"tasks": {"t2i": 1, "edit": 0}}},
     }
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(study))

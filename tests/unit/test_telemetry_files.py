@@ -16,7 +16,9 @@ promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is 
 
 
 def queries():
-    yield from (query.expr for one in DASHBOARDS for panel in one.panels for query in panel.queries)
+    yield from (
+        query.expr for board in DASHBOARDS for panel in board.panels for query in panel.queries
+    )
     yield from (alert.expr for alert in ALERTS)
 
 
@@ -24,33 +26,32 @@ def test_infra_is_in_step_with_the_code():
     for name, text in files().items():
         assert (INFRA / name).read_text() == text, "run `python -m flash_ray.telemetry.write`"
     written = {path.stem for path in (INFRA / "grafana").glob("*.json")}
-    assert written == {one.uid.removeprefix("flash-ray-") for one in DASHBOARDS}
+    assert written == {board.uid.removeprefix("flash-ray-") for board in DASHBOARDS}
 
 
 def test_what_is_measured_is_shown_and_the_other_way_round():
-    files = ("telemetry/metrics.py", "trainer/prometheus.py", "serving/metrics.py")
-    source = "".join((PACKAGE / file).read_text() for file in files)
-    measured = set(re.findall(r'"(flash_\w+)"', source))
-    asked = {name for expr in queries() for name in re.findall(r"ray_(flash_\w+)", expr)}
-    bare = {re.sub(r"_(total|bucket|count|sum)$", "", name) for name in asked}
+    source = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    measured = set(re.findall(r'"(flash_\w+)"', source)) - {"flash_ray"}
+    queried = {name for expr in queries() for name in re.findall(r"ray_(flash_\w+)", expr)}
+    bare = {re.sub(r"_(total|bucket|count|sum)$", "", name) for name in queried}
     assert len(bare) > 25
     assert bare == measured
 
 
 def test_uids_panels_and_legends_are_fixed_and_different():
-    assert [one.uid for one in DASHBOARDS] == [
+    assert [board.uid for board in DASHBOARDS] == [
         "flash-ray-training",
         "flash-ray-teachers",
         "flash-ray-study",
         "flash-ray-serving",
         "flash-ray-cluster",
     ]
-    for one in DASHBOARDS:
-        panels = one.json()["panels"]
-        places = [(p["gridPos"]["x"], p["gridPos"]["y"]) for p in panels]
-        assert len(set(places)) == len({p["title"] for p in panels}) == len(panels)
+    for board in DASHBOARDS:
+        panels = board.json()["panels"]
+        positions = [(p["gridPos"]["x"], p["gridPos"]["y"]) for p in panels]
+        assert len(set(positions)) == len({p["title"] for p in panels}) == len(panels)
         assert all(panel["description"] for panel in panels)
-        for panel in one.panels:
+        for panel in board.panels:
             for query in panel.queries:
                 labels = set(re.findall(r"{{(\w+)}}", query.legend))
                 kept = {

@@ -1,9 +1,17 @@
-"""Scenes, pictures, captions, edits and benches of the miniature world."""
+"""Scenes, pictures, captions, edits and the benchmark of the miniature world."""
+
+import hashlib
+import json
 
 import numpy as np
 import pytest
 
-from flash_ray.miniature import benchmark as bench
+from flash_ray.miniature.benchmark import (
+    MiniatureBenchmark,
+    draw_edit,
+    draw_scene,
+    is_reserved,
+)
 from flash_ray.miniature.captions import caption, careless, corpus, instruction
 from flash_ray.miniature.categories import EDIT_CATEGORIES, T2I_CATEGORIES
 from flash_ray.miniature.draw import draw
@@ -31,7 +39,7 @@ def test_scenes_obey_the_rules_of_the_world(category):
             assert scene.value("ink") != scene.value("board")
 
 
-def test_a_seed_fixes_scenes_edits_captions_and_benches():
+def test_a_seed_fixes_scenes_edits_captions_and_cases():
     def made():
         rng = np.random.default_rng(2)
         edits = [random_edit(category, rng) for category in EDIT_CATEGORIES]
@@ -40,8 +48,9 @@ def test_a_seed_fixes_scenes_edits_captions_and_benches():
 
     assert made() == made()
     assert list(corpus(12, seed=3)) == list(corpus(12, seed=3))
-    for name in bench.BENCHES:
-        assert bench.cases(name, 3) == bench.cases(name, 3)
+    benchmark = MiniatureBenchmark()
+    for task in benchmark.categories:
+        assert benchmark.cases(task, 3) == benchmark.cases(task, 3)
 
 
 def _shows(scene):
@@ -180,29 +189,60 @@ def test_an_unknown_degradation_is_refused():
         degrade(np.zeros((3, 64, 64), np.float32), "torn", seed=1)
 
 
-def test_training_never_draws_what_is_reserved_for_the_benches():
+def test_training_never_draws_what_is_reserved_for_the_benchmark():
     rng = np.random.default_rng(11)
     for category in T2I_CATEGORIES:
-        assert not any(bench.is_reserved(bench.draw_scene(category, rng)) for _ in range(100))
+        assert not any(is_reserved(draw_scene(category, rng)) for _ in range(100))
     for category in EDIT_CATEGORIES:
-        assert not any(bench.is_reserved(bench.draw_edit(category, rng).target) for _ in range(30))
-    for case in bench.cases("t2i", 5):
-        assert bench.is_reserved(case.wanted)
-    for case in bench.cases("edit", 5):
-        assert bench.is_reserved(case.wanted.target)
+        assert not any(is_reserved(draw_edit(category, rng).target) for _ in range(30))
+    for case in MiniatureBenchmark().cases("t2i", 5):
+        assert is_reserved(case.target)
+    for case in MiniatureBenchmark().cases("edit", 5):
+        assert is_reserved(case.target.target)
 
 
 def test_what_is_reserved_depends_on_words_alone():
     scene = random_scene("landscape", np.random.default_rng(12))
     other = scene.with_(horizon=0.1, light=0.2, left_x=0.3)
-    assert bench.is_reserved(scene) == bench.is_reserved(other)
+    assert is_reserved(scene) == is_reserved(other)
     rng = np.random.default_rng(13)
-    share = np.mean([bench.is_reserved(random_scene("text", rng)) for _ in range(3000)])
+    share = np.mean([is_reserved(random_scene("text", rng)) for _ in range(3000)])
     assert share == pytest.approx(1 / 16, abs=0.015)
 
 
-def test_a_longer_bench_begins_as_a_shorter_one():
-    for name, categories in bench.BENCHES.items():
-        cases = bench.cases(name, 4)
+def test_a_longer_list_of_cases_begins_as_a_shorter_one():
+    benchmark = MiniatureBenchmark()
+    for task, categories in benchmark.categories.items():
+        cases = benchmark.cases(task, 4)
         assert [case.id for case in cases] == [f"{c}-{i:03d}" for c in categories for i in range(4)]
-        assert [case for case in cases if case.index < 2] == bench.cases(name, 2)
+        shorter = [case for case in cases if case.id.endswith(("-000", "-001"))]
+        assert shorter == benchmark.cases(task, 2)
+
+
+@pytest.mark.parametrize(
+    ("task", "digest"), [("t2i", "33f0eb7ece7f6c8d"), ("edit", "5eb87d2a4661deab")]
+)
+def test_the_cases_are_those_that_published_scores_were_measured_on(task, digest):
+    """Whoever changes a prompt, a seed or an input has to change the benchmark's digest too."""
+    rows = [
+        [case.id, case.prompt, case.seed, *(_digest(image) for image in case.references)]
+        for case in MiniatureBenchmark().cases(task, 3)
+    ]
+    if task == "t2i":
+        rows = [[*row, None] for row in rows]
+    assert hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16] == digest
+    assert MiniatureBenchmark().digest == "a3291b13ef54d838"
+
+
+def test_the_input_of_an_edit_is_its_source():
+    case = MiniatureBenchmark().cases("edit", 1)[0]
+    (image,) = case.references
+    pixels = np.round(case.target.source_picture().transpose(1, 2, 0) * 255).astype(np.uint8)
+    assert (np.asarray(image) == pixels).all()
+    assert len(case.references) == 1 and list(case.references[:1]) == [image]
+    with pytest.raises(IndexError):
+        case.references[1]
+
+
+def _digest(image):
+    return hashlib.sha256(np.asarray(image).tobytes()).hexdigest()[:16]

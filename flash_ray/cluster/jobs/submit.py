@@ -28,14 +28,14 @@ ANSWER_S = 10.0
 def connect(address: str | None) -> JobSubmissionClient:
     """A client of the job server.
 
-    The token is Ray's own matter: RAY_AUTH_TOKEN, the file that RAY_AUTH_TOKEN_PATH names, or, with
+    Ray itself reads the token: RAY_AUTH_TOKEN, the file that RAY_AUTH_TOKEN_PATH names, or, with
     RAY_AUTH_MODE=token, ~/.ray/auth_token. It travels in a header.
 
     Args:
         address: http(s)://host:port of the head's dashboard.
 
     Raises:
-        UserError: there is no job server, it refuses the token, or its Ray is another version.
+        UserError: there is no job server, it rejects the token, or its Ray is another version.
     """
     address = _checked(address)
     _validate_reachable(address)
@@ -86,7 +86,7 @@ def _token_problem(address: str, error: AuthenticationError) -> str:
     if "required" in error.message:
         problem = "asks for a token and none was sent"
     else:
-        problem = "refuses the token that was sent"
+        problem = "rejects the token that was sent"
     return (
         f"--address: {address} {problem}; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a "
         "file with the cluster's token, readable by you only (mode 0600)"
@@ -116,7 +116,7 @@ def send(client: JobSubmissionClient, job: Job, again: bool = False, pip: bool =
         pip: has the nodes install flash_ray's requirements, at this machine's versions.
 
     Raises:
-        UserError: it runs already, it has ended and `again` is false, or the server refuses it.
+        UserError: it runs already, it has ended and `again` is false, or the server rejects it.
     """
     name = free_id(job.id, client.list_jobs(), again)
     required = requirements()
@@ -145,7 +145,7 @@ def send(client: JobSubmissionClient, job: Job, again: bool = False, pip: bool =
         except RuntimeError as error:
             free_id(job.id, client.list_jobs(), again)  # another may have sent it meanwhile
             raise UserError(
-                f"--address: the job server refused {name}: {_last_line(error)}; see its log"
+                f"--address: the job server rejected {name}: {_last_line(error)}; see its log"
             ) from error
 
 

@@ -28,17 +28,17 @@ export const startEvaluation = (request) => json("/v1/evaluations", post(request
  * Evaluations, the newest first.
  * @param {number} least how many, if there are so many; whole pages are given
  * @param {number} since seconds since 1970; all from then on are given
- * @returns {Promise<{found: object[], hasOlder: boolean}>}
+ * @returns {Promise<{evaluations: object[], hasOlder: boolean}>}
  */
 export async function listEvaluations(least, since) {
-  const found = [];
+  const evaluations = [];
   let page;
   do {
-    const after = page ? `&after=${encodeURIComponent(found.at(-1).id)}` : "";
+    const after = page ? `&after=${encodeURIComponent(evaluations.at(-1).id)}` : "";
     page = await json(`/v1/evaluations?limit=${PAGE}${after}`);
-    found.push(...page.data);
-  } while (page.has_more && (found.length < least || found.at(-1).created >= since));
-  return { found, hasOlder: page.has_more };
+    evaluations.push(...page.data);
+  } while (page.has_more && (evaluations.length < least || evaluations.at(-1).created >= since));
+  return { evaluations, hasOlder: page.has_more };
 }
 
 export async function listCases(benchmark, task, perCategory, signal) {

@@ -30,16 +30,16 @@ export function faultLines(attributes) {
 }
 
 function faults(attributes) {
-  const found = new Map();
+  const groups = new Map();
   for (const [name, credit] of Object.entries(attributes)) {
     if (credit === 1) continue;
     const [attribute, part] = name.split(".").reverse();
     const heading = HEADINGS[part] ?? "Wrong";
     const words = inWords(attribute) + (credit > 0 ? " (half right)" : "");
-    found.set(heading, [...(found.get(heading) ?? []), words]);
+    groups.set(heading, [...(groups.get(heading) ?? []), words]);
   }
-  if (found.size === 0) return ["Everything that was asked is there."];
-  return [...found].map(([heading, words]) => `${heading}: ${words.join(", ")}.`);
+  if (groups.size === 0) return ["Everything that was asked is there."];
+  return [...groups].map(([heading, words]) => `${heading}: ${words.join(", ")}.`);
 }
 
 function inWords(name) {

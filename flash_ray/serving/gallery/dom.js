@@ -2,9 +2,9 @@
 
 /** The element with this id; fails if the page lacks it. */
 export function byId(id) {
-  const found = document.getElementById(id);
-  if (!found) throw new Error(`the page has no element #${id}`);
-  return found;
+  const match = document.getElementById(id);
+  if (!match) throw new Error(`the page has no element #${id}`);
+  return match;
 }
 
 /**

@@ -21,9 +21,9 @@
       banner.append(text, reload);
     }
     const times = count > 1 ? ` (the last of ${count} errors)` : "";
-    const place = where ? ` [${where}]` : "";
-    banner.firstChild.textContent = `This page has an error: ${message}${place}${times}`;
-    // Their place is not there yet if a script fails while the page loads.
+    const source = where ? ` [${where}]` : "";
+    banner.firstChild.textContent = `This page has an error: ${message}${source}${times}`;
+    // #alerts is not there yet if a script fails while the page loads.
     (document.getElementById("alerts") ?? document.documentElement).prepend(banner);
   }
 

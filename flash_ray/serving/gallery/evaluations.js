@@ -34,23 +34,23 @@ export function setUpEvaluations({ role, limits, judges }, models, benchmark) {
     clearTimeout(timer);
     polls += 1;
     const number = polls;
-    const { found, hasOlder } = await listEvaluations(wanted, since);
+    const { evaluations, hasOlder } = await listEvaluations(wanted, since);
     if (number !== polls) return; // a later call will know more
-    const listed = new Set(found.map(({ id }) => id));
+    const listed = new Set(evaluations.map(({ id }) => id));
     for (const id of items.keys()) if (!listed.has(id)) drop(id);
-    found.forEach(show);
+    evaluations.forEach(show);
     byId("older").hidden = !hasOlder;
-    byId("cancel-denied").hidden = mayCancel || !found.some(isActive);
-    if (found.some(isActive)) timer = setTimeout(() => trying("evaluations", poll), POLL_MS);
+    byId("cancel-denied").hidden = mayCancel || !evaluations.some(isActive);
+    if (evaluations.some(isActive)) timer = setTimeout(() => trying("evaluations", poll), POLL_MS);
   }
 
   /** Shows an evaluation at its place in the list; those before it are there already. */
-  function show(evaluation, place) {
+  function show(evaluation, index) {
     let item = items.get(evaluation.id);
     if (!item) {
       item = new Item(evaluation, open, mayCancel && cancel);
       items.set(evaluation.id, item);
-      list.insertBefore(item.box, list.children[place] ?? null);
+      list.insertBefore(item.box, list.children[index] ?? null);
     } else if (isActive(item.evaluation) && !isActive(evaluation)) {
       say(evaluation);
     }

@@ -50,10 +50,8 @@ def test_an_evaluation_runs_to_its_table_and_the_worst_answers(page):
     model = page.api("/v1/models")["data"][1]["id"]
     listed = page.evaluate(model)
 
-    assert (
-        f"{model} on miniature t2i, judged by exact" in listed.text
-        and "succeeded, 3 of 3" in listed.text
-    )
+    title = f"{model} on miniature t2i, judged by exact"
+    assert title in listed.text and "succeeded, 3 of 3" in listed.text
     categories = page.texts(".categories tbody th")
     assert sorted(categories) == ["landscape", "portrait", "text"]
     heads = page.texts(".categories thead th")
@@ -74,7 +72,7 @@ def test_an_evaluation_runs_to_its_table_and_the_worst_answers(page):
         (fault,) = [line.text for line in item.find_elements(By.CSS_SELECTOR, ".fault")]
         assert fault == wrong(answer["details"]["attributes"])
 
-    assert page.focused().text == f"{model} on miniature t2i, judged by exact"
+    assert page.focused().text == title
     page.one(".heading button").click()
     assert page.all(".answers") == []
     assert page.focused() == listed
@@ -168,9 +166,8 @@ def test_older_evaluations_are_shown_when_asked_for(page, crowd):
     first = page.all(items)[crowd]
     page.wait(lambda: page.focused() == first)
     assert not older.is_displayed()
-    newest = page.one(
-        f"[aria-label='Open {model} on miniature t2i, judged by exact, 1 case a category, seed 2']"
-    )
+    work = "on miniature t2i, judged by exact, 1 case a category, seed 2"
+    newest = page.one(f"[aria-label='Open {model} {work}']")
     page.wait(newest.is_displayed)  # it has been asked for again until it had ended
     assert newest.find_element(By.XPATH, "ancestor::li") == first == page.focused()
 

@@ -1,4 +1,4 @@
-"""The gallery's page in use: keyboard, narrow windows, wrong input, errors, a server that is gone."""
+"""The gallery in use: keyboard, narrow windows, wrong input, errors, a server that is gone."""
 
 import pytest
 from PIL import Image
@@ -80,7 +80,7 @@ def test_a_form_that_lacks_something_says_what(page):
     assert not any(path.startswith("/v1/images/") for path in page.requested())
 
 
-def test_what_the_server_would_refuse_is_told_before_it_is_asked(page, tmp_path):
+def test_what_the_server_would_not_take_is_known_before_it_is_asked(page, tmp_path):
     large = tmp_path / "large.png"
     Image.effect_noise((400, 400), 200).save(large)
     assert large.stat().st_size > LIMITS["image_bytes"]
@@ -136,12 +136,15 @@ def test_a_narrow_window_does_not_scroll_sideways(page, tmp_path):
         page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_a_server_that_is_gone(page):
+def test_a_server_that_is_gone_and_comes_back_with_its_evaluations(page, start):
     page.sign_in()
     page.write_prompts("a face")
     page.generate()
     assert page.one("#alerts").text == ""
+    before = page.api("/v1/evaluations")["data"]
+    evaluation = page.api("/v1/evaluations", {"model": "bold", "task": "edit", "cases": 8})["id"]
     page.served.stop()
+    assert page.served.process.returncode == 0
 
     page.generate()
     first = page.wait(lambda: page.one("#alerts .alert"))
@@ -156,3 +159,8 @@ def test_a_server_that_is_gone(page):
     page.one("#evaluations-tab").click()
     page.one("#evaluate").click()
     page.wait(lambda: len(page.all("#alerts .alert")) == 2)
+
+    again = start()
+    assert again.settled(evaluation)["status"] == "succeeded"
+    after = again.call("GET", "/v1/evaluations")[1]["data"]
+    assert {one["id"] for one in after} == {one["id"] for one in before} | {evaluation}
