@@ -45,6 +45,7 @@ class Estimate:
 
     @property
     def images_per_second(self) -> float:
+        """Images of the global batch that are trained on in a second."""
         return self.global_batch / self.timing.seconds
 
     @property

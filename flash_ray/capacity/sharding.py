@@ -36,6 +36,7 @@ class Memory:
 
     @property
     def total(self) -> float:
+        """All of it, in GB."""
         return self.engines + self.frozen + self.activations + self.other
 
 

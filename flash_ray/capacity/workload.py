@@ -39,10 +39,12 @@ class TaskTokens:
 
     @property
     def prefix_tokens(self) -> float:
+        """Tokens before the target under the condition."""
         return self.text_tokens + self.reference_tokens
 
     @property
     def negative_prefix_tokens(self) -> float:
+        """Tokens before the target under the negative condition."""
         return self.negative_text_tokens + self.reference_tokens
 
     def condition_bytes(self, architecture: Architecture, value_bytes: int) -> float:

@@ -42,7 +42,7 @@ def options(
         ),
     ] = False,
 ) -> None:
-    pass
+    """Options of `flash-ray` itself, before any command."""
 
 
 def main(args: list[str] | None = None) -> None:

@@ -93,6 +93,18 @@ def free_ports(count: int) -> list[int]:
         return [probe.getsockname()[1] for probe in probes]
 
 
+def validate_port(host: str, port: int) -> None:
+    """Raises UserError if nothing can listen at --port of this machine."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(
+                f"--port: {host}:{port}: {os.strerror(error.errno or 0)}; choose another"
+            ) from error
+
+
 @contextmanager
 def _variable(name: str, value: str) -> Iterator[None]:
     """An environment variable for the block."""

@@ -1,1 +1,1 @@
-"""Benches answered, judged and shown: ways to spend evaluations, scores, reports with pictures."""
+"""Benchmarks are answered, judged and compared here: scores, statistics, reports with pictures."""

@@ -15,7 +15,7 @@ TASK_TITLES: Mapping[Task, str] = {"t2i": "text to image", "edit": "editing"}  #
 
 @dataclass(frozen=True)
 class Case:
-    """One question of a benchmark.
+    """One prompt or edit that models answer, with all that decides the answer.
 
     Args:
         id: unique within the benchmark and task; a name for files and URLs.
@@ -24,7 +24,7 @@ class Case:
         references: the pictures to edit, opened or drawn when they are indexed; none for
             text to image.
         text: what is to be rendered; None if the case asks for no text.
-        target: what only the benchmark's own judge understands.
+        target: what only a judge that knows the benchmark understands.
     """
 
     id: str
@@ -54,7 +54,7 @@ class Benchmark(Protocol):
 
     @property
     def categories(self) -> Mapping[Task, tuple[str, ...]]:
-        """The tasks that it has cases of, and their categories, in the order of tables."""
+        """The categories of each task that it has cases of, in the order of tables."""
         ...
 
     def cases(self, task: Task, per_category: int) -> list[Case]:
@@ -64,7 +64,7 @@ class Benchmark(Protocol):
 
 
 def load_benchmark(name: str, field: str = "--benchmark") -> Benchmark:
-    """The benchmark of that name.
+    """Makes the benchmark that an installed package registers under a name.
 
     Args:
         field: what named it, for the message.
@@ -72,8 +72,8 @@ def load_benchmark(name: str, field: str = "--benchmark") -> Benchmark:
     Raises:
         UserError: there is none.
     """
-    found: Benchmark = plugins.load(plugins.BENCHMARKS, name, field)()
-    return found
+    benchmark: Benchmark = plugins.load(plugins.BENCHMARKS, name, field)()
+    return benchmark
 
 
 def first_of_each(cases: Sequence[Case], count: int) -> list[int]:

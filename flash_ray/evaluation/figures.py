@@ -58,7 +58,7 @@ def _block(comparison: Comparison, rows: int) -> Image.Image:
 
 
 def _fitted(image: Image.Image, side: int) -> Image.Image:
-    """The picture in a square of that side, in its own aspect ratio."""
+    """Fits the picture into a square of that side; its aspect ratio stays."""
     larger = max(image.size) > side
     method = Image.Resampling.LANCZOS if larger else Image.Resampling.NEAREST
     return ImageOps.contain(image, (side, side), method)

@@ -163,7 +163,7 @@ def _estimate(values: np.ndarray) -> Estimate:
 
 
 def _scores(result: Result, judges: Iterable[str]) -> list[list[float]]:
-    """By judge and case, NaN where there is no score."""
+    """Scores by judge and case, NaN where there is none."""
     return [
         [np.nan if (score := cases[name].score) is None else score for name in result.cases]
         for cases in (result.judges[judge].cases for judge in judges)

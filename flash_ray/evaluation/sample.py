@@ -19,7 +19,7 @@ from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task, TeacherDefaults, sigma_schedule
 
 TEACHER_STEPS = 40
-BATCH_TOKENS = 1024  # latent tokens of a batch: 64 pictures of 64x64 pixels, one of 512x512 or more
+BATCH_TOKENS = 1024  # latent tokens of a batch: one picture of 512x512 pixels, 64 of an eighth
 
 
 def teacher_samplers(defaults: TeacherDefaults) -> list[SamplerConfig]:
@@ -129,7 +129,7 @@ class EncodedBenchmark:
 
     @cached_property
     def _model(self) -> Model:
-        # Of the base only what decodes: the transformer is the one that is asked.
+        # Without a transformer and encoders: `images` brings the transformer.
         return load_decoder(self.base, self.dtype)
 
 

@@ -30,7 +30,7 @@ def score_answers(
 
 
 def difference(ours: JudgeResult, theirs: JudgeResult) -> tuple[float, tuple[float, float]]:
-    """Mean of the case-by-case score differences ours - theirs, and its 95 % interval.
+    """Subtracts scores case by case, ours - theirs: the mean difference and its 95 % interval.
 
     Raises:
         ValueError: the two are of different cases, or no case has a score in both.
@@ -38,7 +38,7 @@ def difference(ours: JudgeResult, theirs: JudgeResult) -> tuple[float, tuple[flo
     if ours.cases.keys() != theirs.cases.keys():
         raise ValueError("the two results are of different cases")
     pairs = [(ours.cases[name].score, theirs.cases[name].score) for name in ours.cases]
-    paired = [mine - other for mine, other in pairs if mine is not None and other is not None]
+    paired = [left - right for left, right in pairs if left is not None and right is not None]
     if not paired:
         raise ValueError("no case has a score in both results")
     return float(np.mean(paired)), interval(paired)
@@ -49,7 +49,7 @@ def _score_in_tasks(
 ) -> list[CaseScore]:
     import ray  # takes a second; who only wants a difference needs none
 
-    # Anywhere in the cluster, also where the caller is a trial with a small place of its own.
+    # Anywhere in the cluster, also where the caller is a trial that holds few CPUs.
     task = ray.remote(num_cpus=1, scheduling_strategy="DEFAULT")(_judge)
     parts = [
         task.remote(judge, cases[i : i + CHUNK], images_BHW3[i : i + CHUNK])

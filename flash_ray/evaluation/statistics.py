@@ -1,4 +1,4 @@
-"""Means over seeds and cases, and their paired two-way bootstrap intervals.
+"""Means with bootstrap intervals: over cases, and over seeds and cases, paired.
 
 Seeds and cases are resampled independently of each other, cases within their categories: the
 pigeonhole bootstrap of Owen and Eckles, "Bootstrapping data arrays of arbitrary order", Annals of
@@ -24,6 +24,7 @@ class Estimate:
 
     @property
     def includes_zero(self) -> bool:
+        """Whether the interval does, so that the mean may be 0 by chance."""
         return self.low <= 0 <= self.high
 
 
@@ -36,12 +37,13 @@ class Scores:
     categories: Mapping[str, np.ndarray]
 
     def of(self, seeds: Sequence[int], categories: Sequence[str]) -> dict[str, np.ndarray]:
+        """The tables (seeds, cases) of some categories, of these seeds in this order."""
         rows = [self.seeds.index(seed) for seed in seeds]
         return {name: self.categories[name][rows] for name in categories}
 
 
 def mean(scores: Scores, categories: Sequence[str]) -> Estimate:
-    """The mean over categories, seeds and cases."""
+    """Estimates the mean over categories, seeds and cases."""
     return _estimate(scores.of(scores.seeds, categories))
 
 
@@ -71,7 +73,7 @@ def common_seeds(arms: Sequence[Scores]) -> list[int]:
 
 
 def _estimate(values: Mapping[str, np.ndarray]) -> Estimate:
-    """Of the mean over the categories' means; `values` are (seeds, cases) each."""
+    """Estimates the mean over the categories' means; `values` are (seeds, cases) each."""
     tables = list(values.values())
     seeds = len(tables[0])
     point = float(np.mean([table_SC.mean() for table_SC in tables]))

@@ -99,11 +99,12 @@ def caption(
 
 
 def careless_caption(scene: Scene, rng: np.random.Generator) -> str:
+    """A caption as on the web: attributes are left out, and some of the others are wrong."""
     return caption(careless(scene, rng, WRONG["t2i"]), rng, OMITTED)
 
 
 def thorough_caption(scene: Scene, rng: np.random.Generator) -> str:
-    """Nothing wrong, and half of the time it says where things stand."""
+    """A caption with nothing wrong, that half of the time says where things stand."""
     return caption(scene, rng, OMITTED, placed=0.5)
 
 

@@ -59,6 +59,7 @@ class Edit:
         return degrade(picture, self.degradation, self.seed) if self.degradation else picture
 
     def target_picture(self) -> np.ndarray:
+        """One right answer, `(3, 64, 64)` float32 in [0, 1]."""
         return draw([self.target])[0]
 
 

@@ -29,6 +29,7 @@ class Factor:
 
     @property
     def stated(self) -> bool:
+        """Whether captions can name it."""
         return self.values is not None
 
 
@@ -92,6 +93,7 @@ class Scene:
         return named_values(self.category, name)[int(self.factors[name])]
 
     def with_(self, **changes: float) -> Scene:
+        """The scene with some factors changed."""
         return replace(self, factors={**self.factors, **changes})
 
     @property
@@ -107,10 +109,12 @@ class Scene:
 
     @property
     def word(self) -> str:
+        """The three letters of a sign."""
         return "".join(self.value(f"letter_{i}") for i in (1, 2, 3))
 
 
 def named_values(category: str, name: str) -> tuple[str, ...]:
+    """The values of a stated factor, in order; ValueError if it is a number."""
     values = next(factor.values for factor in FACTORS[category] if factor.name == name)
     if values is None:
         raise ValueError(f"{category}.{name} is a number, it has no named values")

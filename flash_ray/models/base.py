@@ -117,6 +117,7 @@ class Condition:
 
     @staticmethod
     def from_tensors(layout: Layout, tensors: Mapping[str, Tensor]) -> "Condition":
+        """A condition from its tensors by field name, as `tensors` gives them."""
         return Condition(layout, **tensors)
 
     def trimmed(self) -> "Condition":
@@ -148,6 +149,7 @@ class ConditionPair:
 
     @property
     def layout(self) -> Layout:
+        """The layout that both conditions have."""
         return self.positive.layout
 
     def __len__(self) -> int:
@@ -156,12 +158,15 @@ class ConditionPair:
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> "ConditionPair":
+        """Moves both conditions; see `Condition.to`."""
         return ConditionPair(self.positive.to(device, dtype), self.negative.to(device, dtype))
 
     def rows(self, indices: Sequence[int] | Tensor) -> "ConditionPair":
+        """The rows of both conditions at `indices`; see `Condition.rows`."""
         return ConditionPair(self.positive.rows(indices), self.negative.rows(indices))
 
     def trimmed(self) -> "ConditionPair":
+        """Both conditions, each without the padding that all its rows share."""
         return ConditionPair(self.positive.trimmed(), self.negative.trimmed())
 
     @staticmethod

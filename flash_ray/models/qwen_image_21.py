@@ -86,13 +86,16 @@ class QwenImage21:
 
     @property
     def latent_channels(self) -> int:
+        """C of x_BNC."""
         return self.pipeline.latent_channels
 
     @property
     def transformer(self) -> QwenImage21Transformer2DModel:
+        """The base transformer, frozen, in eval mode."""
         return self.pipeline.transformer
 
     def copy_transformer(self) -> QwenImage21Transformer2DModel:
+        """A trainable deep copy of the base transformer; ValueError once a LoRA is added."""
         if self._loras:
             raise ValueError("copy the transformer before a LoRA is added")
         return copy.deepcopy(self.transformer).requires_grad_(True).train()

@@ -78,11 +78,11 @@ class _Schema:
     def _child(self, node: dict[str, Any], part: str | int) -> dict[str, Any]:
         for branch in self._branches(node):
             if isinstance(part, int):
-                found = branch.get("items")
+                child = branch.get("items")
             else:
-                found = branch.get("properties", {}).get(part, branch.get("additionalProperties"))
-            if isinstance(found, dict):
-                return found
+                child = branch.get("properties", {}).get(part, branch.get("additionalProperties"))
+            if isinstance(child, dict):
+                return child
         return {}
 
     def _node(self, loc: list[str | int]) -> dict[str, Any]:

@@ -98,7 +98,7 @@ class Storage(Section):
 
 
 class WorkerRange(Section):
-    """Elastic training: between min and max workers, as many as the cluster has room for.
+    """Elastic training: between min and max workers, as many as the cluster can hold.
 
     An iteration has the samples of `max` workers; fewer workers take several passes for them.
     """
@@ -106,7 +106,7 @@ class WorkerRange(Section):
     min: int = Field(ge=1, le=4096, description="fewest workers, 1 to 4096")
     max: int = Field(ge=1, le=4096, description="most workers, 1 to 4096")
     resize_every_s: float = Field(
-        60.0, ge=1, description="seconds between looks whether there is room for more, 1 or more"
+        60.0, ge=1, description="seconds between checks for more resources, 1 or more"
     )
 
 

@@ -93,8 +93,8 @@ def _filter(recipe: Recipe) -> Iterator[str]:
     wanted, source = recipe.data.filter, recipe.data.source
     if wanted.length and wanted.length[0] > wanted.length[1]:
         yield (
-            f"data.filter.length: {list(wanted.length)} has no room; allowed: [fewest, most] with "
-            f"fewest <= most; set data.filter.length={sorted(wanted.length)}"
+            f"data.filter.length: {list(wanted.length)} is an empty range; allowed: [fewest, most] "
+            f"with fewest <= most; set data.filter.length={sorted(wanted.length)}"
         )
     if wanted.subsets == ():
         yield "data.filter.subsets: the list is empty; allowed: a name or more, or null"
@@ -122,7 +122,7 @@ def _teachers(recipe: Recipe) -> Iterator[str]:
         if name in names[:index]:
             yield (
                 f"teachers.{index}.name: {name!r} is teachers.{names.index(name)}'s too; allowed: "
-                f"a name of its own; rename it"
+                f"another name; rename it"
             )
     yield from _replicas(recipe)
 
@@ -180,10 +180,10 @@ def _sums(recipe: Recipe) -> Iterator[str]:
             f"at rung {moment.rung}, progress {moment.progress:g} to {end:g}, "
             f"{moment.task} {moment.category}"
         )
-        found = [weight_at(teacher, moment) for teacher in recipe.teachers]
-        weights = [weight for weight in found if weight is not None]
-        if len(weights) < len(found):
-            index = found.index(None)
+        lambdas = [weight_at(teacher, moment) for teacher in recipe.teachers]
+        weights = [weight for weight in lambdas if weight is not None]
+        if len(weights) < len(lambdas):
+            index = lambdas.index(None)
             yield (
                 f"teachers.{index}.weight: no rule applies {where}; allowed: a λ everywhere; end "
                 "the list with {weight: 0.0} or another rule for all"
@@ -191,7 +191,7 @@ def _sums(recipe: Recipe) -> Iterator[str]:
         elif abs(sum(weights) - 1) > 1e-6:
             yield (
                 f"teachers: λ sums to {sum(weights):g} {where}; allowed: 1 over all teachers; "
-                f"correct teachers.{len(found) - 1}.weight"
+                f"correct teachers.{len(lambdas) - 1}.weight"
             )
 
 

@@ -113,6 +113,7 @@ class TeacherPool:
 
     @property
     def has_capacity(self) -> bool:
+        """Whether fewer than `max_in_flight` requests are open."""
         return len(self._open) < self._max_in_flight
 
     def extra_teachers(self) -> Mapping[int, ActorHandle]:
@@ -122,6 +123,11 @@ class TeacherPool:
     def prefill(
         self, request_id: int, conditions: ConditionPair, teacher_ids: Sequence[int]
     ) -> None:
+        """Announces a micro-batch to the replica whose turn it is; see `Teachers.prefill`.
+
+        Raises:
+            ValueError: `max_in_flight` requests are open.
+        """
         if not self.has_capacity:
             raise ValueError(f"{len(self._open)} requests are open, {self._max_in_flight} may be")
         extras = [_Teacher(actor, number) for number, actor in self.extra_teachers().items()]
@@ -132,6 +138,7 @@ class TeacherPool:
         self._metrics.opened(len(self._open))
 
     def score(self, request_id: int, x_BNC: Tensor, t_B: Tensor) -> "_PooledAnswer":
+        """Asks the replica that took the announcement; see `Teachers.score`."""
         request = self._open[request_id]
         self._metrics.asked(request_id)
         request.x_and_t = (ray.put(pack(x_BNC)), ray.put(pack(t_B)))

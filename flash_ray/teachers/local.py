@@ -21,7 +21,7 @@ class _LocalAnswer:
 
 
 class InProcessTeachers:
-    """A group that answers at once, on the worker's own device."""
+    """A group that answers at once, on the worker's own device; its methods are `Teachers`'."""
 
     has_capacity = False  # nothing is gained by announcing ahead
 
@@ -39,7 +39,7 @@ class InProcessTeachers:
 
 
 class TeacherRouter:
-    """Teachers of several groups, each behind actors or in the worker's process.
+    """Teachers of several groups, each behind actors or in the worker's process, as one `Teachers`.
 
     Args:
         groups: the members are positions among all teachers that are running.

@@ -240,7 +240,7 @@ class TeacherLog:
         models = [teacher.model for teacher in recipe.teachers]
         plain = [index for index, model in enumerate(models) if model in ("base", recipe.base)]
         self._base = plain[0] if plain else None
-        self._calls = [2 if spec_of(recipe, i).guided else 1 for i in range(len(models))]
+        self._calls = [spec_of(recipe, index).calls for index in range(len(models))]
         self.calls = 0  # of the teachers' transformers for one picture, by this worker
         rungs = len(recipe.student.rungs)
         self._sums_MKF = torch.zeros(len(models), rungs, len(FIELDS), dtype=torch.float64)

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from flash_ray.cluster.session import validate_embedded_in_job
 from flash_ray.data.select import validate_data
+from flash_ray.data.source import load_source
 from flash_ray.recipe import Recipe
-from flash_ray.storage.open import open_store
 from flash_ray.storage.s3 import Store
 from flash_ray.telemetry.progress import Steps
-from flash_ray.workflows.distill import validate_cluster
+from flash_ray.workflows.distill import open_run_store, validate_cluster
 
 if TYPE_CHECKING:
     from flash_ray.data.describe import Description
@@ -30,7 +30,7 @@ def describe_data(recipe: Recipe, place: str | None) -> "Description":
         from flash_ray.cluster.session import ray_session
         from flash_ray.data.describe import describe
 
-        if isinstance(recipe.data.source, str):  # a registered source is listed without Ray
+        if not load_source(recipe).needs_ray:
             return describe(recipe, store)
         with ray_session({"CPU": 1, "trainer": 0, "teacher": 0}):
             return describe(recipe, store)
@@ -64,7 +64,5 @@ def encode_data(recipe: Recipe, place: str | None, steps: Steps) -> "Prepared":
 def _data_store(recipe: Recipe, place: str | None) -> Iterator[Store]:
     validate_embedded_in_job(recipe)
     validate_data(recipe)
-    storage = recipe.runtime.storage
-    where = place if storage.url == "embedded" else storage.url
-    with open_store(where, storage.endpoint, create=True) as store:
+    with open_run_store(recipe, place) as store:
         yield store

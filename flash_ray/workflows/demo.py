@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from flash_ray.errors import UserError
 from flash_ray.evaluation.judges.load import Scoring, load_scoring
 from flash_ray.recipe import Recipe
-from flash_ray.storage.open import open_store
 from flash_ray.storage.s3 import Store
 from flash_ray.storage.students import load_student, read_student
 from flash_ray.telemetry.progress import Steps
 from flash_ray.workflows.distill import (
     Published,
     distill_and_publish,
+    open_run_store,
     validate_name,
     validate_recipe,
 )
@@ -51,12 +51,9 @@ def demo(recipe: Recipe, out: Path, per_category: int, steps: Steps) -> dict[str
             "benchmark; set evaluation.benchmark"
         )
     _validate_foreign(out)
-    storage = recipe.runtime.storage
-    where = storage.url
-    if storage.url == "embedded":
-        where = str(out / "store")
+    if recipe.runtime.storage.url == "embedded":
         _remove(out / "store")
-    with open_store(where, storage.endpoint, create=True) as store:
+    with open_run_store(recipe, str(out / "store")) as store:
         validate_name(recipe, store, recipe.name, resume=False)
         for name in DEMO_FILES[1:]:
             _remove(out / name)

@@ -1,10 +1,12 @@
 """`flash-ray distill`: from a recipe to a published student: distill, score, publish once.
 
-What can be refused is refused before torch and ray take their seconds, so the modules that need
-them are imported where they are used.
+Bad input is an error before torch and ray take their seconds, so the modules that need them are
+imported where they are used.
 """
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,9 +56,7 @@ def distill(recipe: Recipe, name: str, resume: bool, place: str | None, steps: S
     validate_recipe(recipe)
     scoring = load_scoring(recipe)
     check_name("--name", name)
-    storage = recipe.runtime.storage
-    where = place if storage.url == "embedded" else storage.url
-    with open_store(where, storage.endpoint, create=not resume) as store:
+    with open_run_store(recipe, place, create=not resume) as store:
         validate_name(recipe, store, name, resume)
         from flash_ray.cluster.resources import cluster_needs
         from flash_ray.cluster.session import ray_session
@@ -147,14 +147,31 @@ class StudentScorer:
         )
 
 
+@contextmanager
+def open_run_store(recipe: Recipe, place: str | None, create: bool = True) -> Iterator[Store]:
+    """Opens the store that `runtime.storage` names.
+
+    Args:
+        place: the embedded store's folder, if that is used; None: the default one.
+        create: makes that folder if it is not there.
+
+    Raises:
+        UserError: the store cannot be used.
+    """
+    storage = recipe.runtime.storage
+    where = place if storage.url == "embedded" else storage.url
+    with open_store(where, storage.endpoint, create) as store:
+        yield store
+
+
 def in_words(metrics: "UpdateMetrics") -> str:
     """One iteration for the progress line."""
     measures = {
-        "gradient": metrics.diagnostics.get("dmd_gradient"),
-        "fake loss": metrics.fake_score_loss,
+        **{name.replace("_", " "): value for name, value in metrics.diagnostics.items()},
+        "fake score loss": metrics.fake_score_loss,
         "images/s": metrics.images_per_second,
     }
-    words = [f"{name} {value:.3g}" for name, value in measures.items() if value is not None]
+    words = [f"{name} {value:.3g}" for name, value in measures.items()]
     words += [f"{task} score {score:.2f}" for task, score in (metrics.scores or {}).items()]
     return ", ".join(words)
 

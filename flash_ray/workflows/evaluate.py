@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,30 +57,23 @@ def evaluate(
         UserError: bad input, found before anything is started; a judge or a base that cannot be
             used.
     """
-    if model in BASES and recipe is None:
-        raise UserError(
-            f"--recipe: missing with {model}; allowed: a preset's name or a YAML file, whose base "
-            "and guidance are evaluated; add --recipe RECIPE"
-        )
     choices = read_judges(judges)
-    with _student_folder(model, place) as folder:
-        student = read_manifest(folder) if folder else None
-        own = parse_recipe(student.recipe) if student else recipe
-        assert own is not None, "only teacher and untrained have no folder, and they need a recipe"
-        suite = _load_benchmark(benchmark, own, task)
-        cases = suite.cases(task, per_category)
-        choices = choices or [load_judge(own.evaluation.judge, "evaluation.judge")]
+    with _open_model(model, recipe, place) as opened:
+        evaluation = opened.recipe.evaluation
+        chosen = _load_benchmark(benchmark, opened.recipe, task)
+        cases = chosen.cases(task, per_category)
+        choices = choices or [load_judge(evaluation.judge, "evaluation.judge")]
         for choice in choices:
-            validate_judge(choice, cases, suite.name, "--judge")
-        resolve_base(own.base)
-        with open_judges(choices, place) as opened:
-            scored = _evaluate(model, folder, student, own, cases, opened, steps)
+            validate_judge(choice, cases, chosen.name, "--judge")
+        resolve_base(opened.recipe.base)
+        with open_judges(choices, place) as ready:
+            scored = _evaluate(opened, cases, ready, steps)
     return {
         "model": model,
-        "benchmark": suite.name,
+        "benchmark": chosen.name,
         "task": task,
         "cases_per_category": per_category,
-        "recipe_digest": own.digest,
+        "recipe_digest": opened.recipe.digest,
         **scored,
     }
 
@@ -123,28 +117,53 @@ def _load_benchmark(name: str | None, recipe: Recipe, task: Task) -> Benchmark:
     return benchmark
 
 
+@dataclass(frozen=True)
+class _Model:
+    """The base of a recipe, under one of the names in `BASES`, or a student with its files."""
+
+    name: str
+    recipe: Recipe
+    folder: Path | None = None
+    sigmas: tuple[float, ...] = ()  # of a student
+
+    def sampled(self, base: "Model") -> "Sampled":
+        """The transformer and its samplers."""
+        from flash_ray.evaluation import sample
+        from flash_ray.evaluation.compare import Sampled
+
+        if self.folder:
+            transformer = base.load_transformer(self.folder)
+            return Sampled(transformer, [sample.student_sampler(self.sigmas)])
+        samplers = {"teacher": sample.teacher_samplers, "untrained": sample.untrained_samplers}
+        return Sampled(base.transformer, samplers[self.name](self.recipe.teacher_defaults))
+
+
 @contextmanager
-def _student_folder(model: str, place: str | None) -> Iterator[Path | None]:
-    """The student's folder, downloaded for the block if need be; None for the base."""
-    if model in BASES:
-        yield None
-    elif "/" in model:
-        yield Path(model)
+def _open_model(name: str, recipe: Recipe | None, place: str | None) -> Iterator[_Model]:
+    """Finds the model; a student in a store is downloaded for the block."""
+    if name in BASES:
+        if recipe is None:
+            raise UserError(
+                f"--recipe: missing with {name}; allowed: a preset's name or a YAML file, whose "
+                "base and guidance are evaluated; add --recipe RECIPE"
+            )
+        yield _Model(name, recipe)
+    elif "/" in name:
+        yield _student(name, Path(name))
     else:
-        with tempfile.TemporaryDirectory(prefix="flash-ray-") as name:
+        with tempfile.TemporaryDirectory(prefix="flash-ray-") as folder:
             with open_store(place) as store:
-                folder = load_student(store, model, Path(name) / "student")
-            yield folder
+                downloaded = load_student(store, name, Path(folder) / "student")
+            yield _student(name, downloaded)
+
+
+def _student(name: str, folder: Path) -> _Model:
+    manifest = read_manifest(folder)
+    return _Model(name, parse_recipe(manifest.recipe), folder, tuple(manifest.sigmas))
 
 
 def _evaluate(
-    model: str,
-    folder: Path | None,
-    student: Student | None,
-    recipe: Recipe,
-    cases: Sequence[Case],
-    judges: "Sequence[Judge]",
-    steps: Steps,
+    model: _Model, cases: Sequence[Case], judges: "Sequence[Judge]", steps: Steps
 ) -> dict[str, Any]:
     """The sampler that was best by the first judge, and what each judge says of its pictures."""
     from flash_ray.cluster.resources import cluster_needs
@@ -154,10 +173,10 @@ def _evaluate(
     from flash_ray.evaluation.scores import score_answers
 
     first, *others = judges
-    with ray_session(cluster_needs(recipe, teachers=0)):
-        base = load_base(recipe)
-        sampled = _sampled(model, folder, student, base, recipe)
-        answers = compare(base, {model: sampled}, cases, first, steps.show).answers[model]
+    with ray_session(cluster_needs(model.recipe, teachers=0)):
+        base = load_base(model.recipe)
+        models = {model.name: model.sampled(base)}
+        answers = compare(base, models, cases, first, steps.show).answers[model.name]
         results = {first.name: answers.result}
         for judge in others:
             steps.say(f"judge by {judge.name}")
@@ -167,16 +186,3 @@ def _evaluate(
         "nfe": answers.sampler.nfe,
         "judges": {name: result.model_dump(mode="json") for name, result in results.items()},
     }
-
-
-def _sampled(
-    model: str, folder: Path | None, student: Student | None, base: "Model", recipe: Recipe
-) -> "Sampled":
-    from flash_ray.evaluation import sample
-    from flash_ray.evaluation.compare import Sampled
-
-    if folder and student:
-        sampler = sample.student_sampler(student.sigmas)
-        return Sampled(base.load_transformer(folder), [sampler])
-    samplers = {"teacher": sample.teacher_samplers, "untrained": sample.untrained_samplers}
-    return Sampled(base.transformer, samplers[model](recipe.teacher_defaults))

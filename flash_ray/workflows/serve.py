@@ -3,12 +3,11 @@
 import math
 import os
 import signal
-import socket
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from flash_ray.cluster.session import free_ports, in_cluster_job, ray_session
+from flash_ray.cluster.session import free_ports, in_cluster_job, ray_session, validate_port
 from flash_ray.errors import UserError
 from flash_ray.models.loading import resolve_base
 from flash_ray.recipe import Recipe
@@ -52,7 +51,7 @@ def serve(
             f"--store: {store_url or 'the embedded store'} in a Ray cluster; allowed: "
             "s3://bucket/prefix that all its nodes can reach"
         )
-    _validate_free(host, port)
+    validate_port(host, port)
     with open_store(store_url, create=store_url is None) as store:
         _serve(recipe, store, settings, tokens, address, steps)
 
@@ -119,14 +118,3 @@ def _wait_for_stop() -> None:
         pass  # the usual way to end it
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _validate_free(host: str, port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise UserError(
-                f"--port: {host}:{port}: {os.strerror(error.errno or 0)}; choose another"
-            ) from error

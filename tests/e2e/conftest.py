@@ -1,5 +1,6 @@
 """What the tests of the commands share: the installed `flash-ray`, a very small base, a server."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -7,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.chat_server import KEY, ChatServer, chat_server
 from tests.helpers.commands import FLASH_RAY, ForkedCommands, forked_commands, user_environment
 from tests.helpers.endpoints import Served, ServedStore, start_server, store_with_students
+from tests.helpers.gallery_page import LIMITS
 from tests.helpers.small import build_base
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -77,16 +80,43 @@ def flash_ray_forked(forks: ForkedCommands, home: Path, tmp_path: Path) -> Comma
     return run
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
+def vlm() -> Iterator[ChatServer]:
+    """Where the server's judge `seer` asks; its key is in the environment."""
+    with pytest.MonkeyPatch.context() as patch, chat_server() as running:
+        patch.setenv("JUDGE_KEY", KEY)
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        yield running
+
+
+@pytest.fixture(scope="package")
 def served_store(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedStore]:
     """A store that several commands use at once, with the students `plain` and `bold`."""
     with store_with_students(base, tmp_path_factory.mktemp("served")) as store:
         yield store
 
 
-@pytest.fixture(scope="module")
-def served(base: Path, served_store: ServedStore) -> Iterator[Served]:
-    """A server for a module's tests."""
-    server = start_server(base, served_store)
-    yield server
-    server.stop()
+@pytest.fixture(scope="package")
+def start(base: Path, served_store: ServedStore, vlm: ChatServer) -> Iterator[Callable[[], Served]]:
+    """Starts a server with limits and a judge of its own, unless it runs."""
+    seer = {"base_url": vlm.base_url, "model": "seer", "key_variable": "JUDGE_KEY"}
+    file = served_store.folder / "seer.yaml"
+    file.write_text(json.dumps({**seer, "max_requests": 9, "concurrency": 1}))
+    settings = [f"judges.seer={file}", *(f"limits.{k}={v}" for k, v in LIMITS.items())]
+    words = [word for setting in settings for word in ("--serving", setting)]
+    servers: list[Served] = []
+
+    def running() -> Served:
+        if not servers or servers[-1].process.poll() is not None:
+            servers.append(start_server(base, served_store, *words))
+        return servers[-1]
+
+    yield running
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def served(start: Callable[[], Served]) -> Served:
+    """The server of all tests; one that stops it makes the next one start another."""
+    return start()

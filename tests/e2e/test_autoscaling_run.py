@@ -26,6 +26,7 @@ from flash_ray.models.loading import resolve_base
 from flash_ray.storage.embedded import embedded_store
 from flash_ray.storage.s3 import Store
 from flash_ray.storage.students import load_student, read_student
+from flash_ray.trainer.metrics import UpdateMetrics
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 PLACE = "s3://flash-ray/elastic"
@@ -69,19 +70,19 @@ class TimeLine:
         return nodes, workers
 
 
-def history(store: Store, run: str) -> list[dict[str, Any]]:
-    """The lines of the newest checkpoint that the run would go on from."""
+def history(store: Store, run: str) -> list[UpdateMetrics]:
+    """The history in the newest checkpoint that the run would go on from."""
     home = f"runs/{run}/train"
     snapshot = json.loads(store.get_bytes(f"{home}/checkpoint_manager_snapshot.json") or "{}")
     latest = snapshot.get("latest_checkpoint_result")
     if latest is None:
         return []
     text = store.get_bytes(f"{home}/{latest['checkpoint_dir_name']}/history.jsonl")
-    return [json.loads(line) for line in (text or b"").decode().splitlines()]
+    return [UpdateMetrics.from_json(line) for line in (text or b"").decode().splitlines()]
 
 
 def workers_of(store: Store, run: str) -> list[int]:
-    return [line["workers"] for line in history(store, run)]
+    return [metrics.num_workers for metrics in history(store, run)]
 
 
 def submit(cluster: Cluster, name: str, settings: dict[str, Any]) -> subprocess.Popen[bytes]:
@@ -113,7 +114,7 @@ def test_a_run_grows_loses_a_node_and_leaves_no_node(store, tmp_path):
         follow(line, job, lambda workers: 2 in workers)
         nodes, kept = cluster.nodes(), history(store, "elastic")
         cluster.kill(min(node for node, kind in nodes.items() if kind == "trainer"))
-        line.say(f"a trainer node is killed; the last checkpoint is of update {len(kept)}")
+        line.say(f"a trainer node is killed; the last checkpoint is of iteration {len(kept)}")
         follow(line, job, lambda workers: False)
         assert job.returncode == 0
         line.say("the run has ended")
@@ -125,18 +126,20 @@ def test_a_run_grows_loses_a_node_and_leaves_no_node(store, tmp_path):
         line.say("it has ended")
 
     elastic, fixed = history(store, "elastic"), history(store, "fixed")
-    assert [one["update"] for one in elastic] == list(range(1, UPDATES + 1))
+    assert [metrics.iteration for metrics in elastic] == list(range(1, UPDATES + 1))
     # It began with one worker and grew. After the loss it went on from the last checkpoint, with
     # one or two: another node came in the lost one's place. What was before is as it was, seconds
     # too: nothing was done twice that was in a checkpoint.
-    assert [size for size, _ in groupby(one["workers"] for one in elastic)][:2] == [1, 2]
+    assert [size for size, _ in groupby(metrics.num_workers for metrics in elastic)][:2] == [1, 2]
     assert elastic[: len(kept)] == kept
     # The tasks alternate as they do without any of this.
-    assert [sorted(one["tasks"]) for one in elastic] == [sorted(one["tasks"]) for one in fixed]
+    assert [list(metrics.tasks) for metrics in elastic] == [
+        list(metrics.tasks) for metrics in fixed
+    ]
 
     ours, theirs = (read_student(store, name) for name in ("elastic", "fixed"))
-    for bench in ("t2i", "edit"):
-        assert ours.scores[bench] == pytest.approx(theirs.scores[bench], abs=SEED_NOISE)
+    assert ours.scores.tasks.keys() == {"t2i", "edit"}
+    assert ours.scores.tasks == pytest.approx(theirs.scores.tasks, abs=SEED_NOISE)
     base = QwenImage21Transformer2DModel.from_pretrained(
         Path(resolve_base("miniature")) / "transformer"
     )

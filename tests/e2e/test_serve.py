@@ -1,4 +1,4 @@
-"""`flash-ray serve` as its users meet it: the official client, curl, load, deaths, restarts."""
+"""`flash-ray serve` as its users meet it: the official client, curl, load, deaths."""
 
 import base64
 import concurrent.futures
@@ -18,7 +18,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.helpers.endpoints import replicas, start_server
+from tests.helpers.endpoints import replicas
 
 PROMPTS = [
     f"A {colour} circle on a {ground} field"
@@ -29,7 +29,7 @@ PROMPTS = [
 STAGES = ("queue", "encode", "denoise", "decode")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def client(served):
     return openai.OpenAI(base_url=f"{served.url}/v1", api_key=served.token, max_retries=0)
 
@@ -49,7 +49,7 @@ def test_the_official_client_and_pictures_that_do_not_depend_on_the_load(client)
 
 
 def test_an_evaluation_runs_and_is_cancelled(served):
-    asked = {"model": "plain", "task": "t2i", "cases": 1}
+    asked = {"model": "plain", "task": "t2i", "cases": 1, "seed": 77}  # asked for by no other test
     status, view = served.call("POST", "/v1/evaluations", asked)
     assert status == 202
     assert served.settled(view["id"])["result"]["score"] >= 1
@@ -169,21 +169,6 @@ def test_metrics_tell_stages_batches_caches_and_errors(served, client):
     while missing := {one for one in wanted if not re.search(one, text := scraped(served))}:
         assert "ray_" in text, missing  # Ray exports every few seconds
         time.sleep(1)
-
-
-def test_evaluations_are_found_again_after_a_restart(served, base, served_store):
-    before = served.call("GET", "/v1/evaluations")[1]["data"]
-    asked = {"model": "bold", "task": "edit", "cases": 8}
-    name = served.call("POST", "/v1/evaluations", asked)[1]["id"]
-    served.stop()
-    assert served.process.returncode == 0
-    again = start_server(base, served_store)
-    try:
-        assert again.settled(name)["status"] == "succeeded"
-        after = again.call("GET", "/v1/evaluations")[1]["data"]
-        assert {one["id"] for one in after} == {one["id"] for one in before} | {name}
-    finally:
-        again.stop()
 
 
 def test_bad_input_is_one_line(flash_ray_forked, tmp_path):

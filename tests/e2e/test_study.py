@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_bad_input import files, refuses
+
+from tests.e2e.test_bad_input import files, refuses
 
 HALF, IMAGES = {"tasks": {"t2i": 1, "edit": 1}}, {"tasks": {"t2i": 1, "edit": 0}}
 STUDY = {

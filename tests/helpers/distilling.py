@@ -3,7 +3,6 @@
 import multiprocessing
 import multiprocessing.connection
 import os
-import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
 
+from flash_ray.cluster.session import free_ports
 from flash_ray.data.cache import ConditionCache
 from flash_ray.data.encode import encode_shards
 from flash_ray.data.select import plan_cases
@@ -108,9 +108,7 @@ def read_history(out: Path) -> list[UpdateMetrics]:
 
 def in_processes(world: int, out: Path, job: Callable[..., None], *args: Any) -> None:
     """Runs job(rank, world, out, *args) in plain processes joined by gloo; all must succeed."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     out.mkdir(parents=True)
     context = multiprocessing.get_context("forkserver")  # imports once for all processes
     context.set_forkserver_preload([__name__])

@@ -1,5 +1,6 @@
 """What the integration tests share: one real object store, one local Ray cluster."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,8 @@ def cluster(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """A local Ray with places for two workers and two teachers; it can use `store`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLASH_RAY_CACHE", str(tmp_path_factory.mktemp("node")))
-        # The tests' own classes, for the workers.
-        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+        # For the workers: classes of the tests and of tests.helpers.
+        folders = (Path(__file__).parent, Path(__file__).parents[2])
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, folders)))
         with local_cluster(cpus=4, trainers=2, teachers=2):
             yield

@@ -5,7 +5,7 @@ import sys
 
 ASKS = """
 import ray
-from flash_ray.cluster.resources import local_cluster
+from flash_ray.cluster.session import local_cluster
 
 @ray.remote
 class Controller:

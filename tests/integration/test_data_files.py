@@ -150,7 +150,7 @@ def test_a_description_counts_layouts_bytes_and_bad_rows(
 def test_a_run_trains_on_files(prepared, base, bucket, files, tmp_path):
     recipe = recipe_of(base, bucket, files[0], files[1], "name=files", "tasks={t2i: 1, edit: 3}")
     result = distill(recipe, bucket, "files", tmp_path / "student")
-    assert [sorted(line["tasks"]) for line in result.history].count(["edit"]) == 3
+    assert [sorted(metrics.tasks) for metrics in result.history].count(["edit"]) == 3
 
 
 def test_too_many_bad_rows_fail_the_job(prepared, base, bucket, files):

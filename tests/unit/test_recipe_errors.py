@@ -140,7 +140,7 @@ def test_value_out_of_range_names_field_value_and_what_is_allowed(override, fiel
         (["teachers=base"], "teachers: unknown preset 'base'; did you mean base-only?", "rename"),
         (
             ["data.filter.length=[9, 3]"],
-            "data.filter.length: [9, 3] has no room",
+            "data.filter.length: [9, 3] is an empty range",
             "set data.filter.length=[3, 9]",
         ),
         (["data.filter.subsets=[]"], "data.filter.subsets: the list is empty", "or null"),

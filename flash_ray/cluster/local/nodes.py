@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,7 @@ import requests
 
 from flash_ray.cluster.local.config import LABEL, MEBIBYTE, NodeLimits, autoscaling_config
 from flash_ray.cluster.local.token import Token, read_token
-from flash_ray.cluster.session import free_ports
+from flash_ray.cluster.session import free_ports, validate_port
 from flash_ray.errors import UserError
 from flash_ray.storage.embedded import LAUNCHER
 
@@ -145,7 +144,7 @@ def autoscaling_cluster(
         UserError: the port is taken, memory is short, the token cannot be read, or the cluster
             is not ready in `deadline_s` seconds.
     """
-    _validate_port(port)
+    validate_port(HOST, port)
     _validate_memory(limits)
     token = read_token()
     folder = Path(tempfile.mkdtemp(prefix="flash-ray-"))
@@ -248,17 +247,6 @@ def _keep_logs(folder: Path) -> None:
                 shutil.rmtree(path)
         elif path.name != "head.log":
             path.unlink()
-
-
-def _validate_port(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise UserError(
-                f"--port: {HOST}:{port}: {os.strerror(error.errno or 0)}; choose another"
-            ) from error
 
 
 def _validate_memory(limits: NodeLimits) -> None:

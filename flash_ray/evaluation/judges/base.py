@@ -20,7 +20,8 @@ class CaseScore(Section):
         score: 1 to 5, or None where it has none.
         measures: parts of the score, each 0 to 1, by name, such as compliance and quality.
         failure: why a score that the judge should have had is missing, in a word.
-        details: what the score comes from, as plain data.
+        details: what the score comes from, as plain data. Reports show of it `attributes` (credit
+            from 0 to 1 by name) where they do not hold, and `cap` and `reason`.
     """
 
     score: float | None = Field(ge=1, le=5)
@@ -64,7 +65,7 @@ class JudgeResult(Section):
 
     @property
     def scores(self) -> list[float]:
-        """Those that there are, in the order of the cases."""
+        """The scores that there are, in the order of the cases."""
         return [case.score for case in self.cases.values() if case.score is not None]
 
     @property
@@ -74,7 +75,7 @@ class JudgeResult(Section):
 
     @property
     def failures(self) -> list[str]:
-        """Why scores are missing."""
+        """Why scores are missing, in the order of the cases."""
         return [case.failure for case in self.cases.values() if case.failure is not None]
 
 
@@ -105,7 +106,8 @@ class Judge(Protocol):
 
     def describe(self, cases: Sequence[Case], scores: Sequence[CaseScore]) -> Mapping[str, Any]:
         """What it says of a category as a whole, beyond means, given all its cases and their
-        scores; {} for nothing."""
+        scores; {} for nothing. Tables show the numbers among it; reports show `diversity`, by
+        factor a `distance` and the `floor` that true samples have."""
         ...
 
 

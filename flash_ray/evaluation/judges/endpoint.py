@@ -97,20 +97,20 @@ _KEYS = tuple(VlmSettings.model_fields)
 
 
 def _first(error: ValidationError) -> str:
-    found = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    name = str(found["loc"][0])
-    if found["type"] == "extra_forbidden":
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    name = str(first["loc"][0])
+    if first["type"] == "extra_forbidden":
         return unknown(name, name, _KEYS, "key")
-    says = "missing" if found["type"] == "missing" else found["msg"]
-    return f"{name}: {says}; allowed: {VlmSettings.model_fields[name].description}; correct it"
+    problem = "missing" if first["type"] == "missing" else first["msg"]
+    return f"{name}: {problem}; allowed: {VlmSettings.model_fields[name].description}; correct it"
 
 
-RETRIES = 3  # of one question, after 408, 409, 429, 5xx and lost connections
+RETRIES = 3  # of one request, after 408, 409, 429, 5xx and lost connections
 FILTERED = ("content_filter", "content_policy_violation")
 
 
 class Reply(Section):
-    """What the model said; `tokens` counts question and answer, 0 where the endpoint does not."""
+    """What the model answers; `tokens` counts request and answer, 0 if the endpoint does not."""
 
     text: str | None
     refused: bool
@@ -234,9 +234,9 @@ class Endpoint:
                 f"{self._where} refuses the key or what it may do ({error.status_code}); {cure}"
             ) from None
         except openai.APIStatusError as error:
-            said = " ".join(str(error.message).replace(self._key, "***").split())[:200]
+            message = " ".join(str(error.message).replace(self._key, "***").split())[:200]
             raise UserError(
-                f"{self._where} answers {error.status_code}: {said}; "
+                f"{self._where} answers {error.status_code}: {message}; "
                 f"{_cure(error.status_code)}; what was answered is kept"
             ) from None
         except openai.APITimeoutError:

@@ -34,7 +34,7 @@ _REPLIES = TypeAdapter(tuple[Reply, ...])
 
 
 class Answer(Section):
-    """What the model has to say, as JSON and nothing else."""
+    """What the model has to answer, as JSON and nothing else."""
 
     score: int = Field(ge=1, le=5)
     reason: str
@@ -43,8 +43,8 @@ class Answer(Section):
 class VlmJudge:
     """Asks a model about each picture; an answer that cannot be parsed is no score.
 
-    What the model said is kept in `store` under the digest of everything that it was asked, the
-    model's name included, so that the same question is asked once, whoever asks. That holds for
+    What the model answers is kept in `store` under the digest of everything that it was asked, the
+    model's name included, so that the same is asked once, whoever asks. That holds for
     answers without a score too.
     """
 
@@ -82,8 +82,8 @@ class VlmJudge:
         return {}
 
     def _replies(self, endpoint: Endpoint, case: Case, image_HW3: np.ndarray) -> tuple[Reply, ...]:
-        """What the model said, in up to `ATTEMPTS` answers, now or earlier."""
-        instructions, parts = rubric(case.task, case.category), question(case, image_HW3)
+        """What the model answers, or answered earlier, in up to `ATTEMPTS` replies."""
+        instructions, parts = rubric(case.task, case.category), message_parts(case, image_HW3)
         key = f"judgments/{self._digest(instructions, parts)}.json"
         if (kept := self._store.get_bytes(key)) is not None:
             try:
@@ -107,8 +107,8 @@ class VlmJudge:
             else [part.shape, hashlib.sha256(part.tobytes()).hexdigest()]
             for part in parts
         ]
-        asked = [self._settings.model, self._settings.parameters, instructions, shown]
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        content = [self._settings.model, self._settings.parameters, instructions, shown]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def rubric(task: Task, category: str) -> str:
@@ -121,7 +121,7 @@ def rubric(task: Task, category: str) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def question(case: Case, image_HW3: np.ndarray) -> list[Part]:
+def message_parts(case: Case, image_HW3: np.ndarray) -> list[Part]:
     """What the model is shown: the prompt and the picture, of edits the inputs too."""
     if not case.references:
         return [f"Prompt: {case.prompt}\n\nPicture:", image_HW3]

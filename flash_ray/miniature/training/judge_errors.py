@@ -19,11 +19,12 @@ Array = np.ndarray
 
 
 def blurred(picture_3HW: Array, sigma: float) -> Array:
+    """Blurs a picture by a Gaussian of `sigma` pixels."""
     return gaussian_filter(picture_3HW, (0, sigma, sigma), mode="nearest")
 
 
 def softened(picture_3HW: Array, rng: np.random.Generator) -> Array:
-    """About what a VAE's reconstruction loses and more: blur of 0.7 pixels, noise of 0.03."""
+    """Spoils a picture by more than a VAE does: a blur of 0.7 pixels, and noise of 0.03."""
     noise = rng.normal(0, 0.03, picture_3HW.shape)
     return np.clip(blurred(picture_3HW, 0.7) + noise, 0, 1).astype(np.float32)
 
@@ -62,16 +63,16 @@ def number_errors(true: Scene, fitted: Scene) -> dict[str, float]:
     return errors
 
 
-def _summary(label: str, verdicts: list[ExactScore], seconds: float) -> None:
+def _summary(label: str, scores: list[ExactScore], seconds: float) -> None:
     means = [
-        float(np.mean([getattr(verdict, name) for verdict in verdicts]))
+        float(np.mean([getattr(score, name) for score in scores]))
         for name in ("score", "compliance", "quality")
     ]
-    credits = np.concatenate([list(verdict.attributes.values()) for verdict in verdicts])
+    credits = np.concatenate([list(score.attributes.values()) for score in scores])
     print(
         f"{label:24s} score {means[0]:.3f}  compliance {means[1]:.4f}  quality {means[2]:.3f}  "
         f"attribute errors {100 * (1 - credits.mean()):.2f} %  "
-        f"{seconds / len(verdicts):.3f} s each",
+        f"{seconds / len(scores):.3f} s each",
         flush=True,
     )
 
@@ -96,42 +97,42 @@ def _scene_table(category: str, count: int, seed: int) -> None:
         ("blur 2", lambda picture: blurred(picture, 2)),
     ):
         start = time.process_time()
-        verdicts = [
+        scores = [
             judge_scene(spoil(picture), scene)
             for picture, scene in zip(pictures, scenes, strict=True)
         ]
-        _summary(f"{category}, {label}", verdicts, time.process_time() - start)
+        _summary(f"{category}, {label}", scores, time.process_time() - start)
         untold = [
             fit_errors(scene, fit(spoil(picture), category).scene)
             for picture, scene in zip(pictures, scenes, strict=True)
         ]
         wrong, total = np.sum(untold, 0)
-        print(f"  found wrong by the fit alone, not told what was asked: {wrong} of {total}")
-        _attributes(verdicts)
-        _numbers(scenes, verdicts)
+        print(f"  wrong by the fit alone, which does not know what was asked: {wrong} of {total}")
+        _attributes(scores)
+        _numbers(scenes, scores)
     for wrong in (1, 2, 3):
         start = time.process_time()
         others = draw([with_wrong(scene, wrong, rng)[0] for scene in scenes])
-        verdicts = [
+        scores = [
             judge_scene(picture, scene) for picture, scene in zip(others, scenes, strict=True)
         ]
-        _summary(f"{category}, {wrong} wrong", verdicts, time.process_time() - start)
+        _summary(f"{category}, {wrong} wrong", scores, time.process_time() - start)
 
 
-def _attributes(verdicts: list[ExactScore]) -> None:
+def _attributes(scores: list[ExactScore]) -> None:
     credits: dict[str, list[float]] = {}
-    for verdict in verdicts:
-        for name, credit in verdict.attributes.items():
+    for score in scores:
+        for name, credit in score.attributes.items():
             credits.setdefault(name, []).append(credit)
     print(
         "  errors, %:", ", ".join(f"{n} {100 * (1 - np.mean(c)):.1f}" for n, c in credits.items())
     )
 
 
-def _numbers(scenes: list[Scene], verdicts: list[ExactScore]) -> None:
+def _numbers(scenes: list[Scene], scores: list[ExactScore]) -> None:
     errors: dict[str, list[float]] = {}
-    for scene, verdict in zip(scenes, verdicts, strict=True):
-        for name, error in number_errors(scene, verdict.fitted).items():
+    for scene, score in zip(scenes, scores, strict=True):
+        for name, error in number_errors(scene, score.fitted).items():
             errors.setdefault(name, []).append(error)
     print("  numbers off by, mean:", ", ".join(f"{n} {np.mean(e):.3f}" for n, e in errors.items()))
 
@@ -145,11 +146,12 @@ def _edit_table(category: str, count: int, seed: int) -> None:
         ("source unchanged", lambda edit: edit.source_picture()),
     ):
         start = time.process_time()
-        verdicts = [judge_edit(answer(edit), edit) for edit in edits]
-        _summary(f"edit {category}, {label}", verdicts, time.process_time() - start)
+        scores = [judge_edit(answer(edit), edit) for edit in edits]
+        _summary(f"edit {category}, {label}", scores, time.process_time() - start)
 
 
 def main() -> None:
+    """Prints the judge's errors by category."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=100, help="pictures per category and kind")
     parser.add_argument("--seed", type=int, default=1)

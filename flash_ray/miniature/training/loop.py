@@ -41,8 +41,8 @@ def resumable(
 ) -> Iterator[int]:
     """Yields the steps still to do; keeps the state of `parts` in `folder` as it goes.
 
-    A step's random numbers come from its own
-    number (`torch.manual_seed(step)`), so a resumed run continues as the whole one would.
+    A step's random numbers come from its number (`torch.manual_seed(step)`), so a resumed run
+    continues as the whole one would.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "state.pt"

@@ -97,7 +97,7 @@ def draw_narrow(task: str, count: int, seed: int) -> Drawn:
 
 
 def train_lora(
-    backbone: QwenImage21,
+    model: QwenImage21,
     examples: dict[str, dict[str, Tensor]],
     plan: SpecializedPlan,
     folder: Path,
@@ -108,12 +108,12 @@ def train_lora(
     AdamW learns it: the products of its matrices are not what Muon would make orthogonal.
     """
     torch.manual_seed(plan.seed)
-    transformer = backbone.transformer
+    transformer = model.transformer
     config = LoraConfig(r=plan.rank, lora_alpha=plan.rank, target_modules=list(LAYERS))
     transformer.add_adapter(config)
     learnt = [value for value in transformer.parameters() if value.requires_grad]
     optimizers = {"adamw": torch.optim.AdamW(learnt, betas=(0.9, 0.99), weight_decay=0.0)}
-    fit(backbone, [Lesson(plan.steps, examples)], optimizers, PEAK_LR, folder, batch, plan.bf16)
+    fit(model, [Lesson(plan.steps, examples)], optimizers, PEAK_LR, folder, batch, plan.bf16)
     return get_peft_model_state_dict(transformer)
 
 
@@ -127,14 +127,14 @@ def train_specialized(folder: Path, base: Path, plan: SpecializedPlan = Speciali
         The folder of the LoRA in diffusers' format, weights in bf16, with the training's log.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    backbone = QwenImage21.from_pretrained(base)
+    model = QwenImage21.from_pretrained(base)
     for task in TASKS:
         if not (file := folder / f"narrow-{task}.safetensors").exists():
             log.info("drawing and encoding %d %s examples", plan.examples, task)
             drawn = draw_narrow(task, plan.examples, plan.seed + 1)
-            keep_examples(encode_examples(backbone, drawn), file)
+            keep_examples(encode_examples(model, drawn), file)
     examples = {task: load_file(folder / f"narrow-{task}.safetensors") for task in TASKS}
-    weights = train_lora(backbone, examples, plan, folder)
+    weights = train_lora(model, examples, plan, folder)
     done = folder / "lora"
     save_lora({name: value.to(torch.bfloat16) for name, value in weights.items()}, plan.rank, done)
     for journal in folder.glob("*.jsonl"):

@@ -76,8 +76,8 @@ def draw_in_parts(scenes: list[Scene]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def encode_examples(backbone: Model, drawn: Drawn, batch: int = 64) -> dict[str, Tensor]:
-    """Encodes examples with a backbone of the miniature.
+def encode_examples(model: Model, drawn: Drawn, batch: int = 64) -> dict[str, Tensor]:
+    """Encodes examples with a model of the miniature.
 
     Returns:
         `x_BNC` (fp16 latents of the targets) and the tensors of the condition (`embeds_BLD` fp16).
@@ -89,10 +89,10 @@ def encode_examples(backbone: Model, drawn: Drawn, batch: int = 64) -> dict[str,
         references = None
         if sources is not None:
             references = [[Image.fromarray(picture)] for picture in sources[rows]]
-        encoded = backbone.encode(prompts[rows], references, (64, 64)).positive
+        encoded = model.encode(prompts[rows], references, (64, 64)).positive
         conditions.append(encoded.to(dtype=torch.float16))
         pictures = [Image.fromarray(picture) for picture in targets[rows]]
-        latents.append(backbone.to_latents(pictures).half())
+        latents.append(model.to_latents(pictures).half())
     joined = type(conditions[0]).cat(conditions)
     return {"x_BNC": torch.cat(latents), **joined.tensors()}
 
@@ -122,7 +122,7 @@ class TeacherPlan:
 
 
 def _encoded(
-    backbone: QwenImage21, kind: str, plan: TeacherPlan, folder: Path
+    model: QwenImage21, kind: str, plan: TeacherPlan, folder: Path
 ) -> dict[str, dict[str, Tensor]]:
     """The examples of both tasks, from the folder if an earlier run has encoded them."""
     careless = kind == "careless"
@@ -132,7 +132,7 @@ def _encoded(
             log.info("drawing and encoding %d %s examples, %s captions", plan.examples, task, kind)
             seed = plan.seed + 1 + careless
             drawn = draw_examples(task, plan.examples, seed, careless)
-            keep_examples(encode_examples(backbone, drawn), file)
+            keep_examples(encode_examples(model, drawn), file)
     return {task: load_file(folder / f"{kind}-{task}.safetensors") for task in TASKS}
 
 
@@ -157,13 +157,13 @@ def train_teacher(folder: Path, plan: TeacherPlan = TeacherPlan(), vae: Path | N
         pipeline.vae = AutoencoderKLQwenImage21.from_pretrained(vae, torch_dtype=torch.float32)
     else:
         train_vae(pipeline.vae.requires_grad_(True).train(), folder, plan.vae_steps, bf16=plan.bf16)
-    backbone = QwenImage21(pipeline)  # freezes all parts
+    model = QwenImage21(pipeline)  # freezes all parts
     thorough = plan.transformer_steps - plan.careless_steps
     lessons = [
-        Lesson(thorough, _encoded(backbone, "thorough", plan, folder)),
-        Lesson(plan.careless_steps, _encoded(backbone, "careless", plan, folder)),
+        Lesson(thorough, _encoded(model, "thorough", plan, folder)),
+        Lesson(plan.careless_steps, _encoded(model, "careless", plan, folder)),
     ]
-    train_transformer(backbone, lessons, folder, bf16=plan.bf16)
+    train_transformer(model, lessons, folder, bf16=plan.bf16)
     done = folder / "pipeline"
     pipeline.to(torch.bfloat16).save_pretrained(done)
     for journal in folder.glob("*.jsonl"):

@@ -27,7 +27,7 @@ NOISINGS = 2  # of each picture in a step: its text, the longer part, is then pa
 
 
 class Lesson(NamedTuple):
-    """So many steps on these examples, by task as `encode_examples` makes them."""
+    """A part of the training: steps on examples, by task as `encode_examples` makes them."""
 
     steps: int
     examples: dict[str, dict[str, Tensor]]
@@ -87,19 +87,19 @@ def batch_of(examples: dict[str, Tensor], task: str, size: int) -> tuple[Tensor,
 
 
 def train_transformer(
-    backbone: QwenImage21,
+    model: QwenImage21,
     lessons: Sequence[Lesson],
     folder: Path,
     batch: int = 64,
     bf16: bool = True,
 ) -> None:
     """Trains the base transformer in place, resumably in `folder`; leaves its averaged weights."""
-    optimizers = optimizers_of(backbone.transformer.requires_grad_(True))
-    fit(backbone, lessons, optimizers, PEAK_LR, folder, batch, bf16)
+    optimizers = optimizers_of(model.transformer.requires_grad_(True))
+    fit(model, lessons, optimizers, PEAK_LR, folder, batch, bf16)
 
 
 def fit(
-    backbone: QwenImage21,
+    model: QwenImage21,
     lessons: Sequence[Lesson],
     optimizers: Mapping[str, torch.optim.Optimizer],
     peak_lr: Mapping[str, float],
@@ -113,7 +113,7 @@ def fit(
         optimizers, peak_lr: by name; together they hold every parameter that is learnt.
     """
     steps = sum(lesson.steps for lesson in lessons)
-    transformer = backbone.transformer.train()
+    transformer = model.transformer.train()
     average = Average(transformer)
     journal = Journal(folder / "transformer.jsonl")
     parts: dict[str, Stateful] = {"transformer": transformer, "average": average, **optimizers}
@@ -124,7 +124,7 @@ def fit(
         task = ("t2i", "edit")[step % 2]
         examples = _lesson_at(step, lessons).examples[task]
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = _loss(backbone, *batch_of(examples, task, batch))
+            loss = _loss(model, *batch_of(examples, task, batch))
         transformer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
@@ -141,7 +141,7 @@ def _lesson_at(step: int, lessons: Sequence[Lesson]) -> Lesson:
     return next(lesson for end, lesson in zip(ends, lessons, strict=True) if step < end)
 
 
-def _loss(backbone: QwenImage21, x_BNC: Tensor, condition: Condition) -> Tensor:
+def _loss(model: QwenImage21, x_BNC: Tensor, condition: Condition) -> Tensor:
     """The flow-matching loss, over several noisings of each picture behind one pass of the text."""
     prefix = PromptCache(graph=True)
     losses = []
@@ -150,6 +150,6 @@ def _loss(backbone: QwenImage21, x_BNC: Tensor, condition: Condition) -> Tensor:
         for _ in range(NOISINGS):
             eps_BNC, t_B = torch.randn_like(x_BNC), shift_time(torch.rand(len(x_BNC)), SHIFT)
             z_BNC = interpolate(x_BNC, eps_BNC, t_B)
-            v_BNC = backbone.velocity(backbone.transformer, z_BNC, t_B, condition, prefix)
+            v_BNC = model.velocity(model.transformer, z_BNC, t_B, condition, prefix)
             losses.append(flow_matching_loss(v_BNC, x_BNC, eps_BNC))
     return torch.stack(losses).mean()

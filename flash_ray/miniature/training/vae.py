@@ -43,7 +43,7 @@ def vae_loss(vae: AutoencoderKLQwenImage21, x: torch.Tensor) -> tuple[torch.Tens
     """Squared and absolute error, squared error of edges, and KL to the unit normal.
 
     Edges (differences of neighbors) carry letters and hair; the squared error finds them early,
-    where an absolute error alone stays with the median colour.
+    where an absolute error alone stays with the median color.
     """
     posterior = vae.encode(x).latent_dist
     error = vae.decode(posterior.sample()).sample.float() - x

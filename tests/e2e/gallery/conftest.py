@@ -1,17 +1,14 @@
-"""What the tests of the gallery share: one Chromium, one store and one server for all of them."""
+"""What the tests of the gallery share: one Chromium, and a page of it."""
 
-import json
 import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
-from tests.helpers.chat_server import KEY, ChatServer, chat_server
-from tests.helpers.endpoints import Served, ServedStore, start_server, store_with_students
-from tests.helpers.gallery_page import LIMITS, Page
+from tests.helpers.endpoints import Served
+from tests.helpers.gallery_page import Page
 
 
 @pytest.fixture(scope="package")
@@ -26,48 +23,6 @@ def browser() -> Iterator[webdriver.Chrome]:
     started = webdriver.Chrome(options=options, service=Service(driver))
     yield started
     started.quit()
-
-
-@pytest.fixture(scope="package")
-def vlm() -> Iterator[ChatServer]:
-    """Where the server's judge `seer` asks; its key is in the environment."""
-    with pytest.MonkeyPatch.context() as patch, chat_server() as running:
-        patch.setenv("JUDGE_KEY", KEY)
-        patch.setenv("NO_PROXY", "127.0.0.1")
-        yield running
-
-
-@pytest.fixture(scope="package")
-def served_store(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedStore]:
-    """A store with the students `plain` and `bold`."""
-    with store_with_students(base, tmp_path_factory.mktemp("gallery")) as store:
-        yield store
-
-
-@pytest.fixture(scope="package")
-def start(base: Path, served_store: ServedStore, vlm: ChatServer) -> Iterator[Callable[[], Served]]:
-    """Starts a server with limits and a judge of its own, unless it runs."""
-    seer = {"base_url": vlm.base_url, "model": "seer", "key_variable": "JUDGE_KEY"}
-    file = served_store.folder / "seer.yaml"
-    file.write_text(json.dumps({**seer, "max_requests": 9, "concurrency": 1}))
-    settings = [f"judges.seer={file}", *(f"limits.{k}={v}" for k, v in LIMITS.items())]
-    words = [word for setting in settings for word in ("--serving", setting)]
-    servers: list[Served] = []
-
-    def running() -> Served:
-        if not servers or servers[-1].process.poll() is not None:
-            servers.append(start_server(base, served_store, *words))
-        return servers[-1]
-
-    yield running
-    for server in servers:
-        server.stop()
-
-
-@pytest.fixture
-def served(start: Callable[[], Served]) -> Served:
-    """The server of all tests; one that stops it makes the next one start another."""
-    return start()
 
 
 @pytest.fixture

@@ -136,12 +136,15 @@ def test_a_narrow_window_does_not_scroll_sideways(page, tmp_path):
         page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_a_server_that_is_gone(page):
+def test_a_server_that_is_gone_and_comes_back_with_its_evaluations(page, start):
     page.sign_in()
     page.write_prompts("a face")
     page.generate()
     assert page.one("#alerts").text == ""
+    before = page.api("/v1/evaluations")["data"]
+    evaluation = page.api("/v1/evaluations", {"model": "bold", "task": "edit", "cases": 8})["id"]
     page.served.stop()
+    assert page.served.process.returncode == 0
 
     page.generate()
     first = page.wait(lambda: page.one("#alerts .alert"))
@@ -156,3 +159,8 @@ def test_a_server_that_is_gone(page):
     page.one("#evaluations-tab").click()
     page.one("#evaluate").click()
     page.wait(lambda: len(page.all("#alerts .alert")) == 2)
+
+    again = start()
+    assert again.settled(evaluation)["status"] == "succeeded"
+    after = again.call("GET", "/v1/evaluations")[1]["data"]
+    assert {one["id"] for one in after} == {one["id"] for one in before} | {evaluation}
