@@ -41,7 +41,7 @@ class Me(Body):
     )
     limits: Bounds
     judges: list[str] = Field(
-        examples=[["exact", "ocr"]],
+        examples=[["ocr", "mine"]],
         description="Those that an evaluation may ask for, the default first; none if the server "
         "has no benchmark.",
     )
@@ -112,10 +112,10 @@ class ModelCards(Body):
 class BenchmarkCard(Body):
     """A benchmark: fixed cases that every model answers."""
 
-    id: str = Field(examples=["miniature"])
+    id: str = Field(examples=["signs"])
     tasks: dict[Task, list[str]] = Field(
         description="The categories of each task that it has.",
-        examples=[{"t2i": ["landscape", "text"]}],
+        examples=[{"t2i": ["wood", "metal"]}],
     )
     digest: str = Field(description="16 hex digits that change with any case.")
 
@@ -148,9 +148,9 @@ class CaseCards(Body):
 class ScoreRequest(Body):
     """An answer to a case, for the recipe's judge."""
 
-    benchmark: str = Field(max_length=100, examples=["miniature"], description=BENCHMARK)
+    benchmark: str = Field(max_length=100, examples=["signs"], description=BENCHMARK)
     task: Task
-    case: str = Field(max_length=100, examples=["landscape-000"])
+    case: str = Field(max_length=100, examples=["wood-open"])
     b64_json: str = Field(description="The answer, a PNG in base64.")
 
 

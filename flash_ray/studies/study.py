@@ -290,9 +290,9 @@ class Trial:
     @property
     def digest(self) -> str:
         """16 hex digits that change with whatever decides the trial's result."""
-        content = [
+        content: list[object] = [
             self.recipe.digest,
-            {**self.cases},
+            dict(self.cases),
             validation.benchmark_of(self.recipe).digest,
             self.recipe.evaluation.judge,
             *(lora_digest(t.model) for t in self.recipe.teachers if is_lora(t.model)),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from flash_ray.cluster.session import validate_embedded_in_job
 from flash_ray.data.select import validate_data
+from flash_ray.data.source import load_source
 from flash_ray.recipe import Recipe
 from flash_ray.storage.s3 import Store
 from flash_ray.telemetry.progress import Steps
@@ -29,7 +30,7 @@ def describe_data(recipe: Recipe, place: str | None) -> "Description":
         from flash_ray.cluster.session import ray_session
         from flash_ray.data.describe import describe
 
-        if isinstance(recipe.data.source, str):  # a registered source is listed without Ray
+        if not load_source(recipe).needs_ray:
             return describe(recipe, store)
         with ray_session({"CPU": 1, "trainer": 0, "teacher": 0}):
             return describe(recipe, store)
