@@ -1,4 +1,4 @@
-"""The one error that a user, rather than a programmer, has to act on, and how its lines are made."""
+"""The one error that a user has to act on, not a programmer, and how its lines are made."""
 
 import difflib
 from collections.abc import Collection, Sequence

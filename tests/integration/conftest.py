@@ -20,7 +20,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 
 @pytest.fixture(scope="session")
 def cluster(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A local Ray with places for two workers and two teachers; it can use `store`."""
+    """A local Ray with room for two workers and two teachers; it can use `store`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLASH_RAY_CACHE", str(tmp_path_factory.mktemp("node")))
         # For the workers: classes of the tests and of tests.helpers.
