@@ -3,9 +3,10 @@
 import logging
 import math
 import os
+import random
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe
@@ -85,12 +86,23 @@ def local_cluster(cpus: int, trainers: int, teachers: int) -> Iterator[None]:
 
 
 def free_ports(count: int) -> list[int]:
-    """TCP ports of this machine that nobody listens to, all different."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("", 0))
-        return [probe.getsockname()[1] for probe in probes]
+    """TCP ports of this machine that nobody listens to, all different.
+
+    They are below those that Linux gives to connections (32768 and up), beside those of Ray's
+    workers (10002-19999) and of the embedded store (20000-22767, 30000-32767): what is to listen
+    there may take its time to start.
+    """
+    ports: list[int] = []
+    for port in random.SystemRandom().sample(range(23000, 30000), 7000):
+        if len(ports) == count:
+            return ports
+        with socket.socket() as probe:
+            try:
+                probe.bind(("", port))
+            except OSError:
+                continue  # somebody's
+            ports.append(port)
+    raise OSError(f"of the ports 23000 to 29999 fewer than {count} are free")
 
 
 def validate_port(host: str, port: int) -> None:

@@ -1,6 +1,6 @@
 """Captions of scenes and instructions of edits, exact or as careless as the web's.
 
-Training captions leave attributes out and get some wrong; bench captions state everything, rightly.
+Training captions leave attributes out and get some wrong; the benchmark's state everything, rightly.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def thorough_caption(scene: Scene, rng: np.random.Generator) -> str:
 def _thing(scene: Scene, slot: str, rng: np.random.Generator, wrong: float) -> str:
     """Names an object of a landscape and its place, each value wrong with probability `wrong`."""
     seen, place = scene, slot
-    if wrong:  # else nothing is drawn from rng: the benches' cases stay what they were
+    if wrong:  # else nothing is drawn from rng: the benchmark's cases stay what they were
         seen = careless(scene, rng, wrong)
         place = str(rng.choice([s for s in SLOTS if s != slot])) if rng.random() < wrong else slot
     return f"the {seen.value(f'{slot}_colour')} {seen.value(slot)} {_SLOT[place]}"

@@ -33,7 +33,7 @@ class StudyResources:
     Args:
         at_once: trials that have room at the same time.
         teacher_set: the teachers of all recipes; None: they are in the workers.
-        encoded: the benchmark's cases, for each of the numbers of cases that were asked for.
+        encoded: the benchmark's cases, once for each wanted number of cases.
     """
 
     at_once: int
@@ -137,13 +137,13 @@ def _bundles(recipes: Sequence[Recipe]) -> list[dict[str, float]]:
 
 
 def _fit_locally(recipes: Sequence[Recipe]) -> int:
-    """As many trials as the machine has cores for."""
+    """How many trials the machine has cores for, at least one."""
     cpus = max(_trial_needs(recipes)["CPU"], 0.01)
     return max(1, math.floor((os.cpu_count() or 1) / cpus))
 
 
 def _fit(recipes: Sequence[Recipe]) -> int:
-    """As many trials as the cluster has room for beside the teachers.
+    """How many trials the cluster has room for beside the teachers.
 
     Raises:
         UserError: not even one fits.

@@ -6,7 +6,6 @@
 import json
 import os
 import subprocess
-import sysconfig
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -27,8 +26,8 @@ from flash_ray.storage.embedded import embedded_store
 from flash_ray.storage.s3 import Store
 from flash_ray.storage.students import load_student, read_student
 from flash_ray.trainer.metrics import UpdateMetrics
+from tests.helpers.commands import RAY
 
-SCRIPTS = Path(sysconfig.get_path("scripts"))
 PLACE = "s3://flash-ray/elastic"
 EVERY = 10  # updates between checkpoints
 UPDATES = 120
@@ -43,7 +42,7 @@ RECIPE = {
 ELASTIC = {"runtime.num_workers": "{min: 1, max: 2, resize_every_s: 10}"}
 ONE = NodeLimits(trainers=1, teachers=1, servers=0, idle_s=15)
 TWO = replace(ONE, trainers=2)
-SEED_NOISE = 0.15  # of a bench's mean between two runs of one recipe, on few cases
+SEED_NOISE = 0.15  # of a task's mean score between two runs of one recipe, on few cases
 
 
 class TimeLine:
@@ -51,7 +50,7 @@ class TimeLine:
 
     def __init__(self, cluster: Cluster, store: Store, run: str):
         self._cluster, self._store, self._run = cluster, store, run
-        self._start, self._said = time.monotonic(), ("", "")
+        self._start, self._shown = time.monotonic(), ("", "")
 
     def say(self, text: str) -> None:
         print(f"{time.monotonic() - self._start:6.0f} s  {text}", flush=True)
@@ -62,11 +61,11 @@ class TimeLine:
         kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(Counter(nodes.values()).items()))
         spans = ", ".join(f"{len(list(same))} by {n}" for n, same in groupby(workers))
         for name, before, now in zip(
-            ("nodes", "updates in checkpoints"), self._said, (kinds, spans), strict=True
+            ("nodes", "updates in checkpoints"), self._shown, (kinds, spans), strict=True
         ):
             if before != now:
                 self.say(f"{name}: {now or 'none'}")
-        self._said = (kinds, spans)
+        self._shown = (kinds, spans)
         return nodes, workers
 
 
@@ -86,7 +85,7 @@ def workers_of(store: Store, run: str) -> list[int]:
 
 
 def submit(cluster: Cluster, name: str, settings: dict[str, Any]) -> subprocess.Popen[bytes]:
-    words = [SCRIPTS / "ray", "job", "submit", "--address", cluster.jobs_url]
+    words = [RAY, "job", "submit", "--address", cluster.jobs_url]
     words += ["--", "python", "-m", "flash_ray", "distill", "miniature", "--name", name]
     for key, value in settings.items():
         words += ["--set", f"{key}={value}"]
@@ -137,15 +136,17 @@ def test_a_run_grows_loses_a_node_and_leaves_no_node(store, tmp_path):
         list(metrics.tasks) for metrics in fixed
     ]
 
-    ours, theirs = (read_student(store, name) for name in ("elastic", "fixed"))
-    assert ours.scores.tasks.keys() == {"t2i", "edit"}
-    assert ours.scores.tasks == pytest.approx(theirs.scores.tasks, abs=SEED_NOISE)
+    resized, steady = (read_student(store, name) for name in ("elastic", "fixed"))
+    assert resized.scores.tasks.keys() == {"t2i", "edit"}
+    assert resized.scores.tasks == pytest.approx(steady.scores.tasks, abs=SEED_NOISE)
     base = QwenImage21Transformer2DModel.from_pretrained(
         Path(resolve_base("miniature")) / "transformer"
     )
     changes = [change(store, name, base, tmp_path) for name in ("elastic", "fixed")]
     apart = float((changes[0] - changes[1]).norm() / changes[1].norm())
-    print(f"scores {ours.scores} and {theirs.scores}; the students' changes are {apart:.1e} apart")
+    print(
+        f"scores {resized.scores} and {steady.scores}; the students' changes are {apart:.1e} apart"
+    )
     assert apart < 0.1
 
 
@@ -166,5 +167,5 @@ def follow(
 def change(store: Store, name: str, base: torch.nn.Module, folder: Path) -> torch.Tensor:
     """What distillation added to the base's weights, in one vector."""
     load_student(store, name, folder / name)
-    own = QwenImage21Transformer2DModel.from_pretrained(folder / name).state_dict()
-    return torch.cat([(own[key] - value).flatten() for key, value in base.state_dict().items()])
+    student = QwenImage21Transformer2DModel.from_pretrained(folder / name).state_dict()
+    return torch.cat([(student[key] - value).flatten() for key, value in base.state_dict().items()])

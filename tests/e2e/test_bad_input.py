@@ -101,7 +101,7 @@ def test_demo_leaves_a_foreign_folder_alone(flash_ray_forked, tmp_path, base):
     assert (out / "result.json").read_text() == "{}"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def used_store(tmp_path_factory, base) -> Path:
     """The folder of a store with a run `mine`, and a student `done` of which a byte is flipped."""
     folder = tmp_path_factory.mktemp("used")
@@ -117,23 +117,18 @@ def used_store(tmp_path_factory, base) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    ("command", "says"),
-    [
+def test_what_the_store_holds_is_respected(flash_ray_forked, tmp_path, used_store, base):
+    for command, says in (
         ("distill miniature --name mine --resume --set seed=5", ("--resume", "digest")),
         ("distill miniature --name other --resume", ("other", "without --resume")),
         ("distill miniature --name done", ("--name", "done")),
         ("evaluate done --task t2i", ("model.safetensors", "corrupt")),
         ("evaluate unknown --task edit", ("unknown", "flash-ray models")),
-    ],
-)
-def test_what_the_store_holds_is_respected(
-    flash_ray_forked, tmp_path, used_store, base, command, says
-):
-    words = [*command.split(), "--store", str(used_store)]
-    if words[0] == "distill":
-        words += ["--set", f"base={base}"]
-    refuses(flash_ray_forked(*words), *says)
+    ):
+        words = [*command.split(), "--store", str(used_store)]
+        if words[0] == "distill":
+            words += ["--set", f"base={base}"]
+        refuses(flash_ray_forked(*words), *says)
     assert files(tmp_path) == set()
     with open_store(str(used_store)) as store:
         assert set(store.list("runs/")) == {"runs/mine/run.json"}

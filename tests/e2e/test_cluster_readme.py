@@ -4,7 +4,6 @@ import re
 import shlex
 import subprocess
 import sys
-import sysconfig
 import time
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from tests.helpers.autoscaling import typed
 from tests.helpers.grafana_server import TOKEN, grafana
 
 PAGE = (Path(__file__).parents[2] / "cluster/README.md").read_text()
-SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 
 def lines(heading: str) -> list[str]:

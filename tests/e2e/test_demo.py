@@ -54,3 +54,16 @@ def test_demo_leaves_its_results_and_can_be_repeated(flash_ray, tmp_path, small)
 
     ended = flash_ray("models", "--store", "demo/store")
     assert ended.returncode == 0 and "miniature" in ended.stdout, ended.stderr
+
+
+@pytest.mark.slow
+def test_without_a_benchmark_nothing_is_scored_and_nothing_claimed(flash_ray, tmp_path, small):
+    words = ("distill", "miniature", "--store", "store", *small)
+    ended = flash_ray(*words, "--set", "evaluation.benchmark=null")
+    assert ended.returncode == 0, ended.stderr
+    assert "distill: 4/4" in ended.stderr and "score " not in ended.stderr.replace("score loss", "")
+    ended = flash_ray("models", "--store", "store", COLUMNS="200")
+    assert ended.returncode == 0, ended.stderr
+    assert "miniature" in ended.stdout and "text to image" not in ended.stdout
+    ended = flash_ray("evaluate", "miniature", "--store", "store", "--task", "t2i")
+    assert ended.returncode == 2 and "--benchmark: missing" in ended.stderr

@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 import subprocess
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ import yaml
 from flash_ray.storage.embedded import embedded_store
 from flash_ray.storage.s3 import Store
 from flash_ray.storage.students import read_student
+from tests.helpers.commands import RAY
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -36,8 +36,7 @@ def server(tmp_path_factory):
 
 
 def submit(server: str, command: str, *more: str) -> subprocess.CompletedProcess[str]:
-    ray_command = Path(sysconfig.get_path("scripts")) / "ray"
-    words = [ray_command, "job", "submit", "--address", server, "--working-dir", ".", "--"]
+    words = [RAY, "job", "submit", "--address", server, "--working-dir", ".", "--"]
     return subprocess.run(
         [*words, *shlex.split(command), *more],
         cwd=REPOSITORY,

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +19,6 @@ from flash_ray.cluster.local.config import NodeLimits
 from flash_ray.cluster.local.nodes import Cluster, autoscaling_cluster
 from flash_ray.cluster.session import free_ports
 from tests.helpers.autoscaling import Timeline, submit, typed
-
-SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 # Holds two trainers until its input ends.
 HOLD = """

@@ -61,6 +61,6 @@ def draw(url: str, token: str) -> int:
     """How many pictures the answer has."""
     body = json.dumps({"model": "plain", "prompt": "A red circle", "seed": 1}).encode()
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-    asked = urllib.request.Request(f"{url}/v1/images/generations", body, headers)
-    with urllib.request.urlopen(asked) as answer:
+    request = urllib.request.Request(f"{url}/v1/images/generations", body, headers)
+    with urllib.request.urlopen(request) as answer:
         return len(json.load(answer)["data"])

@@ -3,12 +3,9 @@
 import csv
 import functools
 import json
-import os
-import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 import time
 from pathlib import Path
 
@@ -16,6 +13,7 @@ import pytest
 import yaml
 
 from tests.e2e.test_bad_input import files, refuses
+from tests.helpers.commands import FLASH_RAY, user_environment
 
 HALF, IMAGES = {"tasks": {"t2i": 1, "edit": 1}}, {"tasks": {"t2i": 1, "edit": 0}}
 STUDY = {
@@ -60,7 +58,7 @@ def rules(*weights):
         ),
         (
             {"arms": {"one": HALF, "two": {"teachers": [{"name": "t", "model": "OTHER"}]}}},
-            ("arms.two: teachers.0.model", "encodes prompts or pictures otherwise"),
+            ("arms.two: teachers.0.model", "encodes prompts or images otherwise"),
         ),
         (
             {
@@ -137,10 +135,8 @@ def test_a_study_that_was_cut_off_goes_on_and_repeats_nothing(
     study(curve_every=2)
     words = ("study", "run", "study.yaml", "--out", "out")
     records = tmp_path / "out" / "trials.jsonl"
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "RAY_"))}
-    environment |= {"HOME": str(home), "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "600"}
-    script = shutil.which("flash-ray", path=sysconfig.get_path("scripts"))
-    command = [script, *words, "--at-once", "1"]
+    environment = user_environment(home)
+    command = [FLASH_RAY, *words, "--at-once", "1"]
     # A job that a shell started in the background ignores SIGINT, and so would its children.
     heed = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(command, cwd=tmp_path, env=environment, preexec_fn=heed) as running:

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -14,10 +13,10 @@ import requests
 from flash_ray.storage.embedded import embedded_store
 from flash_ray.storage.s3 import Store
 from flash_ray.storage.students import read_student
+from tests.helpers.commands import FLASH_RAY, RAY, user_environment
 from tests.helpers.job_server import TOKEN, started
 
 REPOSITORY = Path(__file__).parents[2]
-SCRIPTS = Path(sysconfig.get_path("scripts"))
 PLACE = "s3://flash-ray/submitted"
 
 
@@ -69,10 +68,9 @@ def test_encode_is_followed_listed_and_not_sent_twice(on_cluster, server, small)
 def test_a_running_job_is_left_and_stopped(on_cluster, server, home, small):
     settings = ("--set", f"runtime.storage.url={PLACE}", "--set", "training.iterations=100000")
     words = ("submit", "distill", "miniature", "--name", "long", *small, *settings)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "RAY_"))}
     process = subprocess.Popen(
-        [SCRIPTS / "flash-ray", *words, "--follow", "--address", server.address],
-        env={**environment, **server.variables, "HOME": str(home)},
+        [FLASH_RAY, *words, "--follow", "--address", server.address],
+        env=user_environment(home, **server.variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -97,7 +95,7 @@ def test_a_running_job_is_left_and_stopped(on_cluster, server, home, small):
 def test_rays_own_command_runs_the_same(server, small):
     settings = ("data", "encode", "miniature", "--store", PLACE, *small)
     ended = subprocess.run(
-        [SCRIPTS / "ray", "job", "submit", "--address", server.address, "--working-dir", "."]
+        [RAY, "job", "submit", "--address", server.address, "--working-dir", "."]
         + ["--", "python", "-m", "flash_ray", *settings],
         cwd=REPOSITORY,
         env={**os.environ, **server.variables},

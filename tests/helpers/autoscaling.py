@@ -20,7 +20,7 @@ class Timeline:
     def __init__(self, cluster: Cluster):
         self._cluster = cluster
         self._start = time.monotonic()
-        self._said: Counter[str] | None = None
+        self._shown: Counter[str] | None = None
 
     def say(self, text: str) -> None:
         print(f"{time.monotonic() - self._start:5.0f} s  {text}", flush=True)
@@ -29,10 +29,10 @@ class Timeline:
         """The nodes, once they are as `good` says."""
         while True:
             nodes = self._cluster.nodes()
-            if (now := Counter(nodes.values())) != self._said:
+            if (now := Counter(nodes.values())) != self._shown:
                 types = (f"{number} {kind}" for kind, number in sorted(now.items()))
                 self.say(", ".join(types) or "no nodes")
-                self._said = now
+                self._shown = now
             if good(nodes):
                 return nodes
             time.sleep(0.5)
@@ -40,7 +40,7 @@ class Timeline:
 
 @contextmanager
 def typed(*options: str, **variables: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`flash-ray cluster local` of a user without a store, and what it said when it was ready."""
+    """`flash-ray cluster local` of a user without a store, and its output until it was ready."""
     server = subprocess.Popen(
         [FLASH_RAY, "cluster", "local", *options],
         env=user_environment(Path.home(), **variables),
@@ -49,12 +49,12 @@ def typed(*options: str, **variables: str) -> Iterator[tuple[subprocess.Popen[st
     )
     with server:
         try:
-            said = ""
-            while not said.endswith("Ctrl-C ends it.\n"):
+            output = ""
+            while not output.endswith("Ctrl-C ends it.\n"):
                 line = server.stdout.readline()
-                assert line, f"it ended: {said}"
-                said += line
-            yield server, said
+                assert line, f"it ended: {output}"
+                output += line
+            yield server, output
         finally:
             server.terminate()
 

@@ -59,8 +59,8 @@ class ChatServer:
 
     def answer(self, path: str, key: str | None, body: bytes) -> Answer:
         if key != f"Bearer {KEY}":
-            said = {"error": {"message": f"Incorrect API key provided: {key}", "code": "key"}}
-            return Answer(status=401, body=json.dumps(said).encode())
+            error = {"error": {"message": f"Incorrect API key provided: {key}", "code": "key"}}
+            return Answer(status=401, body=json.dumps(error).encode())
         with self.lock:
             try:
                 request = _checked(path, json.loads(body))

@@ -18,7 +18,7 @@ def instructions() -> tuple[tuple[str, str], ...]:
 
 def last(name: str) -> str:
     """The arguments of the last such instruction."""
-    return [arguments for found, arguments in instructions() if found == name][-1]
+    return [arguments for kind, arguments in instructions() if kind == name][-1]
 
 
 def user_of() -> str:

@@ -23,7 +23,7 @@ class Series:
 
     def name(self, legend: str) -> str:
         """Returns the legend with its {{labels}} filled in, as Grafana does."""
-        return re.sub(r"{{(\w+)}}", lambda found: self.labels.get(found[1], ""), legend)
+        return re.sub(r"{{(\w+)}}", lambda match: self.labels.get(match[1], ""), legend)
 
 
 def query(url: str, path: str, **parameters: Any) -> Any:

@@ -9,6 +9,7 @@ import pytest
 from flash_ray.cluster.session import local_cluster
 from flash_ray.storage.embedded import embedded_store
 from flash_ray.storage.s3 import Store
+from tests.helpers.small import build_base
 
 
 @pytest.fixture(scope="session")
@@ -19,8 +20,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 
 
 @pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved pipeline, very small and untrained."""
+    return build_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="session")
 def cluster(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A local Ray with room for two workers and two teachers; it can use `store`."""
+    """A local Ray with places for two workers and two teachers; it can use `store`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLASH_RAY_CACHE", str(tmp_path_factory.mktemp("node")))
         # For the workers: classes of the tests and of tests.helpers.

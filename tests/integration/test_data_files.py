@@ -21,7 +21,6 @@ from flash_ray.models.loading import load_model
 from flash_ray.storage.s3 import Store
 from flash_ray.trainer.driver import distill
 from tests.helpers.distilling import small_recipe
-from tests.helpers.small import build_base
 
 SHAPES = ((60, 80), (100, 50), (64, 64))  # height, width: three buckets
 PROMPTS = ["a red tent", 'a sign that says "HI"', "a blue tree", "  ", "a white house"]
@@ -41,11 +40,6 @@ EDITS = [
     for number, word in enumerate(("red", "blue", "old", "new", "sharp", "dark", "flat", "bad"))
 ]
 EDITS[-1]["image"] = b"no picture"
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return build_base(tmp_path_factory.mktemp("data") / "base")
 
 
 @pytest.fixture(scope="module")

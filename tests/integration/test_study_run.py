@@ -25,7 +25,6 @@ from flash_ray.studies.space import combinations
 from flash_ray.studies.study import load_study, plan_trials
 from flash_ray.telemetry.progress import Steps
 from tests.helpers.distilling import small_recipe
-from tests.helpers.small import build_base
 
 
 class KillOnce(EncodedBenchmark):
@@ -59,11 +58,6 @@ class ByRungs:
         drawn = draw([case.target for case in self.cases("t2i")]).transpose(0, 2, 3, 1)
         is_good = len(sampler.sigmas) != 2
         return {"t2i": list(np.round(drawn * 255 * is_good).astype(np.uint8))}
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return build_base(tmp_path_factory.mktemp("study") / "base")
 
 
 @pytest.fixture

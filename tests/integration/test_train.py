@@ -69,11 +69,6 @@ class AwaitSecondTeacher(MeanWeight):
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return build_base(tmp_path_factory.mktemp("train") / "base")
-
-
-@pytest.fixture(scope="module")
 def recipe(base):
     return small_recipe(base, *TWO_WORKERS)
 

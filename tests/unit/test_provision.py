@@ -39,9 +39,9 @@ def test_everything_is_put_in_place_once(run):
         assert (code, error) == (0, "")
         assert out.count("create: ") == len(out.splitlines()) == PARTS
         assert server.sources["flash-ray-prometheus"]["url"] == "http://prometheus:9090"
-        assert list(server.dashboards) == [one.uid for one in DASHBOARDS]
+        assert list(server.dashboards) == [board.uid for board in DASHBOARDS]
         (group,) = server.groups.values()
-        assert [rule["title"] for rule in group["rules"]] == [one.name for one in ALERTS]
+        assert [rule["title"] for rule in group["rules"]] == [alert.name for alert in ALERTS]
         writes = list(server.writes)
         assert len(writes) == PARTS
         code, out, _ = run(server.url + "/", "--prometheus", "http://prometheus:9090")
