@@ -1,6 +1,6 @@
 """Captions of scenes and instructions of edits, exact or as careless as the web's.
 
-Training captions leave attributes out and get some wrong; the benchmark's state everything, rightly.
+Training captions leave attributes out and get some wrong; the benchmark's state all, and rightly.
 """
 
 from __future__ import annotations
