@@ -8,6 +8,7 @@ TESTS = Path(__file__).parent
 SHARED = ("e2e", "integration")  # each with its servers and its Ray
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Under `-n 2 --dist loadgroup` these two run beside each other, and a unit test's file as one.
 
