@@ -1,20 +1,24 @@
-"""How the tests share a machine, and what they are told apart by."""
+"""How the tests share a machine when `pytest -n 2` runs them in two processes."""
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-TESTS = Path(__file__).parent
-SHARED = ("e2e", "integration")  # each with its servers and its Ray
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadScopeScheduling
+
+TOGETHER = ("tests/e2e/", "tests/integration/")  # each shares servers, a store, a Ray
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under `-n 2 --dist loadgroup` these two run beside each other, and a unit test's file as one.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "LoadScopeScheduling":
+    """Keeps each of `TOGETHER` in one process, and of all others the tests of a file."""
+    from xdist.scheduler import LoadScopeScheduling
 
-    A process of its own for each keeps what a session shares: one Ray, one store, one server.
-    """
-    for item in items:
-        tier = item.path.relative_to(TESTS).parts[0]
-        group = tier if tier in SHARED else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
+    class ByTier(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return next((folder for folder in TOGETHER if file.startswith(folder)), file)
+
+    return ByTier(config, log)
