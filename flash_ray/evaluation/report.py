@@ -18,7 +18,7 @@ from flash_ray.recipe import Recipe, dump_yaml
 from flash_ray.recipe.schema import Task
 from flash_ray.trainer.metrics import UpdateMetrics
 
-SMALLEST, LARGEST = 128, 256  # pixels of a cell's sides, to which pictures are fitted
+CELL_SIDES = (128, 256)  # pixels, smallest and largest, to which a cell's picture is fitted
 GAP = 6
 LINE = 15  # pixels of one line of text
 
@@ -50,7 +50,7 @@ def _block(comparison: Comparison, rows: int) -> Image.Image:
     images = [row_images(comparison, index) for index in indices]
     names = max((list(row) for row in images), key=len)
     longest = max(max(image.size) for row in images for image in row.values())
-    side = min(max(SMALLEST, longest), LARGEST)
+    side = min(max(CELL_SIDES[0], longest), CELL_SIDES[1])
     font = ImageFont.load_default(12)
     row_height = side + 2 * LINE + GAP
     size = (len(names) * (side + GAP) - GAP, LINE + GAP + len(indices) * row_height)
@@ -91,7 +91,7 @@ def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.Ima
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 340, 150, 46, 18, 8
 SHOWN = 4  # cases of each category with their pictures
-LARGEST = 512  # pixels of a shown picture's sides; larger ones are shrunk
+SHOWN_SIDE = 512  # pixels of a shown picture's sides; larger ones are shrunk
 
 
 def write_report(
@@ -241,7 +241,7 @@ def _number(value: float | None) -> str:
 
 def _png(image: Image.Image) -> str:
     image = image.copy()
-    image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+    image.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
