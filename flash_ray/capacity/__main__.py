@@ -9,8 +9,14 @@ from rich.console import Console
 from rich.table import Table
 
 from flash_ray.capacity.estimate import Estimate, best, estimates
-from flash_ray.capacity.inputs import Architecture, Assumptions, architecture_of, assume
-from flash_ray.capacity.workload import Workload, workload
+from flash_ray.capacity.workload import (
+    Architecture,
+    Assumptions,
+    Workload,
+    architecture_of,
+    assume,
+    workload,
+)
 from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe, load_recipe
 from flash_ray.recipe.load import override

@@ -9,10 +9,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from flash_ray import __version__
-from flash_ray.cli import evaluate, jobs, recipe, run, serve
-from flash_ray.cli.cluster import cluster_app
+from flash_ray.cli import evaluate, jobs, run, serve
+from flash_ray.cli.cluster import cluster_app, telemetry_app
 from flash_ray.cli.study import study_app
-from flash_ray.cli.telemetry import telemetry_app
 from flash_ray.errors import UserError
 
 app = typer.Typer(
@@ -20,7 +19,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for group in (recipe, run, evaluate, serve, jobs):
+for group in (run, evaluate, serve, jobs):
     group.add_to(app)
 app.add_typer(study_app, name="study")
 app.add_typer(cluster_app, name="cluster")

@@ -1,10 +1,13 @@
-"""`flash-ray cluster local`: a Ray cluster on this machine."""
+"""`flash-ray cluster` and `flash-ray telemetry`: what operators type."""
 
+import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from flash_ray.cluster.local.config import NodeLimits
+from flash_ray.errors import UserError
 
 cluster_app = typer.Typer(help="Clusters to run on.")
 
@@ -41,3 +44,53 @@ def local(
 
     limits = NodeLimits(trainers, teachers, servers, cpus, idle_s, object_store_mib)
     workflow.run(limits, port)
+
+
+telemetry_app = typer.Typer(help="Dashboards and alerts.")
+
+
+@telemetry_app.callback()
+def _group() -> None:
+    """One command so far; a callback keeps its name."""
+
+
+@telemetry_app.command("provision")
+def provision(
+    grafana: Annotated[str, typer.Option(metavar="URL", help="Grafana's base address.")],
+    prometheus: Annotated[
+        str, typer.Option(metavar="URL", help="Where Grafana finds Prometheus.")
+    ] = "http://localhost:9090",
+    token_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Holds the token; default: $GRAFANA_TOKEN.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Change nothing, print the differences.")] = False,
+) -> None:
+    """Put folder, data source, dashboards and alert rules into a Grafana."""
+    token = _token(token_file)
+    from flash_ray.telemetry.provision import provision
+
+    for change in provision(grafana, token, prometheus, dry_run):
+        verb = "create" if change.current is None else "change"
+        if not change.needed:
+            typer.echo(f"in step: {change.resource}")
+        elif dry_run:
+            typer.echo(f"would {verb}: {change.resource}\n{change.diff()}")
+        else:
+            typer.echo(f"{verb}: {change.resource}")
+
+
+def _token(file: Path | None) -> str:
+    if file is None:
+        if token := os.environ.get("GRAFANA_TOKEN", "").strip():
+            return token
+        raise UserError(
+            "GRAFANA_TOKEN: not set; allowed: a service account's token; set it, or name a file "
+            "that holds it with --token-file"
+        )
+    try:
+        token = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--token-file: {file} cannot be read; correct it") from error
+    if not token:
+        raise UserError(f"--token-file: {file} is empty; allowed: a service account's token")
+    return token

@@ -74,7 +74,7 @@ def rank(
 def models(store: Place = None) -> None:
     """List the published students."""
     from flash_ray.cli.tables import student_table
-    from flash_ray.workflows.models import published_students
+    from flash_ray.workflows.evaluate import published_students
 
     student_table(published_students(store))
 

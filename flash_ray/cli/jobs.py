@@ -25,7 +25,7 @@ from flash_ray.cli.options import (
     Task,
     storage_of,
 )
-from flash_ray.cluster.jobs.spec import Job
+from flash_ray.cluster.jobs.submit import Job
 from flash_ray.recipe import load_recipe
 
 submit_app = typer.Typer(help="Run a command as a job of a Ray cluster.")

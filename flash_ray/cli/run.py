@@ -1,4 +1,4 @@
-"""`flash-ray distill` and `flash-ray demo`."""
+"""`flash-ray recipe`, `distill` and `demo`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +14,47 @@ from flash_ray.cli.options import (
     RunName,
     storage_of,
 )
-from flash_ray.recipe import load_recipe
+from flash_ray.recipe import dump_yaml, load_recipe
+
+recipe_app = typer.Typer(help="Look at recipes and check them.")
+data_app = typer.Typer(help="Look at a recipe's training data, and encode it ahead.")
+
+
+@recipe_app.command("show")
+def recipe_show(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Print the whole recipe, defaults included, and its digest."""
+    loaded = load_recipe(recipe, overrides)
+    typer.echo(f"# digest: {loaded.digest}\n{dump_yaml(loaded)}", nl=False)
+
+
+@recipe_app.command("check")
+def recipe_check(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Say whether the recipe can run."""
+    loaded = load_recipe(recipe, overrides)
+    typer.echo(f"OK {loaded.name} {loaded.digest}")
+
+
+@data_app.command("describe")
+def data_describe(recipe: RecipeName, overrides: Overrides = None, store: Place = None) -> None:
+    """Print what a run will see: counts, shares, passes, layouts, bytes of cached conditions."""
+    loaded = load_recipe(recipe, [*(overrides or []), *storage_of(store)])
+    from flash_ray.cli.tables import data_table
+    from flash_ray.workflows.data import describe_data
+
+    data_table(loaded, describe_data(loaded, store))
+
+
+@data_app.command("encode")
+def data_encode(recipe: RecipeName, overrides: Overrides = None, store: Place = None) -> None:
+    """Encode the cases' conditions ahead; what is encoded already is left as it is."""
+    loaded = load_recipe(recipe, [*(overrides or []), *storage_of(store)])
+    from flash_ray.telemetry.progress import Steps
+    from flash_ray.workflows.data import encode_data
+
+    with Steps() as steps:
+        prepared = encode_data(loaded, store, steps)
+    cases = sum(shard.rows for shard in prepared.shards)
+    typer.echo(f"{cases} cases; {prepared.encoded} of {len(prepared.shards)} shards encoded now")
 
 
 def distill(
@@ -53,5 +93,7 @@ def demo(
 
 def add_to(app: typer.Typer) -> None:
     """Adds the commands to `flash-ray`."""
+    app.add_typer(recipe_app, name="recipe")
+    app.add_typer(data_app, name="data")
     for command in (demo, distill):
         app.command()(command)

@@ -57,7 +57,7 @@ def alias(
     store: Place = None,
 ) -> None:
     """Point an alias to a student; endpoints that run go over to it without losing a request."""
-    from flash_ray.storage.open import open_store
+    from flash_ray.storage.embedded import open_store
     from flash_ray.storage.students import set_alias
 
     with open_store(store) as opened:

@@ -4,9 +4,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from flash_ray.data.buckets import Size
-from flash_ray.data.select import epoch_counts, plan_cases, tasks_of, unique_counts
-from flash_ray.data.source import Shard
+from flash_ray.data.select import (
+    epoch_counts,
+    plan_cases,
+    tasks_of,
+    unique_counts,
+)
+from flash_ray.data.source import Shard, Size
 from flash_ray.data.stream import Mixture
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task

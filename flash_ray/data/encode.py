@@ -7,11 +7,12 @@ import numpy as np
 from ray.data import ActorPoolStrategy
 
 from flash_ray.cluster.environment import one_process, thread_limits
-from flash_ray.data.buckets import Size, fill
 from flash_ray.data.cache import ConditionCache
 from flash_ray.data.catalog import quiet_ray_data
-from flash_ray.data.select import plan_cases
-from flash_ray.data.source import DataSource, Shard, ShardCases
+from flash_ray.data.select import (
+    plan_cases,
+)
+from flash_ray.data.source import DataSource, Shard, ShardCases, Size, fill
 from flash_ray.errors import UserError
 from flash_ray.models.base import ConditionPair, Model
 from flash_ray.models.loading import dtype_of, load_model

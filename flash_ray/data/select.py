@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flash_ray.data.buckets import Size, case_buckets
-from flash_ray.data.source import Catalog, DataSource, Entry, Shard, load_source
+from flash_ray.data.source import Catalog, DataSource, Entry, Shard, Size, case_buckets, load_source
 from flash_ray.errors import UserError, unknown
 from flash_ray.models.loading import encoder_digest, resolve_base
 from flash_ray.recipe import Recipe

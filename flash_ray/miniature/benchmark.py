@@ -18,9 +18,8 @@ from PIL import Image
 
 from flash_ray.evaluation.benchmark import Case
 from flash_ray.miniature.captions import caption, instruction
-from flash_ray.miniature.categories import CATEGORIES
 from flash_ray.miniature.edits import Edit, random_edit
-from flash_ray.miniature.scenes import FACTORS, SLOTS, Scene, random_scene
+from flash_ray.miniature.scenes import CATEGORIES, FACTORS, SLOTS, Scene, random_scene
 from flash_ray.recipe.schema import Task
 
 Made = TypeVar("Made", Scene, Edit)

@@ -9,9 +9,17 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from flash_ray.miniature.categories import EDIT_CATEGORIES, T2I_CATEGORIES
 from flash_ray.miniature.edits import Edit, random_edit
-from flash_ray.miniature.scenes import COLOURS, FACTORS, SLOTS, Scene, named_values, random_scene
+from flash_ray.miniature.scenes import (
+    COLOURS,
+    EDIT_CATEGORIES,
+    FACTORS,
+    SLOTS,
+    T2I_CATEGORIES,
+    Scene,
+    named_values,
+    random_scene,
+)
 
 WRONG = {"t2i": 0.1, "edit": 0.35}  # share of what careless captions, instructions state wrongly
 OMITTED = 0.15  # share of attributes that captions leave out

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flash_ray.miniature.categories import T2I_CATEGORIES
 from flash_ray.miniature.draw import draw
 from flash_ray.miniature.scenes import (
     COLOURS,
@@ -20,6 +19,7 @@ from flash_ray.miniature.scenes import (
     LETTERS,
     SLOTS,
     STYLES,
+    T2I_CATEGORIES,
     Scene,
     named_values,
     random_numbers,

@@ -1,16 +1,19 @@
 """The miniature's exact judge: reads a picture by synthesis and scores it against what was asked.
 
 Compliance is the share of attributes that hold, quality the closeness to the nearest clean
-rendering, the score 1 to 5. `python -m flash_ray.miniature.judge` prints the judge's own errors.
+rendering, the score 1 to 5. `python -m tests.benchmarks.judge_errors` prints the judge's errors.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import permutations
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
+from scipy.stats import wasserstein_distance
 
 from flash_ray.miniature.edits import Edit
 from flash_ray.miniature.fit import Fitted, distance_with, fit, is_periodic, observable_numbers
@@ -249,7 +252,60 @@ def _verdict(
     return ExactScore(compliance, closeness, score, credits, reading.scene, cap)
 
 
-if __name__ == "__main__":
-    from flash_ray.miniature.training.judge_errors import main
+_SIMULATIONS = 400
 
-    main()
+
+def diversity(
+    category: str, fitted: Sequence[Scene], edits: Sequence[Edit] | None = None
+) -> dict[str, dict[str, float]]:
+    """Distance of each unstated factor's values from its true distribution: equally likely levels.
+
+    Args:
+        category: of scenes; those of other categories are left out.
+        fitted: scenes found in pictures; a factor that a picture does not show is left out of it.
+        edits: the edit each picture answers, if any; then only the factors it leaves free count.
+
+    Returns:
+        By factor: `distance`, the 1-Wasserstein distance to the factor's levels, and `floor`, the
+        mean distance of as many true samples. A factor seen in fewer than two pictures is absent.
+    """
+    table = {}
+    for name in unstated(category):
+        values = [
+            scene.factors[name]
+            for index, scene in enumerate(fitted)
+            if scene.category == category
+            and name in observable_numbers(scene)
+            and (edits is None or _free(edits[index], name))
+        ]
+        if len(values) > 1:
+            true = tuple(levels(category, name))
+            table[name] = {
+                "distance": float(wasserstein_distance(values, true)),
+                "floor": floor(len(values), true),
+            }
+    return table
+
+
+def diversity_gap(table: dict[str, dict[str, float]]) -> float | None:
+    """Mean over factors of distance minus floor: 0 for true samples, up to about 0.5.
+
+    None if there is no factor, as in edits that leave nothing free.
+    """
+    return (
+        None
+        if not table
+        else float(np.mean([row["distance"] - row["floor"] for row in table.values()]))
+    )
+
+
+@cache
+def floor(count: int, true: tuple[float, ...]) -> float:
+    """Mean 1-Wasserstein distance of `count` samples of equally likely values, by simulation."""
+    rng = np.random.default_rng(count)
+    samples = rng.choice(true, size=(_SIMULATIONS, count))
+    return float(np.mean([wasserstein_distance(sample, true) for sample in samples]))
+
+
+def _free(edit: Edit, name: str) -> bool:
+    return name not in edit.kept and name not in edit.changed

@@ -12,9 +12,8 @@ from pydantic import Field
 
 from flash_ray.evaluation.benchmark import Case
 from flash_ray.evaluation.judges.base import CaseScore
-from flash_ray.miniature.categories import T2I_CATEGORIES
 from flash_ray.miniature.edits import Edit
-from flash_ray.miniature.scenes import Scene
+from flash_ray.miniature.scenes import T2I_CATEGORIES, Scene
 
 FOLDER = Path(__file__).parent
 
@@ -46,7 +45,7 @@ class ExactJudge:
         """`diversity`: by unstated factor, `distance` to its true distribution and the `floor` that
         true samples have, of edits by "scene category.factor"; `diversity_gap`: mean distance minus
         floor, 0 is as diverse as the world, None if no factor is free."""
-        from flash_ray.miniature.diversity import diversity, diversity_gap  # scipy takes a second
+        from flash_ray.miniature.judge import diversity, diversity_gap  # scipy takes a second
 
         judged = [
             (case.target, score.fitted)

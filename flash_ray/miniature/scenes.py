@@ -13,6 +13,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from flash_ray.recipe.schema import Task
+
+T2I_CATEGORIES = ("landscape", "portrait", "text")
+EDIT_CATEGORIES = ("scene", "enhancement", "object", "text", "identity", "style")
+CATEGORIES: dict[Task, tuple[str, ...]] = {"t2i": T2I_CATEGORIES, "edit": EDIT_CATEGORIES}
+
+
 COLOURS = ("red", "yellow", "green", "blue", "pink", "white")
 LETTERS = tuple("ACEHKLMOSTUX")
 SLOTS = ("left", "middle", "right")

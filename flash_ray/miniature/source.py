@@ -21,7 +21,7 @@ from flash_ray.data.source import (
 )
 from flash_ray.miniature.benchmark import SIZE, draw_edit, draw_scene, input_image
 from flash_ray.miniature.captions import caption, instruction
-from flash_ray.miniature.categories import CATEGORIES
+from flash_ray.miniature.scenes import CATEGORIES
 from flash_ray.recipe.schema import Task
 
 if TYPE_CHECKING:

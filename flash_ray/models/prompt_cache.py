@@ -7,7 +7,7 @@ so a row's result depends on the rows beside it. Rotary attention depends on dif
 positions: keys that are turned by as many positions make every attention score what it was.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -18,7 +18,7 @@ from diffusers.models.transformers.transformer_qwenimage21 import (
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from flash_ray.models.base import Condition, Layout, Model, PromptCache
+from flash_ray.models.base import PIXELS_PER_TOKEN, Condition, Layout, Model, PromptCache
 
 
 @torch.no_grad()
@@ -103,3 +103,56 @@ def _turned(k_BLHD: Tensor, turn_BP: Tensor) -> Tensor:
     frame = torch.view_as_complex(k_BLHD[..., : 2 * pairs].float().unflatten(-1, (-1, 2)))
     turned = torch.view_as_real(frame * turn_BP[:, None, None].to(k_BLHD.device)).flatten(-2)
     return torch.cat([turned.to(k_BLHD.dtype), k_BLHD[..., 2 * pairs :]], dim=-1)
+
+
+SLOT = 4  # latent tokens that stand for one token of the text encoder
+
+
+def token_shapes(layout: Layout) -> list[tuple[int, int, int]]:
+    """(frames, rows, columns) in latent tokens: the references, then the target."""
+    sizes = [*layout.references, (layout.height, layout.width)]
+    return [(1, height // PIXELS_PER_TOKEN, width // PIXELS_PER_TOKEN) for height, width in sizes]
+
+
+@torch.no_grad()
+def decoder(
+    transformer: QwenImage21Transformer2DModel, condition: Condition, cache: PromptCache
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """(x_BNC, t_B) -> v_BNC, in x_BNC's dtype, for any number of steps of one batch.
+
+    Args:
+        transformer: the one that filled the cache, itself and not an engine around it.
+        condition: the batch's, on the transformer's device.
+        cache: filled.
+    """
+    layout = condition.layout
+    # The rows share a layout, so the first one's slots are every row's.
+    repeats_L = torch.where(condition.slots_BL[0], SLOT, 1)
+    target_N = torch.ones(layout.tokens, dtype=torch.bool, device=repeats_L.device)
+    pictures_S = torch.cat([condition.slots_BL[0].repeat_interleave(repeats_L), target_N])
+    rotary_SP = transformer.pos_embed(token_shapes(layout), pictures_S, device=target_N.device)
+    rotary_NP = rotary_SP[-layout.tokens :]
+    keys = None
+    if not condition.mask_BL.all():
+        real_BP = condition.mask_BL.repeat_interleave(repeats_L, dim=1)
+        keys = torch.cat([real_BP, target_N.expand(len(condition), -1)], dim=1)[:, None, None]
+    dtype = transformer.proj_out.weight.dtype
+
+    @torch.no_grad()
+    def velocity(x_BNC: Tensor, t_B: Tensor) -> Tensor:
+        hidden_BND = transformer.img_in(x_BNC.to(dtype))
+        time_BD = transformer.time_text_embed(t_B.to(dtype), hidden_BND)
+        modulation_BD = transformer.modulation(time_BD)
+        for number, block in enumerate(transformer.transformer_blocks):
+            hidden_BND = block(
+                hidden_states=hidden_BND,
+                modulation=modulation_BD,
+                rotary_emb=rotary_NP,
+                attention_mask=keys,
+                layer_cache=cache.store.get_layer(number),
+                kv_cache_mode="cached",
+            )
+        hidden_BND = transformer.norm_out(hidden_BND, time_BD)
+        return transformer.proj_out(hidden_BND).to(x_BNC.dtype)
+
+    return velocity

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from flash_ray.errors import UserError
 from flash_ray.models.base import PIXELS_PER_TOKEN, Condition, ConditionPair, Layout, PromptCache
 from flash_ray.models.loading import LORA, import_components
-from flash_ray.models.qwen_image_21_decoder import SLOT, decoder, token_shapes
+from flash_ray.models.prompt_cache import SLOT, decoder, token_shapes
 
 
 class QwenImage21:

@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from flash_ray.errors import UserError, one_line, unknown
-from flash_ray.recipe import messages, renamed, validation
+from flash_ray.recipe import messages, validation
 from flash_ray.recipe.schema import Recipe
 
 PRESETS = resources.files("flash_ray.recipe") / "presets"
@@ -65,7 +65,7 @@ def load_raw(name_or_path: str | Path, overrides: list[str] | None = None) -> di
 def parse_recipe(raw: dict[str, Any]) -> Recipe:
     """Checks a recipe given as plain data. Raises UserError as load_recipe does."""
     raw = _expanded(raw)
-    if problems := list(renamed.problems(raw)):
+    if problems := list(messages.renamed_keys(raw)):
         raise UserError(one_line(problems))
     try:
         # Strict JSON: lists become tuples, but neither true nor "4" becomes a number.
@@ -122,7 +122,7 @@ def _expanded(raw: dict[str, Any]) -> dict[str, Any]:
     name = raw.get("teachers")
     if not isinstance(name, str):
         return raw
-    if problems := list(renamed.problems({"teachers": name})):
+    if problems := list(messages.renamed_keys({"teachers": name})):
         raise UserError(one_line(problems))
     if name not in teacher_presets():
         raise UserError(unknown("teachers", name, teacher_presets(), "preset"))

@@ -8,8 +8,7 @@ from pydantic import JsonValue
 
 from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import Benchmark, Case, load_benchmark
-from flash_ray.evaluation.judges.base import Judge, require
-from flash_ray.evaluation.judges.load import load_judge, validate_judge
+from flash_ray.evaluation.judges.base import Judge, load_judge, require, validate_judge
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
 from flash_ray.serving.settings import Serving

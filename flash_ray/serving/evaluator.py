@@ -14,9 +14,14 @@ from flash_ray.cluster.environment import one_process, thread_limits
 from flash_ray.data.cache import cache_home
 from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import Case
-from flash_ray.evaluation.judges.base import CaseScore, Judge, JudgeResult
-from flash_ray.evaluation.judges.load import load_judge, validate_judge
-from flash_ray.evaluation.scores import score_answers
+from flash_ray.evaluation.compare import score_answers
+from flash_ray.evaluation.judges.base import (
+    CaseScore,
+    Judge,
+    JudgeResult,
+    load_judge,
+    validate_judge,
+)
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
 from flash_ray.serving.benchmark import (

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 import ray
 
-from flash_ray.cluster.autoscaler import can_provision
 from flash_ray.cluster.environment import one_process, thread_limits
-from flash_ray.cluster.resources import bundles, check_worker, cluster_needs
+from flash_ray.cluster.resources import bundles, can_provision, check_worker, cluster_needs
 from flash_ray.cluster.session import in_cluster_job, ray_session
 from flash_ray.data.encode import prepare
 from flash_ray.errors import UserError

@@ -11,9 +11,12 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
-from flash_ray.evaluation.judges.load import load_judge
-from flash_ray.evaluation.sample import EncodedBenchmark, student_sampler
-from flash_ray.evaluation.training_eval import TrainingEval
+from flash_ray.evaluation.compare import TrainingEval
+from flash_ray.evaluation.judges.base import load_judge
+from flash_ray.evaluation.sample import (
+    EncodedBenchmark,
+    student_sampler,
+)
 from flash_ray.recipe import Recipe
 from flash_ray.storage.manifest import run_exists
 from flash_ray.storage.s3 import Store

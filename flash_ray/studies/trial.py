@@ -8,17 +8,18 @@ from typing import Literal, TypedDict
 import numpy as np
 
 from flash_ray.data.describe import category_uses
-from flash_ray.evaluation.judges.base import CaseScore, JudgeResult
-from flash_ray.evaluation.judges.load import load_judge
-from flash_ray.evaluation.sample import EncodedBenchmark, student_sampler
-from flash_ray.evaluation.scores import score_answers
-from flash_ray.evaluation.training_eval import TrainingEval
+from flash_ray.evaluation.compare import TrainingEval, score_answers
+from flash_ray.evaluation.judges.base import CaseScore, JudgeResult, load_judge
+from flash_ray.evaluation.sample import (
+    EncodedBenchmark,
+    student_sampler,
+)
 from flash_ray.recipe.schema import Task
 from flash_ray.storage.manifest import run_exists
 from flash_ray.storage.s3 import Store
 from flash_ray.storage.students import MANIFEST, PublishedScores, publish_student, read_student
-from flash_ray.studies.figures import strip
 from flash_ray.studies.records import CategoryData, Cost, Losses, Record, TeacherMeans
+from flash_ray.studies.report import strip
 from flash_ray.studies.study import Trial
 from flash_ray.studies.validation import benchmark_of
 from flash_ray.teachers.launch import TeacherSet

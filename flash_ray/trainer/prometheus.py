@@ -8,7 +8,7 @@ from pathlib import Path
 from ray.util.metrics import Counter
 
 from flash_ray.recipe import Recipe
-from flash_ray.telemetry.gauge import PersistentGauge
+from flash_ray.telemetry.metrics import PersistentGauge
 from flash_ray.trainer.metrics import UpdateMetrics
 
 

@@ -17,10 +17,10 @@ from flash_ray.models.sampling import guided
 from flash_ray.recipe import Recipe
 from flash_ray.teachers.protocol import Teachers
 from flash_ray.trainer import rng
+from flash_ray.trainer.divergence import measure_base
 from flash_ray.trainer.ema import EMA
 from flash_ray.trainer.lookahead import Lookahead
 from flash_ray.trainer.metrics import IterationRecorder, UpdateMetrics
-from flash_ray.trainer.sample_scale import measure_base
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flash_ray.errors import UserError
-from flash_ray.evaluation.judges.load import Scoring, load_scoring
+from flash_ray.evaluation.judges.base import Scoring, load_scoring
 from flash_ray.recipe import Recipe
 from flash_ray.storage.s3 import Store
 from flash_ray.storage.students import load_student, read_student
@@ -72,8 +72,7 @@ def _run(
 ) -> dict[str, Any]:
     from flash_ray.cluster.resources import cluster_needs
     from flash_ray.cluster.session import ray_session
-    from flash_ray.evaluation.figures import save_grid
-    from flash_ray.evaluation.report import write_report
+    from flash_ray.evaluation.report import save_grid, write_report
     from flash_ray.teachers.protocol import teacher_actors
 
     with ray_session(cluster_needs(recipe, teacher_actors(recipe))):

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING
 from flash_ray.cluster.session import in_cluster_job, validate_embedded_in_job
 from flash_ray.data.select import validate_data
 from flash_ray.errors import UserError
-from flash_ray.evaluation.judges.load import Scoring, load_scoring
+from flash_ray.evaluation.judges.base import Scoring, load_scoring
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
+from flash_ray.storage.embedded import open_store
 from flash_ray.storage.manifest import open_run
-from flash_ray.storage.open import open_store
 from flash_ray.storage.s3 import Store, check_name
 from flash_ray.storage.students import MANIFEST, PublishedScores, publish_student
 from flash_ray.telemetry.progress import Steps
 
 if TYPE_CHECKING:
-    from flash_ray.evaluation.training_eval import TrainingEval
+    from flash_ray.evaluation.compare import TrainingEval
     from flash_ray.models.base import Model
     from flash_ray.trainer.metrics import UpdateMetrics
 
@@ -106,8 +106,10 @@ class StudentScorer:
 
     def during_training(self) -> "TrainingEval | None":
         """Makes what a worker calls every `evaluation.every` iterations; None if that is never."""
-        from flash_ray.evaluation.sample import encode_benchmark
-        from flash_ray.evaluation.training_eval import TrainingEval
+        from flash_ray.evaluation.compare import TrainingEval
+        from flash_ray.evaluation.sample import (
+            encode_benchmark,
+        )
 
         evaluation = self._recipe.evaluation
         if not evaluation.every:

@@ -11,19 +11,20 @@ from pydantic import ValidationError
 
 from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import Benchmark, Case, load_benchmark
-from flash_ray.evaluation.judges.load import load_judge, open_judges, read_judges, validate_judge
+from flash_ray.evaluation.judges.base import load_judge, open_judges, read_judges, validate_judge
 from flash_ray.models.loading import resolve_base
 from flash_ray.recipe import Recipe, parse_recipe
 from flash_ray.recipe.schema import Task
+from flash_ray.storage.embedded import open_store
 from flash_ray.storage.manifest import verify
-from flash_ray.storage.open import open_store
-from flash_ray.storage.students import MANIFEST, Student, load_student
+from flash_ray.storage.students import MANIFEST, Student, list_students, load_student
 from flash_ray.telemetry.progress import Steps
 
 if TYPE_CHECKING:
     from flash_ray.evaluation.compare import Sampled
     from flash_ray.evaluation.judges.base import Judge
     from flash_ray.models.base import Model
+
 
 BASES = ("teacher", "untrained")
 
@@ -168,9 +169,11 @@ def _evaluate(
     """The sampler that was best by the first judge, and what each judge says of its pictures."""
     from flash_ray.cluster.resources import cluster_needs
     from flash_ray.cluster.session import ray_session
-    from flash_ray.evaluation.compare import compare
+    from flash_ray.evaluation.compare import (
+        compare,
+        score_answers,
+    )
     from flash_ray.evaluation.sample import load_base
-    from flash_ray.evaluation.scores import score_answers
 
     first, *others = judges
     with ray_session(cluster_needs(model.recipe, teachers=0)):
@@ -186,3 +189,16 @@ def _evaluate(
         "nfe": answers.sampler.nfe,
         "judges": {name: result.model_dump(mode="json") for name, result in results.items()},
     }
+
+
+def published_students(place: str | None) -> list[Student]:
+    """Lists the students, by name.
+
+    Args:
+        place: the store, as `open_store` takes it.
+
+    Raises:
+        UserError: the store cannot be used, or a manifest is corrupt.
+    """
+    with open_store(place) as store:
+        return list_students(store)

@@ -10,7 +10,7 @@ import typer
 
 from flash_ray.cluster.local.config import NodeLimits
 from flash_ray.cluster.local.nodes import Cluster, autoscaling_cluster
-from flash_ray.storage.open import HOME, open_store
+from flash_ray.storage.embedded import HOME, open_store
 
 # Where any of them is set, the user has a store, which the nodes are to use.
 STORE_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_ENDPOINT_URL_S3")

@@ -14,7 +14,7 @@ from flash_ray.recipe import Recipe
 from flash_ray.serving.benchmark import validate_judges
 from flash_ray.serving.settings import Serving
 from flash_ray.serving.tokens import Token, read_tokens
-from flash_ray.storage.open import open_store
+from flash_ray.storage.embedded import open_store
 from flash_ray.storage.s3 import LOOPBACK, Store
 from flash_ray.telemetry.progress import Steps
 

@@ -13,7 +13,7 @@ from typing import Literal
 from flash_ray.errors import UserError, unknown
 from flash_ray.recipe import Recipe, dump_yaml
 from flash_ray.recipe.schema import Task
-from flash_ray.storage.open import open_store
+from flash_ray.storage.embedded import open_store
 from flash_ray.storage.s3 import Store
 from flash_ray.studies.records import BEST, PROGRESS, SEARCH, STUDY, SearchResult, read_records
 from flash_ray.studies.space import combinations, run_prefix

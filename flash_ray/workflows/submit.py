@@ -8,12 +8,12 @@ from typing import Any
 import yaml
 
 from flash_ray import plugins
-from flash_ray.cluster.jobs.spec import Job
+from flash_ray.cluster.jobs.submit import Job
 from flash_ray.cluster.session import validate_embedded
 from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import load_benchmark
+from flash_ray.evaluation.judges.base import unknown_judge
 from flash_ray.evaluation.judges.endpoint import read_settings
-from flash_ray.evaluation.judges.load import unknown_judge
 from flash_ray.recipe import Recipe, dump_yaml
 from flash_ray.recipe.load import load_raw
 from flash_ray.recipe.schema import Task

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from flash_ray.evaluation.benchmark import load_benchmark
-from flash_ray.evaluation.judges.load import load_judge
+from flash_ray.evaluation.compare import difference, score_answers
+from flash_ray.evaluation.judges.base import load_judge
 from flash_ray.evaluation.sample import (
     encode_cases,
     load_base,
@@ -20,7 +21,6 @@ from flash_ray.evaluation.sample import (
     student_sampler,
     untrained_samplers,
 )
-from flash_ray.evaluation.scores import difference, score_answers
 from flash_ray.recipe import load_recipe
 
 

@@ -24,9 +24,8 @@ from torch import Tensor
 
 from flash_ray.capacity.__main__ import wide_console
 from flash_ray.capacity.estimate import stage_seconds
-from flash_ray.capacity.inputs import Architecture, Assumptions, architecture_of
 from flash_ray.capacity.timeline import Timing, simulate
-from flash_ray.capacity.workload import workload
+from flash_ray.capacity.workload import Architecture, Assumptions, architecture_of, workload
 from flash_ray.cluster.environment import environment
 from flash_ray.cluster.session import local_cluster
 from flash_ray.data.cache import ConditionCache

@@ -32,8 +32,8 @@ from rich.table import Table
 from flash_ray.cluster.session import free_ports
 from flash_ray.miniature.benchmark import draw_scene
 from flash_ray.miniature.captions import caption
-from flash_ray.miniature.categories import T2I_CATEGORIES
 from flash_ray.miniature.processor import ImageTextProcessor  # noqa: F401  (diffusers loads by name)
+from flash_ray.miniature.scenes import T2I_CATEGORIES
 from flash_ray.models.loading import resolve_base
 from flash_ray.recipe import load_recipe
 from flash_ray.serving.settings import load_serving

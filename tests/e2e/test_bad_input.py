@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from flash_ray.recipe import load_recipe
+from flash_ray.storage.embedded import open_store
 from flash_ray.storage.manifest import record_run
-from flash_ray.storage.open import open_store
 from flash_ray.storage.students import publish_student
 
 NO_SERVER = "--set runtime.storage.url=s3://nowhere/x --set runtime.storage.endpoint="

@@ -34,7 +34,7 @@ sys.stdin.read()
 # What an autoscaler can bring, for each list of places.
 ASK = """
 import json, sys, ray
-from flash_ray.cluster.autoscaler import can_provision
+from flash_ray.cluster.resources import can_provision
 ray.init(log_to_driver=False, logging_level="ERROR")
 print(*(can_provision(places) for places in json.loads(sys.argv[1])))
 """

@@ -19,10 +19,10 @@ from flash_ray.cluster.session import free_ports
 from flash_ray.errors import UserError
 from flash_ray.telemetry.alerts import ALERTS
 from flash_ray.telemetry.dashboards import DASHBOARDS, SERVING
-from flash_ray.telemetry.write import INFRA
 from tests.helpers.commands import FLASH_RAY, user_environment
 from tests.helpers.draw_dashboards import draw, read_panels
 from tests.helpers.prometheus import query, query_range
+from tests.helpers.write_infra import INFRA
 
 pytestmark = [
     pytest.mark.slow,

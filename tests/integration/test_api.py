@@ -13,9 +13,9 @@ from PIL import Image
 from flash_ray.evaluation.judges import base
 from flash_ray.evaluation.judges.endpoint import VlmSettings
 from flash_ray.miniature.benchmark import MiniatureBenchmark
-from flash_ray.miniature.categories import CATEGORIES
+from flash_ray.miniature.scenes import CATEGORIES
 from flash_ray.recipe.schema import Evaluation
-from flash_ray.serving.api import build_api
+from flash_ray.serving.gateway import build_api
 from flash_ray.serving.images import png
 from flash_ray.serving.settings import Limits, Serving
 from flash_ray.serving.tokens import add_token, read_tokens

@@ -11,11 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from flash_ray.data.buckets import fill
 from flash_ray.data.cache import ConditionCache, condition_sets
 from flash_ray.data.describe import describe
 from flash_ray.data.encode import prepare
-from flash_ray.data.select import epoch_counts
+from flash_ray.data.select import (
+    epoch_counts,
+)
+from flash_ray.data.source import fill
 from flash_ray.errors import UserError
 from flash_ray.models.loading import load_model
 from flash_ray.storage.s3 import Store

@@ -11,8 +11,8 @@ from flash_ray.evaluation.benchmark import Case
 from flash_ray.evaluation.judges.endpoint import VlmSettings
 from flash_ray.recipe.schema import Evaluation
 from flash_ray.serving import benchmark
-from flash_ray.serving.api import build_api
 from flash_ray.serving.evaluations import EvaluationStore
+from flash_ray.serving.gateway import build_api
 from flash_ray.serving.schemas import EvaluationResult, Failure
 from flash_ray.serving.settings import Serving
 from flash_ray.storage.s3 import Store

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flash_ray.data.buckets import bucket_of, buckets, case_buckets, fill
+from flash_ray.data.source import bucket_of, buckets, case_buckets, fill
 
 
 @pytest.mark.parametrize("area", [(64, 64), (512, 512), (1024, 1024), (768, 1344)])

@@ -7,12 +7,20 @@ import torch
 from diffusers import QwenImage21Transformer2DModel
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from flash_ray.capacity import sharding
+from flash_ray.capacity import estimate as sharding
 from flash_ray.capacity.__main__ import estimate_rows, read
 from flash_ray.capacity.estimate import best, estimates, stage_seconds
-from flash_ray.capacity.inputs import Architecture, Assumptions, architecture_of, assume
 from flash_ray.capacity.timeline import StageSeconds, simulate
-from flash_ray.capacity.workload import Work, request_shares, task_tokens, workload
+from flash_ray.capacity.workload import (
+    Architecture,
+    Assumptions,
+    Work,
+    architecture_of,
+    assume,
+    request_shares,
+    task_tokens,
+    workload,
+)
 from flash_ray.errors import UserError
 from flash_ray.models.base import Condition, Layout
 from flash_ray.recipe import Recipe, load_recipe

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from flash_ray.miniature.diversity import diversity, diversity_gap, floor
 from flash_ray.miniature.edits import random_edit
+from flash_ray.miniature.judge import diversity, diversity_gap, floor
 from flash_ray.miniature.scenes import random_scene
 
 

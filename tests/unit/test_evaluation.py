@@ -9,7 +9,16 @@ from PIL import Image
 
 from flash_ray.evaluation import compare as compare_module
 from flash_ray.evaluation.benchmark import Case, first_of_each
-from flash_ray.evaluation.compare import Answers, Comparison, Sampled, compare, differences
+from flash_ray.evaluation.compare import (
+    Answers,
+    Comparison,
+    Sampled,
+    TrainingEval,
+    compare,
+    difference,
+    differences,
+    score_answers,
+)
 from flash_ray.evaluation.judges.base import CaseScore, JudgeResult
 from flash_ray.evaluation.sample import (
     encode_benchmark,
@@ -19,9 +28,7 @@ from flash_ray.evaluation.sample import (
     teacher_samplers,
     untrained_samplers,
 )
-from flash_ray.evaluation.scores import difference, score_answers
 from flash_ray.evaluation.statistics import interval
-from flash_ray.evaluation.training_eval import TrainingEval
 from flash_ray.miniature.benchmark import MiniatureBenchmark
 from flash_ray.miniature.draw import draw
 from flash_ray.miniature.plugin import ExactJudge

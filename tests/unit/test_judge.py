@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 
 from flash_ray.miniature.benchmark import MiniatureBenchmark
-from flash_ray.miniature.categories import EDIT_CATEGORIES, T2I_CATEGORIES
 from flash_ray.miniature.draw import draw
 from flash_ray.miniature.edits import random_edit
 from flash_ray.miniature.fit import distance_with, fit
 from flash_ray.miniature.judge import judge, judge_edit, judge_scene, quality
-from flash_ray.miniature.scenes import SLOTS, random_scene
-from flash_ray.miniature.training.judge_errors import (
+from flash_ray.miniature.scenes import EDIT_CATEGORIES, SLOTS, T2I_CATEGORIES, random_scene
+from tests.benchmarks.judge_errors import (
     blurred,
     fit_errors,
     number_errors,

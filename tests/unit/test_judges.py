@@ -9,17 +9,18 @@ import pytest
 
 from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import Case
+from flash_ray.evaluation.compare import score_answers
 from flash_ray.evaluation.judges import base
-from flash_ray.evaluation.judges.base import CaseScore, summarize
-from flash_ray.evaluation.judges.load import (
+from flash_ray.evaluation.judges.base import (
+    CaseScore,
     load_judge,
     load_scoring,
     open_judges,
     read_judges,
+    summarize,
     validate_judge,
 )
 from flash_ray.evaluation.judges.ocr import OcrJudge, error_rate
-from flash_ray.evaluation.scores import score_answers
 from flash_ray.evaluation.statistics import interval
 from flash_ray.miniature.benchmark import MiniatureBenchmark
 from flash_ray.miniature.draw import draw

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flash_ray.cluster.local.token import read_token
+from flash_ray.cluster.local.config import read_token
 from flash_ray.errors import UserError
 
 

@@ -6,7 +6,7 @@ import yaml
 from flash_ray.errors import UserError
 from flash_ray.recipe import dump_yaml, load_recipe, parse_recipe
 from flash_ray.recipe.load import override
-from flash_ray.recipe.renamed import KEYS, VALUES
+from flash_ray.recipe.messages import KEYS, VALUES
 
 OLD_FILE = """
 name: old

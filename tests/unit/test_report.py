@@ -11,9 +11,8 @@ import pytest
 from PIL import Image
 
 from flash_ray.evaluation.compare import Answers, Comparison, differences
-from flash_ray.evaluation.figures import save_grid
 from flash_ray.evaluation.judges.base import CaseScore, CategoryScore, JudgeResult
-from flash_ray.evaluation.report import curve, history_curves, write_report
+from flash_ray.evaluation.report import curve, history_curves, save_grid, write_report
 from flash_ray.miniature.benchmark import MiniatureBenchmark
 from flash_ray.models.sampling import SamplerConfig
 from flash_ray.recipe import load_recipe

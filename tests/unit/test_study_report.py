@@ -11,7 +11,6 @@ from PIL import Image
 from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import Case
 from flash_ray.evaluation.judges.base import CaseScore
-from flash_ray.studies.figures import LINE, grid, strip
 from flash_ray.studies.findings import compare_arms
 from flash_ray.studies.records import (
     PICTURES,
@@ -21,7 +20,7 @@ from flash_ray.studies.records import (
     append_record,
     read_records,
 )
-from flash_ray.studies.report import write_report
+from flash_ray.studies.report import LINE, grid, strip, write_report
 from flash_ray.studies.study import load_study, plan_trials
 from flash_ray.studies.trial import summary
 from flash_ray.trainer.metrics import TaskLosses, TeacherStats, UpdateMetrics

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from flash_ray.miniature.training import transformer as module
+from flash_ray.miniature.training import networks as module
+from flash_ray.miniature.training.networks import Lesson, optimizers_of, train_transformer
 from flash_ray.miniature.training.teacher import draw_examples, encode_examples
-from flash_ray.miniature.training.transformer import Lesson, optimizers_of, train_transformer
 from flash_ray.models.qwen_image_21 import QwenImage21
 
 

@@ -10,11 +10,11 @@ import pytest
 
 from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import Case
+from flash_ray.evaluation.judges.base import open_judges, read_judges
 from flash_ray.evaluation.judges.endpoint import VlmSettings, read_settings
-from flash_ray.evaluation.judges.load import open_judges, read_judges
 from flash_ray.evaluation.judges.vlm import VlmJudge, parse, rubric
 from flash_ray.miniature.benchmark import MiniatureBenchmark
-from flash_ray.miniature.categories import CATEGORIES
+from flash_ray.miniature.scenes import CATEGORIES
 from flash_ray.recipe.schema import Task
 from flash_ray.storage.embedded import embedded_store
 from flash_ray.storage.s3 import Store

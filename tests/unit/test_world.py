@@ -13,10 +13,16 @@ from flash_ray.miniature.benchmark import (
     is_reserved,
 )
 from flash_ray.miniature.captions import caption, careless, corpus, instruction
-from flash_ray.miniature.categories import EDIT_CATEGORIES, T2I_CATEGORIES
 from flash_ray.miniature.draw import draw
 from flash_ray.miniature.edits import DEGRADATIONS, degrade, random_edit
-from flash_ray.miniature.scenes import FACTORS, SLOTS, STYLES, random_scene
+from flash_ray.miniature.scenes import (
+    EDIT_CATEGORIES,
+    FACTORS,
+    SLOTS,
+    STYLES,
+    T2I_CATEGORIES,
+    random_scene,
+)
 
 
 def _edits(category, count=40, seed=7):

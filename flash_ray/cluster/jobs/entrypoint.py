@@ -30,7 +30,7 @@ def check(amounts: list[str]) -> None:
     """Exits with code 2 and one line if no node can offer the amounts, each NAME=AMOUNT."""
     import ray
 
-    from flash_ray.cluster.autoscaler import can_provision
+    from flash_ray.cluster.resources import can_provision
 
     bundle = {name: float(amount) for name, amount in (word.split("=") for word in amounts)}
     ray.init(log_to_driver=False, logging_level=logging.ERROR)

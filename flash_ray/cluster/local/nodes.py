@@ -16,8 +16,14 @@ from pathlib import Path
 import psutil
 import requests
 
-from flash_ray.cluster.local.config import LABEL, MEBIBYTE, NodeLimits, autoscaling_config
-from flash_ray.cluster.local.token import Token, read_token
+from flash_ray.cluster.local.config import (
+    LABEL,
+    MEBIBYTE,
+    NodeLimits,
+    Token,
+    autoscaling_config,
+    read_token,
+)
 from flash_ray.cluster.session import free_ports, validate_port
 from flash_ray.errors import UserError
 from flash_ray.storage.embedded import LAUNCHER

@@ -24,6 +24,7 @@ from flash_ray.miniature.benchmark import draw_edit, draw_scene
 from flash_ray.miniature.captions import caption, instruction
 from flash_ray.miniature.edits import Edit
 from flash_ray.miniature.scenes import Scene, levels, unstated
+from flash_ray.miniature.training.networks import Lesson, fit
 from flash_ray.miniature.training.teacher import (
     TASKS,
     UNCAPTIONED,
@@ -33,7 +34,6 @@ from flash_ray.miniature.training.teacher import (
     keep_examples,
     to_uint8,
 )
-from flash_ray.miniature.training.transformer import Lesson, fit
 from flash_ray.models.qwen_image_21 import QwenImage21
 
 log = logging.getLogger(__name__)

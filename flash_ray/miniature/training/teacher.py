@@ -26,8 +26,7 @@ from flash_ray.miniature.captions import (
 from flash_ray.miniature.draw import draw
 from flash_ray.miniature.pipeline import build_pipeline
 from flash_ray.miniature.scenes import Scene
-from flash_ray.miniature.training.transformer import Lesson, train_transformer
-from flash_ray.miniature.training.vae import train_vae
+from flash_ray.miniature.training.networks import Lesson, train_transformer, train_vae
 from flash_ray.models.base import Model
 from flash_ray.models.qwen_image_21 import QwenImage21
 

@@ -8,12 +8,18 @@ import time
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from flash_ray.miniature.categories import EDIT_CATEGORIES, T2I_CATEGORIES
 from flash_ray.miniature.draw import draw
 from flash_ray.miniature.edits import random_edit
 from flash_ray.miniature.fit import fit, is_periodic, observable_numbers
 from flash_ray.miniature.judge import ExactScore, judge_edit, judge_scene
-from flash_ray.miniature.scenes import FACTORS, SLOTS, Scene, random_scene
+from flash_ray.miniature.scenes import (
+    EDIT_CATEGORIES,
+    FACTORS,
+    SLOTS,
+    T2I_CATEGORIES,
+    Scene,
+    random_scene,
+)
 
 Array = np.ndarray
 

@@ -1,4 +1,4 @@
-"""`python -m flash_ray.telemetry.write`: writes what infra/ holds of dashboards and alerts.
+"""`python -m tests.helpers.write_infra`: writes what infra/ holds of dashboards and alerts.
 
 The JSON is for Grafana's file provisioning, the rules are for Prometheus. A test compares both with
 the code, so run this after a change of panels or alerts.
@@ -13,7 +13,7 @@ from flash_ray.telemetry.alerts import prometheus_rules
 from flash_ray.telemetry.dashboards import DASHBOARDS
 
 INFRA = Path(__file__).parents[2] / "infra"
-NOTE = "# Written by `python -m flash_ray.telemetry.write` from flash_ray/telemetry/alerts.py.\n"
+NOTE = "# Written by `python -m tests.helpers.write_infra` from flash_ray/telemetry/alerts.py.\n"
 
 
 def files() -> dict[str, str]:
