@@ -141,8 +141,7 @@ class SearchLog(tune.Callback):
 
     def forget(self, run: str) -> None:
         """Removes all runs whose names begin so."""
-        for key in list(self._store.list(f"runs/{run}")):
-            self._store.delete(key)
+        self._store.delete_all(f"runs/{run}")
 
     def _update(self, number: int, **changes: Any) -> SearchTrial:
         fields = {**dict(self._trials[number]), **changes}

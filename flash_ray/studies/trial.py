@@ -91,8 +91,7 @@ def run_trial(
 def forget_run(store: Store, name: str) -> None:
     """Removes a finished run's checkpoints, the largest part of it, and what was published."""
     for part in ("train", "student"):
-        for key in list(store.list(f"runs/{name}/{part}/")):
-            store.delete(key)
+        store.delete_all(f"runs/{name}/{part}/")
 
 
 class Summary(TypedDict):

@@ -62,7 +62,7 @@ def test_encode_distil_and_evaluate_as_jobs(server, small, tmp_path):
     assert read_student(Store.from_url(place), "job").nfe == 4
 
     file = tmp_path / "score.json"
-    score = f"python jobs/evaluate.py job --bench edit --cases 1 --store {place} --out {file}"
+    score = f"python jobs/evaluate.py job --task edit --cases 1 --store {place} --out {file}"
     ended = submit(server, score)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert json.loads(file.read_text())["nfe"] == 4
