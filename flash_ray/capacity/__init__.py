@@ -3,7 +3,7 @@
     python -m flash_ray.capacity RECIPE            # a table for 8, 64 and 512 GPUs
     python -m tests.benchmarks.capacity             # the same model against runs on this machine
 
-`inputs` has the transformer's parameters and FLOPs and what is assumed, `workload` the work of
-trainers and teachers, `sharding` ZeRO's memory and traffic; `timeline` plays the updates through,
-`estimate` puts it together.
+`workload` has the transformer's parameters and FLOPs, what is assumed, and the work of trainers and
+teachers; `timeline` plays the updates through; `estimate` divides the GPUs and adds memory, traffic
+and seconds.
 """

@@ -1,4 +1,4 @@
-"""What a recipe asks of machines: its models' shapes, assumed speeds, the work of an iteration."""
+"""The work of a recipe's update: FLOPs, passes, bytes, from its model's sizes and assumptions."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -18,6 +18,9 @@ from flash_ray.teachers.protocol import groups
 
 TIME_CHANNELS = 256  # of the sinusoidal embedding of t
 SMALLEST_TARGET_TOKENS = 4  # the target that a teacher's prefill carries along
+BACKWARD = 2.0  # a backward pass costs two forward ones (arXiv 2001.08361, section 2.1)
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Architecture:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """From a transformer's config.json."""
+        """Reads the sizes from a transformer's config.json."""
         return cls(
             layers=config["num_layers"],
             width=config["num_attention_heads"] * config["attention_head_dim"],
@@ -77,7 +80,7 @@ class Architecture:
         return self._flops(prefix_tokens + target_tokens, pairs)
 
     def cached_flops(self, prefix_tokens: float, target_tokens: float) -> float:
-        """FLOPs as of `full_flops`, with the prefix's keys and values at hand."""
+        """FLOPs of a pass with the prefix's keys and values at hand, counted as in `full_flops`."""
         return self._flops(target_tokens, target_tokens * (prefix_tokens + target_tokens))
 
     def prefill_flops(self, prefix_tokens: float) -> float:
@@ -86,22 +89,6 @@ class Architecture:
 
     def _flops(self, tokens: float, pairs: float) -> float:
         return self.layers * (2 * self.layer_weights * tokens + 4 * self.width * pairs)
-
-
-def architecture_of(base: str) -> Architecture:
-    """The architecture of a base; the defaults for a hub id, of which nothing is downloaded.
-
-    Raises:
-        UserError: `base` is a checkpoint or looks like a folder, and holds no pipeline.
-    """
-    config = Path(resolve_base(base)) / "transformer" / "config.json"
-    if not config.is_file():
-        return Architecture()
-    return Architecture.from_config(json.loads(config.read_text(encoding="utf-8")))
-
-
-Positive = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Assumptions(Section):
@@ -155,17 +142,6 @@ class Assumptions(Section):
     references: float = Field(
         1.0, ge=0, description="images of an edit, each of the output's area, 0 or more"
     )
-
-
-def assume(values: dict[str, Any]) -> Assumptions:
-    """The assumptions with some changed; UserError for what is out of range."""
-    try:
-        return Assumptions.model_validate_json(json.dumps(values, default=str), strict=True)
-    except ValidationError as error:
-        raise UserError(f"--set: {messages.problem(error, Assumptions)}") from None
-
-
-BACKWARD = 2.0  # a backward pass costs two forward ones (arXiv 2001.08361, section 2.1)
 
 
 @dataclass(frozen=True)
@@ -244,6 +220,30 @@ class Workload:
     longest_tokens: float
     longest_prefix_tokens: float
     gradient_checkpointing: bool
+
+
+def architecture_of(base: str) -> Architecture:
+    """The architecture of a base; the defaults for a hub id, of which nothing is downloaded.
+
+    Raises:
+        UserError: `base` is a checkpoint or looks like a folder, and holds no pipeline.
+    """
+    config = Path(resolve_base(base)) / "transformer" / "config.json"
+    if not config.is_file():
+        return Architecture()
+    return Architecture.from_config(json.loads(config.read_text(encoding="utf-8")))
+
+
+def assume(values: dict[str, Any]) -> Assumptions:
+    """The assumptions with some changed.
+
+    Raises:
+        UserError: a value is out of its range.
+    """
+    try:
+        return Assumptions.model_validate_json(json.dumps(values, default=str), strict=True)
+    except ValidationError as error:
+        raise UserError(f"--set: {messages.problem(error, Assumptions)}") from None
 
 
 def workload(recipe: Recipe, architecture: Architecture, assumed: Assumptions) -> Workload:

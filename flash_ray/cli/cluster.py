@@ -1,4 +1,4 @@
-"""`flash-ray cluster` and `flash-ray telemetry`: what operators type."""
+"""`flash-ray cluster` and `flash-ray telemetry`, the commands of those who operate a cluster."""
 
 import os
 from pathlib import Path
@@ -10,11 +10,7 @@ from flash_ray.cluster.local.config import NodeLimits
 from flash_ray.errors import UserError
 
 cluster_app = typer.Typer(help="Clusters to run on.")
-
-
-@cluster_app.callback()
-def _commands() -> None:
-    """Has typer see a command of a group: a single one it would take for the group itself."""
+telemetry_app = typer.Typer(help="Dashboards and alerts.")
 
 
 @cluster_app.command()
@@ -40,21 +36,13 @@ def local(
     ] = NodeLimits.object_store_mib,
 ) -> None:
     """Run a Ray cluster on this machine whose nodes come and go with the work."""
-    from flash_ray.workflows import local_cluster as workflow
+    from flash_ray.workflows import local_cluster
 
     limits = NodeLimits(trainers, teachers, servers, cpus, idle_s, object_store_mib)
-    workflow.run(limits, port)
+    local_cluster.run(limits, port)
 
 
-telemetry_app = typer.Typer(help="Dashboards and alerts.")
-
-
-@telemetry_app.callback()
-def _group() -> None:
-    """One command so far; a callback keeps its name."""
-
-
-@telemetry_app.command("provision")
+@telemetry_app.command()
 def provision(
     grafana: Annotated[str, typer.Option(metavar="URL", help="Grafana's base address.")],
     prometheus: Annotated[
@@ -77,6 +65,12 @@ def provision(
             typer.echo(f"would {verb}: {change.resource}\n{change.diff()}")
         else:
             typer.echo(f"{verb}: {change.resource}")
+
+
+@cluster_app.callback()
+@telemetry_app.callback()
+def _group() -> None:
+    """Keeps the command's name: typer takes a single command for the group itself."""
 
 
 def _token(file: Path | None) -> str:

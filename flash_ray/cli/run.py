@@ -1,4 +1,4 @@
-"""`flash-ray recipe`, `distill` and `demo`."""
+"""`flash-ray recipe`, `data`, `distill` and `demo`: a run, and what it is made of."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,7 @@
-"""Where training cases come from: one protocol, for files and for what packages register."""
+"""What a source of training cases is: its protocol, its records, the shapes of its pictures.
+
+Files are a source (`data/files.py`), and what packages register under `flash_ray.sources`.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,43 +19,10 @@ if TYPE_CHECKING:
 
     from flash_ray.storage.s3 import Store
 
-
 RATIOS = ((1, 1), (4, 3), (3, 4), (3, 2), (2, 3), (16, 9), (9, 16), (2, 1), (1, 2))  # width:height
 MULTIPLE = 32  # pixels; what the model's token grid asks of a side
-
-Size = tuple[int, int]  # (height, width) in pixels
-
-
-def buckets(area: Size) -> tuple[Size, ...]:
-    """The shapes of about the area of `area`, sides multiples of 32; the first one is square."""
-    pixels = area[0] * area[1]
-    shapes = [
-        (_rounded((pixels * h / w) ** 0.5), _rounded((pixels * w / h) ** 0.5)) for w, h in RATIOS
-    ]
-    return tuple(dict.fromkeys(shapes))
-
-
-def bucket_of(size: Size, area: Size) -> Size:
-    """The bucket whose aspect ratio is nearest to that of `size`, on a logarithmic scale."""
-    ratio = log(size[1] / size[0])
-    return min(buckets(area), key=lambda shape: abs(log(shape[1] / shape[0]) - ratio))
-
-
-def case_buckets(sizes: Sequence[Size], area: Size) -> tuple[Size, ...]:
-    """The bucket of each of a case's pictures; the output has that of the first."""
-    return tuple(bucket_of(size, area) for size in sizes)
-
-
-def fill(picture: Image.Image, bucket: Size) -> Image.Image:
-    """The middle of the picture, scaled to cover the bucket: nothing is stretched."""
-    return ImageOps.fit(picture, (bucket[1], bucket[0]), Image.Resampling.LANCZOS)
-
-
-def _rounded(side: float) -> int:
-    return max(MULTIPLE, round(side / MULTIPLE) * MULTIPLE)
-
-
 READ_CPUS = 0.25  # of a core for each reading task: it must fit beside teachers and encoders
+Size = tuple[int, int]  # (height, width) in pixels
 
 
 @dataclass(frozen=True)
@@ -213,3 +183,32 @@ def load_source(recipe: Recipe) -> DataSource:
         return FileSource(source, recipe.runtime.storage.endpoint)
     registered: DataSource = plugins.load(plugins.SOURCES, source, "data.source")()
     return registered
+
+
+def buckets(area: Size) -> tuple[Size, ...]:
+    """The shapes of about the area of `area`, sides multiples of 32; the first one is square."""
+    pixels = area[0] * area[1]
+    shapes = [
+        (_rounded((pixels * h / w) ** 0.5), _rounded((pixels * w / h) ** 0.5)) for w, h in RATIOS
+    ]
+    return tuple(dict.fromkeys(shapes))
+
+
+def bucket_of(size: Size, area: Size) -> Size:
+    """The bucket whose aspect ratio is nearest to that of `size`, on a logarithmic scale."""
+    ratio = log(size[1] / size[0])
+    return min(buckets(area), key=lambda shape: abs(log(shape[1] / shape[0]) - ratio))
+
+
+def case_buckets(sizes: Sequence[Size], area: Size) -> tuple[Size, ...]:
+    """The bucket of each of a case's pictures; the output has that of the first."""
+    return tuple(bucket_of(size, area) for size in sizes)
+
+
+def fill(picture: Image.Image, bucket: Size) -> Image.Image:
+    """The middle of the picture, scaled to cover the bucket: nothing is stretched."""
+    return ImageOps.fit(picture, (bucket[1], bucket[0]), Image.Resampling.LANCZOS)
+
+
+def _rounded(side: float) -> int:
+    return max(MULTIPLE, round(side / MULTIPLE) * MULTIPLE)

@@ -1,4 +1,4 @@
-"""Scores what models answer to a benchmark, during a run too, and says how they compare."""
+"""Scores models' answers to a benchmark, during a run too, and compares them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,80 +16,6 @@ from flash_ray.models.sampling import SamplerConfig
 from flash_ray.recipe.schema import Task
 
 CHUNK = 8  # pictures of one Ray task
-
-
-def score_answers(
-    judge: Judge, cases: Sequence[Case], images_BHW3: Sequence[np.ndarray], in_tasks: bool = True
-) -> JudgeResult:
-    """Judges uint8 pictures (H, W, 3), one for each case.
-
-    Args:
-        in_tasks: as Ray tasks of a CPU each, if the judge allows it; else in this process.
-
-    Raises:
-        UserError: the judge cannot be used.
-    """
-    if in_tasks and judge.in_tasks:
-        scores = _score_in_tasks(judge, cases, images_BHW3)
-    else:
-        scores = judge.judge(cases, images_BHW3)
-    return summarize(judge, cases, scores)
-
-
-def difference(ours: JudgeResult, theirs: JudgeResult) -> tuple[float, tuple[float, float]]:
-    """Subtracts scores case by case, ours - theirs: the mean difference and its 95 % interval.
-
-    Raises:
-        ValueError: the two are of different cases, or no case has a score in both.
-    """
-    if ours.cases.keys() != theirs.cases.keys():
-        raise ValueError("the two results are of different cases")
-    pairs = [(ours.cases[name].score, theirs.cases[name].score) for name in ours.cases]
-    paired = [left - right for left, right in pairs if left is not None and right is not None]
-    if not paired:
-        raise ValueError("no case has a score in both results")
-    return float(np.mean(paired)), interval(paired)
-
-
-def _score_in_tasks(
-    judge: Judge, cases: Sequence[Case], images_BHW3: Sequence[np.ndarray]
-) -> list[CaseScore]:
-    import ray  # takes a second; who only wants a difference needs none
-
-    # Anywhere in the cluster, also where the caller is a trial that holds few CPUs.
-    task = ray.remote(num_cpus=1, scheduling_strategy="DEFAULT")(_judge)
-    parts = [
-        task.remote(judge, cases[i : i + CHUNK], images_BHW3[i : i + CHUNK])
-        for i in range(0, len(cases), CHUNK)
-    ]
-    return [score for part in ray.get(parts) for score in part]
-
-
-def _judge(
-    judge: Judge, cases: Sequence[Case], images_BHW3: Sequence[np.ndarray]
-) -> list[CaseScore]:
-    return judge.judge(cases, images_BHW3)
-
-
-@dataclass(frozen=True)
-class TrainingEval:
-    """Scores a student by task; it is pickled, sent to a worker and called there."""
-
-    encoded: EncodedBenchmark
-    judge: Judge
-    sampler: SamplerConfig
-
-    def __call__(self, transformer: nn.Module) -> dict[Task, float]:
-        """Mean scores, 1 to 5, of the tasks that the judge has a score of."""
-        scores: dict[Task, float] = {}
-        for task, images in self.encoded.images(transformer, self.sampler).items():
-            # Judged in this process: the cluster's cores belong to the run.
-            result = score_answers(self.judge, self.encoded.cases(task), images, in_tasks=False)
-            if result.score is not None:
-                scores[task] = result.score
-        return scores
-
-
 Progress = Callable[[str, int, int], None]  # what is done, evaluations so far, of how many
 
 
@@ -127,6 +53,40 @@ class Comparison:
     answers: dict[str, Answers]
 
 
+@dataclass(frozen=True)
+class TrainingEval:
+    """Scores a student by task; it is pickled, sent to a worker and called there."""
+
+    encoded: EncodedBenchmark
+    judge: Judge
+    sampler: SamplerConfig
+
+    def __call__(self, transformer: nn.Module) -> dict[Task, float]:
+        """Mean scores, 1 to 5, of the tasks that the judge has a score of."""
+        scores: dict[Task, float] = {}
+        for task, images in self.encoded.images(transformer, self.sampler).items():
+            # Judged in this process: the cluster's cores belong to the run.
+            result = score_answers(self.judge, self.encoded.cases(task), images, in_tasks=False)
+            if result.score is not None:
+                scores[task] = result.score
+        return scores
+
+
+def compare_tasks(
+    model: Model,
+    models: Mapping[str, Sampled],
+    benchmark: Benchmark,
+    judge: Judge,
+    per_category: int,
+    progress: Progress | None = None,
+) -> dict[Task, Comparison]:
+    """Compares the models on the first `per_category` cases of each category, by task."""
+    return {
+        task: compare(model, models, benchmark.cases(task, per_category), judge, progress)
+        for task in benchmark.categories
+    }
+
+
 def compare(
     model: Model,
     models: Mapping[str, Sampled],
@@ -162,26 +122,64 @@ def compare(
     return Comparison(task, cases, answers)
 
 
-def compare_tasks(
-    model: Model,
-    models: Mapping[str, Sampled],
-    benchmark: Benchmark,
-    judge: Judge,
-    per_category: int,
-    progress: Progress | None = None,
-) -> dict[Task, Comparison]:
-    """Compares the models on the first `per_category` cases of each category, by task."""
-    return {
-        task: compare(model, models, benchmark.cases(task, per_category), judge, progress)
-        for task in benchmark.categories
-    }
-
-
 def differences(comparison: Comparison, ours: str, theirs: str) -> dict[str, Any] | None:
     """The `ratio` of two models' mean scores, and their mean `difference` case by case with its
     95 % `interval`; None if no case has a score of both."""
     left, right = comparison.answers[ours].result, comparison.answers[theirs].result
     if left.score is None or right.score is None or not left.scored & right.scored:
         return None
-    mean, interval = difference(left, right)
-    return {"ratio": left.score / right.score, "difference": mean, "interval": interval}
+    mean, bounds = difference(left, right)
+    return {"ratio": left.score / right.score, "difference": mean, "interval": bounds}
+
+
+def difference(ours: JudgeResult, theirs: JudgeResult) -> tuple[float, tuple[float, float]]:
+    """Subtracts scores case by case, ours - theirs: the mean difference and its 95 % interval.
+
+    Raises:
+        ValueError: the two are of different cases, or no case has a score in both.
+    """
+    if ours.cases.keys() != theirs.cases.keys():
+        raise ValueError("the two results are of different cases")
+    pairs = [(ours.cases[name].score, theirs.cases[name].score) for name in ours.cases]
+    paired = [left - right for left, right in pairs if left is not None and right is not None]
+    if not paired:
+        raise ValueError("no case has a score in both results")
+    return float(np.mean(paired)), interval(paired)
+
+
+def score_answers(
+    judge: Judge, cases: Sequence[Case], images_BHW3: Sequence[np.ndarray], in_tasks: bool = True
+) -> JudgeResult:
+    """Judges uint8 pictures (H, W, 3), one for each case.
+
+    Args:
+        in_tasks: as Ray tasks of a CPU each, if the judge allows it; else in this process.
+
+    Raises:
+        UserError: the judge cannot be used.
+    """
+    if in_tasks and judge.in_tasks:
+        scores = _score_in_tasks(judge, cases, images_BHW3)
+    else:
+        scores = judge.judge(cases, images_BHW3)
+    return summarize(judge, cases, scores)
+
+
+def _score_in_tasks(
+    judge: Judge, cases: Sequence[Case], images_BHW3: Sequence[np.ndarray]
+) -> list[CaseScore]:
+    import ray  # takes a second; who only wants a difference needs none
+
+    # Anywhere in the cluster, also where the caller is a trial that holds few CPUs.
+    task = ray.remote(num_cpus=1, scheduling_strategy="DEFAULT")(_judge)
+    parts = [
+        task.remote(judge, cases[i : i + CHUNK], images_BHW3[i : i + CHUNK])
+        for i in range(0, len(cases), CHUNK)
+    ]
+    return [score for part in ray.get(parts) for score in part]
+
+
+def _judge(
+    judge: Judge, cases: Sequence[Case], images_BHW3: Sequence[np.ndarray]
+) -> list[CaseScore]:
+    return judge.judge(cases, images_BHW3)

@@ -1,4 +1,4 @@
-"""The report of a comparison: one HTML page with its pictures inside, to be sent around."""
+"""Shows a comparison: one HTML page with its pictures inside, to be sent around, and a PNG grid."""
 
 import base64
 import io
@@ -21,75 +21,8 @@ from flash_ray.trainer.metrics import UpdateMetrics
 CELL_SIDES = (128, 256)  # pixels, smallest and largest, to which a cell's picture is fitted
 GAP = 6
 LINE = 15  # pixels of one line of text
-
-
-def row_images(comparison: Comparison, index: int) -> dict[str, Image.Image]:
-    """The pictures of one case by column name; an edit's inputs come first."""
-    references = comparison.cases[index].references
-    images = {f"input {i + 1}" if i else "input": image for i, image in enumerate(references)}
-    for name, answers in comparison.answers.items():
-        images[name] = Image.fromarray(answers.images[index])
-    return images
-
-
-def save_grid(comparisons: Sequence[Comparison], file: Path, rows: int = 6) -> None:
-    """Writes a PNG: for each comparison a block of up to `rows` cases under its column titles."""
-    blocks = [_block(comparison, rows) for comparison in comparisons]
-    width = sum(block.width for block in blocks) + 4 * GAP * (len(blocks) - 1)
-    sheet = Image.new("RGB", (width + 2 * GAP, max(b.height for b in blocks) + 2 * GAP), "white")
-    left = GAP
-    for block in blocks:
-        sheet.paste(block, (left, GAP))
-        left += block.width + 4 * GAP
-    sheet.save(file)
-
-
-def _block(comparison: Comparison, rows: int) -> Image.Image:
-    categories = len({case.category for case in comparison.cases})
-    indices = first_of_each(comparison.cases, max(1, rows // categories))[:rows]
-    images = [row_images(comparison, index) for index in indices]
-    names = max((list(row) for row in images), key=len)
-    longest = max(max(image.size) for row in images for image in row.values())
-    side = min(max(CELL_SIDES[0], longest), CELL_SIDES[1])
-    font = ImageFont.load_default(12)
-    row_height = side + 2 * LINE + GAP
-    size = (len(names) * (side + GAP) - GAP, LINE + GAP + len(indices) * row_height)
-    block = Image.new("RGB", size, "white")
-    pen = ImageDraw.Draw(block)
-    for column, name in enumerate(names):
-        pen.text((column * (side + GAP), 0), name, "black", font)
-    for row, index in enumerate(indices):
-        top = LINE + GAP + row * row_height
-        for name, image in images[row].items():
-            block.paste(_fitted(image, side), (names.index(name) * (side + GAP), top))
-        text = _wrapped(comparison.cases[index].prompt, size[0], font)
-        pen.multiline_text((0, top + side + 1), text, "#444444", font, spacing=1)
-    return block
-
-
-def _fitted(image: Image.Image, side: int) -> Image.Image:
-    """Fits the picture into a square of that side; its aspect ratio stays."""
-    larger = max(image.size) > side
-    method = Image.Resampling.LANCZOS if larger else Image.Resampling.NEAREST
-    return ImageOps.contain(image, (side, side), method)
-
-
-def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """The text in at most two lines of `width` pixels, cut off with dots if it is longer."""
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer + " …") <= width:
-            lines[-1] = longer
-        elif len(lines) == 2:
-            lines[-1] += " …"
-            break
-        else:
-            lines.append(word)
-    return "\n".join(lines)
-
-
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 340, 150, 46, 18, 8
+CHART_WIDTH, CHART_HEIGHT = 340, 150  # pixels
+CHART_LEFT, CHART_TOP, CHART_BOTTOM = 46, 8, 18  # pixels of its margins
 SHOWN = 4  # cases of each category with their pictures
 SHOWN_SIDE = 512  # pixels of a shown picture's sides; larger ones are shrunk
 
@@ -132,29 +65,25 @@ def write_report(
     file.write_text(text, encoding="utf-8")
 
 
-def curve(title: str, points: Sequence[tuple[float, float]]) -> str:
-    """An SVG line chart of (x, y) points in order of x, the range of both written beside it."""
-    xs, ys = zip(*points, strict=True)
-    low, high = min(ys), max(ys)
-    span_x, span_y = (xs[-1] - xs[0]) or 1, (high - low) or 1
+def save_grid(comparisons: Sequence[Comparison], file: Path, rows: int = 6) -> None:
+    """Writes a PNG: for each comparison a block of up to `rows` cases under its column titles."""
+    blocks = [_block(comparison, rows) for comparison in comparisons]
+    width = sum(block.width for block in blocks) + 4 * GAP * (len(blocks) - 1)
+    sheet = Image.new("RGB", (width + 2 * GAP, max(b.height for b in blocks) + 2 * GAP), "white")
+    left = GAP
+    for block in blocks:
+        sheet.paste(block, (left, GAP))
+        left += block.width + 4 * GAP
+    sheet.save(file)
 
-    def point(x: float, y: float) -> str:
-        across = LEFT + (x - xs[0]) / span_x * (WIDTH - LEFT - 4)
-        down = TOP + (high - y) / span_y * (HEIGHT - BOTTOM - TOP)
-        return f"{across:.1f},{down:.1f}"
 
-    line = " ".join(point(x, y) for x, y in points)
-    floor = HEIGHT - BOTTOM
-    return (
-        f"<figure><figcaption>{escape(title)}</figcaption>"
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">'
-        f'<path class="axis" d="M{LEFT},{TOP}V{floor}H{WIDTH}"/>'
-        f'<text x="{LEFT - 4}" y="{TOP + 8}" text-anchor="end">{high:.3g}</text>'
-        f'<text x="{LEFT - 4}" y="{floor}" text-anchor="end">{low:.3g}</text>'
-        f'<text x="{LEFT}" y="{HEIGHT - 4}">{xs[0]:g}</text>'
-        f'<text x="{WIDTH}" y="{HEIGHT - 4}" text-anchor="end">{xs[-1]:g}</text>'
-        f'<polyline points="{line}"/></svg></figure>'
-    )
+def row_images(comparison: Comparison, index: int) -> dict[str, Image.Image]:
+    """The pictures of one case by column name; an edit's inputs come first."""
+    references = comparison.cases[index].references
+    images = {f"input {i + 1}" if i else "input": image for i, image in enumerate(references)}
+    for name, answers in comparison.answers.items():
+        images[name] = Image.fromarray(answers.images[index])
+    return images
 
 
 def history_curves(history: Sequence[UpdateMetrics]) -> list[str]:
@@ -164,6 +93,31 @@ def history_curves(history: Sequence[UpdateMetrics]) -> list[str]:
         for title, value in _measures(metrics).items():
             points.setdefault(title, []).append((metrics.iteration, value))
     return [curve(title, line) for title, line in points.items() if len(line) > 1]
+
+
+def curve(title: str, points: Sequence[tuple[float, float]]) -> str:
+    """An SVG line chart of (x, y) points in order of x, the range of both written beside it."""
+    xs, ys = zip(*points, strict=True)
+    low, high = min(ys), max(ys)
+    span_x, span_y = (xs[-1] - xs[0]) or 1, (high - low) or 1
+
+    def point(x: float, y: float) -> str:
+        across = CHART_LEFT + (x - xs[0]) / span_x * (CHART_WIDTH - CHART_LEFT - 4)
+        down = CHART_TOP + (high - y) / span_y * (CHART_HEIGHT - CHART_BOTTOM - CHART_TOP)
+        return f"{across:.1f},{down:.1f}"
+
+    line = " ".join(point(x, y) for x, y in points)
+    floor = CHART_HEIGHT - CHART_BOTTOM
+    return (
+        f"<figure><figcaption>{escape(title)}</figcaption>"
+        f'<svg viewBox="0 0 {CHART_WIDTH} {CHART_HEIGHT}" role="img" aria-label="{escape(title)}">'
+        f'<path class="axis" d="M{CHART_LEFT},{CHART_TOP}V{floor}H{CHART_WIDTH}"/>'
+        f'<text x="{CHART_LEFT - 4}" y="{CHART_TOP + 8}" text-anchor="end">{high:.3g}</text>'
+        f'<text x="{CHART_LEFT - 4}" y="{floor}" text-anchor="end">{low:.3g}</text>'
+        f'<text x="{CHART_LEFT}" y="{CHART_HEIGHT - 4}">{xs[0]:g}</text>'
+        f'<text x="{CHART_WIDTH}" y="{CHART_HEIGHT - 4}" text-anchor="end">{xs[-1]:g}</text>'
+        f'<polyline points="{line}"/></svg></figure>'
+    )
 
 
 def _measures(metrics: UpdateMetrics) -> dict[str, float]:
@@ -245,3 +199,48 @@ def _png(image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _block(comparison: Comparison, rows: int) -> Image.Image:
+    categories = len({case.category for case in comparison.cases})
+    indices = first_of_each(comparison.cases, max(1, rows // categories))[:rows]
+    images = [row_images(comparison, index) for index in indices]
+    names = max((list(row) for row in images), key=len)
+    longest = max(max(image.size) for row in images for image in row.values())
+    side = min(max(CELL_SIDES[0], longest), CELL_SIDES[1])
+    font = ImageFont.load_default(12)
+    row_height = side + 2 * LINE + GAP
+    size = (len(names) * (side + GAP) - GAP, LINE + GAP + len(indices) * row_height)
+    block = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(block)
+    for column, name in enumerate(names):
+        pen.text((column * (side + GAP), 0), name, "black", font)
+    for row, index in enumerate(indices):
+        top = LINE + GAP + row * row_height
+        for name, image in images[row].items():
+            block.paste(_fitted(image, side), (names.index(name) * (side + GAP), top))
+        text = _wrapped(comparison.cases[index].prompt, size[0], font)
+        pen.multiline_text((0, top + side + 1), text, "#444444", font, spacing=1)
+    return block
+
+
+def _fitted(image: Image.Image, side: int) -> Image.Image:
+    """Fits the picture into a square of that side; its aspect ratio stays."""
+    larger = max(image.size) > side
+    method = Image.Resampling.LANCZOS if larger else Image.Resampling.NEAREST
+    return ImageOps.contain(image, (side, side), method)
+
+
+def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """The text in at most two lines of `width` pixels, cut off with dots if it is longer."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer + " …") <= width:
+            lines[-1] = longer
+        elif len(lines) == 2:
+            lines[-1] += " …"
+            break
+        else:
+            lines.append(word)
+    return "\n".join(lines)

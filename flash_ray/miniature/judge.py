@@ -1,4 +1,4 @@
-"""The miniature's exact judge: reads a picture by synthesis and scores it against what was asked.
+"""The miniature's exact judge: reads pictures by synthesis, scores them and measures diversity.
 
 Compliance is the share of attributes that hold, quality the closeness to the nearest clean
 rendering, the score 1 to 5. `python -m tests.benchmarks.judge_errors` prints the judge's errors.
@@ -23,7 +23,7 @@ Array = np.ndarray
 
 # A value that the fit did not choose still holds if it explains the picture as well as the chosen
 # one: mean square error at most this share and this much higher. 2e-5 is a tenth of what the
-# smallest part of a picture (a mouth) costs when wrong, and more than grey shades cost in sepia.
+# smallest part of a picture (a mouth) costs when wrong, and more than gray shades cost in sepia.
 SAME_SHARE, SAME_ERROR = 0.01, 2e-5
 
 # How far hues may move and still count as kept, a change of 0.05 in a channel; any other number may
@@ -31,10 +31,10 @@ SAME_SHARE, SAME_ERROR = 0.01, 2e-5
 KEPT_HUES = {"tint": 0.25, "skin": 0.2}
 
 UNRELATED = 0.4  # weighted SSIM at and below which a picture has no quality left
-_FLAT = 0.05  # weight of flat regions, as a standard deviation
-_C1, _C2 = 0.01**2, 0.03**2  # Wang et al. 2004, for a range of 1
-
-UNRECOGNISABLE, NOT_DONE = 2.0, 2.5  # highest scores under the two caps
+FLAT = 0.05  # weight of flat regions, as a standard deviation
+C1, C2 = 0.01**2, 0.03**2  # Wang et al. 2004, for a range of 1
+UNRECOGNIZABLE, NOT_DONE = 2.0, 2.5  # highest scores under the two caps
+SIMULATIONS = 400  # of true samples, for the floor of diversity
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def judge_scene(picture_3HW: Array, wanted: Scene) -> ExactScore:
         credits = {name: reading.credit(wanted, name) for name in names}
     no_letter = wanted.category == "text" and not any(credits[f"letter_{i}"] for i in (1, 2, 3))
     cap = "no letter of the word is right" if no_letter else None
-    return _verdict(reading, _mean(credits), credits, cap)
+    return _capped_score(reading, _mean(credits), credits, cap)
 
 
 def judge_edit(picture_3HW: Array, edit: Edit) -> ExactScore:
@@ -89,7 +89,7 @@ def judge_edit(picture_3HW: Array, edit: Edit) -> ExactScore:
     compliance = _mean(kept) if not changed else (_mean(changed) + _mean(kept)) / 2
     credits = {f"changed.{name}": credit for name, credit in changed.items()}
     credits |= {f"kept.{name}": credit for name, credit in kept.items()}
-    return _verdict(reading, compliance, credits, _undone(reading, edit, changed))
+    return _capped_score(reading, compliance, credits, _undone(reading, edit, changed))
 
 
 def quality(picture_3HW: Array, rendering_3HW: Array) -> float:
@@ -108,10 +108,60 @@ def quality(picture_3HW: Array, rendering_3HW: Array) -> float:
     spread_a = np.maximum(window(a * a) - mean_a**2, 0)
     spread_b = np.maximum(window(b * b) - mean_b**2, 0)
     shared = window(a * b) - mean_a * mean_b
-    ssim = (2 * mean_a * mean_b + _C1) / (mean_a**2 + mean_b**2 + _C1)
-    ssim *= (2 * shared + _C2) / (spread_a + spread_b + _C2)
-    weights = np.sqrt(spread_a + spread_b) + _FLAT
+    ssim = (2 * mean_a * mean_b + C1) / (mean_a**2 + mean_b**2 + C1)
+    ssim *= (2 * shared + C2) / (spread_a + spread_b + C2)
+    weights = np.sqrt(spread_a + spread_b) + FLAT
     return float(np.clip((np.average(ssim, weights=weights) - UNRELATED) / (1 - UNRELATED), 0, 1))
+
+
+def diversity(
+    category: str, fitted: Sequence[Scene], edits: Sequence[Edit] | None = None
+) -> dict[str, dict[str, float]]:
+    """Distance of each unstated factor's values from its true distribution: equally likely levels.
+
+    Args:
+        category: of scenes; those of other categories are left out.
+        fitted: scenes found in pictures; a factor that a picture does not show is left out of it.
+        edits: the edit each picture answers, if any; then only the factors it leaves free count.
+
+    Returns:
+        By factor: `distance`, the 1-Wasserstein distance to the factor's levels, and `floor`, the
+        mean distance of as many true samples. A factor seen in fewer than two pictures is absent.
+    """
+    table = {}
+    for name in unstated(category):
+        values = [
+            scene.factors[name]
+            for index, scene in enumerate(fitted)
+            if scene.category == category
+            and name in observable_numbers(scene)
+            and (edits is None or _leaves_free(edits[index], name))
+        ]
+        if len(values) > 1:
+            true = tuple(levels(category, name))
+            table[name] = {
+                "distance": float(wasserstein_distance(values, true)),
+                "floor": diversity_floor(len(values), true),
+            }
+    return table
+
+
+def diversity_gap(table: dict[str, dict[str, float]]) -> float | None:
+    """Mean over factors of distance minus floor: 0 for true samples, up to about 0.5.
+
+    None if there is no factor, as in edits that leave nothing free.
+    """
+    if not table:
+        return None
+    return float(np.mean([row["distance"] - row["floor"] for row in table.values()]))
+
+
+@cache
+def diversity_floor(count: int, true: tuple[float, ...]) -> float:
+    """Mean 1-Wasserstein distance of `count` samples of equally likely values, by simulation."""
+    rng = np.random.default_rng(count)
+    samples = rng.choice(true, size=(SIMULATIONS, count))
+    return float(np.mean([wasserstein_distance(sample, true) for sample in samples]))
 
 
 class _Reading:
@@ -240,72 +290,18 @@ def _mean(credits: dict[str, float]) -> float:
     return float(np.mean(list(credits.values())))
 
 
-def _verdict(
+def _capped_score(
     reading: _Reading, compliance: float, credits: dict[str, float], undone: str | None
 ) -> ExactScore:
     closeness = quality(reading.picture_3HW, reading.fitted.rendering)
     score, cap = 1 + 2 * compliance + 2 * closeness, None
     if undone and score > NOT_DONE:
         score, cap = NOT_DONE, undone
-    if closeness < 0.3 and score > UNRECOGNISABLE:
-        score, cap = UNRECOGNISABLE, "the picture cannot be recognized"
+    if closeness < 0.3 and score > UNRECOGNIZABLE:
+        score, cap = UNRECOGNIZABLE, "the picture cannot be recognized"
     return ExactScore(compliance, closeness, score, credits, reading.scene, cap)
 
 
-_SIMULATIONS = 400
-
-
-def diversity(
-    category: str, fitted: Sequence[Scene], edits: Sequence[Edit] | None = None
-) -> dict[str, dict[str, float]]:
-    """Distance of each unstated factor's values from its true distribution: equally likely levels.
-
-    Args:
-        category: of scenes; those of other categories are left out.
-        fitted: scenes found in pictures; a factor that a picture does not show is left out of it.
-        edits: the edit each picture answers, if any; then only the factors it leaves free count.
-
-    Returns:
-        By factor: `distance`, the 1-Wasserstein distance to the factor's levels, and `floor`, the
-        mean distance of as many true samples. A factor seen in fewer than two pictures is absent.
-    """
-    table = {}
-    for name in unstated(category):
-        values = [
-            scene.factors[name]
-            for index, scene in enumerate(fitted)
-            if scene.category == category
-            and name in observable_numbers(scene)
-            and (edits is None or _free(edits[index], name))
-        ]
-        if len(values) > 1:
-            true = tuple(levels(category, name))
-            table[name] = {
-                "distance": float(wasserstein_distance(values, true)),
-                "floor": floor(len(values), true),
-            }
-    return table
-
-
-def diversity_gap(table: dict[str, dict[str, float]]) -> float | None:
-    """Mean over factors of distance minus floor: 0 for true samples, up to about 0.5.
-
-    None if there is no factor, as in edits that leave nothing free.
-    """
-    return (
-        None
-        if not table
-        else float(np.mean([row["distance"] - row["floor"] for row in table.values()]))
-    )
-
-
-@cache
-def floor(count: int, true: tuple[float, ...]) -> float:
-    """Mean 1-Wasserstein distance of `count` samples of equally likely values, by simulation."""
-    rng = np.random.default_rng(count)
-    samples = rng.choice(true, size=(_SIMULATIONS, count))
-    return float(np.mean([wasserstein_distance(sample, true) for sample in samples]))
-
-
-def _free(edit: Edit, name: str) -> bool:
+def _leaves_free(edit: Edit, name: str) -> bool:
+    """Whether the edit says nothing of a factor."""
     return name not in edit.kept and name not in edit.changed

@@ -70,7 +70,7 @@ _CHAT_TEMPLATE = (
     "{% for part in message.content %}{{ part.text }}{% endfor %}<|im_end|>\n{% endfor %}"
 )
 
-# An upper-case letter is a word of its own, so that a word to be drawn is spelt letter by letter.
+# An upper-case letter is a word of its own, so that a word to be drawn is spelled letter by letter.
 _WORDS = Regex(r"[A-Z]| ?[a-z]+| ?[0-9]| ?[^\sA-Za-z0-9]+|\s+")
 
 

@@ -19,7 +19,6 @@ T2I_CATEGORIES = ("landscape", "portrait", "text")
 EDIT_CATEGORIES = ("scene", "enhancement", "object", "text", "identity", "style")
 CATEGORIES: dict[Task, tuple[str, ...]] = {"t2i": T2I_CATEGORIES, "edit": EDIT_CATEGORIES}
 
-
 COLOURS = ("red", "yellow", "green", "blue", "pink", "white")
 LETTERS = tuple("ACEHKLMOSTUX")
 SLOTS = ("left", "middle", "right")

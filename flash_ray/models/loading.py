@@ -134,7 +134,7 @@ def import_components(source: str | Path) -> None:
     diffusers takes a part from such a module only if it is imported already, since importing runs
     its code and the file may be anybody's. So it is imported here only if its top-level package
     registers a plug-in of flash_ray, which the user has installed; any other module is left to
-    diffusers to refuse.
+    diffusers to reject.
 
     Raises:
         OSError, ValueError: there is no model_index.json, or it is no JSON.
@@ -157,7 +157,7 @@ def encoder_digest(base: str) -> str:
 
 
 def base_digest(base: str) -> str:
-    """As `encoder_digest`, with the transformer: all that decides which images the base draws."""
+    """Digest like `encoder_digest`, with the transformer: all that decides the base's images."""
     return _digest(base, (*ENCODER_PARTS, "transformer"))
 
 

@@ -1,4 +1,4 @@
-"""Fills, splits, joins and weighs prompt caches: joined rows do not change each other.
+"""Fills, splits, joins and uses prompt caches: joined rows do not change each other.
 
 `Condition.cat` pads a batch's texts on the right to one length, and the transformer counts padding
 as positions. That changes nothing for the texts, which are causal. But the target lies further on
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from flash_ray.models.base import PIXELS_PER_TOKEN, Condition, Layout, Model, PromptCache
+
+SLOT = 4  # latent tokens that stand for one token of the text encoder
 
 
 @torch.no_grad()
@@ -89,25 +91,6 @@ def size_of(cache: PromptCache) -> int:
     return sum(part.nbytes for layer in cache.store.layer_caches for part in layer.get())
 
 
-def _filled(layers: Sequence[tuple[Tensor, Tensor]]) -> PromptCache:
-    cache = PromptCache()
-    cache.store = QwenImage21KVCache(len(layers))
-    for number, (k_BLHD, v_BLHD) in enumerate(layers):
-        cache.store.get_layer(number).store(k_BLHD, v_BLHD)
-    return cache
-
-
-def _turned(k_BLHD: Tensor, turn_BP: Tensor) -> Tensor:
-    """Keys with the pairs of channels of the frame axis turned by each row's complex numbers."""
-    pairs = turn_BP.shape[1]
-    frame = torch.view_as_complex(k_BLHD[..., : 2 * pairs].float().unflatten(-1, (-1, 2)))
-    turned = torch.view_as_real(frame * turn_BP[:, None, None].to(k_BLHD.device)).flatten(-2)
-    return torch.cat([turned.to(k_BLHD.dtype), k_BLHD[..., 2 * pairs :]], dim=-1)
-
-
-SLOT = 4  # latent tokens that stand for one token of the text encoder
-
-
 def token_shapes(layout: Layout) -> list[tuple[int, int, int]]:
     """(frames, rows, columns) in latent tokens: the references, then the target."""
     sizes = [*layout.references, (layout.height, layout.width)]
@@ -118,7 +101,7 @@ def token_shapes(layout: Layout) -> list[tuple[int, int, int]]:
 def decoder(
     transformer: QwenImage21Transformer2DModel, condition: Condition, cache: PromptCache
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """(x_BNC, t_B) -> v_BNC, in x_BNC's dtype, for any number of steps of one batch.
+    """Makes (x_BNC, t_B) -> v_BNC, in x_BNC's dtype, for any number of steps of one batch.
 
     Args:
         transformer: the one that filled the cache, itself and not an engine around it.
@@ -156,3 +139,20 @@ def decoder(
         return transformer.proj_out(hidden_BND).to(x_BNC.dtype)
 
     return velocity
+
+
+def _filled(layers: Sequence[tuple[Tensor, Tensor]]) -> PromptCache:
+    """The cache that holds these keys and values, by layer."""
+    cache = PromptCache()
+    cache.store = QwenImage21KVCache(len(layers))
+    for number, (k_BLHD, v_BLHD) in enumerate(layers):
+        cache.store.get_layer(number).store(k_BLHD, v_BLHD)
+    return cache
+
+
+def _turned(k_BLHD: Tensor, turn_BP: Tensor) -> Tensor:
+    """Keys with the pairs of channels of the frame axis turned by each row's complex numbers."""
+    pairs = turn_BP.shape[1]
+    frame = torch.view_as_complex(k_BLHD[..., : 2 * pairs].float().unflatten(-1, (-1, 2)))
+    turned = torch.view_as_real(frame * turn_BP[:, None, None].to(k_BLHD.device)).flatten(-2)
+    return torch.cat([turned.to(k_BLHD.dtype), k_BLHD[..., 2 * pairs :]], dim=-1)

@@ -19,7 +19,7 @@ PRESETS = resources.files("flash_ray.recipe") / "presets"
 
 
 class RecipeLoader(yaml.SafeLoader):
-    """YAML that reads 1e-4 as a number and refuses a key given twice."""
+    """YAML that reads 1e-4 as a number and rejects a key given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [self.construct_object(key) for key, _ in node.value]
@@ -55,7 +55,7 @@ def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None) ->
 
 
 def load_raw(name_or_path: str | Path, overrides: list[str] | None = None) -> dict[str, Any]:
-    """As load_recipe, but not yet checked: plain data, for parse_recipe or more overrides."""
+    """Reads a recipe without checking it: plain data, for parse_recipe or more overrides."""
     raw = _expanded(_read(str(name_or_path)))
     for text in overrides or []:
         raw = override(raw, text)

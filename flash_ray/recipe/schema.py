@@ -265,7 +265,7 @@ class Student(Section):
 class Recipe(Section):
     """Everything that makes a run what it is. Frozen; `digest` names it in every checkpoint.
 
-    `load.parse_recipe` makes one; it refuses fields that contradict each other too.
+    `load.parse_recipe` makes one; it rejects fields that contradict each other too.
     """
 
     name: str = Field(

@@ -1,4 +1,4 @@
-"""The deployment that speaks HTTP: the application, its pages, and the work it hands on."""
+"""The deployment that speaks HTTP: it hands work on, and serves the API and the gallery's page."""
 
 import mimetypes
 from collections.abc import Awaitable, Mapping, Sequence
@@ -15,11 +15,16 @@ from flash_ray.errors import UserError
 from flash_ray.evaluation.judges.base import CaseScore
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
-from flash_ray.serving import http as errors
 from flash_ray.serving.benchmark import served_benchmark
 from flash_ray.serving.evaluations import EvaluationStore
 from flash_ray.serving.generator import GenerationRequest, GenerationResult
-from flash_ray.serving.http import ApiError, BoundedBodies, Counted, busy
+from flash_ray.serving.http import (
+    ApiError,
+    BoundedBodies,
+    Counted,
+    busy,
+    install_error_answers,
+)
 from flash_ray.serving.metrics import GatewayMetrics
 from flash_ray.serving.registry import ModelRegistry
 from flash_ray.serving.routes import benchmarks, evaluations, images, models
@@ -29,37 +34,7 @@ from flash_ray.serving.settings import MIB, Serving
 from flash_ray.serving.tokens import Token
 from flash_ray.storage.s3 import Store
 
-router = APIRouter(include_in_schema=False)
-FOLDER = resources.files("flash_ray.serving") / "gallery"
-
-
-@router.get("/")
-def page() -> Response:
-    """The page itself."""
-    return _file("index.html")
-
-
-@router.get("/gallery/{name}")
-def part(name: str) -> Response:
-    """A script or style sheet of the page."""
-    return _file(name)
-
-
-@router.get("/healthz")
-def healthy() -> dict[str, str]:
-    """An answer that says that the server is up."""
-    return {"status": "ok"}
-
-
-def _file(name: str) -> Response:
-    # Only what is in the folder: a name from the network is compared, never joined to a path.
-    files = {entry.name: entry for entry in FOLDER.iterdir() if entry.is_file()}
-    if name not in files:
-        raise ApiError(404, f"There is nothing called {name[:100]!r}.")
-    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
-    return Response(files[name].read_bytes(), media_type=kind)
-
-
+GALLERY = resources.files("flash_ray.serving") / "gallery"
 DESCRIPTION = (
     "Pictures from few-step students and their teacher, by OpenAI's Images API; scores of models "
     "on a benchmark. Every error has OpenAI's shape."
@@ -72,30 +47,7 @@ STATUSES = {
     413: "The body is too large.",
     429: "The queue is full; `Retry-After` says for how many seconds.",
 }
-
-
-def build_api(service: Service) -> FastAPI:
-    """The application; it holds no state but the service."""
-    app = FastAPI(
-        title="flash_ray",
-        version=__version__,
-        description=DESCRIPTION,
-        docs_url=None,  # their pages load scripts from elsewhere
-        redoc_url=None,
-        responses={
-            status: {"model": Error, "description": text} for status, text in STATUSES.items()
-        },
-    )
-    app.state.service = service
-    app.include_router(router)
-    for routes in (models, images, benchmarks, evaluations):
-        app.include_router(routes.router)
-    errors.install(app)
-    limits = service.settings.limits
-    edits = limits.images * limits.image_bytes + MIB
-    app.add_middleware(BoundedBodies, most={"": 2 * MIB, "/v1/images/edits": edits})
-    app.add_middleware(Counted, metrics=GatewayMetrics())
-    return app
+pages = APIRouter(include_in_schema=False)
 
 
 class Gateway:
@@ -154,3 +106,54 @@ class Gateway:
             if isinstance(error.cause, UserError):
                 raise error.cause from None
             raise
+
+
+def build_api(service: Service) -> FastAPI:
+    """The application; it holds no state but the service."""
+    app = FastAPI(
+        title="flash_ray",
+        version=__version__,
+        description=DESCRIPTION,
+        docs_url=None,  # their pages load scripts from elsewhere
+        redoc_url=None,
+        responses={
+            status: {"model": Error, "description": text} for status, text in STATUSES.items()
+        },
+    )
+    app.state.service = service
+    app.include_router(pages)
+    for routes in (models, images, benchmarks, evaluations):
+        app.include_router(routes.router)
+    install_error_answers(app)
+    limits = service.settings.limits
+    edits = limits.images * limits.image_bytes + MIB
+    app.add_middleware(BoundedBodies, most={"": 2 * MIB, "/v1/images/edits": edits})
+    app.add_middleware(Counted, metrics=GatewayMetrics())
+    return app
+
+
+@pages.get("/")
+def gallery_page() -> Response:
+    """The gallery's page."""
+    return _gallery_file("index.html")
+
+
+@pages.get("/gallery/{name}")
+def gallery_part(name: str) -> Response:
+    """A script or style sheet of the page."""
+    return _gallery_file(name)
+
+
+@pages.get("/healthz")
+def health() -> dict[str, str]:
+    """An answer that says that the server is up."""
+    return {"status": "ok"}
+
+
+def _gallery_file(name: str) -> Response:
+    # Only what is in the folder: a name from the network is compared, never joined to a path.
+    files = {entry.name: entry for entry in GALLERY.iterdir() if entry.is_file()}
+    if name not in files:
+        raise ApiError(404, f"There is nothing called {name[:100]!r}.")
+    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    return Response(files[name].read_bytes(), media_type=kind)

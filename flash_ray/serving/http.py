@@ -59,7 +59,7 @@ def busy(retry_after_s: int) -> ApiError:
     )
 
 
-def install(app: FastAPI) -> None:
+def install_error_answers(app: FastAPI) -> None:
     """Makes every error of the application one of this shape."""
     handlers: dict[type[Exception], Callable[[Any], ApiError]] = {
         ApiError: lambda error: error,

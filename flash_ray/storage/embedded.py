@@ -1,4 +1,4 @@
-"""The embedded object store: SeaweedFS on loopback, started and stopped with the run."""
+"""Opens the store of a run: a bucket, or the embedded one, SeaweedFS on loopback."""
 
 import fcntl
 import json
@@ -18,6 +18,7 @@ from pathlib import Path
 from flash_ray.errors import UserError
 from flash_ray.storage.s3 import Store
 
+HOME = Path("~/.flash_ray/store")  # the folder of the embedded store, unless another is named
 BUCKET = "flash-ray"
 SERVICES = ("master", "volume", "filer", "s3", "admin")
 # Runs `weed` so that the kernel ends it (SIGTERM) when our process dies, however it dies. An
@@ -32,13 +33,47 @@ if os.getppid() == int(sys.argv[1]):
 
 
 @contextmanager
+def open_store(
+    address: str | None, endpoint: str | None = None, create: bool = False
+) -> Iterator[Store]:
+    """Yield a store that answers.
+
+    Args:
+        address: s3://bucket/prefix, or the folder of an embedded store; None is ~/.flash_ray/store.
+        endpoint: of a bucket that is not AWS's; None means AWS_ENDPOINT_URL_S3.
+        create: makes the folder if it is not there.
+
+    Raises:
+        UserError: the bucket cannot be used, or there is no such folder.
+    """
+    if address and address.startswith("s3://"):
+        store = Store.from_url(address, endpoint)
+        store.check()
+        yield store
+        return
+    folder = Path(address or HOME).expanduser()
+    if not create and not (folder / "credentials.json").is_file():
+        raise UserError(
+            f"--store: no store in {folder}; allowed: s3://bucket/prefix, or the folder that "
+            "`flash-ray distill` or `flash-ray demo` used; correct it, or distill a student first"
+        )
+    with embedded_store(folder) as store:
+        yield store
+
+
+@contextmanager
 def embedded_store(folder: Path, deadline_s: float = 30) -> Iterator[Store]:
     """Run the embedded store over `folder`, which keeps its data and its own credentials (0600).
 
     While it runs, this process's AWS_* variables point to it; processes started meanwhile (a
     local Ray) inherit them. Call it before `ray.init` and from the main thread: the server ends
-    with the thread that started it. UserError if another run uses `folder`, or if the server is
-    not ready in `deadline_s` seconds.
+    with the thread that started it.
+
+    Args:
+        deadline_s: seconds within which the server must be ready.
+
+    Raises:
+        UserError: another run uses `folder`, or the server is not ready in time.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = _lock(folder, min(10, deadline_s))
@@ -202,35 +237,3 @@ def _environment(changes: dict[str, str]) -> Iterator[None]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
-
-
-HOME = Path("~/.flash_ray/store")
-
-
-@contextmanager
-def open_store(
-    address: str | None, endpoint: str | None = None, create: bool = False
-) -> Iterator[Store]:
-    """Yield a store that answers.
-
-    Args:
-        address: s3://bucket/prefix, or the folder of an embedded store; None is ~/.flash_ray/store.
-        endpoint: of a bucket that is not AWS's; None means AWS_ENDPOINT_URL_S3.
-        create: makes the folder if it is not there.
-
-    Raises:
-        UserError: the bucket cannot be used, or there is no such folder.
-    """
-    if address and address.startswith("s3://"):
-        store = Store.from_url(address, endpoint)
-        store.check()
-        yield store
-        return
-    folder = Path(address or HOME).expanduser()
-    if not create and not (folder / "credentials.json").is_file():
-        raise UserError(
-            f"--store: no store in {folder}; allowed: s3://bucket/prefix, or the folder that "
-            "`flash-ray distill` or `flash-ray demo` used; correct it, or distill a student first"
-        )
-    with embedded_store(folder) as store:
-        yield store

@@ -16,15 +16,43 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from flash_ray.evaluation.benchmark import TASK_TITLES, Case, first_of_each
 from flash_ray.evaluation.statistics import RESAMPLES, Estimate
 from flash_ray.recipe.schema import Task
-from flash_ray.studies import report as figures
 from flash_ray.studies.findings import AVERAGE, Cases, Findings
 from flash_ray.studies.records import PICTURES, Record
 
 matplotlib.rcParams["svg.hashsalt"] = "flash_ray"  # the same figure is the same file
-LABEL, LINE = 170, 26  # pixels: width of the arms' names, height of the cases' names
+FIGURES = "figures"
+LABEL, LINE = 170, 26  # pixels of a grid: width of the arms' names, height of the cases' names
 SHOWN = 2  # pictures of each category in a strip
 LARGEST = 256  # pixels: larger pictures are shrunk
 WIDEST = 16_383  # pixels of a WebP
+
+
+def write_report(name: str, findings: Findings, cases: Cases, out: Path, to: Path) -> None:
+    """Writes report.md, tables.csv, claims.csv and figures/.
+
+    Args:
+        name: of the study, as its commands take it.
+        cases: that the trials were scored on, by task.
+        out: the study's folder, with the trials' pictures.
+        to: the report's folder.
+    """
+    (to / FIGURES).mkdir(parents=True, exist_ok=True)
+    text = (
+        _environment()
+        .get_template("report.md.jinja")
+        .render(
+            name=name,
+            study=findings.study,
+            findings=findings,
+            budget=_budget(findings),
+            titles=TASK_TITLES,
+            figures=_figures(findings, cases, out, to),
+            resamples=f"{RESAMPLES:,}",
+        )
+    )
+    (to / "report.md").write_text(text, encoding="utf-8")
+    _write_csv(to / "tables.csv", _table_rows(findings))
+    _write_csv(to / "claims.csv", _claim_rows(findings))
 
 
 def strip(
@@ -85,15 +113,6 @@ def grid(
     return sheet
 
 
-def _tile(picture: Image.Image, side: int) -> Image.Image:
-    """A picture in the middle of a white square, smaller if it must be."""
-    if max(picture.size) > side:
-        picture = ImageOps.contain(picture, (side, side))
-    tile = Image.new("RGB", (side, side), "white")
-    tile.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
-    return tile
-
-
 def curves(arms: Sequence[str], records: Sequence[Record], task: Task) -> bytes | None:
     """Plots scores during training: mean over seeds, and their range. None without data."""
     figure = Figure(figsize=(7, 3.2), layout="constrained")
@@ -123,76 +142,6 @@ def curves(arms: Sequence[str], records: Sequence[Record], task: Task) -> bytes 
     return buffer.getvalue()
 
 
-FOLDER = "figures"
-
-
-def write_report(name: str, findings: Findings, cases: Cases, out: Path, to: Path) -> None:
-    """Writes report.md, tables.csv, claims.csv and figures/.
-
-    Args:
-        name: of the study, as its commands take it.
-        cases: that the trials were scored on, by task.
-        out: the study's folder, with the trials' pictures.
-        to: the report's folder.
-    """
-    (to / FOLDER).mkdir(parents=True, exist_ok=True)
-    text = (
-        _environment()
-        .get_template("report.md.jinja")
-        .render(
-            name=name,
-            study=findings.study,
-            findings=findings,
-            budget=_budget(findings),
-            titles=TASK_TITLES,
-            figures=_figures(findings, cases, out, to),
-            resamples=f"{RESAMPLES:,}",
-        )
-    )
-    (to / "report.md").write_text(text, encoding="utf-8")
-    _write_csv(to / "tables.csv", _table_rows(findings))
-    _write_csv(to / "claims.csv", _claim_rows(findings))
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("flash_ray.studies", "."),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,  # Markdown
-    )
-    environment.filters["cell"] = _cell
-    environment.filters["signed"] = _signed
-    environment.filters["number"] = _number
-    return environment
-
-
-def _cell(cell: tuple[Estimate, bool]) -> str:
-    estimate, is_best = cell
-    mean = f"**{estimate.mean:.2f}**" if is_best else f"{estimate.mean:.2f}"
-    if math.isnan(estimate.low):
-        return mean
-    return f"{mean} [{estimate.low:.2f}, {estimate.high:.2f}]"
-
-
-def _signed(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return "no data"
-    if math.isnan(estimate.low):
-        return f"{estimate.mean:+.3f}, no interval"
-    return f"{estimate.mean:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
-
-
-def _budget(findings: Findings) -> str:
-    ((name, value),) = [(n, v) for n, v in findings.study.budget if v is not None]
-    return {"passes": f"{value:g} passes for each case"}.get(name, f"{value:,} {name}")
-
-
 def _figures(
     findings: Findings, cases: Cases, out: Path, to: Path
 ) -> dict[tuple[str, Task], list[tuple[str, str]]]:
@@ -203,13 +152,13 @@ def _figures(
     for table in findings.tables:
         files = drawn[table.factor, table.task] = []
         arms = [row.arm for row in table.rows]
-        if svg := figures.curves(arms, records, table.task):
-            file = f"{FOLDER}/curves-{table.factor}-{table.task}.svg"
+        if svg := curves(arms, records, table.task):
+            file = f"{FIGURES}/curves-{table.factor}-{table.task}.svg"
             (to / file).write_bytes(svg)
             files.append((file, f"{table.title}: {table.task} scores during training"))
         if strips := _strips(findings, arms, out):
-            sheet = figures.grid(list(strips), strips, cases, [table.task])
-            file = f"{FOLDER}/grid-{table.factor}-{table.task}.webp"
+            sheet = grid(list(strips), strips, cases, [table.task])
+            file = f"{FIGURES}/grid-{table.factor}-{table.task}.webp"
             sheet.save(to / file, "WEBP", quality=85, method=6)
             files.append((file, f"{table.title}: the same cases and noise, seed {study.seeds[0]}"))
     return drawn
@@ -274,3 +223,51 @@ def _write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
             {k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows
         )
     file.write_text(buffer.getvalue(), encoding="utf-8")
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("flash_ray.studies", "."),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,  # Markdown
+    )
+    environment.filters["cell"] = _cell
+    environment.filters["signed"] = _signed
+    environment.filters["number"] = _number
+    return environment
+
+
+def _cell(cell: tuple[Estimate, bool]) -> str:
+    estimate, is_best = cell
+    mean = f"**{estimate.mean:.2f}**" if is_best else f"{estimate.mean:.2f}"
+    if math.isnan(estimate.low):
+        return mean
+    return f"{mean} [{estimate.low:.2f}, {estimate.high:.2f}]"
+
+
+def _signed(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "no data"
+    if math.isnan(estimate.low):
+        return f"{estimate.mean:+.3f}, no interval"
+    return f"{estimate.mean:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _budget(findings: Findings) -> str:
+    ((name, value),) = [(n, v) for n, v in findings.study.budget if v is not None]
+    return {"passes": f"{value:g} passes for each case"}.get(name, f"{value:,} {name}")
+
+
+def _tile(picture: Image.Image, side: int) -> Image.Image:
+    """A picture in the middle of a white square, smaller if it must be."""
+    if max(picture.size) > side:
+        picture = ImageOps.contain(picture, (side, side))
+    tile = Image.new("RGB", (side, side), "white")
+    tile.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return tile

@@ -17,12 +17,15 @@ from contextlib import contextmanager
 from functools import cache, wraps
 from typing import Any
 
-from ray.util import metrics
-from ray.util.metrics import Counter, Histogram
+from ray.util.metrics import Counter, Gauge, Histogram
 
 from flash_ray.recipe.schema import Task
 
-EVERY_S = 3.0  # well below the time between exports
+SHOW_EVERY_S = 3.0  # well below the time between exports
+SECONDS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 300]
+_kept: weakref.WeakSet["PersistentGauge"] = weakref.WeakSet()
+_lock = threading.Lock()
+_threads: list[threading.Thread] = []
 
 
 class PersistentGauge:
@@ -30,7 +33,7 @@ class PersistentGauge:
     also while the process waits for something that does not come."""
 
     def __init__(self, name: str, text: str, labels: tuple[str, ...] = ()) -> None:
-        self._gauge = metrics.Gauge(name, text, labels)
+        self._gauge = Gauge(name, text, labels)
         self._values: dict[tuple[tuple[str, str], ...], float] = {}
         _keep(self)
 
@@ -45,45 +48,8 @@ class PersistentGauge:
             self._gauge.set(value, dict(labels))
 
 
-_kept: weakref.WeakSet[PersistentGauge] = weakref.WeakSet()
-_lock = threading.Lock()
-_threads: list[threading.Thread] = []
-
-
-def _keep(gauge: PersistentGauge) -> None:
-    with _lock:
-        _kept.add(gauge)
-        if not _threads:
-            _threads.append(threading.Thread(target=_show_all, name="gauges", daemon=True))
-            _threads[0].start()
-
-
-def _show_all() -> None:
-    while True:
-        time.sleep(EVERY_S)
-        with _lock:
-            gauges = list(_kept)
-        for gauge in gauges:
-            gauge.show()
-        del gauges
-
-
-SECONDS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 300]
-
-
-def timed(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Times a method of an object that has `metrics`, under the method's name."""
-
-    @wraps(method)
-    def call(self: Any, *args: Any, **options: Any) -> Any:
-        with self.metrics.timed(method.__name__.lstrip("_")):
-            return method(self, *args, **options)
-
-    return call
-
-
 class TeacherMetrics:
-    """The metrics of an actor that holds a group of teachers, labelled with its members' names."""
+    """The metrics of an actor that holds a group of teachers, labeled with its members' names."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._labels = {"teachers": "+".join(names)}
@@ -161,6 +127,17 @@ class StudyMetrics:
             self._best.set(self._so_far[task], {**self._study, "bench": task})
 
 
+def timed(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Times a method of an object that has `metrics`, under the method's name."""
+
+    @wraps(method)
+    def call(self: Any, *args: Any, **options: Any) -> Any:
+        with self.metrics.timed(method.__name__.lstrip("_")):
+            return method(self, *args, **options)
+
+    return call
+
+
 def count_conditions(cache: str, hits: int, misses: int) -> None:
     """Counts look-ups of encoded shards.
 
@@ -177,3 +154,21 @@ def _conditions() -> Counter:
     return Counter(
         "flash_condition_lookups", "Look-ups of encoded shards, by outcome.", ("place", "outcome")
     )
+
+
+def _keep(gauge: PersistentGauge) -> None:
+    with _lock:
+        _kept.add(gauge)
+        if not _threads:
+            _threads.append(threading.Thread(target=_show_all, name="gauges", daemon=True))
+            _threads[0].start()
+
+
+def _show_all() -> None:
+    while True:
+        time.sleep(SHOW_EVERY_S)
+        with _lock:
+            gauges = list(_kept)
+        for gauge in gauges:
+            gauge.show()
+        del gauges

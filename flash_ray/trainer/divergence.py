@@ -1,4 +1,4 @@
-"""Tells a student that diverges or collapses, by the scale of its samples and by what grows."""
+"""Detects a student that diverges or collapses, by its samples' scale and by what grows."""
 
 import math
 from collections import deque
@@ -19,6 +19,17 @@ from flash_ray.trainer.metrics import UpdateMetrics, sum_over_workers
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
+WINDOW = 10  # iterations: of the beginning that later ones are compared with, and of an alarm
+GROWTH = 10.0  # a metric this many times its beginning has diverged
+SPREAD = (0.2, 4.0)  # range of the student samples' scale, relative to the base's
+# Metrics that may not grow, where the method has them, and what their beginning counts for at
+# least: where the student starts as good as the teacher, the gradient starts at zero.
+GROWING = {"dmd_gradient": 0.5, "fake_score_loss": 0.3}
+
+
+class Diverged(RuntimeError):
+    """The student is lost; the message names the metric and since when."""
+
 
 class SampleScale:
     """Compares standard deviations by channel with those of the untrained student, the base.
@@ -38,38 +49,6 @@ class SampleScale:
             "spread": (std_C / self._base_KC[rung]).mean(),
             "excess": (std_C / self._base_KC[-1]).mean(),
         }
-
-
-@torch.no_grad()
-def measure_base(
-    method: Method, model: Model, student: "DeepSpeedEngine", stream: Stream, seed: int
-) -> SampleScale:
-    """Samples the student at every rung before it is trained; a collective."""
-    rungs, scales = range(len(method.sigmas)), []
-    for n in range(stream.passes):
-        batch = stream[n]
-        noise_BNC = rng.noise(batch, model.latent_channels, seed, "scale").to(student.device)
-        velocity = guided(model, student, batch.conditions)
-        std_KC = torch.stack([_std(method.student_x(velocity, noise_BNC, rung)) for rung in rungs])
-        scales.append(std_KC * batch.weight)
-    base_KC = torch.stack(scales).mean(0)
-    return SampleScale(sum_over_workers(base_KC) / dist.get_world_size())
-
-
-def _std(x_BNC: Tensor) -> Tensor:
-    return x_BNC.float().std(dim=(0, 1)).clamp_min(1e-6)
-
-
-WINDOW = 10  # iterations: of the beginning that later ones are compared with, and of an alarm
-GROWTH = 10.0  # a metric this many times its beginning has diverged
-SPREAD = (0.2, 4.0)  # range of the student samples' scale, relative to the base's
-# Metrics that may not grow, where the method has them, and what their beginning counts for at
-# least: where the student starts as good as the teacher, the gradient starts at zero.
-GROWING = {"dmd_gradient": 0.5, "fake_score_loss": 0.3}
-
-
-class Diverged(RuntimeError):
-    """The student is lost; the message names the metric and since when."""
 
 
 class DivergenceMonitor:
@@ -151,3 +130,23 @@ class DivergenceMonitor:
                 f"{name} is {median(last) / start:.3g} times its beginning since iteration {since} "
                 f"({value:.3g} at iteration {iteration}): the student has diverged"
             )
+
+
+@torch.no_grad()
+def measure_base(
+    method: Method, model: Model, student: "DeepSpeedEngine", stream: Stream, seed: int
+) -> SampleScale:
+    """Samples the student at every rung before it is trained; a collective."""
+    rungs, scales = range(len(method.sigmas)), []
+    for n in range(stream.passes):
+        batch = stream[n]
+        noise_BNC = rng.noise(batch, model.latent_channels, seed, "scale").to(student.device)
+        velocity = guided(model, student, batch.conditions)
+        std_KC = torch.stack([_std(method.student_x(velocity, noise_BNC, rung)) for rung in rungs])
+        scales.append(std_KC * batch.weight)
+    base_KC = torch.stack(scales).mean(0)
+    return SampleScale(sum_over_workers(base_KC) / dist.get_world_size())
+
+
+def _std(x_BNC: Tensor) -> Tensor:
+    return x_BNC.float().std(dim=(0, 1)).clamp_min(1e-6)

@@ -258,7 +258,7 @@ def _load_together(
 def _load(
     config: WorkerConfig, rank: int, world: int, device: torch.device, folder: Path | None
 ) -> _Loaded:
-    """Loads what may be refused, before anything is shared with the other workers."""
+    """Loads what may be rejected, before anything is shared with the other workers."""
     recipe, teacher_set = config.recipe, config.teacher_set
     model = _load_pipeline(recipe, recipe.base, device)
     student, fake_score = model.copy_transformer(), model.copy_transformer()  # before any LoRA

@@ -1,4 +1,4 @@
-"""`flash-ray evaluate`: scores one model on one task of a benchmark; checks first."""
+"""`flash-ray evaluate` and `models`: scores a model on a task of a benchmark, lists students."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from flash_ray.evaluation.compare import Sampled
     from flash_ray.evaluation.judges.base import Judge
     from flash_ray.models.base import Model
-
 
 BASES = ("teacher", "untrained")
 
@@ -77,6 +76,19 @@ def evaluate(
         "recipe_digest": opened.recipe.digest,
         **scored,
     }
+
+
+def published_students(place: str | None) -> list[Student]:
+    """Lists the students, by name.
+
+    Args:
+        place: the store, as `open_store` takes it.
+
+    Raises:
+        UserError: the store cannot be used, or a manifest is corrupt.
+    """
+    with open_store(place) as store:
+        return list_students(store)
 
 
 def read_manifest(folder: Path) -> Student:
@@ -169,10 +181,7 @@ def _evaluate(
     """The sampler that was best by the first judge, and what each judge says of its pictures."""
     from flash_ray.cluster.resources import cluster_needs
     from flash_ray.cluster.session import ray_session
-    from flash_ray.evaluation.compare import (
-        compare,
-        score_answers,
-    )
+    from flash_ray.evaluation.compare import compare, score_answers
     from flash_ray.evaluation.sample import load_base
 
     first, *others = judges
@@ -189,16 +198,3 @@ def _evaluate(
         "nfe": answers.sampler.nfe,
         "judges": {name: result.model_dump(mode="json") for name, result in results.items()},
     }
-
-
-def published_students(place: str | None) -> list[Student]:
-    """Lists the students, by name.
-
-    Args:
-        place: the store, as `open_store` takes it.
-
-    Raises:
-        UserError: the store cannot be used, or a manifest is corrupt.
-    """
-    with open_store(place) as store:
-        return list_students(store)

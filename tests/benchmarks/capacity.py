@@ -81,7 +81,7 @@ SETUPS = (Setup(1, 1, 1.0, 1), Setup(1, 1, 4.0, 1), Setup(1, 1, 4.0, 4), Setup(2
 
 @dataclass(frozen=True)
 class Rates:
-    """Of one thread: FLOP/s, and the fixed cost of a pass in s."""
+    """What one thread reaches: FLOP/s, and the fixed cost of a pass in s."""
 
     flops_per_s: float
     pass_seconds: float
@@ -117,7 +117,7 @@ Row = tuple[float, float, float]  # FLOPs, passes, seconds
 def _times(
     model: Model, architecture: Architecture, recipe: Recipe, rows: int
 ) -> tuple[list[Row], list[Row]]:
-    """Of a trainer's passes and of a teacher's, over text and target."""
+    """Measures a trainer's passes and a teacher's, over text and target."""
     layout = Layout("t2i", *recipe.data.resolution)
     condition = _condition(layout, architecture, rows, TEXT_TOKENS)
     x_BNC = torch.randn(rows, layout.tokens, architecture.in_channels)

@@ -1,4 +1,8 @@
-"""Measures the judge itself on pictures whose specification is known, and prints a table."""
+"""`python -m tests.benchmarks.judge_errors`: how the exact judge errs on pictures that are known.
+
+They are drawn from a specification, then blurred or drawn with some attributes wrong; for each kind
+it prints mean scores, the share of attributes judged wrongly and how far unstated numbers are off.
+"""
 
 from __future__ import annotations
 
@@ -22,17 +26,37 @@ from flash_ray.miniature.scenes import (
 )
 
 Array = np.ndarray
+SLOT_COLORS = tuple(f"{slot}_colour" for slot in SLOTS)
 
 
-def blurred(picture_3HW: Array, sigma: float) -> Array:
-    """Blurs a picture by a Gaussian of `sigma` pixels."""
-    return gaussian_filter(picture_3HW, (0, sigma, sigma), mode="nearest")
+def main() -> None:
+    """Prints the judge's errors by category."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=100, help="pictures per category and kind")
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    for category in T2I_CATEGORIES:
+        _scene_table(category, arguments.count, arguments.seed)
+    for category in EDIT_CATEGORIES:
+        _edit_table(category, arguments.count, arguments.seed)
 
 
-def softened(picture_3HW: Array, rng: np.random.Generator) -> Array:
-    """Spoils a picture by more than a VAE does: a blur of 0.7 pixels, and noise of 0.03."""
-    noise = rng.normal(0, 0.03, picture_3HW.shape)
-    return np.clip(blurred(picture_3HW, 0.7) + noise, 0, 1).astype(np.float32)
+def fit_errors(scene: Scene, fitted: Scene) -> tuple[int, int]:
+    """How many stated factors that show were found wrong, and how many there are."""
+    hidden = {
+        f"{s}_colour" for s in SLOTS if scene.category == "landscape" and not scene.factors[s]
+    }
+    names = [f.name for f in FACTORS[scene.category] if f.stated and f.name not in hidden]
+    return sum(scene.factors[n] != fitted.factors[n] for n in names), len(names)
+
+
+def number_errors(true: Scene, fitted: Scene) -> dict[str, float]:
+    """Distance of each visible unstated number from the truth, around the circle if periodic."""
+    errors = {}
+    for name in observable_numbers(true):
+        gap = abs(true.factors[name] - fitted.factors[name])
+        errors[name] = min(gap, 1 - gap) if is_periodic(true, name) else gap
+    return errors
 
 
 def with_wrong(scene: Scene, count: int, rng: np.random.Generator) -> tuple[Scene, list[str]]:
@@ -43,7 +67,7 @@ def with_wrong(scene: Scene, count: int, rng: np.random.Generator) -> tuple[Scen
     names = [
         factor.name
         for factor in FACTORS[scene.category]
-        if factor.stated and factor.name != "style" and not factor.name.endswith(_SLOT_COLOURS)
+        if factor.stated and factor.name != "style" and not factor.name.endswith(SLOT_COLORS)
     ]
     names = [name for name in names if name not in SLOTS or scene.factors[name]]
     chosen = [str(name) for name in rng.permutation(names)[:count]]
@@ -57,39 +81,15 @@ def with_wrong(scene: Scene, count: int, rng: np.random.Generator) -> tuple[Scen
             return changed, chosen
 
 
-_SLOT_COLOURS = tuple(f"{slot}_colour" for slot in SLOTS)
+def softened(picture_3HW: Array, rng: np.random.Generator) -> Array:
+    """Spoils a picture by more than a VAE does: a blur of 0.7 pixels, and noise of 0.03."""
+    noise = rng.normal(0, 0.03, picture_3HW.shape)
+    return np.clip(blurred(picture_3HW, 0.7) + noise, 0, 1).astype(np.float32)
 
 
-def number_errors(true: Scene, fitted: Scene) -> dict[str, float]:
-    """Distance of each visible unstated number from the truth, around the circle if periodic."""
-    errors = {}
-    for name in observable_numbers(true):
-        gap = abs(true.factors[name] - fitted.factors[name])
-        errors[name] = min(gap, 1 - gap) if is_periodic(true, name) else gap
-    return errors
-
-
-def _summary(label: str, scores: list[ExactScore], seconds: float) -> None:
-    means = [
-        float(np.mean([getattr(score, name) for score in scores]))
-        for name in ("score", "compliance", "quality")
-    ]
-    credits = np.concatenate([list(score.attributes.values()) for score in scores])
-    print(
-        f"{label:24s} score {means[0]:.3f}  compliance {means[1]:.4f}  quality {means[2]:.3f}  "
-        f"attribute errors {100 * (1 - credits.mean()):.2f} %  "
-        f"{seconds / len(scores):.3f} s each",
-        flush=True,
-    )
-
-
-def fit_errors(scene: Scene, fitted: Scene) -> tuple[int, int]:
-    """How many stated factors that show were found wrong, and how many there are."""
-    hidden = {
-        f"{s}_colour" for s in SLOTS if scene.category == "landscape" and not scene.factors[s]
-    }
-    names = [f.name for f in FACTORS[scene.category] if f.stated and f.name not in hidden]
-    return sum(scene.factors[n] != fitted.factors[n] for n in names), len(names)
+def blurred(picture_3HW: Array, sigma: float) -> Array:
+    """Blurs a picture by a Gaussian of `sigma` pixels."""
+    return gaussian_filter(picture_3HW, (0, sigma, sigma), mode="nearest")
 
 
 def _scene_table(category: str, count: int, seed: int) -> None:
@@ -125,6 +125,33 @@ def _scene_table(category: str, count: int, seed: int) -> None:
         _summary(f"{category}, {wrong} wrong", scores, time.process_time() - start)
 
 
+def _edit_table(category: str, count: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    edits = [random_edit(category, rng) for _ in range(count)]
+    for label, answer in (
+        ("true", lambda edit: edit.target_picture()),
+        ("blur 0.7, noise 0.03", lambda edit: softened(edit.target_picture(), rng)),
+        ("source unchanged", lambda edit: edit.source_picture()),
+    ):
+        start = time.process_time()
+        scores = [judge_edit(answer(edit), edit) for edit in edits]
+        _summary(f"edit {category}, {label}", scores, time.process_time() - start)
+
+
+def _summary(label: str, scores: list[ExactScore], seconds: float) -> None:
+    means = [
+        float(np.mean([getattr(score, name) for score in scores]))
+        for name in ("score", "compliance", "quality")
+    ]
+    credits = np.concatenate([list(score.attributes.values()) for score in scores])
+    print(
+        f"{label:24s} score {means[0]:.3f}  compliance {means[1]:.4f}  quality {means[2]:.3f}  "
+        f"attribute errors {100 * (1 - credits.mean()):.2f} %  "
+        f"{seconds / len(scores):.3f} s each",
+        flush=True,
+    )
+
+
 def _attributes(scores: list[ExactScore]) -> None:
     credits: dict[str, list[float]] = {}
     for score in scores:
@@ -143,26 +170,5 @@ def _numbers(scenes: list[Scene], scores: list[ExactScore]) -> None:
     print("  numbers off by, mean:", ", ".join(f"{n} {np.mean(e):.3f}" for n, e in errors.items()))
 
 
-def _edit_table(category: str, count: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    edits = [random_edit(category, rng) for _ in range(count)]
-    for label, answer in (
-        ("true", lambda edit: edit.target_picture()),
-        ("blur 0.7, noise 0.03", lambda edit: softened(edit.target_picture(), rng)),
-        ("source unchanged", lambda edit: edit.source_picture()),
-    ):
-        start = time.process_time()
-        scores = [judge_edit(answer(edit), edit) for edit in edits]
-        _summary(f"edit {category}, {label}", scores, time.process_time() - start)
-
-
-def main() -> None:
-    """Prints the judge's errors by category."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=100, help="pictures per category and kind")
-    parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
-    for category in T2I_CATEGORIES:
-        _scene_table(category, arguments.count, arguments.seed)
-    for category in EDIT_CATEGORIES:
-        _edit_table(category, arguments.count, arguments.seed)
+if __name__ == "__main__":
+    main()

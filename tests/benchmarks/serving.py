@@ -99,7 +99,7 @@ class Client:
         return answer.status_code, time.perf_counter() - start
 
     def closed(self, clients: int, seconds: float) -> Load:
-        """That many clients, each asking again as soon as it is answered."""
+        """Runs that many clients, each of which asks again as soon as it is answered."""
         load, start = Load(), time.perf_counter()
 
         def ask() -> None:

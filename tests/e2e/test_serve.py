@@ -21,9 +21,9 @@ from PIL import Image
 from tests.helpers.endpoints import replicas
 
 PROMPTS = [
-    f"A {colour} circle on a {ground} field"
-    for colour in ("red", "blue", "green")
-    for ground in ("dark", "bright", "grey", "yellow")
+    f"A {color} circle on a {ground} field"
+    for color in ("red", "blue", "green")
+    for ground in ("dark", "bright", "gray", "yellow")
 ]
 
 STAGES = ("queue", "encode", "denoise", "decode")

@@ -93,7 +93,7 @@ class Page:
         return self.texts("#grid thead span")
 
     def width(self, picture: WebElement) -> int:
-        """Of a picture's file, in pixels, once it is loaded."""
+        """The width of a picture's file in pixels, once it is loaded."""
         return self.wait(lambda: picture.get_property("naturalWidth"))
 
     def evaluate(self, model: str, task: str = "t2i", judge: str = "exact") -> WebElement:

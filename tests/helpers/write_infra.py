@@ -16,7 +16,7 @@ INFRA = Path(__file__).parents[2] / "infra"
 NOTE = "# Written by `python -m tests.helpers.write_infra` from flash_ray/telemetry/alerts.py.\n"
 
 
-def files() -> dict[str, str]:
+def infra_files() -> dict[str, str]:
     """Returns the contents of the files by their paths within infra/."""
     rules = yaml.safe_dump(prometheus_rules(), sort_keys=False, width=100, allow_unicode=True)
     dashboards = {
@@ -30,7 +30,7 @@ def files() -> dict[str, str]:
 
 def main() -> None:
     """Writes the files into infra/ of this checkout and prints their paths."""
-    for name, text in files().items():
+    for name, text in infra_files().items():
         path = INFRA / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")

@@ -139,7 +139,7 @@ def test_what_is_not_allowed_is_an_error_by_field(client):
     error(draw(client, prompt="x" * 201), 400, "prompt", "at most 200")
     error(draw(client, prompt="a\x00b"), 400, "prompt", "control characters")
     error(draw(client, response_format="url"), 400, "response_format", "b64_json")
-    error(draw(client, colour="red"), 400, "colour")
+    error(draw(client, color="red"), 400, "color")
     error(draw(client, seed=-1), 400, "seed")
     error(client.post("/v1/images/generations", content=b"{"), 400, None)
     error(client.get("/v1/nothing"), 404, None)

@@ -14,9 +14,9 @@ from tests.helpers.distilling import (
     make_step,
     read_history,
     run_iterations,
+    small_recipe,
     write_history,
 )
-from tests.helpers.distilling import small_recipe as recipe_of
 from tests.helpers.small import build_base
 
 TOLERANCE = 1e-4  # of a loss: sums over workers round in another order
@@ -41,8 +41,8 @@ def recipes(base, most: int, stage: int, fewest: int = 1) -> tuple[Recipe, Recip
     same = (*LEARN_FAST, *MIXED, "runtime.micro_batch_size=1", f"runtime.zero_stage={stage}")
     ranged = f"runtime.num_workers={{min: {fewest}, max: {most}}}"
     return (
-        recipe_of(base, *same, f"runtime.num_workers={most}"),
-        recipe_of(base, *same, ranged, "runtime.checkpoint_every=1"),
+        small_recipe(base, *same, f"runtime.num_workers={most}"),
+        small_recipe(base, *same, ranged, "runtime.checkpoint_every=1"),
     )
 
 

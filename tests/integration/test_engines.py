@@ -14,8 +14,8 @@ from tests.helpers.distilling import (
     in_processes,
     make_step,
     run_iterations,
+    small_recipe,
 )
-from tests.helpers.distilling import small_recipe as recipe_of
 from tests.helpers.small import build_base
 
 # Largest relative difference of a loss over 4 iterations at learning rate 1e-3: sums over workers
@@ -46,7 +46,7 @@ def run(world):
 
     def run_once(name, *overrides):
         if name not in done:
-            recipe = recipe_of(base, *LEARN_FAST, *overrides)
+            recipe = small_recipe(base, *LEARN_FAST, *overrides)
             history = run_iterations(recipe, encode_locally(recipe, folder), folder / name)
             weights = load_file(folder / name / "student/diffusion_pytorch_model.safetensors")
             done[name] = history, weights
@@ -103,7 +103,9 @@ def test_bf16_follows_fp32(run):
 
 def test_accumulated_passes_make_one_iteration(world):
     base, folder = world
-    recipe = recipe_of(base, "runtime.micro_batch_size=2", "runtime.gradient_accumulation_steps=2")
+    recipe = small_recipe(
+        base, "runtime.micro_batch_size=2", "runtime.gradient_accumulation_steps=2"
+    )
     in_processes(1, folder / "accumulated", _accumulates, recipe, encode_locally(recipe, folder))
 
 
@@ -165,7 +167,7 @@ def test_two_teachers_are_asked_where_they_count_on_any_number_of_workers(run, w
 @pytest.mark.parametrize("stage", [2, 3])
 def test_the_average_is_of_the_fp32_weights(world, stage):
     base, folder = world
-    recipe = recipe_of(base, *LEARN_FAST, *TWO, f"runtime.zero_stage={stage}")
+    recipe = small_recipe(base, *LEARN_FAST, *TWO, f"runtime.zero_stage={stage}")
     cache = encode_locally(recipe, folder)
     in_processes(2, folder / f"ema-{stage}", _averages, recipe, cache)
 

@@ -9,8 +9,8 @@ from flash_ray.models.qwen_image_21 import QwenImage21
 from tests.helpers.small import build_base
 
 CORPUS = [
-    f'A {colour} {thing} on a {ground} field with the word "{word}"'
-    for colour in ("red", "blue", "green")
+    f'A {color} {thing} on a {ground} field with the word "{word}"'
+    for color in ("red", "blue", "green")
     for thing in ("circle", "house", "tree")
     for ground in ("dark", "bright")
     for word in ("CAT", "DOG", "SUN")

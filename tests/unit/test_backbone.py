@@ -225,7 +225,7 @@ def test_images_and_latents_have_the_stated_shapes(backbone):
     assert images.shape == (2, 64, 96, 3) and images.dtype == np.uint8
 
 
-def test_latents_are_normalised_with_the_statistics_of_the_vae(miniature_folder, backbone):
+def test_latents_are_normalized_with_the_statistics_of_the_vae(miniature_folder, backbone):
     pipeline = load_pipeline(miniature_folder)
     pipeline.vae.register_to_config(latents_mean=[0.5] * 64, latents_std=[2.0] * 64)
     other = QwenImage21(pipeline)

@@ -7,9 +7,17 @@ import torch
 from diffusers import QwenImage21Transformer2DModel
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from flash_ray.capacity import estimate as sharding
 from flash_ray.capacity.__main__ import estimate_rows, read
-from flash_ray.capacity.estimate import best, estimates, stage_seconds
+from flash_ray.capacity.estimate import (
+    Memory,
+    best,
+    checkpoint_bytes,
+    checkpoint_seconds,
+    estimates,
+    stage_seconds,
+    traffic_seconds,
+    trainer_memory,
+)
 from flash_ray.capacity.timeline import StageSeconds, simulate
 from flash_ray.capacity.workload import (
     Architecture,
@@ -67,7 +75,7 @@ def test_flops_are_those_that_torch_counts(backbone, miniature_folder):
 
 
 def kept_values(student: torch.nn.Module, backbone, rows: int, text: int) -> float:
-    """Of activations that autograd keeps for the backward pass of one call, 16 target tokens."""
+    """How many activations autograd keeps for the backward pass of a call with 16 target tokens."""
     own = {weight.data_ptr() for weight in student.parameters()}
     kept = {}
 
@@ -181,10 +189,10 @@ def test_processes_share_the_cores():
     assert simulate(stages(score=0.0), 2, 1, passes=1, cores=1).seconds == pytest.approx(16)
 
 
-def memory(stage: int, trainers: int, recipe: Recipe = QWEN) -> sharding.Memory:
+def memory(stage: int, trainers: int, recipe: Recipe = QWEN) -> Memory:
     assumed = Assumptions(vae_gb=0.0)
     work = workload(recipe, Architecture(), assumed)
-    return sharding.trainer_memory(Architecture(), work, assumed, stage, trainers, 1)
+    return trainer_memory(Architecture(), work, assumed, stage, trainers, 1)
 
 
 def test_zero_shards_optimizer_then_gradients_then_weights():
@@ -210,12 +218,12 @@ def test_traffic_and_checkpoints_by_hand():
         s3_gb_per_s_per_node=2.0,
     )  # fmt: skip
     gigabytes = 2 * Architecture().parameters / 1e9
-    seconds = [sharding.traffic_seconds(Architecture(), assumed, n, 3.0) for n in (1, 8, 16)]
+    seconds = [traffic_seconds(Architecture(), assumed, n, 3.0) for n in (1, 8, 16)]
     assert seconds[0] == 0
     assert seconds[1] == pytest.approx(3 * gigabytes * 7 / 8 / 50)
     assert seconds[2] == pytest.approx(3 * gigabytes * 15 / 16 / 5)
-    assert sharding.checkpoint_bytes(TINY) == 32 * TINY.parameters
-    upload = sharding.checkpoint_seconds(Architecture(), assumed, 9)
+    assert checkpoint_bytes(TINY) == 32 * TINY.parameters
+    upload = checkpoint_seconds(Architecture(), assumed, 9)
     assert upload == pytest.approx(16 * gigabytes / (2 * 2))
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from flash_ray.miniature.edits import random_edit
-from flash_ray.miniature.judge import diversity, diversity_gap, floor
+from flash_ray.miniature.judge import diversity, diversity_floor, diversity_gap
 from flash_ray.miniature.scenes import random_scene
 
 
@@ -28,7 +28,7 @@ def test_collapsed_samples_are_far_from_the_truth():
 
 def test_the_floor_falls_with_the_root_of_the_count():
     true = (0.25, 0.75)
-    assert floor(100, true) / floor(400, true) == pytest.approx(2, rel=0.1)
+    assert diversity_floor(100, true) / diversity_floor(400, true) == pytest.approx(2, rel=0.1)
 
 
 def test_what_does_not_show_is_left_out():

@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image
 
-from flash_ray.evaluation import compare as compare_module
 from flash_ray.evaluation.benchmark import Case, first_of_each
 from flash_ray.evaluation.compare import (
     Answers,
@@ -143,7 +142,9 @@ def test_differences_are_paired():
 
 def test_of_several_samplers_the_better_counts(backbone, monkeypatch):
     results = iter([result_of(2), result_of(3), result_of(4)])
-    monkeypatch.setattr(compare_module, "score_answers", lambda *arguments: next(results))
+    monkeypatch.setattr(
+        "flash_ray.evaluation.compare.score_answers", lambda *arguments: next(results)
+    )
     short, long = SamplerConfig((1.0,)), SamplerConfig((1.0, 0.5))
     shown = []
     comparison = compare(

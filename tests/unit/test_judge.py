@@ -128,8 +128,8 @@ def test_the_fit_finds_what_is_there_not_what_it_started_from():
 def test_values_that_do_not_show_cost_nothing_and_others_do():
     scene = _landscape(sky=1)
     picture = draw([scene])[0]
-    colour = (scene.factors["middle_colour"] + 1) % 6
-    assert distance_with(picture, scene, middle_colour=colour) < 1e-3
+    color = (scene.factors["middle_colour"] + 1) % 6
+    assert distance_with(picture, scene, middle_colour=color) < 1e-3
     assert distance_with(picture, scene, sky=2) > 0.05
 
 

@@ -74,7 +74,7 @@ def test_the_check_finds_what_is_wrong():
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_what_the_operator_refuses_beyond_the_schemas(folder):
-    """As in validation.go of KubeRay 1.7."""
+    """The operator checks these in validation.go of KubeRay 1.7."""
     items = render(folder)
     for cluster in ray_clusters(items).values():
         assert cluster["rayVersion"]  # authentication with tokens is refused without it

@@ -53,7 +53,7 @@ def about(score: float) -> Scores:
 
 
 def test_the_mean_of_the_judges_averages_decides(tmp_path):
-    """By one judge b is better, by the mean of both a is."""
+    """One judge prefers b, the mean of both prefers a."""
     files = written(
         tmp_path,
         b=result("b", strict=about(2.0), kind=about(4.2)),
@@ -94,7 +94,7 @@ def test_a_lead_that_may_be_chance_is_a_tie(tmp_path):
 
 
 def test_a_case_counts_where_it_has_a_score_in_every_result(tmp_path):
-    """By all its cases a would be first; b has no score of the best of them."""
+    """All cases of a counted, it would be first; b has no score of the best of them."""
     high = [5.0, *[2.4] * 15]
     files = written(
         tmp_path,

@@ -6,7 +6,7 @@ import yaml
 from flash_ray.errors import UserError
 from flash_ray.recipe import dump_yaml, load_recipe, parse_recipe
 from flash_ray.recipe.load import override
-from flash_ray.recipe.messages import KEYS, VALUES
+from flash_ray.recipe.messages import RENAMED_KEYS, RENAMED_VALUES
 
 OLD_FILE = """
 name: old
@@ -47,7 +47,7 @@ def refused(raw: object) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize(("old", "new"), KEYS.items())
+@pytest.mark.parametrize(("old", "new"), RENAMED_KEYS.items())
 def test_an_old_key_is_refused_with_its_new_name(old, new):
     old, new = numbered(old), numbered(new)
     with pytest.raises(UserError) as error:
@@ -55,7 +55,7 @@ def test_an_old_key_is_refused_with_its_new_name(old, new):
     assert str(error.value) == f"{old}: renamed; now {new}; write that"
 
 
-@pytest.mark.parametrize("new", sorted(set(KEYS.values())))
+@pytest.mark.parametrize("new", sorted(set(RENAMED_KEYS.values())))
 def test_a_new_name_is_a_key_of_the_recipe(new):
     node = load_recipe("miniature").model_dump(mode="json")
     for part in numbered(new).split("."):
@@ -89,7 +89,7 @@ def test_a_file_of_old_keys_says_how_many_there_are():
     whole_sections = {"teaching", "optimisation"}  # named by what is in them
     other_files = {"teacher_defaults.guidance", "teacher_defaults.rescale"}
     unchanged_below = {"teaching.placement", "teaching.replicas", "optimisation.precision"}
-    old_keys = (KEYS.keys() - whole_sections - other_files) | unchanged_below
+    old_keys = (RENAMED_KEYS.keys() - whole_sections - other_files) | unchanged_below
     assert message.endswith(f"(and {len(old_keys) - 1} more problems)")
 
 
@@ -101,7 +101,7 @@ def test_an_old_key_comes_before_what_is_missing_for_it():
 
 @pytest.mark.parametrize(
     ("path", "old", "new"),
-    [(path, old, new) for path, names in VALUES.items() for old, new in names.items()],
+    [(path, old, new) for path, names in RENAMED_VALUES.items() for old, new in names.items()],
 )
 def test_an_old_value_is_refused_with_its_new_name(path, old, new):
     path = numbered(path)

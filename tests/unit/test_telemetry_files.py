@@ -9,7 +9,7 @@ import pytest
 
 from flash_ray.telemetry.alerts import ALERTS
 from flash_ray.telemetry.dashboards import DASHBOARDS
-from tests.helpers.write_infra import INFRA, files
+from tests.helpers.write_infra import INFRA, infra_files
 
 PACKAGE = Path(__file__).parents[2] / "flash_ray"
 promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
@@ -23,7 +23,7 @@ def queries():
 
 
 def test_infra_is_in_step_with_the_code():
-    for name, text in files().items():
+    for name, text in infra_files().items():
         assert (INFRA / name).read_text() == text, "run `python -m tests.helpers.write_infra`"
     written = {path.stem for path in (INFRA / "grafana").glob("*.json")}
     assert written == {board.uid.removeprefix("flash-ray-") for board in DASHBOARDS}

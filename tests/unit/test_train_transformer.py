@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flash_ray.miniature.training import networks as module
+from flash_ray.miniature.training import networks
 from flash_ray.miniature.training.networks import Lesson, optimizers_of, train_transformer
 from flash_ray.miniature.training.teacher import draw_examples, encode_examples
 from flash_ray.models.qwen_image_21 import QwenImage21
@@ -21,19 +21,19 @@ def lesson(miniature_folder):
     )
 
 
-def test_every_weight_is_learnt_once(miniature_folder):
-    """By Muon the matrices of the blocks, by AdamW the rest."""
+def test_every_weight_is_learned_once(miniature_folder):
+    """Muon has the matrices of the blocks, AdamW the rest."""
     transformer = QwenImage21.from_pretrained(miniature_folder, encoders=False).transformer
-    learnt = {
+    learned = {
         name: [weight for group in optimizer.param_groups for weight in group["params"]]
         for name, optimizer in optimizers_of(transformer).items()
     }
-    ids = [id(weight) for weights in learnt.values() for weight in weights]
+    ids = [id(weight) for weights in learned.values() for weight in weights]
     assert sorted(ids) == sorted(id(weight) for weight in transformer.parameters())
     block = transformer.transformer_blocks[0]
-    assert any(weight is block.attn.to_q.weight for weight in learnt["muon"])
-    assert any(weight is block.attn.norm_q.weight for weight in learnt["adamw"])
-    assert any(weight is transformer.img_in.weight for weight in learnt["adamw"])
+    assert any(weight is block.attn.to_q.weight for weight in learned["muon"])
+    assert any(weight is block.attn.norm_q.weight for weight in learned["adamw"])
+    assert any(weight is transformer.img_in.weight for weight in learned["adamw"])
 
 
 def test_a_run_that_was_stopped_ends_as_the_whole_one(miniature_folder, lesson, tmp_path):
@@ -54,8 +54,8 @@ def test_a_run_that_was_stopped_ends_as_the_whole_one(miniature_folder, lesson, 
         assert not any(map(torch.equal, before, after))
         return after
 
-    resumable = module.resumable
+    resumable = networks.resumable
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(module, "resumable", stop_after_two)
+        patch.setattr(networks, "resumable", stop_after_two)
         train("stopped")
     assert all(map(torch.equal, train("stopped"), train("whole")))

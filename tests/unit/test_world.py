@@ -99,7 +99,7 @@ def test_captions_state_everything_unless_told_to_omit():
             text = caption(scene, rng)
             if category == "landscape":
                 assert f"a {scene.value('sky')} sky over {scene.value('ground')}" in text
-                assert all(f"a {colour} {kind}" in text for colour, kind in scene.objects)
+                assert all(f"a {color} {kind}" in text for color, kind in scene.objects)
             elif category == "portrait":
                 assert f"{scene.value('hair')} {scene.value('hair_colour')} hair" in text
                 assert f"a {scene.value('shirt')} shirt" in text
@@ -174,20 +174,20 @@ def test_a_careless_writer_names_wrong_objects_and_places_to_remove():
     rng = np.random.default_rng(11)
     edits = [e for e in (random_edit("object", rng) for _ in range(600)) if "remove" in e.operation]
     said = [(instruction(edit, rng), instruction(edit, rng, 0.3)) for edit in edits]
-    colour, kind, place = (
+    color, kind, place = (
         np.mean([exact.split()[part] != loose.split()[part] for exact, loose in said])
         for part in (2, 3, -1)
     )
-    assert 0.2 < min(colour, kind, place) and max(colour, kind, place) < 0.4
+    assert 0.2 < min(color, kind, place) and max(color, kind, place) < 0.4
 
 
 @pytest.mark.parametrize("kind", DEGRADATIONS)
 def test_degradations_spoil_and_their_seed_fixes_them(kind):
     picture = draw([random_scene("portrait", np.random.default_rng(10))])[0]
-    spoilt = degrade(picture, kind, seed=1)
-    np.testing.assert_array_equal(spoilt, degrade(picture, kind, seed=1))
-    assert np.sqrt(np.square(spoilt - picture).mean()) > 0.03
-    assert spoilt.dtype == np.float32 and spoilt.min() >= 0 and spoilt.max() <= 1
+    spoiled = degrade(picture, kind, seed=1)
+    np.testing.assert_array_equal(spoiled, degrade(picture, kind, seed=1))
+    assert np.sqrt(np.square(spoiled - picture).mean()) > 0.03
+    assert spoiled.dtype == np.float32 and spoiled.min() >= 0 and spoiled.max() <= 1
 
 
 def test_an_unknown_degradation_is_refused():

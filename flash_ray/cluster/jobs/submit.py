@@ -1,4 +1,4 @@
-"""Sends a job once: its files and this flash_ray travel with it, the same job is not sent twice."""
+"""Sends jobs to a cluster: files and this flash_ray travel along, no job is sent twice."""
 
 import hashlib
 import json
@@ -24,6 +24,13 @@ from flash_ray.cluster.environment import REQUIREMENTS, pins, requirements
 from flash_ray.cluster.jobs.logs import wait
 from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe
+
+ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
+ANSWER_S = 10.0  # for the job server's first answer
+ENTRYPOINT = "python -m flash_ray.cluster.jobs.entrypoint"
+ERROR_PREFIX = "flash-ray: "  # of the line with which the entry point fails
+STARTING = "No available agent"  # the job server's answer until nodes have registered with it
+STARTING_S = 25.0  # for nodes to register
 
 
 @dataclass(frozen=True)
@@ -75,10 +82,6 @@ class Job:
         return int(self.recipe.runtime.gpu and not self.serves)
 
 
-ADDRESS = "RAY_API_SERVER_ADDRESS"
-ANSWER_S = 10.0
-
-
 def connect(address: str | None) -> JobSubmissionClient:
     """A client of the job server.
 
@@ -91,10 +94,10 @@ def connect(address: str | None) -> JobSubmissionClient:
     Raises:
         UserError: there is no job server, it rejects the token, or its Ray is another version.
     """
-    address = _checked(address)
+    address = _checked_address(address)
     _validate_reachable(address)
     # Ray takes the variable before the argument.
-    os.environ[ADDRESS] = address
+    os.environ[ADDRESS_VARIABLE] = address
     try:
         client = JobSubmissionClient(address)
     except AuthenticationError as error:
@@ -110,10 +113,75 @@ def connect(address: str | None) -> JobSubmissionClient:
     return client
 
 
-def _checked(address: str | None) -> str:
+def send(client: JobSubmissionClient, job: Job, again: bool = False, pip: bool = False) -> str:
+    """Submits the job; returns its id.
+
+    No credentials travel: whoever may see the dashboard sees what was sent. The nodes have them.
+
+    Args:
+        again: sends a job that has ended once more.
+        pip: has the nodes install flash_ray's requirements, at this machine's versions.
+
+    Raises:
+        UserError: it runs already, it has ended and `again` is false, or the server rejects it.
+    """
+    name = free_id(job.id, client.list_jobs(), again)
+    required = requirements()
+    with tempfile.TemporaryDirectory(prefix="flash-ray-") as folder:
+        for file, text in {**job.files, REQUIREMENTS: "\n".join(required)}.items():
+            (Path(folder) / file).write_text(text, encoding="utf-8")
+        environment: dict[str, Any] = {
+            "working_dir": folder,
+            # The package's folder, be it installed or a checkout; it wins over the image's.
+            "py_modules": [str(Path(flash_ray.__file__).parent)],
+            "excludes": ["__pycache__"],
+        }
+        if pip:
+            environment["pip"] = pins(required)
+        if job.gpus:
+            _check_offer(client, environment, f"GPU={job.gpus}")
+        try:
+            return _submitted(
+                client,
+                entrypoint=f"{ENTRYPOINT} {shlex.join([*job.words, *job.repeats])}",
+                submission_id=name,
+                runtime_env=environment,
+                metadata=job.metadata,
+                entrypoint_num_gpus=job.gpus or None,
+            )
+        except RuntimeError as error:
+            free_id(job.id, client.list_jobs(), again)  # another may have sent it meanwhile
+            raise UserError(
+                f"--address: the job server rejected {name}: {_last_line(error)}; see its log"
+            ) from error
+
+
+def free_id(job_id: str, jobs: Iterable[JobDetails], again: bool) -> str:
+    """An id for a job: `job_id`, or `job_id`-2 and so on for one that is sent again.
+
+    Raises:
+        UserError: it runs already, or has ended and `again` is false.
+    """
+    same = [j for j in jobs if re.fullmatch(rf"{re.escape(job_id)}(-\d+)?", j.submission_id or "")]
+    for job in same:
+        if not job.status.is_terminal():
+            raise UserError(
+                f"job: {job.submission_id} runs already ({job.status.value}); allowed: once at a "
+                f"time; see `flash-ray jobs logs {job.submission_id} --follow`, or stop it"
+            )
+    if same and not again:
+        last = max(same, key=lambda job: job.start_time or 0)
+        raise UserError(
+            f"job: {last.submission_id} has ended ({last.status.value}); allowed: --again to send "
+            f"it once more; see `flash-ray jobs logs {last.submission_id}` first"
+        )
+    return f"{job_id}-{len(same) + 1}" if same else job_id
+
+
+def _checked_address(address: str | None) -> str:
     if not address:
         raise UserError(
-            f"--address: missing; allowed: http(s)://HEAD:8265; give it, or set {ADDRESS}"
+            f"--address: missing; allowed: http(s)://HEAD:8265; give it, or set {ADDRESS_VARIABLE}"
         )
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.netloc or "@" in parts.netloc:
@@ -154,58 +222,9 @@ def _no_job_server(address: str) -> str:
     )
 
 
-ENTRY = "python -m flash_ray.cluster.jobs.entrypoint"
-PREFIX = "flash-ray: "  # of the line with which the entry point fails
-STARTING = "No available agent"  # the job server's answer until nodes have registered with it
-PATIENCE_S = 25.0
-
-
-def send(client: JobSubmissionClient, job: Job, again: bool = False, pip: bool = False) -> str:
-    """Submits the job; returns its id.
-
-    No credentials travel: whoever may see the dashboard sees what was sent. The nodes have them.
-
-    Args:
-        again: sends a job that has ended once more.
-        pip: has the nodes install flash_ray's requirements, at this machine's versions.
-
-    Raises:
-        UserError: it runs already, it has ended and `again` is false, or the server rejects it.
-    """
-    name = free_id(job.id, client.list_jobs(), again)
-    required = requirements()
-    with tempfile.TemporaryDirectory(prefix="flash-ray-") as folder:
-        for file, text in {**job.files, REQUIREMENTS: "\n".join(required)}.items():
-            (Path(folder) / file).write_text(text, encoding="utf-8")
-        environment: dict[str, Any] = {
-            "working_dir": folder,
-            # The package's folder, be it installed or a checkout; it wins over the image's.
-            "py_modules": [str(Path(flash_ray.__file__).parent)],
-            "excludes": ["__pycache__"],
-        }
-        if pip:
-            environment["pip"] = pins(required)
-        if job.gpus:
-            _check_cluster(client, environment, f"GPU={job.gpus}")
-        try:
-            return _submitted(
-                client,
-                entrypoint=f"{ENTRY} {shlex.join([*job.words, *job.repeats])}",
-                submission_id=name,
-                runtime_env=environment,
-                metadata=job.metadata,
-                entrypoint_num_gpus=job.gpus or None,
-            )
-        except RuntimeError as error:
-            free_id(job.id, client.list_jobs(), again)  # another may have sent it meanwhile
-            raise UserError(
-                f"--address: the job server rejected {name}: {_last_line(error)}; see its log"
-            ) from error
-
-
 def _submitted(client: JobSubmissionClient, **job: Any) -> str:
     """Submits a job; waits for a job server that has just come up. Raises RuntimeError."""
-    until = time.monotonic() + PATIENCE_S
+    until = time.monotonic() + STARTING_S
     while True:
         try:
             return client.submit_job(**job)
@@ -215,38 +234,16 @@ def _submitted(client: JobSubmissionClient, **job: Any) -> str:
             time.sleep(1.0)
 
 
-def _check_cluster(client: JobSubmissionClient, environment: dict[str, Any], amount: str) -> None:
-    """Raises UserError if no node can offer NAME=AMOUNT, as a job on the head finds out."""
-    name = _submitted(client, entrypoint=f"{ENTRY} --check {amount}", runtime_env=environment)
+def _check_offer(client: JobSubmissionClient, environment: dict[str, Any], amount: str) -> None:
+    """Raises UserError if no node can offer `amount` (NAME=AMOUNT), as a job on the head finds."""
+    name = _submitted(client, entrypoint=f"{ENTRYPOINT} --check {amount}", runtime_env=environment)
     ended = wait(client, name)
-    problems = [x for x in client.get_job_logs(name).splitlines() if x.startswith(PREFIX)]
+    problems = [x for x in client.get_job_logs(name).splitlines() if x.startswith(ERROR_PREFIX)]
     client.delete_job(name)
     if ended.status != JobStatus.SUCCEEDED:
         raise UserError(
-            problems[-1].removeprefix(PREFIX) if problems else f"{name}: {ended.message}"
+            problems[-1].removeprefix(ERROR_PREFIX) if problems else f"{name}: {ended.message}"
         )
-
-
-def free_id(job_id: str, jobs: Iterable[JobDetails], again: bool) -> str:
-    """An id for a job: `job_id`, or `job_id`-2 and so on for one that is sent again.
-
-    Raises:
-        UserError: it runs already, or has ended and `again` is false.
-    """
-    same = [j for j in jobs if re.fullmatch(rf"{re.escape(job_id)}(-\d+)?", j.submission_id or "")]
-    for job in same:
-        if not job.status.is_terminal():
-            raise UserError(
-                f"job: {job.submission_id} runs already ({job.status.value}); allowed: once at a "
-                f"time; see `flash-ray jobs logs {job.submission_id} --follow`, or stop it"
-            )
-    if same and not again:
-        last = max(same, key=lambda job: job.start_time or 0)
-        raise UserError(
-            f"job: {last.submission_id} has ended ({last.status.value}); allowed: --again to send "
-            f"it once more; see `flash-ray jobs logs {last.submission_id}` first"
-        )
-    return f"{job_id}-{len(same) + 1}" if same else job_id
 
 
 def _last_line(error: RuntimeError) -> str:

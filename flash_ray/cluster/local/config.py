@@ -1,4 +1,4 @@
-"""What a local cluster is made of, how its autoscaler is told so, and the token that guards it."""
+"""Configures a local cluster: its nodes, its autoscaler, and the token that guards it."""
 
 import os
 import secrets
@@ -32,6 +32,20 @@ class NodeLimits:
     def most(self) -> dict[str, int]:
         """The largest number of nodes of each type."""
         return {"trainer": self.trainers, "teacher": self.teachers, "server": self.servers}
+
+
+@dataclass(frozen=True)
+class Token:
+    """A secret, and its source: the name of a variable, or the path of a file."""
+
+    value: str = field(repr=False)
+    source: str
+
+    def environment(self) -> dict[str, str]:
+        """The variables with which Ray finds it; a file is named by its path."""
+        if self.source == "RAY_AUTH_TOKEN":
+            return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.value}
+        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": self.source}
 
 
 def autoscaling_config(limits: NodeLimits, address: str) -> dict[str, Any]:
@@ -80,20 +94,6 @@ def autoscaling_config(limits: NodeLimits, address: str) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class Token:
-    """A secret, and its source: the name of a variable, or the path of a file."""
-
-    value: str = field(repr=False)
-    source: str
-
-    def environment(self) -> dict[str, str]:
-        """The variables with which Ray finds it; a file is named by its path."""
-        if self.source == "RAY_AUTH_TOKEN":
-            return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.value}
-        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": self.source}
-
-
 def read_token() -> Token:
     """Reads the user's token: RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token.
 
@@ -108,7 +108,7 @@ def read_token() -> Token:
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or default).absolute()
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _make(path)
+        _create_token(path)
         path.chmod(0o600)  # Ray itself makes it readable by all
         value = path.read_text().strip()
     except OSError as error:
@@ -121,7 +121,8 @@ def read_token() -> Token:
     return Token(value, str(path))
 
 
-def _make(path: Path) -> None:
+def _create_token(path: Path) -> None:
+    """Writes a random token unless there is a file."""
     try:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:

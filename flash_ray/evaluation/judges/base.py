@@ -1,4 +1,4 @@
-"""What a judge is, how named ones are found, and the means of their scores."""
+"""What a judge is, how it is made from its name, and the means of its scores."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -117,60 +117,6 @@ class Judge(Protocol):
         ...
 
 
-def summarize(judge: Judge, cases: Sequence[Case], scores: Sequence[CaseScore]) -> JudgeResult:
-    """Means, intervals and categories of the scores of all cases.
-
-    Raises:
-        ValueError: there are more or fewer scores than cases.
-    """
-    categories: dict[str, list[tuple[Case, CaseScore]]] = {}
-    for case, score in zip(cases, scores, strict=True):
-        categories.setdefault(case.category, []).append((case, score))
-    known = [score.score for score in scores if score.score is not None]
-    return JudgeResult(
-        judge=judge.name,
-        score=_mean(known),
-        interval=interval(known) if known else None,
-        measures=_measures(scores),
-        categories={
-            name: _category(judge, *zip(*pairs, strict=True)) for name, pairs in categories.items()
-        },
-        cases={case.id: score for case, score in zip(cases, scores, strict=True)},
-    )
-
-
-def require(module: str, extra: str) -> None:
-    """Raises UserError if an optional module is not installed, with what to install."""
-    if find_spec(module) is None:
-        raise UserError(
-            f"--judge: {module} is not installed; run `pip install 'flash-ray[{extra}]'`, or "
-            "choose another judge"
-        )
-
-
-def _category(judge: Judge, cases: Sequence[Case], scores: Sequence[CaseScore]) -> CategoryScore:
-    known = [score.score for score in scores if score.score is not None]
-    return CategoryScore(
-        cases=len(cases),
-        counted=len(known),
-        score=_mean(known),
-        measures=_measures(scores),
-        details=dict(judge.describe(cases, scores)),
-    )
-
-
-def _measures(scores: Sequence[CaseScore]) -> dict[str, float]:
-    names = dict.fromkeys(name for score in scores for name in score.measures)
-    return {
-        name: float(np.mean([s.measures[name] for s in scores if name in s.measures]))
-        for name in names
-    }
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return float(np.mean(values)) if values else None
-
-
 JudgeChoice = Judge | VlmSettings
 
 
@@ -219,7 +165,7 @@ def read_judges(words: Sequence[str]) -> list[JudgeChoice]:
         UserError: there is no such judge, one is named twice, its extra is not installed, its file
             is wrong, or its key is not in the environment.
     """
-    choices = [_read(word) for word in words]
+    choices = [_read_judge(word) for word in words]
     names = [name_of(choice) for choice in choices]
     for name in names:
         if names.count(name) > 1:
@@ -246,11 +192,6 @@ def open_judges(choices: Sequence[JudgeChoice], place: str | None) -> Iterator[l
         ]
 
 
-def name_of(choice: JudgeChoice) -> str:
-    """What results call the judge."""
-    return f"vlm:{choice.model}" if isinstance(choice, VlmSettings) else choice.name
-
-
 def validate_judge(choice: JudgeChoice, cases: Sequence[Case], benchmark: str, field: str) -> None:
     """Raises UserError if a judge has nothing to say of any of the cases; a VLM always has.
 
@@ -265,13 +206,49 @@ def validate_judge(choice: JudgeChoice, cases: Sequence[Case], benchmark: str, f
     )
 
 
+def name_of(choice: JudgeChoice) -> str:
+    """What results call the judge."""
+    return f"vlm:{choice.model}" if isinstance(choice, VlmSettings) else choice.name
+
+
 def unknown_judge(word: str) -> str:
     """The problem with a word that names no judge."""
     known = ", ".join([*plugins.names(plugins.JUDGES), "vlm:FILE.yaml"])
     return f"--judge: {word!r} is no judge; allowed: {known}; choose one"
 
 
-def _read(word: str) -> JudgeChoice:
+def require(module: str, extra: str) -> None:
+    """Raises UserError if an optional module is not installed, with what to install."""
+    if find_spec(module) is None:
+        raise UserError(
+            f"--judge: {module} is not installed; run `pip install 'flash-ray[{extra}]'`, or "
+            "choose another judge"
+        )
+
+
+def summarize(judge: Judge, cases: Sequence[Case], scores: Sequence[CaseScore]) -> JudgeResult:
+    """Means, intervals and categories of the scores of all cases.
+
+    Raises:
+        ValueError: there are more or fewer scores than cases.
+    """
+    categories: dict[str, list[tuple[Case, CaseScore]]] = {}
+    for case, score in zip(cases, scores, strict=True):
+        categories.setdefault(case.category, []).append((case, score))
+    known = [score.score for score in scores if score.score is not None]
+    return JudgeResult(
+        judge=judge.name,
+        score=_mean(known),
+        interval=interval(known) if known else None,
+        measures=_measures(scores),
+        categories={
+            name: _category(judge, *zip(*pairs, strict=True)) for name, pairs in categories.items()
+        },
+        cases={case.id: score for case, score in zip(cases, scores, strict=True)},
+    )
+
+
+def _read_judge(word: str) -> JudgeChoice:
     if word in plugins.names(plugins.JUDGES):
         return load_judge(word)
     kind, _, file = word.partition(":")
@@ -281,3 +258,26 @@ def _read(word: str) -> JudgeChoice:
     settings = read_settings(file)
     settings.key()
     return settings
+
+
+def _category(judge: Judge, cases: Sequence[Case], scores: Sequence[CaseScore]) -> CategoryScore:
+    known = [score.score for score in scores if score.score is not None]
+    return CategoryScore(
+        cases=len(cases),
+        counted=len(known),
+        score=_mean(known),
+        measures=_measures(scores),
+        details=dict(judge.describe(cases, scores)),
+    )
+
+
+def _measures(scores: Sequence[CaseScore]) -> dict[str, float]:
+    names = dict.fromkeys(name for score in scores for name in score.measures)
+    return {
+        name: float(np.mean([s.measures[name] for s in scores if name in s.measures]))
+        for name in names
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None

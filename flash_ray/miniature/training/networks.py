@@ -27,6 +27,12 @@ from flash_ray.models.base import Condition, Layout, PromptCache
 from flash_ray.models.qwen_image_21 import QwenImage21
 
 log = logging.getLogger(__name__)
+KL_WEIGHT = 1e-4  # of the VAE's loss
+LAYOUTS = {"t2i": Layout("t2i", 64, 64), "edit": Layout("edit", 64, 64, ((64, 64),))}
+EMA = 0.998  # decay of the transformer's average
+PEAK_LR = {"muon": 1e-2, "adamw": 2e-3}
+SHIFT = 4.0  # of training times: what is in a picture is decided at t > 0.6, below is polish
+NOISINGS = 2  # of each picture in a step: its text, the longer part, is then paid once
 
 
 class Stateful(Protocol):
@@ -41,12 +47,136 @@ class Stateful(Protocol):
         ...
 
 
-def cosine_lr(step: int, steps: int, peak: float, warmup: int = 100) -> float:
-    """Linear warm-up to `peak`, then a cosine down to a fiftieth of it."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    progress = (step - warmup) / max(1, steps - warmup)
-    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+class Lesson(NamedTuple):
+    """A part of the training: steps on examples, by task as `encode_examples` makes them."""
+
+    steps: int
+    examples: dict[str, dict[str, Tensor]]
+
+
+class Average:
+    """An exponential moving average of what a model learns."""
+
+    def __init__(self, model: torch.nn.Module):
+        learned = _learned(model)
+        self.names = list(learned)
+        self.values = [value.detach().clone() for value in learned.values()]
+
+    @torch.no_grad()
+    def update(self, model: torch.nn.Module, decay: float) -> None:
+        """Moves to decay * average + (1 - decay) * the model's weights."""
+        torch._foreach_lerp_(self.values, list(_learned(model).values()), 1 - decay)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averaged weights by name."""
+        return dict(zip(self.names, self.values, strict=True))
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes averaged weights up again."""
+        self.values = [state[name] for name in self.names]
+
+
+class Journal:
+    """Averages measures and writes a line every so many steps, to the log and a JSONL file."""
+
+    def __init__(self, file: Path, every: int = 100, clock: Callable[[], float] = time.monotonic):
+        self.file, self.every, self.clock = file, every, clock
+        self.sums: dict[str, float] = {}
+        self.count, self.since = 0, clock()
+
+    def add(self, step: int, **measures: float) -> None:
+        """Takes the measures of a step, counted from 0."""
+        for name, value in measures.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+        self.count += 1
+        if (step + 1) % self.every:
+            return
+        line = {name: round(total / self.count, 5) for name, total in self.sums.items()}
+        line["seconds_per_step"] = round((self.clock() - self.since) / self.count, 4)
+        log.info("step %d  %s", step + 1, "  ".join(f"{k} {v:g}" for k, v in line.items()))
+        with self.file.open("a") as stream:
+            stream.write(json.dumps({"step": step + 1, **line}) + "\n")
+        self.sums, self.count, self.since = {}, 0, self.clock()
+
+
+def train_vae(
+    vae: AutoencoderKLQwenImage21,
+    folder: Path,
+    steps: int = 10000,
+    batch: int = 16,
+    peak_lr: float = 1.5e-3,
+    pool: int = 24000,
+    bf16: bool = True,
+) -> None:
+    """Trains in place, resumably in `folder`, then sets the latents' mean and spread."""
+    data = draw_pictures(pool, seed=1)
+    optimizer = torch.optim.AdamW(
+        vae.parameters(), lr=peak_lr, betas=(0.9, 0.99), weight_decay=1e-3
+    )
+    journal = Journal(folder / "vae.jsonl")
+    for step in resumable(steps, {"vae": vae, "optimizer": optimizer}, folder / "vae"):
+        for group in optimizer.param_groups:
+            group["lr"] = cosine_lr(step, steps, peak_lr)
+        x = to_vae_input(data[torch.randint(pool, (batch,))])
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss, measures = vae_loss(vae, x)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        journal.add(step, **measures)
+    vae.eval()
+    normalize_latents(vae, data[:1024])
+
+
+def train_transformer(
+    model: QwenImage21,
+    lessons: Sequence[Lesson],
+    folder: Path,
+    batch: int = 64,
+    bf16: bool = True,
+) -> None:
+    """Trains the base transformer in place, resumably in `folder`; leaves its averaged weights."""
+    optimizers = optimizers_of(model.transformer.requires_grad_(True))
+    fit_transformer(model, lessons, optimizers, PEAK_LR, folder, batch, bf16)
+
+
+def fit_transformer(
+    model: QwenImage21,
+    lessons: Sequence[Lesson],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    peak_lr: Mapping[str, float],
+    folder: Path,
+    batch: int,
+    bf16: bool,
+) -> None:
+    """Trains what requires gradients; see `train_transformer`.
+
+    Args:
+        optimizers, peak_lr: by name; together they hold every parameter that is learned.
+    """
+    steps = sum(lesson.steps for lesson in lessons)
+    transformer = model.transformer.train()
+    average = Average(transformer)
+    journal = Journal(folder / "transformer.jsonl")
+    parts: dict[str, Stateful] = {"transformer": transformer, "average": average, **optimizers}
+    for step in resumable(steps, parts, folder / "transformer"):
+        for name, optimizer in optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = cosine_lr(step, steps, peak_lr[name])
+        task = ("t2i", "edit")[step % 2]
+        examples = _lesson_at(step, lessons).examples[task]
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = _loss(model, *batch_of(examples, task, batch))
+        transformer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
+        for optimizer in optimizers.values():
+            optimizer.step()
+        average.update(transformer, min(EMA, (step + 1) / (step + 10)))
+        journal.add(step, **{f"loss_{task}": 2 * loss.item()})
+    transformer.load_state_dict(average.state_dict(), strict=False)
+    transformer.requires_grad_(False).eval()
 
 
 def resumable(
@@ -75,33 +205,15 @@ def resumable(
             os.replace(file.with_suffix(".partial"), file)
 
 
-class Journal:
-    """Averages measures and writes a line every so many steps, to the log and a JSONL file."""
-
-    def __init__(self, file: Path, every: int = 100, clock: Callable[[], float] = time.monotonic):
-        self.file, self.every, self.clock = file, every, clock
-        self.sums: dict[str, float] = {}
-        self.count, self.since = 0, clock()
-
-    def add(self, step: int, **measures: float) -> None:
-        """Takes the measures of a step, counted from 0."""
-        for name, value in measures.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value)
-        self.count += 1
-        if (step + 1) % self.every:
-            return
-        line = {name: round(total / self.count, 5) for name, total in self.sums.items()}
-        line["seconds_per_step"] = round((self.clock() - self.since) / self.count, 4)
-        log.info("step %d  %s", step + 1, "  ".join(f"{k} {v:g}" for k, v in line.items()))
-        with self.file.open("a") as stream:
-            stream.write(json.dumps({"step": step + 1, **line}) + "\n")
-        self.sums, self.count, self.since = {}, 0, self.clock()
+def cosine_lr(step: int, steps: int, peak: float, warmup: int = 100) -> float:
+    """Linear warm-up to `peak`, then a cosine down to a fiftieth of it."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-KL_WEIGHT = 1e-4
-
-
-def pictures(count: int, seed: int) -> torch.Tensor:
+def draw_pictures(count: int, seed: int) -> Tensor:
     """Scenes of every category and both sides of edits, `(count, 3, 64, 64)` uint8."""
     rng = np.random.default_rng(seed)
     out = np.empty((count, 3, 64, 64), np.uint8)
@@ -115,13 +227,13 @@ def pictures(count: int, seed: int) -> torch.Tensor:
     return torch.from_numpy(out)
 
 
-def to_vae_input(pictures_B3HW: torch.Tensor) -> torch.Tensor:
+def to_vae_input(pictures_B3HW: Tensor) -> Tensor:
     """uint8 RGB to what the VAE reads: `(B, 4, 1, H, W)` in [-1, 1], opaque."""
     rgb = pictures_B3HW.float() / 127.5 - 1
     return torch.cat([rgb, torch.ones_like(rgb[:, :1])], 1).unsqueeze(2)
 
 
-def vae_loss(vae: AutoencoderKLQwenImage21, x: torch.Tensor) -> tuple[torch.Tensor, dict]:
+def vae_loss(vae: AutoencoderKLQwenImage21, x: Tensor) -> tuple[Tensor, dict]:
     """Squared and absolute error, squared error of edges, and KL to the unit normal.
 
     Edges (differences of neighbors) carry letters and hair; the squared error finds them early,
@@ -137,38 +249,8 @@ def vae_loss(vae: AutoencoderKLQwenImage21, x: torch.Tensor) -> tuple[torch.Tens
     return loss, {"l1": l1.item(), "l2": l2.item(), "edges": edges.item(), "kl": kl.item()}
 
 
-def train_vae(
-    vae: AutoencoderKLQwenImage21,
-    folder: Path,
-    steps: int = 10000,
-    batch: int = 16,
-    peak_lr: float = 1.5e-3,
-    pool: int = 24000,
-    bf16: bool = True,
-) -> None:
-    """Trains in place, resumably in `folder`, then sets the latents' mean and spread."""
-    data = pictures(pool, seed=1)
-    optimizer = torch.optim.AdamW(
-        vae.parameters(), lr=peak_lr, betas=(0.9, 0.99), weight_decay=1e-3
-    )
-    journal = Journal(folder / "vae.jsonl")
-    for step in resumable(steps, {"vae": vae, "optimizer": optimizer}, folder / "vae"):
-        for group in optimizer.param_groups:
-            group["lr"] = cosine_lr(step, steps, peak_lr)
-        x = to_vae_input(data[torch.randint(pool, (batch,))])
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss, measures = vae_loss(vae, x)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        journal.add(step, **measures)
-    vae.eval()
-    normalize_latents(vae, data[:1024])
-
-
 @torch.no_grad()
-def normalize_latents(vae: AutoencoderKLQwenImage21, pictures_B3HW: torch.Tensor) -> None:
+def normalize_latents(vae: AutoencoderKLQwenImage21, pictures_B3HW: Tensor) -> None:
     """Writes the latents' mean and standard deviation by channel into the VAE's configuration."""
     parts = [vae.encode(to_vae_input(part)).latent_dist.mean for part in pictures_B3HW.split(64)]
     latents = torch.cat(parts)
@@ -176,46 +258,6 @@ def normalize_latents(vae: AutoencoderKLQwenImage21, pictures_B3HW: torch.Tensor
         latents_mean=latents.mean((0, 2, 3, 4)).tolist(),
         latents_std=latents.std((0, 2, 3, 4)).tolist(),
     )
-
-
-LAYOUTS = {"t2i": Layout("t2i", 64, 64), "edit": Layout("edit", 64, 64, ((64, 64),))}
-EMA = 0.998
-PEAK_LR = {"muon": 1e-2, "adamw": 2e-3}
-SHIFT = 4.0  # of training times: what is in a picture is decided at t > 0.6, below is polish
-NOISINGS = 2  # of each picture in a step: its text, the longer part, is then paid once
-
-
-class Lesson(NamedTuple):
-    """A part of the training: steps on examples, by task as `encode_examples` makes them."""
-
-    steps: int
-    examples: dict[str, dict[str, Tensor]]
-
-
-class Average:
-    """An exponential moving average of what a model learns."""
-
-    def __init__(self, model: torch.nn.Module):
-        learnt = _learnt(model)
-        self.names = list(learnt)
-        self.values = [value.detach().clone() for value in learnt.values()]
-
-    @torch.no_grad()
-    def update(self, model: torch.nn.Module, decay: float) -> None:
-        """Moves to decay * average + (1 - decay) * the model's weights."""
-        torch._foreach_lerp_(self.values, list(_learnt(model).values()), 1 - decay)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The averaged weights by name."""
-        return dict(zip(self.names, self.values, strict=True))
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Takes averaged weights up again."""
-        self.values = [state[name] for name in self.names]
-
-
-def _learnt(model: torch.nn.Module) -> dict[str, Tensor]:
-    return {name: value for name, value in model.named_parameters() if value.requires_grad}
 
 
 def optimizers_of(transformer: torch.nn.Module) -> dict[str, torch.optim.Optimizer]:
@@ -245,56 +287,6 @@ def batch_of(examples: dict[str, Tensor], task: str, size: int) -> tuple[Tensor,
     return x_BNC, Condition.from_tensors(LAYOUTS[task], tensors).to(dtype=torch.float32)
 
 
-def train_transformer(
-    model: QwenImage21,
-    lessons: Sequence[Lesson],
-    folder: Path,
-    batch: int = 64,
-    bf16: bool = True,
-) -> None:
-    """Trains the base transformer in place, resumably in `folder`; leaves its averaged weights."""
-    optimizers = optimizers_of(model.transformer.requires_grad_(True))
-    fit(model, lessons, optimizers, PEAK_LR, folder, batch, bf16)
-
-
-def fit(
-    model: QwenImage21,
-    lessons: Sequence[Lesson],
-    optimizers: Mapping[str, torch.optim.Optimizer],
-    peak_lr: Mapping[str, float],
-    folder: Path,
-    batch: int,
-    bf16: bool,
-) -> None:
-    """Trains what requires gradients; see `train_transformer`.
-
-    Args:
-        optimizers, peak_lr: by name; together they hold every parameter that is learnt.
-    """
-    steps = sum(lesson.steps for lesson in lessons)
-    transformer = model.transformer.train()
-    average = Average(transformer)
-    journal = Journal(folder / "transformer.jsonl")
-    parts: dict[str, Stateful] = {"transformer": transformer, "average": average, **optimizers}
-    for step in resumable(steps, parts, folder / "transformer"):
-        for name, optimizer in optimizers.items():
-            for group in optimizer.param_groups:
-                group["lr"] = cosine_lr(step, steps, peak_lr[name])
-        task = ("t2i", "edit")[step % 2]
-        examples = _lesson_at(step, lessons).examples[task]
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = _loss(model, *batch_of(examples, task, batch))
-        transformer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
-        for optimizer in optimizers.values():
-            optimizer.step()
-        average.update(transformer, min(EMA, (step + 1) / (step + 10)))
-        journal.add(step, **{f"loss_{task}": 2 * loss.item()})
-    transformer.load_state_dict(average.state_dict(), strict=False)
-    transformer.requires_grad_(False).eval()
-
-
 def _lesson_at(step: int, lessons: Sequence[Lesson]) -> Lesson:
     ends = accumulate(lesson.steps for lesson in lessons)
     return next(lesson for end, lesson in zip(ends, lessons, strict=True) if step < end)
@@ -312,3 +304,7 @@ def _loss(model: QwenImage21, x_BNC: Tensor, condition: Condition) -> Tensor:
             v_BNC = model.velocity(model.transformer, z_BNC, t_B, condition, prefix)
             losses.append(flow_matching_loss(v_BNC, x_BNC, eps_BNC))
     return torch.stack(losses).mean()
+
+
+def _learned(model: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in model.named_parameters() if value.requires_grad}

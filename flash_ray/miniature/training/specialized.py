@@ -24,7 +24,7 @@ from flash_ray.miniature.benchmark import draw_edit, draw_scene
 from flash_ray.miniature.captions import caption, instruction
 from flash_ray.miniature.edits import Edit
 from flash_ray.miniature.scenes import Scene, levels, unstated
-from flash_ray.miniature.training.networks import Lesson, fit
+from flash_ray.miniature.training.networks import Lesson, fit_transformer
 from flash_ray.miniature.training.teacher import (
     TASKS,
     UNCAPTIONED,
@@ -111,9 +111,11 @@ def train_lora(
     transformer = model.transformer
     config = LoraConfig(r=plan.rank, lora_alpha=plan.rank, target_modules=list(LAYERS))
     transformer.add_adapter(config)
-    learnt = [value for value in transformer.parameters() if value.requires_grad]
-    optimizers = {"adamw": torch.optim.AdamW(learnt, betas=(0.9, 0.99), weight_decay=0.0)}
-    fit(model, [Lesson(plan.steps, examples)], optimizers, PEAK_LR, folder, batch, plan.bf16)
+    learned = [value for value in transformer.parameters() if value.requires_grad]
+    optimizers = {"adamw": torch.optim.AdamW(learned, betas=(0.9, 0.99), weight_decay=0.0)}
+    fit_transformer(
+        model, [Lesson(plan.steps, examples)], optimizers, PEAK_LR, folder, batch, plan.bf16
+    )
     return get_peft_model_state_dict(transformer)
 
 

@@ -30,7 +30,7 @@ from flash_ray.miniature.training.networks import Lesson, train_transformer, tra
 from flash_ray.models.base import Model
 from flash_ray.models.qwen_image_21 import QwenImage21
 
-# The categories in turn, those that are learnt slowest more often.
+# The categories in turn, those that are learned slowest more often.
 TURNS = {
     "t2i": ("landscape", "portrait", "landscape", "text"),
     "edit": tuple("object scene text identity object style enhancement object text style".split()),

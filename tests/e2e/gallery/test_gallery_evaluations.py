@@ -20,7 +20,7 @@ SCORE = r"[1-5]\.\d\d"
 
 @pytest.fixture
 def crowd(served_store: ServedStore) -> Iterator[int]:
-    """As many evaluations as the page lists at first, newer than all that the tests ask for."""
+    """Stores as many evaluations as the page lists at first, newer than those of the tests."""
     store, size = Store.from_url(served_store.url), 100
     spec = EvaluationSpec(
         model=teacher_of(load_recipe("miniature")),
