@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flash_ray.cli.options import BenchmarkName, Cases, Judges, Overrides, Place, Task
+from flash_ray.cli.options import BenchmarkName, Cases, Judges, Overrides, StoreAddress, Task
 from flash_ray.errors import UserError
 from flash_ray.recipe import load_recipe
 
@@ -35,7 +35,7 @@ def evaluate(
         ),
     ] = None,
     overrides: Overrides = None,
-    store: Place = None,
+    store: StoreAddress = None,
 ) -> None:
     """Score a model on one task of a benchmark."""
     if overrides and recipe is None:
@@ -71,7 +71,7 @@ def rank(
     rank_table(ranking.rank(ranking.read_results(results)))
 
 
-def models(store: Place = None) -> None:
+def models(store: StoreAddress = None) -> None:
     """List the published students."""
     from flash_ray.cli.tables import student_table
     from flash_ray.workflows.evaluate import published_students

@@ -20,19 +20,22 @@ Cases = Annotated[int, typer.Option(min=1, help="Cases of each category.")]
 
 def _store(default: str) -> Any:
     text = f"s3://bucket/prefix, or the folder of the embedded store; default {default}."
-    return typer.Option("--store", metavar="PLACE", help=text)
+    return typer.Option("--store", metavar="STORE", help=text)
 
 
-Place = Annotated[str | None, _store("~/.flash_ray/store")]
-PlaceOfStudy = Annotated[str | None, _store("the base recipe's, or DIR/store")]
+StoreAddress = Annotated[str | None, _store("~/.flash_ray/store")]
+StudyStoreAddress = Annotated[str | None, _store("the base recipe's, or DIR/store")]
 
 
-def storage_of(place: str | None) -> list[str]:
+def storage_of(store_address: str | None) -> list[str]:
     """The overrides of a recipe that put a run into the store that --store names."""
-    if place is None:
+    if store_address is None:
         return []
-    url = place if place.startswith("s3://") else "embedded"
-    return [f"runtime.storage.url={url}", *([] if url == place else ["runtime.storage.endpoint="])]
+    url = store_address if store_address.startswith("s3://") else "embedded"
+    return [
+        f"runtime.storage.url={url}",
+        *([] if url == store_address else ["runtime.storage.endpoint="]),
+    ]
 
 
 # Of commands that run here or, by `flash-ray submit`, as a job.

@@ -8,10 +8,10 @@ import typer
 from flash_ray.cli.options import (
     Cases,
     Overrides,
-    Place,
     RecipeName,
     Resume,
     RunName,
+    StoreAddress,
     storage_of,
 )
 from flash_ray.recipe import dump_yaml, load_recipe
@@ -35,7 +35,9 @@ def recipe_check(recipe: RecipeName, overrides: Overrides = None) -> None:
 
 
 @data_app.command("describe")
-def data_describe(recipe: RecipeName, overrides: Overrides = None, store: Place = None) -> None:
+def data_describe(
+    recipe: RecipeName, overrides: Overrides = None, store: StoreAddress = None
+) -> None:
     """Print what a run will see: counts, shares, passes, layouts, bytes of cached conditions."""
     loaded = load_recipe(recipe, [*(overrides or []), *storage_of(store)])
     from flash_ray.cli.tables import data_table
@@ -45,7 +47,9 @@ def data_describe(recipe: RecipeName, overrides: Overrides = None, store: Place 
 
 
 @data_app.command("encode")
-def data_encode(recipe: RecipeName, overrides: Overrides = None, store: Place = None) -> None:
+def data_encode(
+    recipe: RecipeName, overrides: Overrides = None, store: StoreAddress = None
+) -> None:
     """Encode the cases' conditions ahead; what is encoded already is left as it is."""
     loaded = load_recipe(recipe, [*(overrides or []), *storage_of(store)])
     from flash_ray.telemetry.progress import Steps
@@ -62,7 +66,7 @@ def distill(
     overrides: Overrides = None,
     name: RunName = None,
     resume: Resume = False,
-    store: Place = None,
+    store: StoreAddress = None,
 ) -> None:
     """Distill a student as a recipe says, and publish it."""
     loaded = load_recipe(recipe, [*(overrides or []), *storage_of(store)])

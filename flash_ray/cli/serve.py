@@ -7,11 +7,11 @@ import typer
 
 from flash_ray.cli.options import (
     Overrides,
-    Place,
     Port,
     ServedRecipe,
     ServingChanges,
     ServingFile,
+    StoreAddress,
 )
 from flash_ray.recipe import load_recipe
 from flash_ray.serving.settings import load_serving
@@ -23,7 +23,7 @@ def serve(
     overrides: Overrides = None,
     settings: ServingFile = None,
     changes: ServingChanges = None,
-    store: Place = None,
+    store: StoreAddress = None,
     tokens: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Tokens that `flash-ray token` made.")
     ] = None,
@@ -54,7 +54,7 @@ def token(
 def alias(
     name: Annotated[str, typer.Argument(metavar="ALIAS", help="What requests call it.")],
     student: Annotated[str, typer.Argument(metavar="STUDENT", help="A published student.")],
-    store: Place = None,
+    store: StoreAddress = None,
 ) -> None:
     """Point an alias to a student; endpoints that run go over to it without losing a request."""
     from flash_ray.storage.embedded import open_store

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from flash_ray.cli.options import AtOnce, PlaceOfStudy, StudyName
+from flash_ray.cli.options import AtOnce, StudyName, StudyStoreAddress
 
 if TYPE_CHECKING:
     from flash_ray.studies.records import SearchResult
@@ -21,7 +21,7 @@ Out = Annotated[Path, typer.Option(metavar="DIR", help="The folder of the study'
 
 @study_app.command("run")
 def study_run(
-    study: StudyName, out: Out, at_once: AtOnce = None, store: PlaceOfStudy = None
+    study: StudyName, out: Out, at_once: AtOnce = None, store: StudyStoreAddress = None
 ) -> None:
     """Run the trials that are not finished yet; after an interruption, the same command goes on."""
     from flash_ray.telemetry.progress import Steps
@@ -71,7 +71,7 @@ def study_search(
         typer.Option(min=1, help="Combinations to try; default: all, at most 16."),
     ] = None,
     at_once: AtOnce = None,
-    store: PlaceOfStudy = None,
+    store: StudyStoreAddress = None,
 ) -> None:
     """Search the study's space for the best recipe, and write it to DIR/best.yaml.
 

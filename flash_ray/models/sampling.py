@@ -53,7 +53,7 @@ def guide(positive: VelocityFn, negative: VelocityFn, sampler: SamplerConfig | N
     return velocity
 
 
-def guided(
+def velocity_of(
     model: Model,
     transformer: nn.Module,
     conditions: ConditionPair,
@@ -90,7 +90,7 @@ def sample(
     Args:
         progress: called with (steps done, steps in all) after each step.
     """
-    velocity = guided(model, transformer, conditions, sampler)
+    velocity = velocity_of(model, transformer, conditions, sampler)
     sigmas = [*sampler.sigmas, 0.0]
     z_BNC = noise_BNC
     for i in range(len(sampler.sigmas)):

@@ -70,10 +70,11 @@ class Evaluation(Section):
     benchmark: str | None = Field(
         None, min_length=1, description="a registered benchmark's name, or null: no scores"
     )
-    judge: str = Field(
-        "exact",
+    judge: str | None = Field(
+        None,
         min_length=1,
-        description="a registered judge's name: of the run and of what is published",
+        description="a registered judge's name, needed with a benchmark; it scores the run and "
+        "what is published",
     )
     every: int = Field(
         0, ge=0, description="iterations between scores of the averaged student; 0: never"
@@ -86,6 +87,13 @@ class Evaluation(Section):
         description="cases of each category that a student is scored on before it is published; "
         "0: none",
     )
+
+    @property
+    def judge_name(self) -> str:
+        """The judge of a checked recipe with a benchmark; ValueError where there is none."""
+        if self.judge is None:
+            raise ValueError("a recipe without a benchmark names no judge")
+        return self.judge
 
 
 class Storage(Section):

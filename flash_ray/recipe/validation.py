@@ -35,7 +35,13 @@ def _registered(recipe: Recipe) -> Iterator[str]:
     if evaluation.benchmark is not None:
         benchmarks, judges = plugins.names(plugins.BENCHMARKS), plugins.names(plugins.JUDGES)
         named.append(("evaluation.benchmark", evaluation.benchmark, benchmarks, "benchmark"))
-        named.append(("evaluation.judge", evaluation.judge, judges, "judge"))
+        if evaluation.judge is None:
+            yield (
+                f"evaluation.judge: missing with evaluation.benchmark {evaluation.benchmark}; "
+                f"allowed: {', '.join(judges)}; set evaluation.judge to one that can judge it"
+            )
+        else:
+            named.append(("evaluation.judge", evaluation.judge, judges, "judge"))
     for field, name, known, kind in named:
         if name not in known:
             yield unknown(field, name, known, kind)

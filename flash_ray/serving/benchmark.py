@@ -64,7 +64,7 @@ def judge_names(recipe: Recipe, settings: Serving) -> list[str]:
     installed, the VLMs of the settings; none without a benchmark."""
     if recipe.evaluation.benchmark is None:
         return []
-    names = [recipe.evaluation.judge, *settings.judges]
+    names = [recipe.evaluation.judge_name, *settings.judges]
     if "ocr" not in names and _has_ocr():
         names.insert(1, "ocr")
     return names
@@ -85,7 +85,7 @@ def validate_judges(recipe: Recipe, settings: Serving) -> None:
                 f"allowed: judges of a recipe with one; set {FIELD}, or remove them"
             )
         return
-    judge = load_judge(recipe.evaluation.judge, JUDGE)
+    judge = load_judge(recipe.evaluation.judge_name, JUDGE)
     cases = [case for task in benchmark.categories for case in benchmark.cases(task, 1)]
     validate_judge(judge, cases, benchmark.name, JUDGE)
     if settings.judges:

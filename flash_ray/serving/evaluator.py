@@ -118,7 +118,7 @@ class CaseJudge:
     several threads."""
 
     def __init__(self, recipe: Recipe, benchmark: ServedBenchmark):
-        self._judge = load_judge(recipe.evaluation.judge, JUDGE)
+        self._judge = load_judge(recipe.evaluation.judge_name, JUDGE)
         self._benchmark = benchmark
         self._lock = threading.Lock()
 

@@ -147,7 +147,7 @@ def compare_arms(
     return Findings(
         study,
         benchmark_of(trials[0].recipe).name,
-        trials[0].recipe.evaluation.judge,
+        trials[0].recipe.evaluation.judge_name,
         records,
         tuple(_tables(study, scores, of_seeds)),
         tuple(_verdict(study, claim, scores) for claim in study.claims),

@@ -234,7 +234,7 @@ def _trainable(
             mean = sum(scores.values()) / len(scores)
             tune.report({"iteration": iteration, "score": mean, "tasks": scores})
 
-    judge = load_judge(recipe.evaluation.judge, "judge")
+    judge = load_judge(recipe.evaluation.judge_name, "judge")
     scorer = TrainingEval(encoded, judge, student_sampler(recipe.student.rungs))
     folder = Path(tune.get_context().get_trial_dir()) / "student"
     resume = run_exists(store, recipe.name)

@@ -294,7 +294,7 @@ class Trial:
             self.recipe.digest,
             dict(self.cases),
             validation.benchmark_of(self.recipe).digest,
-            self.recipe.evaluation.judge,
+            self.recipe.evaluation.judge_name,
             *(lora_digest(t.model) for t in self.recipe.teachers if is_lora(t.model)),
         ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -50,7 +50,7 @@ def run_trial(
         what `distill` raises, but for Diverged.
     """
     sampler = student_sampler(trial.recipe.student.rungs)
-    judge = load_judge(trial.recipe.evaluation.judge, "judge")
+    judge = load_judge(trial.recipe.evaluation.judge_name, "judge")
     callbacks = Callbacks(
         evaluate=TrainingEval(curve, judge, sampler) if curve else None,
         live=live,
@@ -178,7 +178,7 @@ def _publish(
     published = PublishedScores(
         benchmark=benchmark.name,
         digest=benchmark.digest,
-        judge=trial.recipe.evaluation.judge,
+        judge=trial.recipe.evaluation.judge_name,
         cases_per_category=min(trial.cases.values()),
         tasks={task: of.score for task, of in scores.items() if of.score is not None},
     )

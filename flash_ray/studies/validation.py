@@ -65,7 +65,7 @@ def validate_measures(study: Study, recipe: Recipe) -> None:
         recipe: of any arm; what judges is the same for all.
     """
     benchmark = benchmark_of(recipe)
-    judge = load_judge(recipe.evaluation.judge, "judge")
+    judge = load_judge(recipe.evaluation.judge_name, "judge")
     if problems := [*_tasks(study, benchmark), *_measures(study, benchmark)]:
         raise UserError(one_line(problems))
     for task in study.cases:

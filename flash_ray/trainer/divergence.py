@@ -12,7 +12,7 @@ from torch import Tensor
 from flash_ray.data.stream import Stream
 from flash_ray.methods import Method
 from flash_ray.models.base import Model
-from flash_ray.models.sampling import guided
+from flash_ray.models.sampling import velocity_of
 from flash_ray.trainer import rng
 from flash_ray.trainer.metrics import UpdateMetrics, sum_over_workers
 
@@ -141,7 +141,7 @@ def measure_base(
     for n in range(stream.passes):
         batch = stream[n]
         noise_BNC = rng.noise(batch, model.latent_channels, seed, "scale").to(student.device)
-        velocity = guided(model, student, batch.conditions)
+        velocity = velocity_of(model, student, batch.conditions)
         std_KC = torch.stack([_std(method.student_x(velocity, noise_BNC, rung)) for rung in rungs])
         scales.append(std_KC * batch.weight)
     base_KC = torch.stack(scales).mean(0)

@@ -13,7 +13,7 @@ from flash_ray.data.stream import MicroBatch, Stream
 from flash_ray.methods import METHODS
 from flash_ray.methods.guidance import combine_scores
 from flash_ray.models.base import Model
-from flash_ray.models.sampling import guided
+from flash_ray.models.sampling import velocity_of
 from flash_ray.recipe import Recipe
 from flash_ray.teachers.protocol import Teachers
 from flash_ray.trainer import rng
@@ -70,8 +70,8 @@ class DistillationStep:
             announced = self._lookahead.take(n, record.stage)
             batch, rung, weights_BM = announced.batch, announced.rung, announced.weights_BM
             noise, t, xi = self._draw_student(batch)
-            student = guided(self.model, self.student, batch.conditions)
-            fake_score = guided(self.model, self.fake_score, batch.conditions)
+            student = velocity_of(self.model, self.student, batch.conditions)
+            fake_score = velocity_of(self.model, self.fake_score, batch.conditions)
 
             x = self.method.student_x(student, noise, rung)
             x_t = self.method.renoise(x, t, xi)
@@ -96,7 +96,7 @@ class DistillationStep:
         """One optimizer step of the fake score on the student's samples, noised afresh."""
         for batch, x in samples:
             t, eps = self._draw_fake_score(batch, x, repeat)
-            fake_score = guided(self.model, self.fake_score, batch.conditions)
+            fake_score = velocity_of(self.model, self.fake_score, batch.conditions)
             loss = self.method.fake_score_loss(fake_score, x, t, eps) * batch.weight
             self.fake_score.backward(loss)
             self.fake_score.step()

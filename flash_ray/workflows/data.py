@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from flash_ray.data.encode import Prepared
 
 
-def describe_data(recipe: Recipe, place: str | None) -> "Description":
+def describe_data(recipe: Recipe, store_address: str | None) -> "Description":
     """Says what a run will see.
 
     Args:
-        place: the embedded store's folder, if that is used; None: the default one.
+        store_address: the embedded store's folder, if that is used; None: the default one.
 
     Raises:
         UserError: the data cannot be used.
     """
-    with _data_store(recipe, place) as store:
+    with _data_store(recipe, store_address) as store:
         from flash_ray.cluster.session import ray_session
         from flash_ray.data.describe import describe
 
@@ -36,16 +36,16 @@ def describe_data(recipe: Recipe, place: str | None) -> "Description":
             return describe(recipe, store)
 
 
-def encode_data(recipe: Recipe, place: str | None, steps: Steps) -> "Prepared":
+def encode_data(recipe: Recipe, store_address: str | None, steps: Steps) -> "Prepared":
     """Encodes what the recipe's cases lack.
 
     Args:
-        place: the embedded store's folder, if that is used; None: the default one.
+        store_address: the embedded store's folder, if that is used; None: the default one.
 
     Raises:
         UserError: the data or the cluster cannot be used.
     """
-    with _data_store(recipe, place) as store:
+    with _data_store(recipe, store_address) as store:
         from flash_ray.cluster.session import ray_session
         from flash_ray.data.encode import prepare
 
@@ -61,8 +61,8 @@ def encode_data(recipe: Recipe, place: str | None, steps: Steps) -> "Prepared":
 
 
 @contextmanager
-def _data_store(recipe: Recipe, place: str | None) -> Iterator[Store]:
+def _data_store(recipe: Recipe, store_address: str | None) -> Iterator[Store]:
     validate_embedded_in_job(recipe)
     validate_data(recipe)
-    with open_run_store(recipe, place) as store:
+    with open_run_store(recipe, store_address) as store:
         yield store

@@ -43,11 +43,13 @@ class Published:
     history: "list[UpdateMetrics]"
 
 
-def distill(recipe: Recipe, name: str, resume: bool, place: str | None, steps: Steps) -> Published:
+def distill(
+    recipe: Recipe, name: str, resume: bool, store_address: str | None, steps: Steps
+) -> Published:
     """Distills and publishes `name`, scored as `recipe.evaluation` says.
 
     Args:
-        place: the embedded store's folder, if that is used; None: the default one.
+        store_address: the embedded store's folder, if that is used; None: the default one.
 
     Raises:
         UserError: bad input, found before anything is started.
@@ -56,7 +58,7 @@ def distill(recipe: Recipe, name: str, resume: bool, place: str | None, steps: S
     validate_recipe(recipe)
     scoring = load_scoring(recipe)
     check_name("--name", name)
-    with open_run_store(recipe, place, create=not resume) as store:
+    with open_run_store(recipe, store_address, create=not resume) as store:
         validate_name(recipe, store, name, resume)
         from flash_ray.cluster.resources import cluster_needs
         from flash_ray.cluster.session import ray_session
@@ -150,18 +152,20 @@ class StudentScorer:
 
 
 @contextmanager
-def open_run_store(recipe: Recipe, place: str | None, create: bool = True) -> Iterator[Store]:
+def open_run_store(
+    recipe: Recipe, store_address: str | None, create: bool = True
+) -> Iterator[Store]:
     """Opens the store that `runtime.storage` names.
 
     Args:
-        place: the embedded store's folder, if that is used; None: the default one.
+        store_address: the embedded store's folder, if that is used; None: the default one.
         create: makes that folder if it is not there.
 
     Raises:
         UserError: the store cannot be used.
     """
     storage = recipe.runtime.storage
-    where = place if storage.url == "embedded" else storage.url
+    where = store_address if storage.url == "embedded" else storage.url
     with open_store(where, storage.endpoint, create) as store:
         yield store
 

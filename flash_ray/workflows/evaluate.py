@@ -31,7 +31,7 @@ BASES = ("teacher", "untrained")
 def evaluate(
     model: str,
     recipe: Recipe | None,
-    place: str | None,
+    store_address: str | None,
     task: Task,
     benchmark: str | None,
     per_category: int,
@@ -44,7 +44,7 @@ def evaluate(
         model: `teacher` or `untrained` (the recipe's base), a student's name in the store, or, with
             a / in it, the folder of a student (model.json).
         recipe: of teacher and untrained; a student brings its own.
-        place: the store, as `open_store` takes it.
+        store_address: the store, as `open_store` takes it.
         benchmark: None: the recipe's.
         judges: names of registered judges and `vlm:FILE.yaml`; the first one says which sampler is
             best where the model has several. None given: the recipe's.
@@ -58,15 +58,15 @@ def evaluate(
             used.
     """
     choices = read_judges(judges)
-    with _open_model(model, recipe, place) as opened:
+    with _open_model(model, recipe, store_address) as opened:
         evaluation = opened.recipe.evaluation
         chosen = _load_benchmark(benchmark, opened.recipe, task)
         cases = chosen.cases(task, per_category)
-        choices = choices or [load_judge(evaluation.judge, "evaluation.judge")]
+        choices = choices or [load_judge(evaluation.judge_name, "evaluation.judge")]
         for choice in choices:
             validate_judge(choice, cases, chosen.name, "--judge")
         resolve_base(opened.recipe.base)
-        with open_judges(choices, place) as ready:
+        with open_judges(choices, store_address) as ready:
             scored = _evaluate(opened, cases, ready, steps)
     return {
         "model": model,
@@ -78,16 +78,16 @@ def evaluate(
     }
 
 
-def published_students(place: str | None) -> list[Student]:
+def published_students(store_address: str | None) -> list[Student]:
     """Lists the students, by name.
 
     Args:
-        place: the store, as `open_store` takes it.
+        store_address: the store, as `open_store` takes it.
 
     Raises:
         UserError: the store cannot be used, or a manifest is corrupt.
     """
-    with open_store(place) as store:
+    with open_store(store_address) as store:
         return list_students(store)
 
 
@@ -152,7 +152,7 @@ class _Model:
 
 
 @contextmanager
-def _open_model(name: str, recipe: Recipe | None, place: str | None) -> Iterator[_Model]:
+def _open_model(name: str, recipe: Recipe | None, store_address: str | None) -> Iterator[_Model]:
     """Finds the model; a student in a store is downloaded for the block."""
     if name in BASES:
         if recipe is None:
@@ -165,7 +165,7 @@ def _open_model(name: str, recipe: Recipe | None, place: str | None) -> Iterator
         yield _student(name, Path(name))
     else:
         with tempfile.TemporaryDirectory(prefix="flash-ray-") as folder:
-            with open_store(place) as store:
+            with open_store(store_address) as store:
                 downloaded = load_student(store, name, Path(folder) / "student")
             yield _student(name, downloaded)
 

@@ -139,7 +139,7 @@ def load_scoring(recipe: Recipe) -> Scoring | None:
     if evaluation.benchmark is None:
         return None
     benchmark = load_benchmark(evaluation.benchmark, "evaluation.benchmark")
-    judge = load_judge(evaluation.judge, "evaluation.judge")
+    judge = load_judge(evaluation.judge_name, "evaluation.judge")
     cases = [case for task in benchmark.categories for case in benchmark.cases(task, 1)]
     validate_judge(judge, cases, benchmark.name, "evaluation.judge")
     return Scoring(benchmark, judge)
@@ -174,10 +174,10 @@ def read_judges(words: Sequence[str]) -> list[JudgeChoice]:
 
 
 @contextmanager
-def open_judges(choices: Sequence[JudgeChoice], place: str | None) -> Iterator[list[Judge]]:
+def open_judges(choices: Sequence[JudgeChoice], store_address: str | None) -> Iterator[list[Judge]]:
     """Makes judges ready to be asked, in order.
 
-    VLMs keep their answers in the store at `place`, which `open_store` opens for the block if there
+    VLMs keep their answers in the store at `store_address`, which is opened for the block if there
     is one of them.
     """
     if not any(isinstance(choice, VlmSettings) for choice in choices):
@@ -185,7 +185,7 @@ def open_judges(choices: Sequence[JudgeChoice], place: str | None) -> Iterator[l
         return
     from flash_ray.evaluation.judges.vlm import VlmJudge
 
-    with open_store(place, create=True) as store:
+    with open_store(store_address, create=True) as store:
         yield [
             VlmJudge(choice, store) if isinstance(choice, VlmSettings) else choice
             for choice in choices
