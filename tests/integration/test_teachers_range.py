@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from contextlib import contextmanager
 from itertools import count
 
 import pytest
@@ -60,10 +61,14 @@ class Occupant:
     """Holds the resources of a teacher."""
 
 
-def occupy_a_slot():
+@contextmanager
+def an_occupied_slot():
     actor = ray.remote(Occupant).options(num_cpus=0, resources={"teacher": 1}).remote()
     ray.get(actor.__ray_ready__.remote())
-    return actor
+    try:
+        yield
+    finally:
+        ray.kill(actor)
 
 
 class Load:
@@ -121,12 +126,11 @@ def load(recipe, backbone, teacher_set):
 
 
 def test_a_queue_starts_a_teacher_that_goes_when_it_is_idle(load):
-    occupant = occupy_a_slot()
-    wait_until(lambda: load.counts() == (1, 0), load)
-    for _ in range(3):  # no node takes it, and nobody waits for it
-        load()
-    assert load.counts() == (1, 0)
-    ray.kill(occupant)
+    with an_occupied_slot():
+        wait_until(lambda: load.counts() == (1, 0), load)
+        for _ in range(3):  # no node takes it, and nobody waits for it
+            load()
+        assert load.counts() == (1, 0)
     wait_until(lambda: load.counts() == (1, 1), load)
     wait_until(load.extra, load)
     assert free_slots() == 0
@@ -167,12 +171,12 @@ def test_workers_that_are_gone_keep_no_teacher_up(recipe, teacher_set):
 
 
 def test_at_the_end_all_go_also_one_that_no_node_has_taken(load, teacher_set):
-    occupant = occupy_a_slot()
-    wait_until(lambda: load.counts() == (1, 0), load)
-    teacher_set.stop()
-    left = [("class_name", "=", "TeacherActor"), ("state", "!=", "DEAD")]
-    wait_until(lambda: not list_actors(filters=left))
-    ray.kill(occupant)
+    with an_occupied_slot():
+        wait_until(lambda: load.counts() == (1, 0), load)
+        teacher_set.stop()
+        left = [("class_name", "=", "TeacherActor"), ("state", "!=", "DEAD")]
+        here = ray.get_runtime_context().gcs_address  # another Ray may run beside it
+        wait_until(lambda: not list_actors(here, filters=left))
 
 
 @pytest.mark.slow

@@ -195,7 +195,8 @@ def test_a_run_goes_on_when_its_teacher_is_killed(base, store, cluster, tmp_path
     def kill_teacher(metrics):
         if metrics.iteration == 1:
             alive = [("class_name", "=", "TeacherActor"), ("state", "=", "ALIVE")]
-            (teacher,) = list_actors(filters=alive, detail=True)
+            here = ray.get_runtime_context().gcs_address  # another Ray may run beside it
+            (teacher,) = list_actors(here, filters=alive, detail=True)
             os.kill(teacher.pid, signal.SIGKILL)
             killed.append(teacher.pid)
 
