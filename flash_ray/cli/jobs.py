@@ -3,7 +3,7 @@
 import logging
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,8 +25,10 @@ from flash_ray.cli.options import (
     Task,
     storage_of,
 )
-from flash_ray.cluster.jobs.submit import Job
 from flash_ray.recipe import load_recipe
+
+if TYPE_CHECKING:
+    from flash_ray.cluster.jobs.submit import Job
 
 submit_app = typer.Typer(help="Run a command as a job of a Ray cluster.")
 jobs_app = typer.Typer(help="See, follow, await and stop the jobs of a Ray cluster.")
@@ -215,7 +217,7 @@ def jobs_stop(job: JobId, address: Address = None) -> None:
     typer.echo(f"{job} {logs.wait(client, job).status.value}")
 
 
-def _send(job: Job, address: str | None, follow: bool, again: bool, pip: bool) -> None:
+def _send(job: "Job", address: str | None, follow: bool, again: bool, pip: bool) -> None:
     from flash_ray.cluster.jobs import logs
     from flash_ray.cluster.jobs.submit import connect, send
 

@@ -30,6 +30,12 @@ def test_a_recipe_needs_no_torch():
     assert not loaded & {"torch", "ray", "deepspeed", "diffusers", "transformers"}
 
 
+def test_the_command_line_loads_what_a_command_needs_when_it_runs():
+    unneeded = {"torch", "ray", "deepspeed", "diffusers", "transformers"}
+    assert not loaded_by("import flash_ray.cli.app") & {*unneeded, "numpy"}
+    assert not loaded_by("from flash_ray.workflows.evaluate import published_students") & unneeded
+
+
 def test_the_mathematics_needs_torch_alone():
     for code in ("import flash_ray.methods", "import flash_ray as fr; fr.DMD(sigmas=(1.0,))"):
         assert loaded_by(code) - {"numpy"} == {"torch"}  # torch loads numpy
