@@ -130,8 +130,9 @@ def studied(prometheus, base, home, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def requested(prometheus, studied, served):
+def requested(prometheus, studied, start):
     """Endpoints have answered and rejected requests until Prometheus has seen it."""
+    served = start()
     threading.Thread(target=prometheus.follow, args=(served.process, "serve")).start()
     picture = {"model": "plain", "prompt": "A red circle"}
     # `n` beyond the limit, as a client that errs.
