@@ -7,9 +7,9 @@ from flash_ray import plugins
 from flash_ray.errors import UserError, one_line, unknown
 from flash_ray.recipe.schema import OBJECTIVES, TASKS, Recipe
 from flash_ray.recipe.teacher_weights import moments, weight_at
+from flash_ray.storage.address import NO_LOGIN, bucket_problem, endpoint_problem
 
 S3_URL = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w./=-]*)?")
-ENDPOINT = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+/?")
 
 
 def validate(recipe: Recipe) -> None:
@@ -264,16 +264,15 @@ def _workers(recipe: Recipe) -> Iterator[str]:
 def _storage(recipe: Recipe) -> Iterator[str]:
     # The values are not quoted: someone may have put a secret into them.
     storage = recipe.runtime.storage
-    if storage.url != "embedded" and not S3_URL.fullmatch(storage.url):
+    if storage.url != "embedded" and (problem := bucket_problem(storage.url)):
         yield (
-            "runtime.storage.url: not a bucket's address; allowed: 'embedded' or "
-            "s3://bucket/prefix without credentials; put those into AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY"
+            f"runtime.storage.url: {problem}; allowed: 'embedded' or s3://bucket/prefix without "
+            f"credentials; {NO_LOGIN}"
         )
     if storage.endpoint is not None:
-        if not ENDPOINT.fullmatch(storage.endpoint):
+        if problem := endpoint_problem(storage.endpoint):
             yield (
-                "runtime.storage.endpoint: not an address; allowed: http(s)://host:port without "
+                f"runtime.storage.endpoint: {problem}; allowed: http(s)://host:port without "
                 "credentials; set runtime.storage.endpoint=http://HOST:PORT"
             )
         if storage.url == "embedded":

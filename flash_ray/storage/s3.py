@@ -17,6 +17,7 @@ from boto3.exceptions import Boto3Error
 from botocore.config import Config
 
 from flash_ray.errors import UserError
+from flash_ray.storage.address import configured_endpoint, endpoint_problem
 
 if TYPE_CHECKING:
     from pyarrow.fs import S3FileSystem
@@ -82,7 +83,8 @@ class Store:
     """A bucket of an S3 server; keys are relative to `prefix`.
 
     Credentials are never part of it: every process reads its own AWS_* variables, so that a
-    pickled Store holds no secret. `endpoint` None means AWS_ENDPOINT_URL_S3, else Amazon.
+    pickled Store holds no secret. `endpoint` None means what AWS's variables or configuration files
+    say, else Amazon; `from_url` asks them once, for all processes that the Store is sent to.
     Every method raises UserError when the server cannot be used.
     """
 
@@ -100,13 +102,14 @@ class Store:
                 f"runtime.storage.url: {_without_login(url)!r} is not a bucket; "
                 "allowed: s3://bucket or s3://bucket/prefix"
             )
-        if endpoint is not None:
-            server = urlsplit(endpoint)
-            if server.scheme not in ("http", "https") or not server.netloc or server.username:
-                raise UserError(
-                    f"runtime.storage.endpoint: {_without_login(endpoint)!r} is not a server; "
-                    f"allowed: http(s)://host[:port], without a login ({CREDENTIALS})"
-                )
+        where = "runtime.storage.endpoint"
+        if endpoint is None:
+            where = "AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL or endpoint_url in AWS's files"
+            endpoint = _configured_endpoint()
+        if endpoint is not None and (problem := endpoint_problem(endpoint)):
+            raise UserError(
+                f"{where}: {_without_login(endpoint)!r}: {problem}; allowed: http(s)://host[:port]"
+            )
         return cls(parts.netloc, parts.path.strip("/"), endpoint)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -270,12 +273,7 @@ class Store:
                 ) from error
 
     def _endpoint(self) -> str | None:
-        environment = os.environ
-        return (
-            self.endpoint
-            or environment.get("AWS_ENDPOINT_URL_S3")
-            or environment.get("AWS_ENDPOINT_URL")
-        )
+        return self.endpoint or _configured_endpoint()
 
     def _key(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix else key
@@ -314,6 +312,16 @@ def s3_filesystem(store: Store) -> "S3FileSystem":
         endpoint_override=store._endpoint(),
         region=None if region == "aws-global" else region,
     )
+
+
+def _configured_endpoint() -> str | None:
+    try:
+        return configured_endpoint()
+    except failures.BotoCoreError as error:
+        raise UserError(
+            f"AWS's configuration files cannot be used ({' '.join(str(error).split())[:200]}); "
+            "correct them, or AWS_PROFILE and AWS_CONFIG_FILE"
+        ) from error
 
 
 def _without_login(url: str) -> str:

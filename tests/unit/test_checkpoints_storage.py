@@ -5,9 +5,11 @@ import socket
 from pathlib import Path
 
 import pytest
+from pyarrow.fs import S3FileSystem
 
 from flash_ray.errors import UserError
-from flash_ray.storage.s3 import Store, check_name, train_storage
+from flash_ray.storage.address import bucket_problem
+from flash_ray.storage.s3 import Store, check_name, s3_filesystem, train_storage
 
 SECRET = "do-not-tell-anyone-0123456789"
 
@@ -17,6 +19,7 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Credentials of a test, and no real ones."""
     for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
@@ -61,6 +64,89 @@ def test_a_malformed_endpoint_variable_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "not a url")
     with pytest.raises(UserError, match="that is no server; correct .*AWS_ENDPOINT_URL_S3"):
         Store("b").check()
+    with pytest.raises(UserError, match="^AWS_ENDPOINT_URL_S3, .*not a server's address"):
+        Store.from_url("s3://b")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "said"),
+    [
+        ("http://h:9000/s3", "it has a path"),
+        ("http://h:9000?x=1", "it has a path"),
+        ("http://my_minio:9000", "underscore"),
+        ("http://h:99999", "its port"),
+        ("http://h:x", "its port"),
+        ("http://h h", "cannot be one"),
+    ],
+)
+def test_the_wrong_part_of_an_endpoint_is_named(endpoint: str, said: str) -> None:
+    with pytest.raises(UserError, match=f"^runtime.storage.endpoint: .*{said}"):
+        Store.from_url("s3://b", endpoint)
+
+
+@pytest.mark.parametrize("endpoint", ["https://h", "http://h:1/", "http://[::1]:9", "http://a-b.c"])
+def test_plain_endpoints_pass(endpoint: str) -> None:
+    assert Store.from_url("s3://b", endpoint).endpoint == endpoint
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("s3://x/y", "1 letters"),
+        ("s3://My-Bucket", "a-z 0-9"),
+        ("s3://my_bucket", "a-z 0-9"),
+        ("s3://bucket/a b", "its prefix"),
+        (f"s3://u:{SECRET}@bucket", "a login"),
+        ("s3:///x", "not a bucket's address"),
+        ("s3://[", "not a bucket's address"),
+    ],
+)
+def test_the_wrong_part_of_a_bucket_is_named(url: str, said: str) -> None:
+    problem = bucket_problem(url)
+    assert problem and said in problem and SECRET not in problem
+    assert bucket_problem("s3://bucket/a/b_c=d.e") is None
+
+
+CONFIGURATION = """\
+[default]
+endpoint_url = http://127.0.0.1:11
+[profile minio]
+services = mine
+[services mine]
+s3 =
+  endpoint_url = http://127.0.0.1:12
+"""
+
+
+@pytest.mark.parametrize(
+    ("variables", "endpoint"),
+    [
+        ({}, "http://127.0.0.1:11"),
+        ({"AWS_PROFILE": "minio"}, "http://127.0.0.1:12"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:13"}, "http://127.0.0.1:13"),
+        ({"AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true"}, None),
+    ],
+)
+def test_the_endpoint_of_the_configuration_is_boto3s_and_pyarrows(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variables: dict, endpoint: str | None
+) -> None:
+    (tmp_path / "config").write_text(CONFIGURATION)
+    for name, value in {"AWS_CONFIG_FILE": str(tmp_path / "config"), **variables}.items():
+        monkeypatch.setenv(name, value)
+    for store in (Store.from_url("s3://bucket"), Store("bucket")):
+        given = {} if endpoint is None else {"endpoint_override": endpoint}
+        assert s3_filesystem(store).equals(S3FileSystem(region="us-east-1", **given))
+        if endpoint:
+            with pytest.raises(UserError, match=f"at {endpoint} cannot be reached"):
+                store.check()
+    assert Store.from_url("s3://bucket").endpoint == endpoint
+    assert Store.from_url("s3://bucket", "http://127.0.0.1:14").server == "http://127.0.0.1:14"
+
+
+def test_a_profile_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(UserError, match="AWS's configuration files cannot be used .*nobody"):
+        Store.from_url("s3://bucket")
 
 
 def test_an_unreachable_server_is_one_line_with_its_address() -> None:
