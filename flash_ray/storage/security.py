@@ -13,11 +13,6 @@ import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
 ADDRESS = "127.0.0.1"
 GRPC = ("master", "volume", "filer", "s3", "admin", "worker", "client")
 HTTPS = ("master", "volume", "filer", "admin", "client")
@@ -47,6 +42,11 @@ def client_context(folder: Path) -> ssl.SSLContext:
 
 def _self_signed() -> tuple[bytes, bytes]:
     """A certificate that is its own authority, for servers and their clients, and its key."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "flash-ray store")])
     usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]

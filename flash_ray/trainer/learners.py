@@ -136,14 +136,14 @@ def validate_state(folder: Path) -> None:
             strange = sorted({*get_unsafe_globals_in_checkpoint(path)} - {*RECORDS})
         except (pickle.UnpicklingError, ValueError, RuntimeError, OSError) as error:
             raise UserError(
-                f"checkpoint {folder}: {name} is no file of tensors ({type(error).__name__}), so it "
-                "is not loaded; resume from an earlier checkpoint"
+                f"checkpoint {folder}: {name} is no file of tensors ({type(error).__name__}), so "
+                "it is not loaded; resume from an earlier checkpoint"
             ) from error
         if strange:
             raise UserError(
                 f"checkpoint {folder}: {name} would run {', '.join(strange)}, which flash_ray "
-                "does not write, so it is not loaded; find out who writes to this bucket, and start a run "
-                "with another name"
+                "does not write, so it is not loaded; find out who writes to this bucket, and "
+                "start a run with another name"
             )
 
 

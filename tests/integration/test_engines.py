@@ -7,6 +7,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from flash_ray.models.loading import dtype_of
+from flash_ray.trainer.learners import (
+    build_engine,
+    load_engine,
+    ready_deepspeed,
+    reshard,
+    save_engine,
+    validate_state,
+)
 from flash_ray.trainer.metrics import IterationRecorder
 from tests.helpers.distilling import (
     build_lora,
@@ -191,3 +200,46 @@ def _averages(rank, world, out, recipe, cache):
     if rank == 0:
         for name, value in average.named_parameters():
             torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_saved_engine_goes_on_bit_by_bit(world, stage, precision):
+    base, folder = world
+    how = (f"runtime.zero_stage={stage}", f"training.precision={precision}")
+    recipe = small_recipe(base, *LEARN_FAST, *how)
+    in_processes(1, folder / f"saved-{stage}-{precision}", _goes_on, recipe)
+
+
+def _goes_on(rank, world, out, recipe):
+    ready_deepspeed(gpu=False)
+
+    def engine(seed, resharded=False):
+        torch.manual_seed(seed)
+        module = torch.nn.Linear(8, 4).to(dtype_of(recipe))
+        return build_engine(module, recipe.training.optimizer, recipe, resharded=resharded)
+
+    def losses(engine):
+        x = torch.arange(8.0).view(1, 8).to(dtype_of(recipe))
+        return [_descend(engine, x) for _ in range(3)]
+
+    saved = engine(0)
+    losses(saved)
+    save_engine(saved, out / "engine")
+    validate_state(out / "engine")
+    expected = losses(saved)
+    assert len(set(expected)) == 3
+    again = engine(1)
+    load_engine(again, out / "engine")
+    assert losses(again) == expected
+    reshard(out / "engine")
+    again = engine(2, resharded=True)
+    load_engine(again, out / "engine")
+    assert losses(again) == expected
+
+
+def _descend(engine, x):
+    loss = engine(x).float().square().mean()
+    engine.backward(loss)
+    engine.step()
+    return loss.item()

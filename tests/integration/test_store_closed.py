@@ -117,11 +117,15 @@ def as_nobody(job: Callable[..., object], *args: object) -> object:
     return answers.get()
 
 
-def run_weed(running: Running, lair: Path, what: str, *options: str, **how: int) -> bytes:
+def run_weed(
+    running: Running, lair: Path, what: str, *options: str, user: int | None = None
+) -> bytes:
     """What weed prints, and what it leaves, when it is asked for one of the attempts."""
     arguments, given = running.attempts()[what]
     command = ["timeout", "8", running.weed, "-logtostderr=true", *options, *arguments]
-    done = subprocess.run(command, input=given.encode(), capture_output=True, cwd=lair, **how)
+    done = subprocess.run(
+        command, input=given.encode(), capture_output=True, cwd=lair, user=user, group=user
+    )
     files = [path for path in lair.rglob("*") if path.is_file() and path.name != "evil"]
     return done.stdout + done.stderr + b"".join(path.read_bytes() for path in files)
 
@@ -129,10 +133,10 @@ def run_weed(running: Running, lair: Path, what: str, *options: str, **how: int)
 def test_weed_opens_nothing_to_another_user(running: Running, lair: Path) -> None:
     if as_nobody(os.access, running.weed, os.X_OK) is not True:
         pytest.skip(f"{running.weed} is in a folder that other users cannot enter")
-    his = {"user": NOBODY, "group": NOBODY}
     with ThreadPoolExecutor(3) as pool:
         attempts = {
-            what: pool.submit(run_weed, running, lair, what, **his) for what in running.attempts()
+            what: pool.submit(run_weed, running, lair, what, user=NOBODY)
+            for what in running.attempts()
         }
     printed = b"".join(attempt.result() for attempt in attempts.values())
     assert SECRET not in printed and b"mine" not in printed and b"Topology" not in printed

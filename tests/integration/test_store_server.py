@@ -186,9 +186,34 @@ def test_a_killed_server_keeps_its_data_and_credentials(tmp_path: Path) -> None:
     assert _ended(server)
 
 
+def test_work_that_fails_with_its_store_says_so_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="died .by SIGKILL; log: .*weed.log.*--resume") as end:
+        with embedded_store(tmp_path / "embedded"):
+            _weed().kill()
+            raise RuntimeError("what came of it")
+    assert "\n" not in str(end.value)
+    with pytest.raises(RuntimeError, match="of another kind"), embedded_store(tmp_path / "other"):
+        raise RuntimeError("of another kind")
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("only root can make a small disk")
+    try:
+        with pytest.raises(UserError, match=f"no space in {disk}/store .[0-9]+ MB free.*--resume"):
+            with embedded_store(disk / "store") as store:
+                for number in range(12):
+                    store.put_bytes(f"{number}", os.urandom(6 << 20))
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
 def test_the_server_listens_on_loopback_only(store: Store) -> None:
     listening = [c for c in _weed().net_connections("tcp") if c.status == psutil.CONN_LISTEN]
-    assert len(listening) >= 5 and {c.laddr.ip for c in listening} == {"127.0.0.1"}
+    assert len(listening) == 10 and {c.laddr.ip for c in listening} == {"127.0.0.1"}
 
 
 def test_the_server_ends_with_a_killed_parent_and_starts_again(tmp_path: Path) -> None:

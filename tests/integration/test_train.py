@@ -1,5 +1,6 @@
 """Whole runs on Ray Train: they finish, survive a SIGKILL bit for bit, fail when they diverge."""
 
+import hashlib
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ from flash_ray.teachers.launch import start_teachers
 from flash_ray.trainer.divergence import Diverged
 from flash_ray.trainer.driver import Callbacks, distill
 from tests.helpers.distilling import build_lora, small_recipe
+from tests.helpers.payload import Payload
 from tests.helpers.small import build_base
 
 TIMES = {"seconds": 1, "stages": {}, "teacher_wait_share": 0, "memory_mib": 0, "cpu_seconds": 0}
@@ -254,3 +256,18 @@ def test_a_damaged_checkpoint_is_refused_by_name(recipe, store, cluster, tmp_pat
     store.put_file(tmp_path / "part", key)
     with pytest.raises(UserError, match="ema-00001.pt is corrupt"):
         distill(recipe, store, "damaged", tmp_path / "student", resume=True, callbacks=callbacks)
+    plant(store, key, tmp_path)
+    with pytest.raises(UserError, match="ema-00001.pt would run posix.mkdir, which") as refusal:
+        distill(recipe, store, "damaged", tmp_path / "student", resume=True, callbacks=callbacks)
+    assert "\n" not in str(refusal.value) and not (tmp_path / "made").exists()
+
+
+def plant(store, key, folder):
+    """Puts a payload in place of an object of a checkpoint, and what its manifest says of it."""
+    torch.save(Payload(folder / "made"), folder / "part")
+    store.put_file(folder / "part", key)
+    home, _, name = key.rpartition("/")
+    manifest = json.loads(store.get_bytes(f"{home}/manifest-00001.json"))
+    data = (folder / "part").read_bytes()
+    manifest["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    store.put_bytes(f"{home}/manifest-00001.json", json.dumps(manifest).encode())

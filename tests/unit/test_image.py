@@ -1,7 +1,6 @@
 """The image and the store's unit: pinned, without root, with commands that exist."""
 
 import json
-import re
 import shutil
 import subprocess
 import tomllib
@@ -10,7 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from flash_ray.storage import embedded
+from flash_ray.storage import embedded, security
 from tests.helpers.containerfile import FILE, instructions, last, user_of
 
 REPOSITORY = FILE.parents[1]
@@ -66,12 +65,21 @@ def test_the_unit_serves_the_bucket_that_flash_ray_uses():
     command = exec_start()
     assert f"-bucket={embedded.BUCKET}" in command and "-master.telemetry=false" in command
     text = UNIT.read_text()
-    source = (REPOSITORY / "flash_ray/storage/embedded.py").read_text()
-    doors = re.findall(r'"(JWT_\w+)"', source)
-    assert len(doors) == 4 and all(f"WEED_{door}_KEY" in text for door in doors)
+    for use in security.JWT:
+        assert f"WEED_JWT_{use.upper().replace('.', '_')}_KEY" in text
     assert {"DynamicUser=yes", "NoNewPrivileges=yes", "ProtectSystem=strict"} <= set(
         text.splitlines()
     )
+
+
+def test_the_unit_shuts_the_doors_that_the_embedded_store_shuts(tmp_path):
+    security.write_security(tmp_path / "security")
+    here = tomllib.loads((tmp_path / "security/security.toml").read_text())
+    there = tomllib.loads((UNIT.parent / "security.toml").read_text())
+    home = str(tmp_path / "security")
+    for kind in ("grpc", "https"):
+        assert there[kind] == json.loads(json.dumps(here[kind]).replace(home, "/run/seaweedfs"))
+    assert "-keyout /run/seaweedfs/key.pem -out /run/seaweedfs/certificate.pem" in UNIT.read_text()
 
 
 def test_systemd_understands_the_unit(tmp_path):
@@ -79,7 +87,8 @@ def test_systemd_understands_the_unit(tmp_path):
         pytest.skip("systemd-analyze is not installed")
     copy = tmp_path / UNIT.name
     here = shutil.which("true")  # the real one need not be installed
-    copy.write_text(UNIT.read_text().replace(exec_start()[0], here))
+    text = UNIT.read_text().replace(exec_start()[0], here)
+    copy.write_text(text.replace("/usr/bin/openssl", here))
     checked = subprocess.run(["systemd-analyze", "verify", copy], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
     assert UNIT.name not in checked.stderr
