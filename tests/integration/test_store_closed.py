@@ -83,7 +83,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         server = max(psutil.Process().children(), key=lambda child: child.create_time())
         ports = dict(flag[1:].split(".port=") for flag in server.cmdline() if ".port=" in flag)
         tcp = [c.laddr.port for c in server.net_connections("tcp") if c.status == "LISTEN"]
-        unix = [c.laddr for c in server.net_connections("unix") if c.laddr]
+        unix = [str(c.laddr) for c in server.net_connections("unix") if c.laddr]
         yield Running(
             store, folder, server.exe(), {k: int(v) for k, v in ports.items()}, (tcp, unix)
         )

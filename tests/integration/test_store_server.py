@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from flash_ray.errors import UserError
-from flash_ray.storage.embedded import embedded_store
+from flash_ray.storage.embedded import embedded_store, open_store
 from flash_ray.storage.s3 import Store, train_storage
 
 
@@ -194,6 +194,16 @@ def test_work_that_fails_with_its_store_says_so_in_one_line(tmp_path: Path) -> N
     assert "\n" not in str(end.value)
     with pytest.raises(RuntimeError, match="of another kind"), embedded_store(tmp_path / "other"):
         raise RuntimeError("of another kind")
+
+
+def test_work_that_fails_with_its_bucket_says_so_in_one_line(tmp_path: Path) -> None:
+    with embedded_store(tmp_path) as server:
+        with (
+            pytest.raises(UserError, match="s3://flash-ray at http://127.* cannot be reached"),
+            open_store(server.url(), server.endpoint),
+        ):
+            _weed().kill()
+            raise RuntimeError("what came of it")
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
