@@ -8,8 +8,14 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from flash_ray.cluster.token import read_token
 from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe
+
+HOST = "127.0.0.1"
+# Ray takes a node for one of a cluster, and listens on all addresses, but where clusters are
+# switched off: then it takes the loopback address for the node's own and listens there alone.
+LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 def in_cluster_job() -> bool:
@@ -63,26 +69,31 @@ def local_cluster(cpus: int, trainers: int, teachers: int) -> Iterator[None]:
     Custom resources keep workers and teachers from counting on the same CPUs.
     """
     import ray
-    from ray.util import get_node_ip_address
+    from ray._private import ray_constants
 
-    address = f"{get_node_ip_address()}:{free_ports(1)[0]}"
-    with _variable("RAY_GCS_SERVER_PORT", address.rpartition(":")[2]):
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            resources={"trainer": trainers, "teacher": teachers},
-            object_store_memory=512 * 2**20,
-            include_dashboard=True,  # without it Ray Train logs that it is missing, again and again
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            # Ray Train frees what a stopped trial held by asking "the" Ray of the machine, and
-            # fails where there are two, unless it is told which.
-            runtime_env={"env_vars": {"RAY_ADDRESS": address}},
-        )
+    read_token()  # made by us, for its owner alone: Ray makes one that all may read
+    address = f"{HOST}:{free_ports(1)[0]}"
+    variables = {"RAY_GCS_SERVER_PORT": address.rpartition(":")[2], **LOOPBACK_ONLY}
+    clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
     try:
+        with _variables(variables):
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                resources={"trainer": trainers, "teacher": teachers},
+                object_store_memory=512 * 2**20,
+                include_dashboard=True,  # without it Ray Train logs that it is missing
+                dashboard_host=HOST,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                # Ray Train frees what a stopped trial held by asking "the" Ray of the machine, and
+                # fails where there are two, unless it is told which.
+                runtime_env={"env_vars": {"RAY_ADDRESS": address}},
+            )
         yield
     finally:
         ray.shutdown()
+        ray_constants.ENABLE_RAY_CLUSTER = clusters
 
 
 def free_ports(count: int) -> list[int]:
@@ -118,13 +129,14 @@ def validate_port(host: str, port: int) -> None:
 
 
 @contextmanager
-def _variable(name: str, value: str) -> Iterator[None]:
-    """An environment variable for the block."""
-    before = os.environ.get(name)
-    os.environ[name] = value
+def _variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables for the block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:
-        del os.environ[name]
-        if before is not None:
-            os.environ[name] = before
+        for name, value in before.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value

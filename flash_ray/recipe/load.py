@@ -16,6 +16,7 @@ from flash_ray.recipe import messages, validation
 from flash_ray.recipe.schema import Recipe
 
 PRESETS = resources.files("flash_ray.recipe") / "presets"
+DEEPEST, MOST_VALUES = 32, 100_000  # of a file: what an alias to itself would exceed
 
 
 class RecipeLoader(yaml.SafeLoader):
@@ -94,7 +95,7 @@ def _read(name_or_path: str) -> dict[str, Any]:
                 f"recipe: {name_or_path}: {reason}; allowed: a YAML file, or a preset "
                 f"({', '.join(presets())}); check the name"
             ) from None
-    raw = _yaml(text, f"recipe: {name_or_path}")
+    raw = parse_yaml(text, f"recipe: {name_or_path}")
     if not isinstance(raw, dict):
         raise UserError(
             f"recipe: {name_or_path}: not a mapping; allowed: YAML with keys such as name, base "
@@ -103,14 +104,47 @@ def _read(name_or_path: str) -> dict[str, Any]:
     return raw
 
 
-def _yaml(text: str, what: str) -> Any:
+def parse_yaml(text: str, what: str) -> Any:
+    """The plain data of a YAML text: what JSON can say, dates as text.
+
+    Args:
+        what: named in errors, in front of the problem.
+
+    Raises:
+        UserError: it is not YAML, or says what JSON cannot.
+    """
     try:
-        return yaml.load(text, RecipeLoader)
+        raw = yaml.load(text, RecipeLoader)
+        _validate_plain(raw)
+        return json.loads(json.dumps(raw, default=str))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or "unreadable"
         raise UserError(f"{what}: not valid YAML{where}: {reason}; correct it") from None
+    except RecursionError:
+        raise UserError(f"{what}: nested too deeply; flatten it") from None
+    except (ValueError, TypeError, OverflowError) as error:
+        # Dates that do not exist, numbers of thousands of digits, keys that are no text.
+        reason = str(error).partition(";")[0]
+        raise UserError(
+            f"{what}: {reason}; allowed: mappings, lists, text and numbers; correct it"
+        ) from None
+
+
+def _validate_plain(raw: Any) -> None:
+    """Raises ValueError for data that holds itself, or is huge once its aliases are written out."""
+    waiting, seen = [(raw, 0)], 0
+    while waiting:
+        value, depth = waiting.pop()
+        seen += 1
+        if depth > DEEPEST:
+            raise ValueError(f"more than {DEEPEST} levels")
+        if seen > MOST_VALUES:
+            raise ValueError(f"more than {MOST_VALUES:,} values")
+        items = value.values() if isinstance(value, dict) else value
+        if isinstance(value, dict | list):
+            waiting += [(item, depth + 1) for item in items]
 
 
 def _names(folder: Traversable) -> list[str]:
@@ -127,7 +161,7 @@ def _expanded(raw: dict[str, Any]) -> dict[str, Any]:
     if name not in teacher_presets():
         raise UserError(unknown("teachers", name, teacher_presets(), "preset"))
     text = (PRESETS / "teachers" / f"{name}.yaml").read_text(encoding="utf-8")
-    return {**raw, "teachers": yaml.load(text, RecipeLoader)}
+    return {**raw, "teachers": parse_yaml(text, f"teachers: {name}")}
 
 
 def override(raw: dict[str, Any], text: str) -> dict[str, Any]:
@@ -156,7 +190,7 @@ def override(raw: dict[str, Any], text: str) -> dict[str, Any]:
                 "see `flash-ray recipe show` for the keys"
             )
         if depth == len(keys) - 1:
-            node[key] = _yaml(value, f"--set {path}")
+            node[key] = parse_yaml(value, f"--set {path}")
         elif isinstance(node, dict):
             node = node.setdefault(key, {})
         else:
