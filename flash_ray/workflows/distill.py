@@ -18,10 +18,10 @@ from flash_ray.evaluation.judges.base import Scoring, load_scoring
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
 from flash_ray.storage.embedded import open_store
-from flash_ray.storage.manifest import open_run
 from flash_ray.storage.s3 import Store, check_name
 from flash_ray.storage.students import MANIFEST, PublishedScores, publish_student
 from flash_ray.telemetry.progress import Steps
+from flash_ray.trainer.claim import validate_claim
 
 if TYPE_CHECKING:
     from flash_ray.evaluation.compare import TrainingEval
@@ -193,14 +193,13 @@ def validate_recipe(recipe: Recipe) -> None:
 
 
 def validate_name(recipe: Recipe, store: Store, name: str, resume: bool) -> None:
-    """Raises UserError if a student has the name, or there is no such run to resume."""
+    """Raises UserError if a student or a run has the name, or there is no such run to resume."""
     if store.get_bytes(f"students/{name}/{MANIFEST}") is not None:
         raise UserError(
             f"--name: student {name!r} exists in {store.url()}; allowed: a new name; "
             f"choose one, e.g. --name {name}-2"
         )
-    if resume:
-        open_run(store, name, recipe.digest)
+    validate_claim(recipe, store, name, resume)
 
 
 def validate_cluster(recipe: Recipe, store: Store, teachers: int) -> None:
