@@ -4,7 +4,9 @@ import logging
 import math
 import os
 import random
+import signal
 import socket
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -55,7 +57,8 @@ def ray_session(needs: Mapping[str, float]) -> Iterator[None]:
         with local_cluster(cpus, int(needs["trainer"]), max(int(needs["teacher"]), cpus)):
             yield
         return
-    ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    with _handlers_kept():
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield
     finally:
@@ -76,7 +79,7 @@ def local_cluster(cpus: int, trainers: int, teachers: int) -> Iterator[None]:
     variables = {"RAY_GCS_SERVER_PORT": address.rpartition(":")[2], **LOOPBACK_ONLY}
     clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
     try:
-        with _variables(variables):
+        with _variables(variables), _handlers_kept():
             ray.init(
                 address="local",
                 num_cpus=cpus,
@@ -126,6 +129,18 @@ def validate_port(host: str, port: int) -> None:
             raise UserError(
                 f"--port: {host}:{port}: {os.strerror(error.errno or 0)}; choose another"
             ) from error
+
+
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Keeps what the block does from taking SIGTERM over, if the command has a handler of its own.
+
+    Ray's handler ends Ray's processes first, so that nothing can be closed after them.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(before) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -93,6 +93,16 @@ def embedded_store(folder: Path, deadline_s: float = 30) -> Iterator[Store]:
         os.close(lock)
 
 
+@contextmanager
+def held_store(folder: Path) -> Iterator[None]:
+    """Keeps the embedded store in `folder` closed for the block; UserError if it is in use."""
+    lock = _lock(folder, 0)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
 def _lock(folder: Path, wait_s: float) -> int:
     """Hold `folder/lock`. The server inherits it: an orphan on its way out holds it still."""
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)

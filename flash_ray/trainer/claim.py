@@ -1,4 +1,4 @@
-"""Whose a run's name is: taken while a run works and as long as it keeps something to go on from."""
+"""Whose a run's name is: taken while it works, and as long as it keeps a checkpoint."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

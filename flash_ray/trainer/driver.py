@@ -145,7 +145,7 @@ def _fit(config: WorkerConfig) -> Outcome:
     """Trains, with restarts of failed workers; raises UserError and Diverged of the workers."""
     recipe, runtime = config.recipe, config.recipe.runtime
     path, filesystem = train_storage(config.store, config.run_name)
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         train_worker,
         train_loop_config={"config": config},
         torch_config=TorchConfig(backend="nccl" if runtime.gpu else "gloo"),
@@ -174,6 +174,16 @@ def _fit(config: WorkerConfig) -> Outcome:
     if outcome.diverged:
         raise Diverged(outcome.diverged)
     return outcome
+
+
+class _Trainer(TorchTrainer):
+    """Leaves Ctrl-C to the command: Ray's handler waits, then ends the process with its own code.
+
+    The run's actors end with the command's Ray, or, on a shared cluster, with its driver.
+    """
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        pass
 
 
 def _group_size(recipe: Recipe) -> dict[str, Any]:

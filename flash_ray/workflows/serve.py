@@ -84,7 +84,20 @@ def _serve(
             steps.say(f"serving at http://{host}:{port}  (Ctrl-C ends it)")
             _wait_for_stop()
         finally:
-            serve.shutdown()
+            _shut_down()
+
+
+def _shut_down() -> None:
+    """Ends Serve as `serve.shutdown` does, which asks the controller to end itself and, since that
+    never answers, asks it again and complains in red."""
+    import ray
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+
+    try:
+        controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+        ray.get(controller.graceful_shutdown.options(max_task_retries=0).remote(), timeout=30)
+    except (ValueError, ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+        pass  # it has ended, or ends with its Ray
 
 
 def _configure_local_ray(port: int) -> None:
