@@ -41,6 +41,19 @@ def validate_embedded(recipe: Recipe) -> None:
         )
 
 
+def validate_gpu(recipe: Recipe) -> None:
+    """Raises UserError if a Ray of this machine is to run the recipe on GPUs that it has not."""
+    if not recipe.runtime.gpu or in_cluster_job():
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UserError(
+            "runtime.gpu: true, and torch finds no GPU on this machine; allowed: false here, true "
+            "in a job of a cluster with GPUs; set runtime.gpu=false, or see `flash-ray submit`"
+        )
+
+
 @contextmanager
 def ray_session(needs: Mapping[str, float]) -> Iterator[None]:
     """Ray for the block: the cluster of RAY_ADDRESS, else a local one.

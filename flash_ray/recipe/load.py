@@ -2,7 +2,6 @@
 
 import copy
 import json
-import re
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -13,28 +12,10 @@ from pydantic import ValidationError
 
 from flash_ray.errors import UserError, one_line, unknown
 from flash_ray.recipe import messages, validation
+from flash_ray.recipe.plain import parse_yaml, read_text
 from flash_ray.recipe.schema import Recipe
 
 PRESETS = resources.files("flash_ray.recipe") / "presets"
-DEEPEST, MOST_VALUES = 32, 100_000  # of a file: what an alias to itself would exceed
-
-
-class RecipeLoader(yaml.SafeLoader):
-    """YAML that reads 1e-4 as a number and rejects a key given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [self.construct_object(key) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice", node.start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
-RecipeLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
 
 
 def presets() -> list[str]:
@@ -88,7 +69,7 @@ def _read(name_or_path: str) -> dict[str, Any]:
         text = (PRESETS / f"{name_or_path}.yaml").read_text(encoding="utf-8")
     else:
         try:
-            text = Path(name_or_path).read_text(encoding="utf-8")
+            text = read_text(name_or_path)
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not a text file"
             raise UserError(
@@ -102,49 +83,6 @@ def _read(name_or_path: str) -> dict[str, Any]:
             "and data; start from `flash-ray recipe show miniature`"
         )
     return raw
-
-
-def parse_yaml(text: str, what: str) -> Any:
-    """The plain data of a YAML text: what JSON can say, dates as text.
-
-    Args:
-        what: named in errors, in front of the problem.
-
-    Raises:
-        UserError: it is not YAML, or says what JSON cannot.
-    """
-    try:
-        raw = yaml.load(text, RecipeLoader)
-        _validate_plain(raw)
-        return json.loads(json.dumps(raw, default=str))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or "unreadable"
-        raise UserError(f"{what}: not valid YAML{where}: {reason}; correct it") from None
-    except RecursionError:
-        raise UserError(f"{what}: nested too deeply; flatten it") from None
-    except (ValueError, TypeError, OverflowError) as error:
-        # Dates that do not exist, numbers of thousands of digits, keys that are no text.
-        reason = str(error).partition(";")[0]
-        raise UserError(
-            f"{what}: {reason}; allowed: mappings, lists, text and numbers; correct it"
-        ) from None
-
-
-def _validate_plain(raw: Any) -> None:
-    """Raises ValueError for data that holds itself, or is huge once its aliases are written out."""
-    waiting, seen = [(raw, 0)], 0
-    while waiting:
-        value, depth = waiting.pop()
-        seen += 1
-        if depth > DEEPEST:
-            raise ValueError(f"more than {DEEPEST} levels")
-        if seen > MOST_VALUES:
-            raise ValueError(f"more than {MOST_VALUES:,} values")
-        items = value.values() if isinstance(value, dict) else value
-        if isinstance(value, dict | list):
-            waiting += [(item, depth + 1) for item in items]
 
 
 def _names(folder: Traversable) -> list[str]:

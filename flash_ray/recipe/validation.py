@@ -266,7 +266,7 @@ def _storage(recipe: Recipe) -> Iterator[str]:
     storage = recipe.runtime.storage
     if storage.url != "embedded" and not S3_URL.fullmatch(storage.url):
         yield (
-            "runtime.storage.url: not a bucket's address; allowed: 'embedded' or "
+            f"runtime.storage.url: {_url_problem(storage.url)}; allowed: 'embedded' or "
             "s3://bucket/prefix without credentials; put those into AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY"
         )
@@ -281,6 +281,19 @@ def _storage(recipe: Recipe) -> Iterator[str]:
                 "runtime.storage.endpoint: given with url embedded, which has its own; allowed: "
                 "null; set runtime.storage.url=s3://BUCKET or runtime.storage.endpoint=null"
             )
+
+
+def _url_problem(url: str) -> str:
+    """What is wrong with a bucket's address; it quotes nothing."""
+    scheme, _, rest = url.partition("://")
+    bucket = rest.partition("/")[0]
+    if scheme != "s3" or "@" in bucket:
+        return "not a bucket's address"
+    if not 3 <= len(bucket) <= 63:
+        return f"its bucket's name has {len(bucket)} characters, and 3 to 63 are allowed"
+    if not S3_URL.fullmatch(f"s3://{bucket}"):
+        return "its bucket's name is not of a-z 0-9 . - with a letter or digit at both ends"
+    return "its prefix is not of letters, digits and _ . - = /"
 
 
 def _unsupported(recipe: Recipe) -> Iterator[str]:

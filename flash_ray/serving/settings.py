@@ -10,7 +10,8 @@ from flash_ray import plugins
 from flash_ray.errors import UserError
 from flash_ray.evaluation.judges.endpoint import VlmSettings, read_settings
 from flash_ray.recipe import messages
-from flash_ray.recipe.load import override, parse_yaml
+from flash_ray.recipe.load import override
+from flash_ray.recipe.plain import parse_yaml, read_text
 from flash_ray.recipe.schema import Section
 
 MIB = 2**20
@@ -107,7 +108,7 @@ def load_serving(file: Path | None, overrides: list[str] | None = None) -> Servi
     raw: dict = {}
     if file:
         try:
-            text = file.read_text(encoding="utf-8")
+            text = read_text(file)
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"--settings: {file}: {error}; give a YAML file") from error
         raw = parse_yaml(text, f"--settings: {file}") or {}

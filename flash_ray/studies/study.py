@@ -8,7 +8,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
@@ -18,7 +17,8 @@ from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import Case
 from flash_ray.models.loading import is_lora, lora_digest
 from flash_ray.recipe import Recipe, messages, parse_recipe
-from flash_ray.recipe.load import load_raw, override, parse_yaml
+from flash_ray.recipe.load import load_raw, override
+from flash_ray.recipe.plain import parse_yaml, read_text
 from flash_ray.recipe.schema import Section, Task
 from flash_ray.studies import validation
 
@@ -234,7 +234,7 @@ def _read(name_or_path: str) -> dict[str, Any]:
         if name_or_path in shipped():
             text = (SHIPPED / f"{name_or_path}.yaml").read_text(encoding="utf-8")
         else:
-            text = Path(name_or_path).read_text(encoding="utf-8")
+            text = read_text(name_or_path)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
         raise UserError(

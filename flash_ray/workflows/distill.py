@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flash_ray.cluster.session import in_cluster_job, validate_embedded_in_job
+from flash_ray.cluster.session import in_cluster_job, validate_embedded_in_job, validate_gpu
 from flash_ray.data.select import validate_data
 from flash_ray.errors import UserError
 from flash_ray.evaluation.judges.base import Scoring, load_scoring
+from flash_ray.models.loading import validate_base
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
 from flash_ray.storage.embedded import open_store
@@ -186,6 +187,8 @@ def validate_recipe(recipe: Recipe) -> None:
     """Raises UserError for what can be known of data, base and teachers without loading them."""
     validate_embedded_in_job(recipe)
     validate_data(recipe)
+    validate_base(recipe.base)
+    validate_gpu(recipe)
     if any(teacher.model not in ("base", recipe.base) for teacher in recipe.teachers):
         from flash_ray.teachers.validation import validate_teachers
 

@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import Field, JsonValue, ValidationError
 
 from flash_ray.errors import UserError, unknown
-from flash_ray.recipe.load import parse_yaml
+from flash_ray.recipe.plain import parse_yaml, read_text
 from flash_ray.recipe.schema import Section
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ def read_settings(file: str, option: str = "--judge vlm") -> VlmSettings:
     """
     field = f"{option}:{file}"
     try:
-        text = Path(file).read_text(encoding="utf-8")
+        text = read_text(file)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
         raise UserError(f"{field}: {reason}; allowed: a YAML file; check the name") from None
