@@ -18,6 +18,7 @@ import typer
 from flash_ray.errors import UserError
 
 FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+UNEXPECTED = "failed: "  # begins the line of what nobody foresaw; its trace comes before it
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -36,8 +37,8 @@ def run_command(command: Callable[[], object]) -> None:
         sys.exit(FAILED)
     except (Exception, KeyboardInterrupt, Terminated) as error:
         reason, code = describe_end(error)
-        if code == FAILED:
-            traceback.print_exception(cause_of(error), chain=False)
+        if reason.startswith(UNEXPECTED):
+            print(_trace(error), file=sys.stderr)
         print(f"flash-ray: {' '.join(reason.split())}", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -55,18 +56,31 @@ def describe_end(error: BaseException) -> tuple[str, int]:
         return str(cause), BAD_INPUT
     if isinstance(cause, OSError) and cause.errno is not None:
         return _of_system(cause)
-    return f"failed: {type(cause).__name__}: {cause}", FAILED
+    words = str(cause).strip() or "no reason given"
+    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
+    return f"{UNEXPECTED}{type(cause).__name__}: {words.splitlines()[-1]}{notes}", FAILED
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """What went wrong on another process, without the wrappers that Ray puts around it."""
-    while True:
-        failures = getattr(error, "worker_failures", None) or {}
-        inner = [getattr(error, "cause", None), getattr(error, "controller_failure", None)]
-        found = next((e for e in [*inner, *failures.values()] if isinstance(e, Exception)), None)
-        if found is None:
-            return error
-        error = found
+    """What went wrong in another process, without the wrappers that Ray puts around it."""
+    return [error, *_wrapped(error)][-1]
+
+
+def _wrapped(error: BaseException) -> Iterator[BaseException]:
+    failures = getattr(error, "worker_failures", None) or {}
+    inner = [getattr(error, "cause", None), getattr(error, "controller_failure", None)]
+    for found in [*inner, *failures.values()]:
+        if isinstance(found, Exception):
+            yield found
+            yield from _wrapped(found)
+            return
+
+
+def _trace(error: BaseException) -> str:
+    """Where the cause was raised, which Ray keeps as text if that was in another process."""
+    texts = [getattr(each, "traceback_str", None) for each in (error, *_wrapped(error))]
+    known = [text for text in texts if text]
+    return known[-1] if known else "".join(traceback.format_exception(cause_of(error), chain=False))
 
 
 def _of_system(error: OSError) -> tuple[str, int]:
@@ -77,7 +91,7 @@ def _of_system(error: OSError) -> tuple[str, int]:
         return f"{place}{reason}; free some space, then run the command again", FAILED
     if place:
         return f"{place}{reason}; correct the path, or make it usable", BAD_INPUT
-    return f"failed: {reason}", FAILED
+    return f"{UNEXPECTED}{reason}", FAILED
 
 
 @contextmanager

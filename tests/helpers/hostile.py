@@ -38,11 +38,11 @@ def nothing_starts() -> Iterator[None]:
     """For the block: flash_ray imports nothing heavy, no process starts, nobody is called."""
     real_import = builtins.__import__
 
-    def imported(name: str, context: Any = None, *rest: Any) -> Any:
+    def imported(name: str, context: Any = None, *rest: Any, **named: Any) -> Any:
         asks = str((context or {}).get("__name__", "")).startswith("flash_ray")
         if asks and name.partition(".")[0] in HEAVY:
             raise Reached
-        return real_import(name, context, *rest)
+        return real_import(name, context, *rest, **named)
 
     def reached(*_: Any, **__: Any) -> None:
         raise Reached

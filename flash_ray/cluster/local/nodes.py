@@ -22,7 +22,14 @@ from flash_ray.cluster.local.config import (
     NodeLimits,
     autoscaling_config,
 )
-from flash_ray.cluster.session import HOST, LOOPBACK_ONLY, free_ports, validate_port
+from flash_ray.cluster.session import (
+    HOST,
+    LOOPBACK_ONLY,
+    RAYS_PART,
+    SOCKET_PATH,
+    free_ports,
+    validate_port,
+)
 from flash_ray.cluster.token import Token, read_token
 from flash_ray.errors import UserError
 from flash_ray.storage.embedded import LAUNCHER
@@ -86,8 +93,6 @@ def _send(process: psutil.Process, signal_number: int) -> None:
 
 
 CONFIG = "autoscaler.json"
-SOCKET_PATH = 103  # characters that a local socket's path may have, of which Ray takes
-RAYS_PART = len("/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store.00")
 
 
 @dataclass(frozen=True)
