@@ -1,11 +1,13 @@
 """`python jobs/specialize_teacher.py DIR`: trains the specialized teacher; again, to go on."""
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from flash_ray.cli.ends import run_command
 from flash_ray.miniature.training.specialized import SpecializedPlan
 
 
@@ -32,5 +34,8 @@ def main(
     typer.echo(lora)
 
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app.command()(main)
+
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(partial(app, standalone_mode=False))

@@ -1,11 +1,13 @@
 """`python jobs/train_teacher.py DIR`: trains the miniature's teacher; again, to go on with it."""
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from flash_ray.cli.ends import run_command
 from flash_ray.miniature.training.teacher import TeacherPlan
 
 
@@ -40,5 +42,8 @@ def main(
     typer.echo(pipeline)
 
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app.command()(main)
+
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(partial(app, standalone_mode=False))

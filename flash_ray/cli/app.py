@@ -3,16 +3,15 @@
 Commands import what they run when they run it: that takes seconds.
 """
 
-import sys
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
 from flash_ray import __version__
 from flash_ray.cli import evaluate, jobs, run, serve
 from flash_ray.cli.cluster import cluster_app, telemetry_app
+from flash_ray.cli.ends import run_command
 from flash_ray.cli.study import study_app
-from flash_ray.errors import UserError
 
 app = typer.Typer(
     help="Distill many-step image models into few-step students.",
@@ -45,22 +44,8 @@ def options(
 
 
 def main(args: list[str] | None = None) -> None:
-    """Runs a command and exits: 0 done, 2 bad input (one line on stderr), 130 interrupted."""
-    try:
-        code = app(args=args, prog_name="flash-ray", standalone_mode=False)
-    except UserError as error:
-        _exit_on_bad_input(str(error))
-    except typer.exceptions.TyperException as error:
-        _exit_on_bad_input(f"{error.format_message().rstrip('.')}; see `flash-ray --help`")
-    except typer.Abort:
-        print("flash-ray: interrupted", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(code or 0)
-
-
-def _exit_on_bad_input(reason: str) -> NoReturn:
-    print(f"flash-ray: {' '.join(reason.split())}", file=sys.stderr)
-    sys.exit(2)
+    """Runs a command and exits as `ends` says."""
+    run_command(lambda: app(args=args, prog_name="flash-ray", standalone_mode=False))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import typer
 
 from flash_ray.cluster.local.config import NodeLimits
 from flash_ray.errors import UserError
+from flash_ray.recipe.plain import read_text
 
 cluster_app = typer.Typer(help="Clusters to run on.")
 telemetry_app = typer.Typer(help="Dashboards and alerts.")
@@ -54,7 +55,7 @@ def provision(
     dry_run: Annotated[bool, typer.Option(help="Change nothing, print the differences.")] = False,
 ) -> None:
     """Put folder, data source, dashboards and alert rules into a Grafana."""
-    token = _token(token_file)
+    token = _token(token_file, optional=dry_run)
     from flash_ray.telemetry.provision import provision
 
     for change in provision(grafana, token, prometheus, dry_run):
@@ -73,16 +74,17 @@ def _group() -> None:
     """Keeps the command's name: typer takes a single command for the group itself."""
 
 
-def _token(file: Path | None) -> str:
+def _token(file: Path | None, optional: bool) -> str | None:
+    """The token that was given; None if none was and Grafana is only to be read."""
     if file is None:
-        if token := os.environ.get("GRAFANA_TOKEN", "").strip():
-            return token
+        if (token := os.environ.get("GRAFANA_TOKEN", "").strip()) or optional:
+            return token or None
         raise UserError(
             "GRAFANA_TOKEN: not set; allowed: a service account's token; set it, or name a file "
             "that holds it with --token-file"
         )
     try:
-        token = file.read_text(encoding="utf-8").strip()
+        token = read_text(file).strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--token-file: {file} cannot be read; correct it") from error
     if not token:

@@ -6,9 +6,18 @@ from typing import Annotated
 
 import typer
 
-from flash_ray.cli.options import BenchmarkName, Cases, Judges, Overrides, StoreAddress, Task
+from flash_ray.cli.options import (
+    BenchmarkName,
+    Cases,
+    Force,
+    Judges,
+    Overrides,
+    StoreAddress,
+    Task,
+)
 from flash_ray.errors import UserError
 from flash_ray.recipe import load_recipe
+from flash_ray.storage.outputs import validate_file, write_whole
 
 
 def evaluate(
@@ -36,13 +45,14 @@ def evaluate(
     ] = None,
     overrides: Overrides = None,
     store: StoreAddress = None,
+    force: Force = False,
 ) -> None:
     """Score a model on one task of a benchmark."""
     if overrides and recipe is None:
         raise UserError("--set: given without --recipe, whose fields it changes; add --recipe")
     loaded = load_recipe(recipe, overrides) if recipe else None
-    if out and not out.parent.is_dir():
-        raise UserError(f"--out: there is no folder {out.parent}; create it, or correct --out")
+    if out:
+        validate_file("--out", out, force)
     from flash_ray.cli.tables import evaluation_table, judge_table
     from flash_ray.telemetry.progress import Steps
     from flash_ray.workflows import evaluate as workflow
@@ -55,7 +65,7 @@ def evaluate(
     if len(result["judges"]) > 1:
         judge_table(result["judges"])
     if out:
-        out.write_text(json.dumps(result, indent=1, allow_nan=False))
+        write_whole(out, json.dumps(result, indent=1, allow_nan=False))
 
 
 def rank(

@@ -28,7 +28,7 @@ from flash_ray.cli.options import (
 from flash_ray.recipe import load_recipe
 
 if TYPE_CHECKING:
-    from flash_ray.cluster.jobs.submit import Job
+    from flash_ray.cluster.jobs.job import Job
 
 submit_app = typer.Typer(help="Run a command as a job of a Ray cluster.")
 jobs_app = typer.Typer(help="See, follow, await and stop the jobs of a Ray cluster.")

@@ -15,6 +15,7 @@ Overrides = Annotated[
         "--set", metavar="KEY=VALUE", help="Change a field of the recipe, e.g. student.steps=4."
     ),
 ]
+Force = Annotated[bool, typer.Option("--force", help="Replace an earlier result.")]
 Cases = Annotated[int, typer.Option(min=1, help="Cases of each category.")]
 
 

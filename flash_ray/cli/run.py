@@ -7,6 +7,7 @@ import typer
 
 from flash_ray.cli.options import (
     Cases,
+    Force,
     Overrides,
     RecipeName,
     Resume,
@@ -82,6 +83,7 @@ def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder for the results.")],
     cases: Cases = 16,
     overrides: Overrides = None,
+    force: Force = False,
 ) -> None:
     """Distill the miniature on this machine and compare student and teacher."""
     from flash_ray.cli.tables import comparison_table
@@ -90,7 +92,7 @@ def demo(
 
     recipe = load_recipe(workflow.DEMO_RECIPE, overrides)
     with Steps() as steps:
-        result = workflow.demo(recipe, out, cases, steps)
+        result = workflow.demo(recipe, out, cases, force, steps)
     comparison_table(result)
     typer.echo(f"report: {out / 'report.html'}\nstudent: {result['published']}, {out / 'student'}")
 

@@ -4,12 +4,26 @@ import logging
 import math
 import os
 import random
+import shutil
+import signal
 import socket
+import tempfile
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
+from flash_ray.cluster.token import read_token
 from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe
+
+HOST = "127.0.0.1"
+SOCKET_PATH = 103  # characters that a local socket's path may have, of which Ray takes
+RAYS_PART = len("/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store.00")
+# Ray takes a node for one of a cluster, and listens on all addresses, but where clusters are
+# switched off: then it takes the loopback address for the node's own and listens there alone.
+LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 def in_cluster_job() -> bool:
@@ -33,6 +47,19 @@ def validate_embedded(recipe: Recipe) -> None:
         )
 
 
+def validate_gpu(recipe: Recipe) -> None:
+    """Raises UserError if a Ray of this machine is to run the recipe on GPUs that it has not."""
+    if not recipe.runtime.gpu or in_cluster_job():
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UserError(
+            "runtime.gpu: true, and torch finds no GPU on this machine; allowed: false here, true "
+            "in a job of a cluster with GPUs; set runtime.gpu=false, or see `flash-ray submit`"
+        )
+
+
 @contextmanager
 def ray_session(needs: Mapping[str, float]) -> Iterator[None]:
     """Ray for the block: the cluster of RAY_ADDRESS, else a local one.
@@ -49,7 +76,8 @@ def ray_session(needs: Mapping[str, float]) -> Iterator[None]:
         with local_cluster(cpus, int(needs["trainer"]), max(int(needs["teacher"]), cpus)):
             yield
         return
-    ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    with _handlers_kept():
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield
     finally:
@@ -63,26 +91,67 @@ def local_cluster(cpus: int, trainers: int, teachers: int) -> Iterator[None]:
     Custom resources keep workers and teachers from counting on the same CPUs.
     """
     import ray
-    from ray.util import get_node_ip_address
+    from ray._private import ray_constants
 
-    address = f"{get_node_ip_address()}:{free_ports(1)[0]}"
-    with _variable("RAY_GCS_SERVER_PORT", address.rpartition(":")[2]):
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            resources={"trainer": trainers, "teacher": teachers},
-            object_store_memory=512 * 2**20,
-            include_dashboard=True,  # without it Ray Train logs that it is missing, again and again
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            # Ray Train frees what a stopped trial held by asking "the" Ray of the machine, and
-            # fails where there are two, unless it is told which.
-            runtime_env={"env_vars": {"RAY_ADDRESS": address}},
-        )
+    read_token()  # made by us, for its owner alone: Ray makes one that all may read
+    address = f"{HOST}:{free_ports(1)[0]}"
+    clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    with _folder_of_ray() as folder:
+        variables = {
+            "RAY_GCS_SERVER_PORT": address.rpartition(":")[2],
+            "TMPDIR": tempfile.mkdtemp(prefix="tmp-", dir=folder),
+            **LOOPBACK_ONLY,
+        }
+        try:
+            with _variables(variables), _handlers_kept():
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    resources={"trainer": trainers, "teacher": teachers},
+                    object_store_memory=512 * 2**20,
+                    include_dashboard=True,  # without it Ray Train logs that it is missing
+                    dashboard_host=HOST,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                    # Ray Train frees what a stopped trial held by asking "the" Ray of the machine,
+                    # and fails where there are two, unless it is told which.
+                    runtime_env={"env_vars": {"RAY_ADDRESS": address}},
+                    _temp_dir=str(folder),
+                )
+            yield
+        finally:
+            ray.shutdown()
+            ray_constants.ENABLE_RAY_CLUSTER = clusters
+
+
+@contextmanager
+def _folder_of_ray() -> Iterator[Path]:
+    """A folder for all that a Ray and its processes leave; it goes with the block.
+
+    After an error that is nobody's input it stays, since it has Ray's logs.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="flash-ray-"))
+    if len(str(folder)) + RAYS_PART > SOCKET_PATH:
+        folder.rmdir()
+        folder = Path(tempfile.mkdtemp(prefix="flash-ray-", dir="/tmp"))
+    is_kept = False
     try:
-        yield
+        yield folder
+    except Exception as error:
+        if is_kept := not isinstance(error, UserError):
+            error.add_note(f"Ray's logs: {folder}/session_latest/logs")
+        raise
     finally:
-        ray.shutdown()
+        if not is_kept:
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Removes a folder into which processes that are ending may write still."""
+    until = time.monotonic() + 5
+    while folder.exists() and time.monotonic() < until:
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.05)
 
 
 def free_ports(count: int) -> list[int]:
@@ -118,13 +187,26 @@ def validate_port(host: str, port: int) -> None:
 
 
 @contextmanager
-def _variable(name: str, value: str) -> Iterator[None]:
-    """An environment variable for the block."""
-    before = os.environ.get(name)
-    os.environ[name] = value
+def _handlers_kept() -> Iterator[None]:
+    """Keeps what the block does from taking SIGTERM over, if the command has a handler of its own.
+
+    Ray's handler ends Ray's processes first, so that nothing can be closed after them.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(before) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables for the block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:
-        del os.environ[name]
-        if before is not None:
-            os.environ[name] = before
+        for name, value in before.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value

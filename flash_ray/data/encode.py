@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from ray.data import ActorPoolStrategy
+from ray.exceptions import RayActorError
 
 from flash_ray.cluster.environment import one_process, thread_limits
 from flash_ray.data.cache import ConditionCache
@@ -58,7 +59,7 @@ def prepare(recipe: Recipe, store: Store, also: Sequence[Recipe] = ()) -> Prepar
     cache, encoded = ConditionCache.at(store), 0
     for source, shards in wanted.items():
         if missing := cache.missing(list(shards.values())):
-            _encode(recipe, source, store, missing)
+            _encode_all(recipe, source, cache, missing)
             encoded += len(missing)
         count_conditions("store", len(shards) - len(missing), len(missing))
     complaints = [line for plan in plans for line in plan.complaints]
@@ -103,6 +104,22 @@ class Encoder:
         return {"digest": list(encoded)}
 
 
+def _encode_all(
+    recipe: Recipe, source: DataSource, cache: ConditionCache, missing: Sequence[Shard]
+) -> None:
+    """Run the pipeline, and again for what is left after an encoder died, as often as the recipe
+    lets a run fail."""
+    for failures_left in range(recipe.runtime.max_failures, -1, -1):
+        try:
+            return _encode(recipe, source, cache.store, missing)
+        except RayActorError:
+            if not failures_left:
+                raise
+            missing = cache.missing(missing)
+            if not missing:
+                return None
+
+
 def _encode(recipe: Recipe, source: DataSource, store: Store, missing: Sequence[Shard]) -> None:
     """Run the pipeline over missing shards of a source.
 
@@ -123,6 +140,9 @@ def _encode(recipe: Recipe, source: DataSource, store: Store, missing: Sequence[
         num_gpus=1 if runtime.gpu else 0,
         resources={"trainer": 1},
         runtime_env={"env_vars": thread_limits(recipe)},
+        # Else Ray's core prints an error: that the arguments of an encoder to restart might be
+        # lost by then. `_encode_all` tries again instead.
+        max_restarts=0,
     )
     stored = {row["digest"] for row in encoded.iter_rows()}
     if lost := [shard for shard in missing if shard.digest not in stored]:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from flash_ray.errors import UserError
 from flash_ray.evaluation.judges.base import JudgeResult
 from flash_ray.evaluation.statistics import interval
+from flash_ray.recipe.plain import read_bytes
 from flash_ray.recipe.schema import Task
 
 Estimate = tuple[float, tuple[float, float]]  # a mean and its 95 % bootstrap interval
@@ -183,7 +184,7 @@ def _unlike(one: Result, other: Result) -> str | None:
 
 def _read(file: Path) -> Result:
     try:
-        return Result.model_validate_json(file.read_bytes())
+        return Result.model_validate_json(read_bytes(file))
     except OSError as error:
         raise UserError(f"RESULT: {file}: {error.strerror}; check the name") from None
     except ValidationError as error:

@@ -3,6 +3,7 @@
 Torch and diffusers are imported where they are used: commands check names before they load either.
 """
 
+import functools
 import hashlib
 import importlib
 import json
@@ -40,6 +41,11 @@ def resolve_base(base: str) -> str:
             f"save_pretrained, a hub id, or one of {', '.join(map(repr, shipped))}"
         )
     return source
+
+
+def validate_base(base: str) -> None:
+    """Raises UserError if there is no pipeline, neither in a folder nor within reach of the hub."""
+    _index(resolve_base(base))
 
 
 def is_lora(model: str) -> bool:
@@ -204,10 +210,25 @@ def _index(source: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(source, INDEX))
+        return Path(hf_hub_download(source, INDEX, local_files_only=not _hub_answers()))
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200] if _hub_answers() else "it does not answer"
         raise UserError(
             f"base: {source!r} is neither a folder nor a hub model that can be reached ({reason}); "
             "download it first, or give its folder"
         ) from error
+
+
+@functools.cache
+def _hub_answers() -> bool:
+    """Whether the hub can be reached; its own client would try for a minute, with a line a try."""
+    import requests
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        requests.head(constants.ENDPOINT, timeout=5)
+    except requests.RequestException:
+        return False
+    return True

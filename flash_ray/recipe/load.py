@@ -2,7 +2,6 @@
 
 import copy
 import json
-import re
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -13,27 +12,10 @@ from pydantic import ValidationError
 
 from flash_ray.errors import UserError, one_line, unknown
 from flash_ray.recipe import messages, validation
+from flash_ray.recipe.plain import parse_yaml, read_text
 from flash_ray.recipe.schema import Recipe
 
 PRESETS = resources.files("flash_ray.recipe") / "presets"
-
-
-class RecipeLoader(yaml.SafeLoader):
-    """YAML that reads 1e-4 as a number and rejects a key given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [self.construct_object(key) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice", node.start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
-RecipeLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
 
 
 def presets() -> list[str]:
@@ -87,30 +69,20 @@ def _read(name_or_path: str) -> dict[str, Any]:
         text = (PRESETS / f"{name_or_path}.yaml").read_text(encoding="utf-8")
     else:
         try:
-            text = Path(name_or_path).read_text(encoding="utf-8")
+            text = read_text(name_or_path)
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not a text file"
             raise UserError(
                 f"recipe: {name_or_path}: {reason}; allowed: a YAML file, or a preset "
                 f"({', '.join(presets())}); check the name"
             ) from None
-    raw = _yaml(text, f"recipe: {name_or_path}")
+    raw = parse_yaml(text, f"recipe: {name_or_path}")
     if not isinstance(raw, dict):
         raise UserError(
             f"recipe: {name_or_path}: not a mapping; allowed: YAML with keys such as name, base "
             "and data; start from `flash-ray recipe show miniature`"
         )
     return raw
-
-
-def _yaml(text: str, what: str) -> Any:
-    try:
-        return yaml.load(text, RecipeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or "unreadable"
-        raise UserError(f"{what}: not valid YAML{where}: {reason}; correct it") from None
 
 
 def _names(folder: Traversable) -> list[str]:
@@ -127,7 +99,7 @@ def _expanded(raw: dict[str, Any]) -> dict[str, Any]:
     if name not in teacher_presets():
         raise UserError(unknown("teachers", name, teacher_presets(), "preset"))
     text = (PRESETS / "teachers" / f"{name}.yaml").read_text(encoding="utf-8")
-    return {**raw, "teachers": yaml.load(text, RecipeLoader)}
+    return {**raw, "teachers": parse_yaml(text, f"teachers: {name}")}
 
 
 def override(raw: dict[str, Any], text: str) -> dict[str, Any]:
@@ -156,7 +128,7 @@ def override(raw: dict[str, Any], text: str) -> dict[str, Any]:
                 "see `flash-ray recipe show` for the keys"
             )
         if depth == len(keys) - 1:
-            node[key] = _yaml(value, f"--set {path}")
+            node[key] = parse_yaml(value, f"--set {path}")
         elif isinstance(node, dict):
             node = node.setdefault(key, {})
         else:

@@ -3,12 +3,11 @@
 Each field's description gives meaning, unit and range: error messages quote it.
 """
 
-import hashlib
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
+from flash_ray.recipe import identity
 from flash_ray.recipe.sections import Evaluation, Runtime, Section, Training, number_or_range
 
 Task = Literal["t2i", "edit"]
@@ -300,11 +299,10 @@ class Recipe(Section):
 
     @property
     def digest(self) -> str:
-        """16 hex digits of the SHA-256 of the canonical JSON, without what trains no weight: the
-        evaluation, the storage and gradient checkpointing."""
-        fields = self.model_dump(
-            mode="json",
-            exclude={"evaluation": True, "runtime": {"storage", "gradient_checkpointing"}},
-        )
-        canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        """16 hex digits that are equal for recipes whose runs have the same numbers."""
+        return identity.digest(identity.identity(self.model_dump(mode="json")))
+
+    @property
+    def resume_digest(self) -> str:
+        """The same for recipes that a run can go on with: see `identity.validate_resume`."""
+        return identity.digest(identity.resumable(self.model_dump(mode="json")))

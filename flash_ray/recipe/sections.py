@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
+MOST = 100_000_000  # of what is counted in iterations
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -42,7 +43,9 @@ class Training(Section):
     An iteration is one student update and the fake score's updates that follow it.
     """
 
-    iterations: int = Field(ge=1, description="iterations, one student update each, 1 or more")
+    iterations: int = Field(
+        ge=1, le=MOST, description="iterations, one student update each, 1 to 100,000,000"
+    )
     optimizer: Adam
     fake_score: FakeScore
     ema_decay: float = Field(
@@ -77,7 +80,7 @@ class Evaluation(Section):
         "what is published",
     )
     every: int = Field(
-        0, ge=0, description="iterations between scores of the averaged student; 0: never"
+        0, ge=0, le=MOST, description="iterations between scores of the averaged student; 0: never"
     )
     cases: CasesPerTask = CasesPerTask()
     published_cases: int = Field(
@@ -114,7 +117,7 @@ class WorkerRange(Section):
     min: int = Field(ge=1, le=4096, description="fewest workers, 1 to 4096")
     max: int = Field(ge=1, le=4096, description="most workers, 1 to 4096")
     resize_every_s: float = Field(
-        60.0, ge=1, description="seconds between checks for more resources, 1 or more"
+        60.0, ge=1, le=86400, description="seconds between checks for more resources, 1 to 86,400"
     )
 
 
@@ -138,7 +141,7 @@ class Runtime(Section):
         "not held",
     )
     checkpoint_every: int = Field(
-        50, ge=0, description="iterations between checkpoints; 0: only at the end"
+        50, ge=0, le=MOST, description="iterations between checkpoints; 0: only at the end"
     )
     storage: Storage = Storage()
     max_failures: int = Field(

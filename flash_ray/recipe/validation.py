@@ -1,6 +1,5 @@
 """What field ranges cannot say: values that contradict each other, and what is not built yet."""
 
-import re
 from collections.abc import Iterator, Sequence
 
 from flash_ray import plugins
@@ -9,7 +8,6 @@ from flash_ray.recipe.schema import OBJECTIVES, TASKS, Recipe
 from flash_ray.recipe.teacher_weights import moments, weight_at
 from flash_ray.storage.address import NO_LOGIN, bucket_problem, endpoint_problem
 
-S3_URL = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w./=-]*)?")
 
 
 def validate(recipe: Recipe) -> None:

@@ -4,14 +4,14 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from flash_ray import plugins
 from flash_ray.errors import UserError
 from flash_ray.evaluation.judges.endpoint import VlmSettings, read_settings
 from flash_ray.recipe import messages
-from flash_ray.recipe.load import RecipeLoader, override
+from flash_ray.recipe.load import override
+from flash_ray.recipe.plain import parse_yaml, read_text
 from flash_ray.recipe.schema import Section
 
 MIB = 2**20
@@ -39,8 +39,8 @@ class Limits(Section):
 class Replicas(Section):
     """Processes of one deployment; Ray Serve adjusts their number to the requests."""
 
-    min: int = Field(1, ge=0, description="0 or more; 0: none while nobody asks")
-    max: int = Field(1, ge=1, description="1 or more")
+    min: int = Field(1, ge=0, le=1024, description="0 to 1024; 0: none while nobody asks")
+    max: int = Field(1, ge=1, le=1024, description="1 to 1024")
     idle_s: float = Field(
         600.0, ge=0, description="seconds without requests before the last replica ends"
     )
@@ -108,14 +108,22 @@ def load_serving(file: Path | None, overrides: list[str] | None = None) -> Servi
     raw: dict = {}
     if file:
         try:
-            raw = yaml.load(file.read_text(encoding="utf-8"), RecipeLoader) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            text = read_text(file)
+        except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"--settings: {file}: {error}; give a YAML file") from error
+        raw = parse_yaml(text, f"--settings: {file}") or {}
         if not isinstance(raw, dict):
             raise UserError(f"--settings: {file}: not a mapping; allowed: keys such as limits")
     for text in overrides or []:
         raw = override(raw, text)
     try:
-        return Serving.model_validate_json(json.dumps(raw), strict=True)
+        serving = Serving.model_validate_json(json.dumps(raw), strict=True)
     except ValidationError as error:
         raise UserError(messages.problem(error, Serving)) from None
+    for name, replicas in (("generate", serving.generate), ("edit", serving.edit)):
+        if replicas.min > replicas.max:
+            raise UserError(
+                f"{name}.min: {replicas.min} is above {name}.max {replicas.max}; allowed: "
+                f"min <= max; set {name}.max={replicas.min}"
+            )
+    return serving

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from flash_ray.errors import UserError
+from flash_ray.recipe.plain import read_bytes
 
 Role = Literal["read", "generate", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)  # each may do what those before it may
@@ -28,7 +29,7 @@ class Token(BaseModel):
 def read_tokens(file: Path) -> list[Token]:
     """The tokens of a JSON file that `add_token` wrote. Raises UserError if it is not one."""
     try:
-        tokens = TypeAdapter(list[Token]).validate_json(file.read_bytes())
+        tokens = TypeAdapter(list[Token]).validate_json(read_bytes(file))
     except OSError as error:
         raise UserError(
             f"--tokens: {file}: {error.strerror}; make it with `flash-ray token {file} NAME`"

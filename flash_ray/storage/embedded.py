@@ -102,6 +102,16 @@ def embedded_store(folder: Path, deadline_s: float = 30) -> Iterator[Store]:
 
 
 @contextmanager
+def held_store(folder: Path) -> Iterator[None]:
+    """Keeps the embedded store in `folder` closed for the block; UserError if it is in use."""
+    lock = _lock(folder, 0)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+@contextmanager
 def _explained(store: Store, explain: Callable[[UserError], str]) -> Iterator[None]:
     """Where work fails because its store does, says so, and not what came of it.
 

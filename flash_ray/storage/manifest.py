@@ -160,18 +160,31 @@ def verify_manifest(folder: Path, recipe_digest: str) -> CheckedCheckpoint:
     )
 
 
-def record_run(store: Store, name: str, recipe: dict[str, JsonValue], digest: str) -> None:
+def record_run(
+    store: Store, name: str, recipe: dict[str, JsonValue], digest: str, replace: bool = False
+) -> None:
     """Claim `runs/<name>` for a recipe.
+
+    Args:
+        replace: of a run that goes on with this recipe.
 
     Raises:
         UserError: the name is taken.
     """
     run = RunRecord(name=name, recipe_digest=digest, recipe=recipe)
-    if not store.put_bytes_if_absent(_run_key(name), run.model_dump_json(indent=1).encode()):
-        raise UserError(
-            f"name: run {name!r} exists in {store.url()}; continue it with --resume, "
-            "or choose another name"
-        )
+    text = run.model_dump_json(indent=1).encode()
+    if replace:
+        store.put_bytes(_run_key(name), text)
+    elif not store.put_bytes_if_absent(_run_key(name), text):
+        raise taken(store, name)
+
+
+def taken(store: Store, name: str) -> UserError:
+    """The error for a run's name that is claimed."""
+    return UserError(
+        f"name: run {name!r} exists in {store.url()}; continue it with --resume, "
+        "or choose another name"
+    )
 
 
 def run_exists(store: Store, name: str) -> bool:
@@ -179,11 +192,11 @@ def run_exists(store: Store, name: str) -> bool:
     return store.get_bytes(_run_key(name)) is not None
 
 
-def open_run(store: Store, name: str, digest: str) -> RunRecord:
+def open_run(store: Store, name: str) -> RunRecord:
     """The record of an earlier run that is to be continued.
 
     Raises:
-        UserError: there is no such run, or it has another recipe.
+        UserError: there is no such run.
     """
     text = store.get_bytes(_run_key(name))
     if text is None:
@@ -194,8 +207,18 @@ def open_run(store: Store, name: str, digest: str) -> RunRecord:
         raise UserError(
             f"{store.url(_run_key(name))}: run.json is corrupt; start a run with another name"
         ) from error
-    check_digest(f"run {name!r}", run.recipe_digest, digest)
     return run
+
+
+def run_keeps(store: Store, name: str) -> bool:
+    """Whether the run has a checkpoint: something that `--resume` goes on from."""
+    keys = store.list(f"runs/{check_name('name', name)}/train/")
+    return any(key.endswith(f"/{_name(0)}") for key in keys)
+
+
+def forget_run(store: Store, name: str) -> None:
+    """Gives the name of a run that keeps nothing back, for a new start."""
+    store.delete_all(f"runs/{check_name('name', name)}/")
 
 
 def check_digest(subject: str, recorded: str, given: str) -> None:

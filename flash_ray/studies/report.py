@@ -20,7 +20,7 @@ from flash_ray.studies.findings import AVERAGE, Cases, Findings
 from flash_ray.studies.records import PICTURES, Record
 
 matplotlib.rcParams["svg.hashsalt"] = "flash_ray"  # the same figure is the same file
-FIGURES = "figures"
+REPORT, TABLES, CLAIMS, FIGURES = "report.md", "tables.csv", "claims.csv", "figures"
 LABEL, LINE = 170, 26  # pixels of a grid: width of the arms' names, height of the cases' names
 SHOWN = 2  # pictures of each category in a strip
 LARGEST = 256  # pixels: larger pictures are shrunk
@@ -50,9 +50,9 @@ def write_report(name: str, findings: Findings, cases: Cases, out: Path, to: Pat
             resamples=f"{RESAMPLES:,}",
         )
     )
-    (to / "report.md").write_text(text, encoding="utf-8")
-    _write_csv(to / "tables.csv", _table_rows(findings))
-    _write_csv(to / "claims.csv", _claim_rows(findings))
+    (to / REPORT).write_text(text, encoding="utf-8")
+    _write_csv(to / TABLES, _table_rows(findings))
+    _write_csv(to / CLAIMS, _claim_rows(findings))
 
 
 def strip(

@@ -14,6 +14,7 @@ from ray.util.queue import Queue
 
 from flash_ray.evaluation.sample import EncodedBenchmark
 from flash_ray.recipe.schema import Task
+from flash_ray.storage.outputs import write_whole
 from flash_ray.storage.s3 import Store
 from flash_ray.studies.records import PICTURES, PROGRESS, Record, append_record, read_records
 from flash_ray.studies.resources import DRIVER_CPUS, study_resources
@@ -188,7 +189,7 @@ class _Listener:
         name = record.trial
         if pictures is not None:
             (self._out / PICTURES).mkdir(parents=True, exist_ok=True)
-            (self._out / PICTURES / f"{name}.webp").write_bytes(pictures)
+            write_whole(self._out / PICTURES / f"{name}.webp", pictures)
         append_record(self._out, record)
         forget_run(self._store, name)
         self._records[name] = record

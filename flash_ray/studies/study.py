@@ -8,10 +8,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from flash_ray.data.select import unique_cases
@@ -19,7 +17,8 @@ from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import Case
 from flash_ray.models.loading import is_lora, lora_digest
 from flash_ray.recipe import Recipe, messages, parse_recipe
-from flash_ray.recipe.load import RecipeLoader, load_raw, override
+from flash_ray.recipe.load import load_raw, override
+from flash_ray.recipe.plain import parse_yaml, read_text
 from flash_ray.recipe.schema import Section, Task
 from flash_ray.studies import validation
 
@@ -235,18 +234,14 @@ def _read(name_or_path: str) -> dict[str, Any]:
         if name_or_path in shipped():
             text = (SHIPPED / f"{name_or_path}.yaml").read_text(encoding="utf-8")
         else:
-            text = Path(name_or_path).read_text(encoding="utf-8")
-        raw = yaml.load(text, RecipeLoader)
+            text = read_text(name_or_path)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
         raise UserError(
             f"study: {name_or_path}: {reason}; allowed: a YAML file, or a shipped study "
             f"({', '.join(shipped())}); check the name"
         ) from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark else ""
-        raise UserError(f"study: {name_or_path}: not valid YAML{where}; correct it") from None
+    raw = parse_yaml(text, f"study: {name_or_path}")
     if not isinstance(raw, dict):
         raise UserError(
             f"study: {name_or_path}: not a mapping; allowed: YAML with keys such as name, recipe "

@@ -25,8 +25,8 @@ from flash_ray.telemetry.panels import DATASOURCE, Dashboard
 FOLDER = {"uid": "flash-ray", "title": "flash_ray"}
 OLDEST = 10  # major version
 CURES = {
-    401: "the token is rejected; allowed: a service account's token; set GRAFANA_TOKEN or "
-    "--token-file",
+    401: "the token is rejected, or there is none; allowed: a service account's token; set "
+    "GRAFANA_TOKEN or --token-file",
     403: "the token may not do this; allowed: a service account with the role Admin; give it that",
     404: "there is no Grafana at this address; allowed: its base address; correct --grafana",
 }
@@ -71,11 +71,12 @@ class _Resource:
     update: Callable[[], Any]
 
 
-def provision(url: str, token: str, prometheus: str, dry_run: bool) -> Iterator[Change]:
+def provision(url: str, token: str | None, prometheus: str, dry_run: bool) -> Iterator[Change]:
     """Yields every resource as it was, and then, unless it is a dry run, brings it into step.
 
     Args:
         url: Grafana's base address.
+        token: of a service account; None: as anybody, who may read where Grafana lets them.
         prometheus: where Grafana finds Prometheus.
 
     Raises:

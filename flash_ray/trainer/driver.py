@@ -22,11 +22,12 @@ from flash_ray.data.encode import prepare
 from flash_ray.errors import UserError
 from flash_ray.models.loading import validate_family
 from flash_ray.recipe import Recipe
-from flash_ray.storage.manifest import open_run, record_run, verify
+from flash_ray.storage.manifest import verify
 from flash_ray.storage.s3 import Store, train_storage
 from flash_ray.teachers.launch import TeacherSet, start_teachers
 from flash_ray.teachers.protocol import teacher_actors
 from flash_ray.teachers.validation import validate_teachers
+from flash_ray.trainer.claim import claimed_run
 from flash_ray.trainer.divergence import Diverged
 from flash_ray.trainer.metrics import UpdateMetrics
 from flash_ray.trainer.worker import (
@@ -98,10 +99,18 @@ def distill(
     validate_teachers(recipe)
     check_cluster(recipe, teacher_actors(recipe) if teacher_set is None else 0)
     store.check()
-    if resume:
-        open_run(store, run_name, recipe.digest)
-    else:
-        record_run(store, run_name, recipe.model_dump(mode="json"), recipe.digest)
+    with claimed_run(recipe, store, run_name, resume):
+        return _distill(recipe, store, run_name, folder, callbacks, teacher_set)
+
+
+def _distill(
+    recipe: Recipe,
+    store: Store,
+    run_name: str,
+    folder: Path,
+    callbacks: Callbacks,
+    teacher_set: TeacherSet | None,
+) -> DistillResult:
     started = time.monotonic()
     started_here = None
     if teacher_set is None and recipe.teacher_defaults.placement == "actors":
@@ -136,7 +145,7 @@ def _fit(config: WorkerConfig) -> Outcome:
     """Trains, with restarts of failed workers; raises UserError and Diverged of the workers."""
     recipe, runtime = config.recipe, config.recipe.runtime
     path, filesystem = train_storage(config.store, config.run_name)
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         train_worker,
         train_loop_config={"config": config},
         torch_config=TorchConfig(backend="nccl" if runtime.gpu else "gloo"),
@@ -165,6 +174,16 @@ def _fit(config: WorkerConfig) -> Outcome:
     if outcome.diverged:
         raise Diverged(outcome.diverged)
     return outcome
+
+
+class _Trainer(TorchTrainer):
+    """Leaves Ctrl-C to the command: Ray's handler waits, then ends the process with its own code.
+
+    The run's actors end with the command's Ray, or, on a shared cluster, with its driver.
+    """
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        pass
 
 
 def _group_size(recipe: Recipe) -> dict[str, Any]:

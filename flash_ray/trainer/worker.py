@@ -212,7 +212,8 @@ class _Run:
     def _checkpoint(self) -> None:
         iterations = self.state.progress.iterations
         with self.metrics.timed("checkpoint"), tempfile.TemporaryDirectory() as name:
-            self.state.save(Path(name), self.recipe.digest, self.weights, self.rank, self.world)
+            digest = self.recipe.resume_digest
+            self.state.save(Path(name), digest, self.weights, self.rank, self.world)
             ray.train.report(
                 {"iteration": iterations},
                 checkpoint=ray.train.Checkpoint.from_directory(name),
@@ -281,7 +282,7 @@ def _load(
             fingerprints.append(weights)
         members.append((group, teachers))
     known = " ".join(fingerprints)
-    saved_by = checkpoint.check(folder, recipe.digest, known) if folder else None
+    saved_by = checkpoint.check(folder, recipe.resume_digest, known) if folder else None
     router = TeacherRouter(members, positions)
     return _Loaded(model, student, fake_score, stream, router, known, saved_by)
 

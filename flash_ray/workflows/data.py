@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from flash_ray.cluster.session import validate_embedded_in_job
+from flash_ray.cluster.session import validate_embedded_in_job, validate_gpu
 from flash_ray.data.select import validate_data
 from flash_ray.data.source import load_source
+from flash_ray.models.loading import validate_base
 from flash_ray.recipe import Recipe
 from flash_ray.storage.s3 import Store
 from flash_ray.telemetry.progress import Steps
@@ -45,6 +46,8 @@ def encode_data(recipe: Recipe, store_address: str | None, steps: Steps) -> "Pre
     Raises:
         UserError: the data or the cluster cannot be used.
     """
+    validate_base(recipe.base)
+    validate_gpu(recipe)
     with _data_store(recipe, store_address) as store:
         from flash_ray.cluster.session import ray_session
         from flash_ray.data.encode import prepare

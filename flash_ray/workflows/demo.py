@@ -1,15 +1,17 @@
 """`flash-ray demo`: distills a preset on this machine and shows the student beside its teacher."""
 
 import json
-import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flash_ray.errors import UserError
 from flash_ray.evaluation.judges.base import Scoring, load_scoring
 from flash_ray.recipe import Recipe
+from flash_ray.storage.embedded import held_store
+from flash_ray.storage.outputs import new_folder, validate_folder
 from flash_ray.storage.s3 import Store
 from flash_ray.storage.students import load_student, read_student
 from flash_ray.telemetry.progress import Steps
@@ -29,12 +31,13 @@ DEMO_RECIPE = "miniature"
 DEMO_FILES = ("store", "student", "result.json", "report.html", "grid.png")
 
 
-def demo(recipe: Recipe, out: Path, per_category: int, steps: Steps) -> dict[str, Any]:
-    """Distills, publishes, compares; leaves `DEMO_FILES` in `out`, in place of an earlier demo's.
+def demo(recipe: Recipe, out: Path, per_category: int, force: bool, steps: Steps) -> dict[str, Any]:
+    """Distills, publishes, compares; leaves `DEMO_FILES` in `out` once all of them are there.
 
     Args:
         recipe: one with a benchmark.
         per_category: cases of each category that teacher, untrained base and student answer.
+        force: whether the new demo takes the place of an earlier one.
 
     Returns:
         what result.json holds: see `_result`.
@@ -50,15 +53,22 @@ def demo(recipe: Recipe, out: Path, per_category: int, steps: Steps) -> dict[str
             "evaluation.benchmark: null; allowed in a demo, which compares models: the name of a "
             "benchmark; set evaluation.benchmark"
         )
-    _validate_foreign(out)
-    if recipe.runtime.storage.url == "embedded":
-        _remove(out / "store")
-    with open_run_store(recipe, str(out / "store")) as store:
-        validate_name(recipe, store, recipe.name, resume=False)
-        for name in DEMO_FILES[1:]:
-            _remove(out / name)
-        out.mkdir(parents=True, exist_ok=True)
-        return _run(recipe, scoring, store, out, per_category, steps, started)
+    validate_folder("--out", out)
+    _validate_earlier(out, force)
+    with _held(out), new_folder(out) as folder:
+        with open_run_store(recipe, str(folder / "store")) as store:
+            validate_name(recipe, store, recipe.name, resume=False)
+            return _run(recipe, scoring, store, folder, per_category, steps, started)
+
+
+@contextmanager
+def _held(out: Path) -> Iterator[None]:
+    """Keeps others from an earlier demo's store, which is to go; UserError if it is in use."""
+    if not (out / "store").is_dir():
+        yield
+        return
+    with held_store(out / "store"):
+        yield
 
 
 def _run(
@@ -152,21 +162,19 @@ def _result(
     }
 
 
-def _validate_foreign(out: Path) -> None:
-    """Raises UserError if a folder holds what no demo wrote."""
-    if not out.exists():
+def _validate_earlier(out: Path, force: bool) -> None:
+    """Raises UserError for a folder that holds what no demo wrote, or, without force, a demo."""
+    names = {path.name for path in out.iterdir()} if out.exists() else set()
+    if not names:
         return
-    allowed = "allowed: a new or empty folder, or that of an earlier demo; choose another --out"
-    if not out.is_dir():
-        raise UserError(f"--out: {out} is not a folder; {allowed}")
-    names = {path.name for path in out.iterdir()}
-    if names and not (names <= set(DEMO_FILES) and (out / "store/credentials.json").is_file()):
+    allowed = "allowed: a new or empty folder"
+    if not (names <= set(DEMO_FILES) and (out / "store/credentials.json").is_file()):
         foreign = sorted(names - set(DEMO_FILES)) or sorted(names)
-        raise UserError(f"--out: {out} holds {foreign[0]}, which no demo wrote; {allowed}")
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+        raise UserError(
+            f"--out: {out} holds {foreign[0]}, which no demo wrote; {allowed}; choose another --out"
+        )
+    if not force:
+        raise UserError(
+            f"--out: {out} holds an earlier demo; {allowed}; choose another --out, or replace it "
+            "with --force"
+        )

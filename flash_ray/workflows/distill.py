@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flash_ray.cluster.session import in_cluster_job, validate_embedded_in_job
+from flash_ray.cluster.session import in_cluster_job, validate_embedded_in_job, validate_gpu
 from flash_ray.data.select import validate_data
 from flash_ray.errors import UserError
 from flash_ray.evaluation.judges.base import Scoring, load_scoring
+from flash_ray.models.loading import validate_base
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
 from flash_ray.storage.embedded import open_store
-from flash_ray.storage.manifest import open_run
 from flash_ray.storage.s3 import Store, check_name
 from flash_ray.storage.students import MANIFEST, PublishedScores, publish_student
 from flash_ray.telemetry.progress import Steps
+from flash_ray.trainer.claim import validate_claim
 
 if TYPE_CHECKING:
     from flash_ray.evaluation.compare import TrainingEval
@@ -186,6 +187,8 @@ def validate_recipe(recipe: Recipe) -> None:
     """Raises UserError for what can be known of data, base and teachers without loading them."""
     validate_embedded_in_job(recipe)
     validate_data(recipe)
+    validate_base(recipe.base)
+    validate_gpu(recipe)
     if any(teacher.model not in ("base", recipe.base) for teacher in recipe.teachers):
         from flash_ray.teachers.validation import validate_teachers
 
@@ -193,14 +196,13 @@ def validate_recipe(recipe: Recipe) -> None:
 
 
 def validate_name(recipe: Recipe, store: Store, name: str, resume: bool) -> None:
-    """Raises UserError if a student has the name, or there is no such run to resume."""
+    """Raises UserError if a student or a run has the name, or there is no such run to resume."""
     if store.get_bytes(f"students/{name}/{MANIFEST}") is not None:
         raise UserError(
             f"--name: student {name!r} exists in {store.url()}; allowed: a new name; "
             f"choose one, e.g. --name {name}-2"
         )
-    if resume:
-        open_run(store, name, recipe.digest)
+    validate_claim(recipe, store, name, resume)
 
 
 def validate_cluster(recipe: Recipe, store: Store, teachers: int) -> None:

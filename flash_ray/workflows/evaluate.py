@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from flash_ray.cluster.session import validate_gpu
 from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import Benchmark, Case, load_benchmark
 from flash_ray.evaluation.judges.base import load_judge, open_judges, read_judges, validate_judge
-from flash_ray.models.loading import resolve_base
+from flash_ray.models.loading import validate_base
 from flash_ray.recipe import Recipe, parse_recipe
 from flash_ray.recipe.schema import Task
 from flash_ray.storage.embedded import open_store
@@ -65,7 +66,8 @@ def evaluate(
         choices = choices or [load_judge(evaluation.judge_name, "evaluation.judge")]
         for choice in choices:
             validate_judge(choice, cases, chosen.name, "--judge")
-        resolve_base(opened.recipe.base)
+        validate_base(opened.recipe.base)
+        validate_gpu(opened.recipe)
         with open_judges(choices, store_address) as ready:
             scored = _evaluate(opened, cases, ready, steps)
     return {

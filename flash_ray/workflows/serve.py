@@ -5,17 +5,24 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
+from ipaddress import ip_address
 from pathlib import Path
 
-from flash_ray.cluster.session import free_ports, in_cluster_job, ray_session, validate_port
+from flash_ray.cluster.session import (
+    free_ports,
+    in_cluster_job,
+    ray_session,
+    validate_gpu,
+    validate_port,
+)
 from flash_ray.errors import UserError
-from flash_ray.models.loading import resolve_base
+from flash_ray.models.loading import validate_base
 from flash_ray.recipe import Recipe
 from flash_ray.serving.benchmark import validate_judges
 from flash_ray.serving.settings import Serving
 from flash_ray.serving.tokens import Token, read_tokens
 from flash_ray.storage.embedded import open_store
-from flash_ray.storage.s3 import LOOPBACK, Store
+from flash_ray.storage.s3 import Store
 from flash_ray.telemetry.progress import Steps
 
 
@@ -37,11 +44,12 @@ def serve(
         UserError: there is no such base, benchmark or store, a judge cannot be used, the address
             is taken, or it is open to others and there are no tokens.
     """
-    resolve_base(recipe.base)
+    validate_base(recipe.base)
+    validate_gpu(recipe)
     validate_judges(recipe, settings)
     tokens = read_tokens(tokens_file) if tokens_file else []
     host, port = address
-    if host not in LOOPBACK and not tokens:
+    if not _is_loopback(host) and not tokens:
         raise UserError(
             f"--host: {host} can be reached from other machines; allowed: 127.0.0.1, or any "
             "address with --tokens; make tokens with `flash-ray token FILE NAME`"
@@ -54,6 +62,13 @@ def serve(
     validate_port(host, port)
     with open_store(store_url, create=store_url is None) as store:
         _serve(recipe, store, settings, tokens, address, steps)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:  # a name: who knows whose
+        return False
 
 
 def _serve(
@@ -84,7 +99,20 @@ def _serve(
             steps.say(f"serving at http://{host}:{port}  (Ctrl-C ends it)")
             _wait_for_stop()
         finally:
-            serve.shutdown()
+            _shut_down()
+
+
+def _shut_down() -> None:
+    """Ends Serve as `serve.shutdown` does, which asks the controller to end itself and, since that
+    never answers, asks it again and complains in red."""
+    import ray
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+
+    try:
+        controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+        ray.get(controller.graceful_shutdown.options(max_task_retries=0).remote(), timeout=30)
+    except (ValueError, ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+        pass  # it has ended, or ends with its Ray
 
 
 def _configure_local_ray(port: int) -> None:

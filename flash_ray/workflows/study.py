@@ -14,6 +14,7 @@ from flash_ray.errors import UserError, unknown
 from flash_ray.recipe import Recipe, dump_yaml
 from flash_ray.recipe.schema import Task
 from flash_ray.storage.embedded import open_store
+from flash_ray.storage.outputs import new_folder, validate_folder, write_whole
 from flash_ray.storage.s3 import Store
 from flash_ray.studies.records import BEST, PROGRESS, SEARCH, STUDY, SearchResult, read_records
 from flash_ray.studies.space import combinations, run_prefix
@@ -108,7 +109,7 @@ def search(
             f"{first.reason or 'no reason known'}; see {out / SEARCH}"
         )
     best = log.best.recipe.model_copy(update={"name": f"{study.name}-best"})
-    (out / BEST).write_text(dump_yaml(best), encoding="utf-8")
+    write_whole(out / BEST, dump_yaml(best))
     return result
 
 
@@ -165,8 +166,24 @@ def report(name: str, out: Path, to: Path | None) -> Path:
             f"--out: no trial in {out} is finished; see `flash-ray study status {name} --out {out}`"
         )
     cases, to = trials[0].scored_cases(), to or out / "report"
-    write_report(name, compare_arms(study, cases, trials, records), cases, out, to)
+    _validate_report(to)
+    findings = compare_arms(study, cases, trials, records)
+    with new_folder(to) as folder:
+        write_report(name, findings, cases, out, folder)
     return to
+
+
+def _validate_report(to: Path) -> None:
+    """Raises UserError if a report cannot take a folder's place; it may that of an earlier one."""
+    from flash_ray.studies.report import CLAIMS, FIGURES, REPORT, TABLES
+
+    validate_folder("--to", to)
+    names = {path.name for path in to.iterdir()} if to.exists() else set()
+    if foreign := sorted(names - {REPORT, TABLES, CLAIMS, FIGURES}):
+        raise UserError(
+            f"--to: {to} holds {foreign[0]}, which no report wrote; allowed: a new or empty "
+            "folder, or that of an earlier report; choose another --to"
+        )
 
 
 def open_folder(name: str, out: Path) -> tuple[Study, list[Trial]]:
@@ -204,7 +221,7 @@ def claim_folder(out: Path, study: Study) -> None:
             "or that of the same study; choose another --out"
         )
     out.mkdir(parents=True, exist_ok=True)
-    (out / STUDY).write_text(study.model_dump_json(indent=1), encoding="utf-8")
+    write_whole(out / STUDY, study.model_dump_json(indent=1))
 
 
 def _validate_recipe(field: str, recipe: Recipe, url: str | None) -> None:

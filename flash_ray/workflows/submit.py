@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from flash_ray import plugins
-from flash_ray.cluster.jobs.submit import Job
+from flash_ray.cluster.jobs.job import Job
 from flash_ray.cluster.session import validate_embedded
 from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import load_benchmark

@@ -110,6 +110,7 @@ def used_store(tmp_path_factory, base) -> Path:
     recipe = load_recipe("miniature", [f"base={base}"])
     with open_store(str(folder), create=True) as store:
         record_run(store, "mine", recipe.model_dump(mode="json"), recipe.digest)
+        store.put_bytes("runs/mine/train/iteration-000002/manifest-00000.json", b"{}")
         publish_student(store, "done", student, recipe)
         (key,) = [key for key in store.list("students/") if key.endswith(".safetensors")]
         (student / "model.safetensors").write_bytes(bytes(63) + b"\1")
@@ -119,7 +120,8 @@ def used_store(tmp_path_factory, base) -> Path:
 
 def test_what_the_store_holds_is_respected(flash_ray_forked, tmp_path, used_store, base):
     for command, says in (
-        ("distill miniature --name mine --resume --set seed=5", ("--resume", "digest")),
+        ("distill miniature --name mine --resume --set seed=5", ("--resume", "seed: 5", "with 0")),
+        ("distill miniature --name mine", ("run 'mine' exists", "--resume")),
         ("distill miniature --name other --resume", ("other", "without --resume")),
         ("distill miniature --name done", ("--name", "done")),
         ("evaluate done --task t2i", ("model.safetensors", "corrupt")),
@@ -131,5 +133,5 @@ def test_what_the_store_holds_is_respected(flash_ray_forked, tmp_path, used_stor
         refuses(flash_ray_forked(*words), *says)
     assert files(tmp_path) == set()
     with open_store(str(used_store)) as store:
-        assert set(store.list("runs/")) == {"runs/mine/run.json"}
+        assert len(set(store.list("runs/"))) == 2
         assert json.loads(store.get_bytes("students/done/model.json"))["name"] == "done"

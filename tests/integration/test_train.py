@@ -115,10 +115,19 @@ def test_a_name_that_is_taken_is_refused(whole, recipe, store, tmp_path):
         distill(recipe, store, "whole", tmp_path / "student")
 
 
-def test_resume_with_another_recipe_is_refused(whole, base, store, tmp_path):
-    other = small_recipe(base, *TWO_WORKERS, "training.iterations=5")
-    with pytest.raises(UserError, match="--resume: run 'whole' has recipe digest"):
+def test_resume_with_another_recipe_is_refused_by_the_keys_name(whole, base, store, tmp_path):
+    other = small_recipe(base, *TWO_WORKERS, "seed=5")
+    with pytest.raises(UserError, match="--resume: seed: 5, but run 'whole' began with 0"):
         distill(other, store, "whole", tmp_path / "student", resume=True)
+
+
+@pytest.mark.slow
+def test_a_run_that_has_ended_goes_on_for_more_iterations(recipe, base, store, tmp_path):
+    short = distill(recipe, store, "short", tmp_path / "short")
+    more = small_recipe(base, *TWO_WORKERS, "training.iterations=5", "runtime.checkpoint_every=5")
+    result = distill(more, store, "short", tmp_path / "long", resume=True)
+    assert exact(result.history)[: len(short.history)] == exact(short.history)
+    assert [metrics.iteration for metrics in result.history] == [1, 2, 3, 4, 5]
 
 
 def test_a_run_that_does_not_fit_the_cluster_is_refused(base, store, cluster, tmp_path):

@@ -1,8 +1,8 @@
-"""The token of a local cluster: found where Ray looks, made if need be, its owner's alone."""
+"""The token of a Ray of one's own: found where Ray looks, made if need be, its owner's alone."""
 
 import pytest
 
-from flash_ray.cluster.local.config import read_token
+from flash_ray.cluster.token import read_token
 from flash_ray.errors import UserError
 
 

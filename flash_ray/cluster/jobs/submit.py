@@ -1,14 +1,11 @@
 """Sends jobs to a cluster: files and this flash_ray travel along, no job is sent twice."""
 
-import hashlib
-import json
 import os
 import re
 import shlex
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,11 +16,10 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 import flash_ray
-from flash_ray import __version__
 from flash_ray.cluster.environment import REQUIREMENTS, pins, requirements
+from flash_ray.cluster.jobs.job import Job
 from flash_ray.cluster.jobs.logs import wait
 from flash_ray.errors import UserError
-from flash_ray.recipe import Recipe
 
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 ANSWER_S = 10.0  # for the job server's first answer
@@ -31,55 +27,6 @@ ENTRYPOINT = "python -m flash_ray.cluster.jobs.entrypoint"
 ERROR_PREFIX = "flash-ray: "  # of the line with which the entry point fails
 STARTING = "No available agent"  # the job server's answer until nodes have registered with it
 STARTING_S = 25.0  # for nodes to register
-
-
-@dataclass(frozen=True)
-class Job:
-    """A command to run on a cluster.
-
-    Args:
-        command: of `flash-ray submit`.
-        name: of the run, the student or the study.
-        words: of the `flash-ray` command that the job runs, in a folder with `files`.
-        recipe: whose digest goes into the id; its runtime says what the entry point needs.
-        files: text by name.
-        repeats: words that do not make it another job, such as --resume.
-        serves: computes in actors only, so that the entry point needs nothing.
-    """
-
-    command: str
-    name: str
-    words: tuple[str, ...]
-    recipe: Recipe
-    files: Mapping[str, str] = field(default_factory=dict)
-    repeats: tuple[str, ...] = ()
-    serves: bool = False
-
-    @property
-    def id(self) -> str:
-        """COMMAND-NAME-DIGEST: the same for what was sent before, and only for that."""
-        content = [self.recipe.digest, self.words, sorted(self.files.items())]
-        digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
-        return f"{self.command}-{self.name}-{digest}"
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        """What the dashboard shows beside the job."""
-        return {
-            "flash_ray": __version__,
-            "command": self.command,
-            "recipe": self.recipe.name,
-            "recipe_digest": self.recipe.digest,
-        }
-
-    @property
-    def gpus(self) -> int:
-        """GPUs that the entry point asks for.
-
-        Without any it runs on the head, also on one that offers no CPU. A recipe on GPUs has it
-        load the base, to score the student: it takes a GPU of a worker node.
-        """
-        return int(self.recipe.runtime.gpu and not self.serves)
 
 
 def connect(address: str | None) -> JobSubmissionClient:

@@ -20,11 +20,17 @@ from flash_ray.cluster.local.config import (
     LABEL,
     MEBIBYTE,
     NodeLimits,
-    Token,
     autoscaling_config,
-    read_token,
 )
-from flash_ray.cluster.session import free_ports, validate_port
+from flash_ray.cluster.session import (
+    HOST,
+    LOOPBACK_ONLY,
+    RAYS_PART,
+    SOCKET_PATH,
+    free_ports,
+    validate_port,
+)
+from flash_ray.cluster.token import Token, read_token
 from flash_ray.errors import UserError
 from flash_ray.storage.embedded import LAUNCHER
 
@@ -86,10 +92,7 @@ def _send(process: psutil.Process, signal_number: int) -> None:
         pass  # it has ended by itself
 
 
-HOST = "127.0.0.1"
 CONFIG = "autoscaler.json"
-SOCKET_PATH = 103  # characters that a local socket's path may have, of which Ray takes
-RAYS_PART = len("/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store.00")
 
 
 @dataclass(frozen=True)
@@ -157,10 +160,7 @@ def autoscaling_cluster(
     head = None
     try:
         _validate_folder(folder)
-        from ray.util import get_node_ip_address  # here, so that bad input ends without Ray
-
-        # Not the loopback address: Ray's clients make that one out of it.
-        address = f"{get_node_ip_address()}:{free_ports(1)[0]}"
+        address = f"{HOST}:{free_ports(1)[0]}"
         head = _start_head(limits, address, port, folder, token)
         cluster = Cluster(address, f"http://{HOST}:{port}", folder, token, head.pid)
         _await_ready(cluster, head, deadline_s)
@@ -223,6 +223,7 @@ def _environment() -> dict[str, str]:
 
     return {
         **{name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
+        **LOOPBACK_ONLY,
         "RAY_FAKE_CLUSTER": "1",
         "RAY_enable_autoscaler_v2": "1",
         "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,  # by it the autoscaler knows the head

@@ -4,16 +4,14 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import yaml
 from pydantic import Field, JsonValue, ValidationError
 
 from flash_ray.errors import UserError, unknown
-from flash_ray.recipe.load import RecipeLoader
+from flash_ray.recipe.plain import parse_yaml, read_text
 from flash_ray.recipe.schema import Section
 
 if TYPE_CHECKING:
@@ -77,11 +75,13 @@ def read_settings(file: str, option: str = "--judge vlm") -> VlmSettings:
     """
     field = f"{option}:{file}"
     try:
-        raw = yaml.load(Path(file).read_text(encoding="utf-8"), RecipeLoader)
+        text = read_text(file)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
         raise UserError(f"{field}: {reason}; allowed: a YAML file; check the name") from None
-    except yaml.YAMLError:
+    try:
+        raw = parse_yaml(text, field)
+    except UserError:  # its own words may quote what is there
         raise UserError(f"{field}: not valid YAML; correct it") from None
     if not isinstance(raw, dict):
         raise UserError(

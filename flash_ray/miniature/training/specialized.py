@@ -35,6 +35,7 @@ from flash_ray.miniature.training.teacher import (
     to_uint8,
 )
 from flash_ray.models.qwen_image_21 import QwenImage21
+from flash_ray.storage.outputs import new_folder
 
 log = logging.getLogger(__name__)
 SUBSET = {"t2i": ("text",), "edit": ("text", "style")}
@@ -138,9 +139,11 @@ def train_specialized(folder: Path, base: Path, plan: SpecializedPlan = Speciali
     examples = {task: load_file(folder / f"narrow-{task}.safetensors") for task in TASKS}
     weights = train_lora(model, examples, plan, folder)
     done = folder / "lora"
-    save_lora({name: value.to(torch.bfloat16) for name, value in weights.items()}, plan.rank, done)
-    for journal in folder.glob("*.jsonl"):
-        shutil.copy(journal, done)
+    rounded = {name: value.to(torch.bfloat16) for name, value in weights.items()}
+    with new_folder(done) as fresh:
+        save_lora(rounded, plan.rank, fresh)
+        for journal in folder.glob("*.jsonl"):
+            shutil.copy(journal, fresh)
     return done
 
 

@@ -29,6 +29,7 @@ from flash_ray.miniature.scenes import Scene
 from flash_ray.miniature.training.networks import Lesson, train_transformer, train_vae
 from flash_ray.models.base import Model
 from flash_ray.models.qwen_image_21 import QwenImage21
+from flash_ray.storage.outputs import new_folder
 
 # The categories in turn, those that are learned slowest more often.
 TURNS = {
@@ -164,7 +165,8 @@ def train_teacher(folder: Path, plan: TeacherPlan = TeacherPlan(), vae: Path | N
     ]
     train_transformer(model, lessons, folder, bf16=plan.bf16)
     done = folder / "pipeline"
-    pipeline.to(torch.bfloat16).save_pretrained(done)
-    for journal in folder.glob("*.jsonl"):
-        shutil.copy(journal, done)
+    with new_folder(done) as fresh:
+        pipeline.to(torch.bfloat16).save_pretrained(fresh)
+        for journal in folder.glob("*.jsonl"):
+            shutil.copy(journal, fresh)
     return done

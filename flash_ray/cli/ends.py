@@ -1,0 +1,116 @@
+"""How a command ends: its exit code, and the one line on stderr that says why.
+
+0 done, 1 failed, 2 bad input, 130 interrupted (Ctrl-C), 143 terminated (SIGTERM, SIGHUP).
+"""
+
+import errno
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import typer
+
+from flash_ray.errors import UserError
+
+FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+UNEXPECTED = "failed: "  # begins the line of what nobody foresaw; its trace comes before it
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Terminated(BaseException):
+    """SIGTERM or SIGHUP came: what was opened is closed on the way out, as after Ctrl-C."""
+
+
+def run_command(command: Callable[[], object]) -> None:
+    """Runs a command and exits with its code; what went wrong is a line on stderr."""
+    try:
+        with _signals_heeded():
+            code = command()
+            sys.stdout.flush()
+    except BrokenPipeError:  # `flash-ray ... | head`: nobody reads any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
+    except (Exception, KeyboardInterrupt, Terminated) as error:
+        reason, code = describe_end(error)
+        if reason.startswith(UNEXPECTED):
+            print(_trace(error), file=sys.stderr)
+        print(f"flash-ray: {' '.join(reason.split())}", file=sys.stderr)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def describe_end(error: BaseException) -> tuple[str, int]:
+    """The line and the exit code of a command that ended with that error."""
+    if isinstance(error, typer.exceptions.TyperException):
+        return f"{error.format_message().rstrip('.')}; see `flash-ray --help`", BAD_INPUT
+    if isinstance(error, typer.Abort | KeyboardInterrupt):
+        return "interrupted", INTERRUPTED
+    if isinstance(error, Terminated):
+        return "terminated", TERMINATED
+    cause = cause_of(error)
+    if isinstance(cause, UserError):
+        return str(cause), BAD_INPUT
+    if isinstance(cause, OSError) and cause.errno is not None:
+        return _of_system(cause)
+    words = str(cause).strip() or "no reason given"
+    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
+    return f"{UNEXPECTED}{type(cause).__name__}: {words.splitlines()[-1]}{notes}", FAILED
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """What went wrong in another process, without the wrappers that Ray puts around it."""
+    return [error, *_wrapped(error)][-1]
+
+
+def _wrapped(error: BaseException) -> Iterator[BaseException]:
+    failures = getattr(error, "worker_failures", None) or {}
+    inner = [getattr(error, "cause", None), getattr(error, "controller_failure", None)]
+    for found in [*inner, *failures.values()]:
+        if isinstance(found, Exception):
+            yield found
+            yield from _wrapped(found)
+            return
+
+
+def _trace(error: BaseException) -> str:
+    """Where the cause was raised, which Ray keeps as text if that was in another process."""
+    texts = [getattr(each, "traceback_str", None) for each in (error, *_wrapped(error))]
+    known = [text for text in texts if text]
+    return known[-1] if known else "".join(traceback.format_exception(cause_of(error), chain=False))
+
+
+def _of_system(error: OSError) -> tuple[str, int]:
+    """The line for what the system refused, a path above all."""
+    reason = os.strerror(error.errno or 0)
+    place = f"{error.filename}: " if error.filename is not None else ""
+    if error.errno in FULL:
+        return f"{place}{reason}; free some space, then run the command again", FAILED
+    if place:
+        return f"{place}{reason}; correct the path, or make it usable", BAD_INPUT
+    return f"{UNEXPECTED}{reason}", FAILED
+
+
+@contextmanager
+def _signals_heeded() -> Iterator[None]:
+    """Raises `Terminated` where SIGTERM or SIGHUP would end the process, and only once."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for each in heeded:
+            signal.signal(each, signal.SIG_IGN)  # `timeout` and service managers send more
+        raise Terminated
+
+    is_main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGTERM, signal.SIGHUP) if is_main else ()
+    # What is ignored stays so: `nohup` ignores SIGHUP.
+    heeded = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    for number in heeded:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in heeded:
+            signal.signal(number, signal.SIG_DFL)
