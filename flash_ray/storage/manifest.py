@@ -10,9 +10,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from flash_ray.errors import UserError
+from flash_ray.storage.records import CorruptRecord, parse_record, read_record
 from flash_ray.storage.s3 import Store, check_name
 
 SAFE_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*)*")
@@ -77,7 +78,7 @@ class Manifest(BaseModel):
     recipe_digest: str
     step: int = Field(ge=0)
     part: int = Field(ge=0)
-    parts: int = Field(ge=1)
+    parts: int = Field(ge=1, le=65536)
     files: dict[str, FileRecord]
     extra: dict[str, JsonValue] = {}
 
@@ -183,17 +184,12 @@ def open_run(store: Store, name: str, digest: str) -> RunRecord:
     """The record of an earlier run that is to be continued.
 
     Raises:
+        CorruptRecord: the record is not as it should be.
         UserError: there is no such run, or it has another recipe.
     """
-    text = store.get_bytes(_run_key(name))
-    if text is None:
+    run = read_record(store, _run_key(name), RunRecord, "start a run with another name")
+    if run is None:
         raise UserError(f"name: no run {name!r} in {store.url()}; start it without --resume")
-    try:
-        run = RunRecord.model_validate_json(text)
-    except ValidationError as error:
-        raise UserError(
-            f"{store.url(_run_key(name))}: run.json is corrupt; start a run with another name"
-        ) from error
     check_digest(f"run {name!r}", run.recipe_digest, digest)
     return run
 
@@ -222,9 +218,8 @@ def _read(folder: Path, part: int) -> Manifest:
             f"checkpoint {folder}: {path.name} is missing, so it is not whole; "
             "resume from an earlier checkpoint"
         )
-    try:
-        return Manifest.model_validate_json(path.read_text())
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"checkpoint {folder}: {path.name} is corrupt; resume from an earlier checkpoint"
-        ) from error
+    cure = "resume from an earlier checkpoint"
+    manifest = parse_record(Manifest, path.read_bytes(), f"checkpoint {folder}: {path.name}", cure)
+    if manifest.part != part:
+        raise CorruptRecord(str(path), f"part {manifest.part} under the name of {part}", cure)
+    return manifest
