@@ -40,7 +40,7 @@ from flash_ray.storage.s3 import Store, check_name
 
 HOME, MANIFEST = "students/", "model.json"
 SUFFIXES = (".safetensors", ".json", ".txt")
-PUBLISH_ANEW = "publish it anew, under another name, or remove it"
+PUBLISH_ANEW = "remove it from the store, or publish under another name"
 
 
 def descending(sigmas: list[float] | tuple[float, ...]) -> Any:
@@ -150,9 +150,12 @@ def publish_student(
     for path in student.files:
         store.put_file(folder / path, f"{home}/{path}")
     if not store.put_bytes_if_absent(_key(name), manifest):
-        if read_student(store, name).folder != student.folder:
-            for path in student.files:
-                store.delete(f"{home}/{path}")
+        try:
+            is_other = read_student(store, name).folder != student.folder
+        except CorruptRecord:
+            raise taken from None  # whose files these are is not known: they stay
+        for path in student.files if is_other else ():
+            store.delete(f"{home}/{path}")
         raise taken
     return store.url(f"{HOME}{name}")
 

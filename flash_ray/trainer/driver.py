@@ -29,6 +29,7 @@ from flash_ray.teachers.protocol import teacher_actors
 from flash_ray.teachers.validation import validate_teachers
 from flash_ray.trainer.divergence import Diverged
 from flash_ray.trainer.metrics import UpdateMetrics
+from flash_ray.trainer.resume import forget_latest, keep_whole
 from flash_ray.trainer.worker import (
     Evaluate,
     Final,
@@ -110,6 +111,8 @@ def distill(
     try:
         shards = prepare(recipe, store).shards
         prepared = time.monotonic()
+        if resume:
+            keep_whole(store, run_name)
         with listening(live, callbacks.live):
             outcome = _fit(
                 WorkerConfig(
@@ -133,7 +136,22 @@ def distill(
 
 
 def _fit(config: WorkerConfig) -> Outcome:
-    """Trains, with restarts of failed workers; raises UserError and Diverged of the workers."""
+    """Trains, with restarts of failed workers and without damaged checkpoints; raises UserError and
+    Diverged of the workers."""
+    while True:
+        outcome = _fit_once(config)
+        if outcome.damaged is None:
+            break
+        if not forget_latest(config.store, config.run_name, outcome.damaged):
+            raise outcome.damaged
+    if outcome.bad_input:
+        raise UserError(outcome.bad_input)
+    if outcome.diverged:
+        raise Diverged(outcome.diverged)
+    return outcome
+
+
+def _fit_once(config: WorkerConfig) -> Outcome:
     recipe, runtime = config.recipe, config.recipe.runtime
     path, filesystem = train_storage(config.store, config.run_name)
     trainer = TorchTrainer(
@@ -159,12 +177,7 @@ def _fit(config: WorkerConfig) -> Outcome:
         ),
     )
     result = cast(Result, trainer.fit())  # the annotation is that of an older trainer
-    outcome = cast(Outcome, result.return_value)
-    if outcome.bad_input:
-        raise UserError(outcome.bad_input)
-    if outcome.diverged:
-        raise Diverged(outcome.diverged)
-    return outcome
+    return cast(Outcome, result.return_value)
 
 
 def _group_size(recipe: Recipe) -> dict[str, Any]:
