@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial as bound
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -40,10 +40,11 @@ from flash_ray.storage.s3 import Store, check_name
 
 HOME, MANIFEST = "students/", "model.json"
 SUFFIXES = (".safetensors", ".json", ".txt")
+Levels = TypeVar("Levels", list[float], tuple[float, ...])
 PUBLISH_ANEW = "remove it from the store, or publish under another name"
 
 
-def descending(sigmas: list[float] | tuple[float, ...]) -> Any:
+def descending(sigmas: Levels) -> Levels:
     """Return noise levels that decrease strictly; ValueError for others."""
     if any(after >= before for before, after in zip(sigmas, sigmas[1:], strict=False)):
         raise ValueError(f"not strictly decreasing: {', '.join(map(str, sigmas[:8]))}")
@@ -56,9 +57,20 @@ def _utc_time(text: str) -> str:
     return text
 
 
+class _Rungs(BaseModel):
+    timestep_shift: float = Field(gt=0, le=100)
+
+
+class _UsedOfRecipe(BaseModel):
+    """What a published recipe must have; the rest may be of another version of flash_ray."""
+
+    base: Text
+    student: _Rungs
+
+
 def _is_recipe(fields: dict[str, Any]) -> dict[str, Any]:
     try:
-        Recipe.model_validate_json(json.dumps(fields), strict=True)
+        _UsedOfRecipe.model_validate(fields, strict=True)
     except ValidationError as error:
         raise ValueError(first_problem(error)) from None
     return fields

@@ -41,8 +41,8 @@ def keep_whole(store: Store, run_name: str) -> None:
             faults[name] = fault
     if faults and not whole and store.get_bytes(home + SNAPSHOT) is not None:
         raise list(faults.values())[-1]
-    for name, fault in faults.items():
-        _forget(store, run_name, name, fault)
+    for name, problem in faults.items():
+        _forget(store, run_name, name, problem)
     if whole:
         snapshot = _snapshot({found[iteration]: iteration for iteration in whole})
         store.put_bytes(home + SNAPSHOT, snapshot)

@@ -18,6 +18,7 @@ from flash_ray.recipe import load_recipe
 from flash_ray.serving.evaluations import EvaluationSpec, EvaluationStore
 from flash_ray.serving.registry import ModelRegistry, ServedModel, teacher_of
 from flash_ray.serving.schemas import Evaluation, EvaluationResult, Failure
+from flash_ray.serving.weights import WeightCache
 from flash_ray.storage.manifest import open_run, record_run
 from flash_ray.storage.records import CorruptRecord, parse_record
 from flash_ray.storage.students import (
@@ -321,6 +322,30 @@ def test_a_damaged_evaluation_costs_itself_and_can_be_asked_for_again(
             store.objects.update(whole)
 
     check()
+
+
+@pytest.mark.parametrize("digest", ["", "..", "../../../etc", "/etc", "x" * 16])
+def test_a_request_cannot_name_a_folder_for_weights(
+    store: MemoryStore, evaluations: dict[str, Evaluation], digest: str
+) -> None:
+    id = next(iter(evaluations))
+    key = f"evaluations/{id}/request.json"
+    fields = json.loads(store.objects[key])
+    fields["model"]["digest"] = digest
+    store.objects[key] = json.dumps(fields).encode()
+    with pytest.raises(CorruptRecord, match="model.digest"):
+        EvaluationStore(store).spec(id)
+
+
+def test_weights_that_a_name_does_not_have_are_not_loaded_under_its_digest(
+    store: MemoryStore, registry: ModelRegistry, tmp_path: Path
+) -> None:
+    model = asyncio.run(registry.models())["one"]
+    cache = WeightCache(store, tmp_path / "cache", 2**30)
+    with pytest.raises(UserError, match="'one' has other weights now"):
+        cache.folder_of(model.model_copy(update={"digest": "0" * 16}))
+    assert not (tmp_path / "cache").exists()
+    assert (cache.folder_of(model) / "transformer" / "config.json").is_file()
 
 
 @EXAMPLES
