@@ -82,11 +82,13 @@ def rank(
 
 
 def models(store: StoreAddress = None) -> None:
-    """List the published students."""
-    from flash_ray.cli.tables import student_table
+    """List the published students; what is corrupt is named on stderr and costs only itself."""
+    from flash_ray.cli.tables import fault_lines, student_table
     from flash_ray.workflows.evaluate import published_students
 
-    student_table(published_students(store))
+    students, faults = published_students(store)
+    student_table(students)
+    fault_lines(faults)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -37,9 +37,12 @@ def study_run(
 @study_app.command("status")
 def study_status(study: StudyName, out: Out) -> None:
     """Print how far each trial is."""
+    from flash_ray.cli.tables import fault_lines
     from flash_ray.workflows import study as commands
 
-    _print_status(commands.status(study, out))
+    rows, faults = commands.status(study, out)
+    _print_status(rows)
+    fault_lines(faults)
 
 
 @study_app.command("report")
@@ -51,9 +54,12 @@ def study_report(
     ] = None,
 ) -> None:
     """Write tables, verdicts, curves and pictures of what is finished, without running anything."""
+    from flash_ray.cli.tables import fault_lines
     from flash_ray.workflows import study as commands
 
-    typer.echo(f"report: {commands.report(study, out, to) / 'report.md'}")
+    folder, faults = commands.report(study, out, to)
+    fault_lines(faults)
+    typer.echo(f"report: {folder / 'report.md'}")
 
 
 @study_app.command("search")

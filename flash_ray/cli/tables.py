@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+import typer
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from flash_ray.data.describe import Description
     from flash_ray.evaluation.rank import Ranking
     from flash_ray.recipe import Recipe
+    from flash_ray.storage.records import CorruptRecord
     from flash_ray.storage.students import Student
 
 
@@ -94,6 +96,12 @@ def student_table(students: "Sequence[Student]") -> None:
         digest, when = student.recipe_digest, student.created[:16].replace("T", " ")
         table.add_row(student.name, student.base, str(student.nfe), *cells, digest, when)
     Console().print(table)
+
+
+def fault_lines(faults: "Iterable[CorruptRecord]") -> None:
+    """Names on stderr what is corrupt and was left out of a table."""
+    for fault in faults:
+        typer.echo(f"flash-ray: {fault}", err=True)
 
 
 def data_table(recipe: "Recipe", description: "Description") -> None:

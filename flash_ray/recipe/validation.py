@@ -9,7 +9,6 @@ from flash_ray.recipe.teacher_weights import moments, weight_at
 from flash_ray.storage.address import NO_LOGIN, bucket_problem, endpoint_problem
 
 
-
 def validate(recipe: Recipe) -> None:
     """Checks what no single field can tell.
 

@@ -8,27 +8,35 @@ so they share one result.
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel, JsonValue, ValidationError
+from pydantic import BaseModel, Field, JsonValue
 
 from flash_ray.recipe.schema import Section, Task
 from flash_ray.serving.registry import ServedModel
 from flash_ray.serving.schemas import Evaluation, EvaluationResult, Failure, Progress, Status
+from flash_ray.storage.records import (
+    CorruptRecord,
+    FaultLog,
+    Seconds,
+    Text,
+    read_each,
+    read_record,
+)
 from flash_ray.storage.s3 import Store
 
 logger = logging.getLogger("ray.serve")
 
 HOME = "evaluations/"
-READS = 8  # records read at a time
+ID = re.compile("eval-[0-9a-f]{16}")
+ASK_AGAIN = "ask for the evaluation again"
 End = Literal["result", "failed", "cancelled"]
 ENDS: Mapping[End, Status] = {"result": "succeeded", "failed": "failed", "cancelled": "cancelled"}
 Record = TypeVar("Record", bound=BaseModel)
-Read = TypeVar("Read")
 
 
 class EvaluationSpec(Section):
@@ -44,15 +52,15 @@ class EvaluationSpec(Section):
 
     version: Literal[2] = 2
     model: ServedModel
-    benchmark: str
-    digest: str
+    benchmark: Text
+    digest: Text
     task: Task
-    cases: int
-    total: int
-    seed: int
-    judge: str
+    cases: int = Field(ge=1)
+    total: int = Field(ge=0)
+    seed: int = Field(ge=0, lt=2**31)
+    judge: Text
     vlm: dict[str, JsonValue] | None
-    created: int
+    created: Seconds
 
     @property
     def id(self) -> str:
@@ -69,34 +77,47 @@ class EvaluationSpec(Section):
 class EvaluationStore:
     """Reads and writes the records of one store; for several threads.
 
-    Records of another version are left out, and logged.
+    A record that is corrupt, or of another version, is left out of lists, and the log names it; who
+    asks for it by its id is told why. Asking for such an evaluation again mends it.
     """
 
     def __init__(self, store: Store):
         self._store = store
-        self._specs: dict[str, EvaluationSpec | None] = {}  # they never change
+        self._specs: dict[str, EvaluationSpec] = {}  # they never change
         self._ended: set[str] = set()
+        self._log = FaultLog(logger)
 
     def open(self, spec: EvaluationSpec) -> bool:
-        """Records a request; returns whether its evaluation has to be started: it is new, failed or
-        was cancelled."""
-        is_new = self._store.put_bytes_if_absent(
-            f"{_home(spec.id)}/request.json",
-            spec.model_dump_json(exclude={"model": {"scores"}}).encode(),
-        )
-        end = None if is_new else self.end(spec.id)
-        if end in ("failed", "cancelled"):
+        """Records a request; returns whether its evaluation has to be started: it is new, failed,
+        was cancelled, or one of its records is corrupt."""
+        key = f"{_home(spec.id)}/request.json"
+        text = spec.model_dump_json(exclude={"model": {"scores"}}).encode()
+        is_new = self._store.put_bytes_if_absent(key, text)
+        if not is_new and not self._is_sound(spec.id):
+            self._store.put_bytes(key, text)
+            is_new = True
+        end = self.end(spec.id)
+        if end == "result" and self._is_sound(spec.id, end):
+            return False
+        if end:
             self._store.delete(f"{_home(spec.id)}/{end}.json")
-        return is_new or end in ("failed", "cancelled")
+        return is_new or end is not None
 
     def spec(self, id: str) -> EvaluationSpec | None:
-        """What was asked for under that id; None if nothing was."""
-        if id not in self._specs:
-            text = self._store.get_bytes(f"{_home(id)}/request.json")
-            if text is None:
+        """What was asked for under that id; None if nothing was.
+
+        Raises:
+            CorruptRecord: it is not what it should be.
+        """
+        if id not in self._specs and ID.fullmatch(id):
+            key = f"{_home(id)}/request.json"
+            spec = read_record(self._store, key, EvaluationSpec, ASK_AGAIN)
+            if spec is None:
                 return None
-            self._specs[id] = self._parse(id, text)
-        return self._specs[id]
+            if spec.id != id:
+                raise CorruptRecord(self._store.url(key), f"the request of {spec.id}", ASK_AGAIN)
+            self._specs[id] = spec
+        return self._specs.get(id)
 
     def page(self, limit: int, after: str | None) -> tuple[list[Evaluation], bool]:
         """Evaluations without their results, the newest first, and whether there are more.
@@ -104,15 +125,17 @@ class EvaluationStore:
         Args:
             after: the id of the last one that the caller has; one that there is.
         """
-        specs = _each(self.spec, list(self._store.folders(HOME)))
-        order = sorted((-spec.created, id) for id, spec in specs.items() if spec)
+        ids, strangers = self._ids()
+        specs, faults = read_each(self.spec, ids)
+        self._log.name([*strangers, *faults.values()])
+        order = sorted((-spec.created, id) for id, spec in specs.items())
         if after is not None and (last := self.spec(after)):
             order = [key for key in order if key > (-last.created, after)]
         rest: list[str] = [id for _, id in order]
         views: list[Evaluation] = []
         while rest and len(views) < limit:  # some may have been deleted since they were read
             ids, rest = rest[: limit - len(views)], rest[limit - len(views) :]
-            views += filter(None, _each(partial(self.view, whole=False), ids).values())
+            views += read_each(partial(self.view, whole=False), ids)[0].values()
         return views, bool(rest)
 
     def unfinished(self, base: str, benchmark: str) -> list[str]:
@@ -120,11 +143,14 @@ class EvaluationStore:
 
         One that this store has seen ended is not looked at again: who begins it again says so.
         """
-        ends = _each(self.end, [id for id in self._store.folders(HOME) if id not in self._ended])
-        self._ended.update(id for id, end in ends.items() if end)
-        specs = {id: self.spec(id) for id, end in ends.items() if end is None}
+        ids, strangers = self._ids()
+        unseen = [id for id in ids if id not in self._ended]
+        ended, _ = read_each(self.end, unseen)
+        self._ended.update(ended)
+        specs, faults = read_each(self.spec, [id for id in unseen if id not in ended])
+        self._log.name([*strangers, *faults.values()])
         served = (base, benchmark)
-        return [id for id, s in specs.items() if s and (s.model.base, s.benchmark) == served]
+        return [id for id, s in specs.items() if (s.model.base, s.benchmark) == served]
 
     def end(self, id: str) -> End | None:
         """How it ended; None if it has not."""
@@ -154,15 +180,23 @@ class EvaluationStore:
         Args:
             whole: with its result.
         """
-        keys, spec = self._keys(id), self.spec(id)
-        if spec is None or "request.json" not in keys:
+        spec = self.spec(id)
+        if spec is None or "request.json" not in (keys := self._keys(id)):
             return None
         end = _end(keys)
         done = sum(key.startswith("pictures/") for key in keys)
-        failure = self._read(id, end, Failure) if end == "failed" else None
+        status: Status = ENDS[end] if end else ("running" if done else "queued")
+        error, result = None, None
+        try:
+            if end == "failed" and (failure := self._read(id, end, Failure)):
+                error = failure.error
+            if end == "result" and whole:
+                result = self._read(id, end, EvaluationResult)
+        except CorruptRecord as fault:
+            status, error = "failed", f"{end}.json is corrupt ({fault.reason}); {fault.cure}"
         return Evaluation(
             id=id,
-            status=ENDS[end] if end else ("running" if done else "queued"),
+            status=status,
             model=spec.model.id,
             benchmark=spec.benchmark,
             task=spec.task,
@@ -170,9 +204,9 @@ class EvaluationStore:
             seed=spec.seed,
             judge=spec.judge,
             created=spec.created,
-            progress=Progress(done=done, total=spec.total),
-            error=failure.error if failure else None,
-            result=self._read(id, end, EvaluationResult) if end == "result" and whole else None,
+            progress=Progress(done=min(done, spec.total), total=spec.total),
+            error=error,
+            result=result,
         )
 
     def _keys(self, id: str) -> set[str]:
@@ -182,23 +216,29 @@ class EvaluationStore:
 
     def _read(self, id: str, end: End, kind: type[Record]) -> Record | None:
         """How it ended; None if that was taken away meanwhile."""
-        text = self._store.get_bytes(f"{_home(id)}/{end}.json")
-        return None if text is None else kind.model_validate_json(text)
+        return read_record(self._store, f"{_home(id)}/{end}.json", kind, ASK_AGAIN)
 
-    def _parse(self, id: str, text: bytes) -> EvaluationSpec | None:
+    def _is_sound(self, id: str, end: Literal["result"] | None = None) -> bool:
+        """Whether the record of its request, or of its result, can be read."""
         try:
-            return EvaluationSpec.model_validate_json(text)
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(map(str, first["loc"]))
-            url = self._store.url(f"{_home(id)}/request.json")
-            logger.warning("%s is left out: %s: %s", url, field, first["msg"])
-            return None
+            if end:
+                self._read(id, end, EvaluationResult)
+            else:
+                self.spec(id)
+        except CorruptRecord:
+            return False
+        return True
 
-
-def _each(read: Callable[[str], Read], ids: Sequence[str]) -> dict[str, Read]:
-    with ThreadPoolExecutor(READS) as pool:
-        return dict(zip(ids, pool.map(read, ids), strict=True))
+    def _ids(self) -> tuple[list[str], list[CorruptRecord]]:
+        """The ids that there are, and folders that no evaluation has."""
+        names = list(self._store.folders(HOME))
+        ids = [name for name in names if ID.fullmatch(name)]
+        strangers = [
+            CorruptRecord(self._store.url(_home(name)), "not the id of an evaluation", "remove it")
+            for name in names
+            if not ID.fullmatch(name)
+        ]
+        return ids, strangers
 
 
 def _end(keys: set[str]) -> End | None:

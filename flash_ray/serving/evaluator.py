@@ -83,7 +83,12 @@ class Evaluator:
         if self._benchmark is None:
             return
         served = (self._recipe.base, self._benchmark.name)
-        for id in await asyncio.to_thread(self._evaluations.unfinished, *served):
+        try:
+            unfinished = await asyncio.to_thread(self._evaluations.unfinished, *served)
+        except UserError as error:  # another replica could not read the store either
+            logger.error("%s", error)
+            return
+        for id in unfinished:
             await self.start(id)
 
     async def _run(self, id: str) -> None:
@@ -141,8 +146,7 @@ def evaluate(id: str, recipe: Recipe, store: Store, settings: Serving) -> None:
     try:
         cases = _cases(spec, recipe, settings)
         judge = _judge(spec, cases, settings, store)  # before anything is drawn
-        _draw_missing(evaluations, spec, cases, recipe, store, settings)
-        images = [_answer(evaluations, id, case) for case in cases]
+        images = _answers(evaluations, spec, cases, recipe, store, settings)
         # In this process: the cluster's cores belong to the replicas.
         judged = score_answers(judge, cases, images, in_tasks=False)
     except UserError as error:
@@ -158,6 +162,11 @@ def _cases(spec: EvaluationSpec, recipe: Recipe, settings: Serving) -> list[Case
             f"benchmark: the server does not have {spec.benchmark!r} with the digest {spec.digest} "
             "any more; ask again"
         )
+    if spec.cases > settings.limits.cases:
+        raise UserError(
+            f"cases: {spec.cases}; allowed: at most {settings.limits.cases} of each category; "
+            "ask for fewer"
+        )
     return benchmark.cases(spec.task, spec.cases)
 
 
@@ -172,26 +181,45 @@ def _judge(spec: EvaluationSpec, cases: Sequence[Case], settings: Serving, store
     return judge
 
 
-def _draw_missing(
+def _answers(
     evaluations: EvaluationStore,
     spec: EvaluationSpec,
     cases: Sequence[Case],
     recipe: Recipe,
     store: Store,
     settings: Serving,
-) -> None:
-    drawn = evaluations.pictures(spec.id)
-    missing = [case for case in cases if case.id not in drawn]
-    if not missing:
-        return
-    engine = load_engine(recipe, settings.condition_mib * MIB, 0)
-    model = _load_model(engine, spec.model, store, settings)
+) -> list[np.ndarray]:
+    """The answers to the cases, uint8 (H, W, 3); those that the store does not have, or has
+    damaged, are drawn and kept there."""
+    answers = {case.id: _kept_answer(evaluations, spec.id, case) for case in cases}
+    missing = [case for case in cases if answers[case.id] is None]
+    if missing:
+        engine = load_engine(recipe, settings.condition_mib * MIB, 0)
+        model = _load_model(engine, spec.model, store, settings)
     for batch in _batches(missing, settings.batch):
         prompts = engine.encode([prompt_of(case) for case in batch]).prompts
         seeds = [(case.seed + spec.seed) % SEEDS for case in batch]
         pictures = engine.sample(model, spec.model.sampler, prompts, seeds).pictures_BHW3
         for case, picture_HW3 in zip(batch, pictures, strict=True):
-            evaluations.put_picture(spec.id, case.id, png(picture_HW3))
+            data = png(picture_HW3)
+            evaluations.put_picture(spec.id, case.id, data)
+            answers[case.id] = _pixels(data)
+    return [answer for answer in answers.values() if answer is not None]
+
+
+def _kept_answer(evaluations: EvaluationStore, id: str, case: Case) -> np.ndarray | None:
+    """The answer to a case that the store has; None if it has none that can be read."""
+    data = evaluations.picture(id, case.id)
+    if data is None:
+        return None
+    try:
+        picture = Image.open(BytesIO(data), formats=("PNG",))
+        if (picture.height, picture.width) != case.size:  # before it is decoded
+            raise ValueError(f"{picture.height}x{picture.width}, not {case.size}")
+        return np.asarray(picture.convert("RGB"))
+    except Exception as error:  # of many kinds: Pillow knows many ways to be broken
+        logger.warning("%s: the answer to %s is corrupt (%s); drawn anew", id, case.id, error)
+        return None
 
 
 def _batches(cases: Sequence[Case], most: int) -> list[list[Case]]:
@@ -214,13 +242,6 @@ def _load_model(engine: Engine, model: ServedModel, store: Store, settings: Serv
     weights = WeightCache(store, cache_home() / "students", settings.weights_mib * MIB)
     folder = weights.folder_of(model)
     return LoadedModel(model.digest, engine.base.load_transformer(folder))
-
-
-def _answer(evaluations: EvaluationStore, id: str, case: Case) -> np.ndarray:
-    picture = evaluations.picture(id, case.id)
-    if picture is None:
-        raise UserError(f"{id}: the answer to {case.id} was taken out of the store; ask again")
-    return _pixels(picture)
 
 
 def _pixels(picture: bytes) -> np.ndarray:

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flash_ray.errors import UserError
 from flash_ray.serving.metrics import GatewayMetrics
+from flash_ray.storage.records import CorruptRecord
 
 logger = logging.getLogger("ray.serve")
 
@@ -63,6 +64,7 @@ def install_error_answers(app: FastAPI) -> None:
     """Makes every error of the application one of this shape."""
     handlers: dict[type[Exception], Callable[[Any], ApiError]] = {
         ApiError: lambda error: error,
+        CorruptRecord: _from_corrupt_record,
         UserError: _from_user_error,
         RequestValidationError: _from_validation,
         HTTPException: lambda error: ApiError(
@@ -86,6 +88,12 @@ def _from_user_error(error: UserError) -> ApiError:
     # Requests are checked before anything is done: what is wrong now is the server's part.
     logger.error("%s", error)
     return ApiError(503, "The server cannot do its part; its log says why.", code="unavailable")
+
+
+def _from_corrupt_record(error: CorruptRecord) -> ApiError:
+    # The listings' log has named it, with the address.
+    name = error.where.rpartition("://")[2].partition("/")[2] or "a record"
+    return ApiError(503, f"{name} is corrupt: {error.reason}.", code="corrupt_record")
 
 
 def _from_validation(error: RequestValidationError) -> ApiError:

@@ -7,10 +7,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from flash_ray.evaluation.sample import teacher_samplers
 from flash_ray.models.loading import base_digest, resolve_base
@@ -18,19 +19,39 @@ from flash_ray.models.sampling import SamplerConfig
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Section, sigma_schedule
 from flash_ray.serving.benchmark import ServedBenchmark
+from flash_ray.storage.records import (
+    CorruptRecord,
+    Digest,
+    FaultLog,
+    Name,
+    Seconds,
+    Text,
+    read_each,
+)
 from flash_ray.storage.s3 import Store
 from flash_ray.storage.students import (
-    CorruptManifest,
     PublishedScores,
     Student,
+    descending,
+    find_student,
     read_aliases,
-    read_student,
-    student_names,
+    student_versions,
 )
 
 logger = logging.getLogger("ray.serve")
 
 TEACHER = "teacher"
+
+
+def _can_be_sampled(sampler: SamplerConfig) -> SamplerConfig:
+    if not 1 <= len(sampler.sigmas) <= 1000:
+        raise ValueError(f"{len(sampler.sigmas)} sigmas; allowed: 1 to 1000")
+    descending(sampler.sigmas)
+    if not 0 < sampler.sigmas[-1] <= sampler.sigmas[0] <= 1:
+        raise ValueError("sigmas outside (0, 1]")
+    if not 1 <= sampler.guidance_scale <= 100:
+        raise ValueError(f"guidance_scale {sampler.guidance_scale}; allowed: 1 to 100")
+    return sampler
 
 
 class ServedModel(Section):
@@ -46,15 +67,15 @@ class ServedModel(Section):
         created: seconds since 1970.
     """
 
-    id: str
+    id: Name
     kind: Literal["student", "teacher"]
-    student: str | None
-    base: str
-    digest: str
-    sampler: SamplerConfig
-    shift: float
+    student: Name | None
+    base: Text
+    digest: Digest
+    sampler: Annotated[SamplerConfig, AfterValidator(_can_be_sampled)]
+    shift: float = Field(gt=0, le=100)
     scores: PublishedScores | None = None
-    created: int
+    created: Seconds
 
     def sampler_for(self, steps: int | None) -> SamplerConfig:
         """The model's own sampler, or one with evenly spaced, shifted sigmas for another number of
@@ -93,13 +114,13 @@ def model_of(
         sampler=SamplerConfig(tuple(student.sigmas)),
         shift=student.recipe["student"]["timestep_shift"],
         scores=_comparable(student.scores, benchmark),
-        created=int(datetime.fromisoformat(student.created).timestamp()),
+        created=max(0, int(datetime.fromisoformat(student.created).timestamp())),
     )
 
 
 class _TaskScores(BaseModel):
-    t2i: float | None = None
-    edit: float | None = None
+    t2i: float | None = Field(None, ge=1, le=5)
+    edit: float | None = Field(None, ge=1, le=5)
 
 
 class _BaseScores(BaseModel):
@@ -152,8 +173,8 @@ def _comparable(
 class ModelRegistry:
     """The models of one base in one store, listed again after `max_age` seconds.
 
-    Students of other bases are left out: a replica holds one base's encoders. What a published
-    name means never changes, so its manifest is read once.
+    Students of other bases are left out: a replica holds one base's encoders. So are records that
+    are corrupt, which the log names. A manifest is read again only when its object has changed.
     """
 
     def __init__(
@@ -166,8 +187,10 @@ class ModelRegistry:
         self._recipe, self._store = recipe, store
         self._benchmark, self._max_age = benchmark, max_age
         self._teacher = teacher_of(recipe, benchmark)
-        self._students: dict[str, Student | None] = {}
+        self._students: dict[tuple[str, str], Student] = {}  # by name and version of the manifest
         self._models: dict[str, ServedModel] = {}
+        self._faults: dict[str, CorruptRecord] = {}  # by the student's name
+        self._log = FaultLog(logger)
         self._listed_at = float("-inf")
         self._lock = threading.Lock()
 
@@ -176,6 +199,10 @@ class ModelRegistry:
         if self._is_old():
             await asyncio.to_thread(self._refresh)
         return self._models
+
+    def fault(self, name: str) -> CorruptRecord | None:
+        """What was wrong with the student of that name when the models were listed last."""
+        return self._faults.get(name)
 
     def _is_old(self) -> bool:
         return time.monotonic() - self._listed_at >= self._max_age
@@ -186,28 +213,23 @@ class ModelRegistry:
                 self._list()
 
     def _list(self) -> None:
-        self._students = {
-            name: self._students[name] if name in self._students else self._student(name)
-            for name in student_names(self._store)
-        }
+        versions = student_versions(self._store)
+        known = {key: self._students[key] for key in versions.items() if key in self._students}
+        unread = [name for name, version in versions.items() if (name, version) not in known]
+        read, self._faults = read_each(partial(find_student, self._store), unread)
+        self._students = known | {(name, versions[name]): of for name, of in read.items()}
         students = {
             student.name: student
             for student in self._students.values()
-            if student and student.base == self._recipe.base and student.name != TEACHER
+            if student.base == self._recipe.base and student.name != TEACHER
         }
         named = [model_of(student, None, self._benchmark) for student in students.values()]
-        for alias, name in read_aliases(self._store).items():
-            if name in students and alias not in students:
+        aliases, bad_aliases = read_aliases(self._store)
+        for alias, name in aliases.items():
+            if name in students and alias not in versions:
                 named.append(model_of(students[name], alias, self._benchmark))
         self._models = {TEACHER: self._teacher} | {
             model.id: model for model in sorted(named, key=lambda model: model.id)
         }
+        self._log.name([*self._faults.values(), *bad_aliases])
         self._listed_at = time.monotonic()
-
-    def _student(self, name: str) -> Student | None:
-        """The student; None, and a line in the log, if its manifest is corrupt: others are not."""
-        try:
-            return read_student(self._store, name)
-        except CorruptManifest as error:
-            logger.warning("%s", error)
-            return None

@@ -8,7 +8,7 @@ from pathlib import Path
 from flash_ray.errors import UserError
 from flash_ray.serving.registry import ServedModel
 from flash_ray.storage.s3 import Store
-from flash_ray.storage.students import load_student
+from flash_ray.storage.students import load_student, read_student
 
 
 class WeightCache:
@@ -31,6 +31,11 @@ class WeightCache:
         """
         if model.student is None:
             raise ValueError("a teacher has no published weights")
+        if read_student(self._store, model.student).folder != model.digest:
+            raise UserError(
+                f"model: {model.student!r} has other weights now than those of {model.digest}; "
+                "ask again"
+            )
         folder = self._folder / model.digest
         with self._lock:
             folder.parent.mkdir(parents=True, exist_ok=True)

@@ -10,11 +10,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from flash_ray.errors import UserError
+from flash_ray.storage.records import CorruptRecord, parse_record, read_record
 from flash_ray.storage.s3 import Store, check_name
 
+USE_ANOTHER = "use another copy"
 SAFE_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*)*")
 
 
@@ -38,18 +40,19 @@ def record(folder: Path, skip: frozenset[str] = frozenset()) -> dict[str, FileRe
 
 
 def verify(folder: Path, files: dict[str, FileRecord], where: str) -> None:
-    """UserError naming the first file of `folder` that is missing or not what `files` says."""
+    """CorruptRecord naming the first file of `folder` that is missing or not what `files` says."""
     for name, expected in files.items():
         path = folder / check_path(name)
-        if not path.is_file():
-            raise UserError(f"{where}: {name} is missing; use another copy")
-        if path.stat().st_size != expected.bytes:
-            raise UserError(
-                f"{where}: {name} is corrupt ({path.stat().st_size} bytes, not {expected.bytes}); "
-                "use another copy"
-            )
+        _check_size(f"{where}: {name}", path.stat().st_size if path.is_file() else None, expected)
         if _sha256(path) != expected.sha256:
-            raise UserError(f"{where}: {name} is corrupt (wrong SHA-256); use another copy")
+            raise CorruptRecord(f"{where}: {name}", "wrong SHA-256", USE_ANOTHER)
+
+
+def _check_size(where: str, size: int | None, expected: FileRecord) -> None:
+    if size is None:
+        raise CorruptRecord(where, "it is missing", USE_ANOTHER)
+    if size != expected.bytes:
+        raise CorruptRecord(where, f"{size} bytes, not {expected.bytes}", USE_ANOTHER)
 
 
 def check_path(name: str) -> str:
@@ -67,6 +70,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+EARLIER = "resume from an earlier checkpoint"
 RAY_METADATA = ".metadata.json"  # Ray Train may add it to a checkpoint
 
 
@@ -77,7 +81,7 @@ class Manifest(BaseModel):
     recipe_digest: str
     step: int = Field(ge=0)
     part: int = Field(ge=0)
-    parts: int = Field(ge=1)
+    parts: int = Field(ge=1, le=65536)
     files: dict[str, FileRecord]
     extra: dict[str, JsonValue] = {}
 
@@ -138,26 +142,50 @@ def verify_manifest(folder: Path, recipe_digest: str) -> CheckedCheckpoint:
     """Check a fetched checkpoint before anything in it is loaded.
 
     Raises:
-        UserError: the recipe is another one, or a part or a file is missing, corrupt or unknown.
+        CorruptRecord: a part or a file is missing, corrupt or unknown.
+        UserError: the recipe is another one.
     """
     first = _read(folder, 0)
     manifests = [first, *(_read(folder, part) for part in range(1, first.parts))]
     check_digest(f"checkpoint of step {first.step}", first.recipe_digest, recipe_digest)
     for manifest in manifests:
         if (manifest.step, manifest.recipe_digest) != (first.step, first.recipe_digest):
-            raise UserError(
-                f"checkpoint {folder}: {_name(manifest.part)} is of another step or recipe; "
-                "resume from an earlier checkpoint"
-            )
+            where = f"checkpoint {folder}: {_name(manifest.part)}"
+            raise CorruptRecord(where, "it is of another step or recipe", EARLIER)
         verify(folder, manifest.files, f"checkpoint {folder}")
     known = {name for manifest in manifests for name in manifest.files}
     about = frozenset({_name(part) for part in range(first.parts)} | {RAY_METADATA})
     for name in record(folder, skip=about):
         if name not in known:
-            raise UserError(f"checkpoint {folder}: {name} is in no manifest; remove it")
+            raise CorruptRecord(f"checkpoint {folder}: {name}", "it is in no manifest", "remove it")
     return CheckedCheckpoint(
         first.step, first.parts, tuple(manifest.extra for manifest in manifests)
     )
+
+
+def check_stored(store: Store, prefix: str) -> None:
+    """Checks a checkpoint in the store by its manifests and the sizes of its files, without reading
+    these.
+
+    Args:
+        prefix: of its keys, with a / at its end.
+
+    Raises:
+        CorruptRecord: a part or a file is missing, of another size or unknown.
+    """
+    sizes = {key[len(prefix) :]: size for key, size in store.sizes(prefix).items()}
+    parts, part, known = 1, 0, {RAY_METADATA}
+    while part < parts:
+        where = store.url(f"{prefix}{_name(part)}")
+        manifest = read_record(store, f"{prefix}{_name(part)}", Manifest, EARLIER)
+        if manifest is None:
+            raise CorruptRecord(where, "it is missing", EARLIER)
+        for name, expected in _of_part(manifest, part, where).files.items():
+            _check_size(store.url(f"{prefix}{name}"), sizes.get(name), expected)
+        known |= {_name(part), *manifest.files}
+        parts, part = manifest.parts, part + 1
+    if strange := sorted(sizes.keys() - known):
+        raise CorruptRecord(store.url(f"{prefix}{strange[0]}"), "it is in no manifest", "remove it")
 
 
 def record_run(
@@ -196,17 +224,12 @@ def open_run(store: Store, name: str) -> RunRecord:
     """The record of an earlier run that is to be continued.
 
     Raises:
+        CorruptRecord: the record is not as it should be.
         UserError: there is no such run.
     """
-    text = store.get_bytes(_run_key(name))
-    if text is None:
+    run = read_record(store, _run_key(name), RunRecord, "start a run with another name")
+    if run is None:
         raise UserError(f"name: no run {name!r} in {store.url()}; start it without --resume")
-    try:
-        run = RunRecord.model_validate_json(text)
-    except ValidationError as error:
-        raise UserError(
-            f"{store.url(_run_key(name))}: run.json is corrupt; start a run with another name"
-        ) from error
     return run
 
 
@@ -240,14 +263,13 @@ def _name(part: int) -> str:
 
 def _read(folder: Path, part: int) -> Manifest:
     path = folder / _name(part)
+    where = f"checkpoint {folder}: {path.name}"
     if not path.is_file():
-        raise UserError(
-            f"checkpoint {folder}: {path.name} is missing, so it is not whole; "
-            "resume from an earlier checkpoint"
-        )
-    try:
-        return Manifest.model_validate_json(path.read_text())
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"checkpoint {folder}: {path.name} is corrupt; resume from an earlier checkpoint"
-        ) from error
+        raise CorruptRecord(where, "it is missing", EARLIER)
+    return _of_part(parse_record(Manifest, path.read_bytes(), where, EARLIER), part, where)
+
+
+def _of_part(manifest: Manifest, part: int, where: str) -> Manifest:
+    if manifest.part != part:
+        raise CorruptRecord(where, f"it is that of part {manifest.part}", EARLIER)
+    return manifest

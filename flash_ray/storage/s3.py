@@ -3,8 +3,8 @@
 import os
 import re
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -62,6 +62,25 @@ def describe_failure(error: BaseException, doing: str) -> str:
             "runtime.storage.endpoint or AWS_ENDPOINT_URL_S3"
         )
     return f"cannot be used to {doing} ({type(error).__name__}); correct the URL or AWS_* variables"
+
+
+CUT_SHORT = (failures.IncompleteReadError, failures.ResponseStreamingError)
+
+
+class ObjectRefused(UserError):
+    """The server answers, but does not give out this one object.
+
+    Args:
+        message: for the user.
+        code: the server's, such as AccessDenied.
+    """
+
+    def __init__(self, message: str, code: str):
+        super().__init__(message, code)
+        self.code = code
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -134,15 +153,30 @@ class Store:
         with self._user_errors(f"read {key}"):
             self._client.download_file(self.bucket, self._key(key), str(path))
 
-    def get_bytes(self, key: str) -> bytes | None:
-        """The object's bytes, or None if there is no such object."""
+    def get_bytes(self, key: str, most: int | None = None) -> bytes | None:
+        """The object's first `most` bytes, None: all of them; or None if there is no such object.
+
+        Raises:
+            ObjectRefused: the server answers, but refuses this object.
+            UserError: the server cannot be used.
+        """
         with self._user_errors(f"read {key}"):
             try:
-                return self._client.get_object(Bucket=self.bucket, Key=self._key(key))[
-                    "Body"
-                ].read()
+                answer = self._client.get_object(Bucket=self.bucket, Key=self._key(key))
             except self._client.exceptions.NoSuchKey:
                 return None
+            except failures.ClientError as error:
+                if (code := code_of(error)) in {"NoSuchBucket", *BAD_CREDENTIALS}:
+                    raise
+                problem = f"{self._subject()} {describe_failure(error, f'read {key}')}"
+                raise ObjectRefused(problem, code) from error
+            try:
+                with closing(answer["Body"]) as body:
+                    data: bytes = body.read(most)
+            except CUT_SHORT as error:
+                problem = f"{self._subject()} does not give out all of {key}; write it again"
+                raise ObjectRefused(problem, type(error).__name__) from error
+            return data
 
     def put_bytes_if_absent(self, key: str, data: bytes) -> bool:
         """Create the object; False, and nothing changed, if it exists. Of many writers one wins."""
@@ -169,7 +203,11 @@ class Store:
         """The keys that start with `prefix`, in order."""
         return (key for key, _ in self._listed(prefix))
 
-    def _listed(self, prefix: str) -> Iterator[tuple[str, int]]:
+    def versions(self, prefix: str = "") -> dict[str, str]:
+        """The keys that start with `prefix`, in order; a key's text changes with its object."""
+        return {key: item["ETag"] for key, item in self._listed(prefix)}
+
+    def _listed(self, prefix: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         start = len(self._key(""))
         with self._user_errors(f"list {prefix}"):
             pages = self._client.get_paginator("list_objects_v2").paginate(
@@ -178,7 +216,7 @@ class Store:
             for page in pages:
                 for item in page.get("Contents", []):
                     if not item["Key"].endswith("/"):
-                        yield item["Key"][start:], item["Size"]
+                        yield item["Key"][start:], item
 
     def folders(self, prefix: str) -> Iterator[str]:
         """The names between `prefix`, which ends in /, and the next /, in order."""
@@ -193,7 +231,7 @@ class Store:
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """Bytes of each object whose key starts with `prefix`."""
-        return dict(self._listed(prefix))
+        return {key: item["Size"] for key, item in self._listed(prefix)}
 
     def delete(self, key: str) -> None:
         """Remove an object; no error if there is none."""

@@ -8,24 +8,81 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial as bound
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe
-from flash_ray.recipe.schema import Task
+from flash_ray.recipe.schema import Sigma, Task
 from flash_ray.storage.manifest import FileRecord, check_path, record, verify
+from flash_ray.storage.records import (
+    CorruptRecord,
+    Digest,
+    Name,
+    Text,
+    first_problem,
+    read_each,
+    read_record,
+)
 from flash_ray.storage.s3 import Store, check_name
 
-MANIFEST = "model.json"
+HOME, MANIFEST = "students/", "model.json"
 SUFFIXES = (".safetensors", ".json", ".txt")
+Levels = TypeVar("Levels", list[float], tuple[float, ...])
+PUBLISH_ANEW = "remove it from the store, or publish under another name"
 
 
-class CorruptManifest(UserError):
-    """A published name has a manifest that cannot be read, or one of another version."""
+def descending(sigmas: Levels) -> Levels:
+    """Return noise levels that decrease strictly; ValueError for others."""
+    if any(after >= before for before, after in zip(sigmas, sigmas[1:], strict=False)):
+        raise ValueError(f"not strictly decreasing: {', '.join(map(str, sigmas[:8]))}")
+    return sigmas
+
+
+def _utc_time(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("without a time zone; allowed: ISO 8601 with one")
+    return text
+
+
+class _Rungs(BaseModel):
+    timestep_shift: float = Field(gt=0, le=100)
+
+
+class _UsedOfRecipe(BaseModel):
+    """What a published recipe must have; the rest may be of another version of flash_ray."""
+
+    base: Text
+    student: _Rungs
+
+
+def _is_recipe(fields: dict[str, Any]) -> dict[str, Any]:
+    try:
+        _UsedOfRecipe.model_validate(fields, strict=True)
+    except ValidationError as error:
+        raise ValueError(first_problem(error)) from None
+    return fields
+
+
+def _published_files(files: dict[str, FileRecord]) -> dict[str, FileRecord]:
+    for path in files:
+        try:
+            _check_file(path)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+    return files
 
 
 class PublishedScores(BaseModel):
@@ -36,40 +93,50 @@ class PublishedScores(BaseModel):
         digest: the benchmark's, 16 hex digits: scores of other cases are not comparable.
         judge: the name of the judge.
         cases_per_category: how many of each category were scored, 1 or more.
-        tasks: the mean score of each task that was scored, on the judge's scale.
+        tasks: the mean score of each task that was scored, 1 to 5.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-    benchmark: str
-    digest: str
-    judge: str
+    benchmark: Text
+    digest: Text
+    judge: Text
     cases_per_category: int = Field(ge=1)
-    tasks: dict[Task, float]
+    tasks: dict[Task, Annotated[float, Field(ge=1, le=5)]]
 
 
 class Student(BaseModel):
     """The manifest of a published student, `students/<name>/model.json`.
 
     Args:
-        folder: the files lie in students/<name>/<folder>/.
+        folder: the files lie in students/<name>/<folder>/; it is the digest of their contents.
         sigmas: the noise levels that it was distilled for, descending in (0, 1], without the 0.
         nfe: evaluations of the transformer for one picture.
         scores: None if it was not scored.
         created: the UTC time, in ISO 8601.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     version: Literal[2] = 2
-    name: str
-    folder: str = Field(pattern="^[0-9a-f]{16}$")
-    files: dict[str, FileRecord]
-    recipe: dict[str, Any]
-    recipe_digest: str
-    base: str
-    sigmas: list[float] = Field(min_length=1)
+    name: Name
+    folder: Digest
+    files: Annotated[dict[str, FileRecord], Field(min_length=1), AfterValidator(_published_files)]
+    recipe: Annotated[dict[str, Any], AfterValidator(_is_recipe)]
+    recipe_digest: Digest
+    base: Text
+    sigmas: Annotated[list[Sigma], Field(min_length=1, max_length=64), AfterValidator(descending)]
     nfe: int
     scores: PublishedScores | None
-    created: str
+    created: Annotated[str, AfterValidator(_utc_time)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.folder != content_digest(self.files):
+            raise ValueError("folder: not the digest of the files")
+        if self.nfe != len(self.sigmas):
+            raise ValueError(f"nfe: {self.nfe}, but {len(self.sigmas)} sigmas")
+        if self.base != self.recipe["base"]:
+            raise ValueError("base: not the recipe's")
+        return self
 
 
 def publish_student(
@@ -88,56 +155,66 @@ def publish_student(
     student = _describe(name, folder, recipe, scores)
     manifest = json.dumps(student.model_dump(), indent=1, allow_nan=False).encode()
     taken = UserError(f"name: student {name!r} exists in {store.url()}; choose another name")
-    if store.get_bytes(f"students/{name}/{MANIFEST}") is not None:
+    if store.get_bytes(_key(name)) is not None:
         raise taken
     # Named by content: two writers of one name cannot overwrite each other's files.
-    home = f"students/{name}/{student.folder}"
+    home = f"{HOME}{name}/{student.folder}"
     for path in student.files:
         store.put_file(folder / path, f"{home}/{path}")
-    if not store.put_bytes_if_absent(f"students/{name}/{MANIFEST}", manifest):
-        if read_student(store, name).folder != student.folder:
-            for path in student.files:
-                store.delete(f"{home}/{path}")
+    if not store.put_bytes_if_absent(_key(name), manifest):
+        try:
+            is_other = read_student(store, name).folder != student.folder
+        except CorruptRecord:
+            raise taken from None  # whose files these are is not known: they stay
+        for path in student.files if is_other else ():
+            store.delete(f"{home}/{path}")
         raise taken
-    return store.url(f"students/{name}")
+    return store.url(f"{HOME}{name}")
 
 
-def student_names(store: Store) -> list[str]:
-    """The names of the published students, in order."""
-    keys = [key.split("/") for key in store.list("students/")]
-    return [key[1] for key in keys if len(key) == 3 and key[2] == MANIFEST]
+def student_versions(store: Store) -> dict[str, str]:
+    """The names under which something is published, in order; a name's text changes with its
+    manifest. A name may be one that nobody can publish under."""
+    keys = {tuple(key.split("/")): version for key, version in store.versions(HOME).items()}
+    return {
+        key[1]: version for key, version in keys.items() if len(key) == 3 and key[2] == MANIFEST
+    }
 
 
-def list_students(store: Store) -> list[Student]:
-    """Every published student, by name."""
-    return [read_student(store, name) for name in student_names(store)]
+def list_students(store: Store) -> tuple[list[Student], list[CorruptRecord]]:
+    """Every published student, by name, and what is wrong with the manifests of others."""
+    students, faults = read_each(bound(find_student, store), student_versions(store))
+    return list(students.values()), list(faults.values())
+
+
+def find_student(store: Store, name: str) -> Student | None:
+    """The manifest of a published student; None if there is none.
+
+    Raises:
+        CorruptRecord: it is not the manifest of such a student.
+    """
+    where = store.url(f"{HOME}{name}/{MANIFEST}")
+    try:
+        key = _key(name)
+    except UserError as error:
+        raise CorruptRecord(where, str(error), "remove it") from None
+    student = read_record(store, key, Student, PUBLISH_ANEW)
+    if student and student.name != name:
+        raise CorruptRecord(where, f"the manifest of {student.name!r}", PUBLISH_ANEW)
+    return student
 
 
 def read_student(store: Store, name: str) -> Student:
-    """The manifest of a published student; UserError if there is none or it is corrupt."""
-    key = f"students/{check_name('name', name)}/{MANIFEST}"
-    text = store.get_bytes(key)
-    if text is None:
+    """The manifest of a published student.
+
+    Raises:
+        CorruptRecord: it is not as it should be.
+        UserError: there is none.
+    """
+    check_name("name", name)
+    student = find_student(store, name)
+    if student is None:
         raise UserError(f"name: no student {name!r} in {store.url()}; see `flash-ray models`")
-    try:
-        student = Student.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        if first["loc"] == ("version",):
-            raise CorruptManifest(
-                f"{store.url(key)}: {MANIFEST} is of version {first['input']}; allowed: 2, of this "
-                "flash_ray; publish anew"
-            ) from error
-        field = ".".join(map(str, first["loc"]))
-        raise CorruptManifest(
-            f"{store.url(key)}: {MANIFEST} is corrupt ({field}: {first['msg']}); publish anew"
-        ) from error
-    if student.name != name:
-        raise CorruptManifest(
-            f"{store.url(key)}: is the manifest of {student.name!r}; publish anew"
-        )
-    for path in student.files:
-        _check_file(path)
     return student
 
 
@@ -171,6 +248,16 @@ def load_student(store: Store, name: str, dest: Path) -> Path:
     return dest
 
 
+def content_digest(files: Mapping[str, FileRecord]) -> str:
+    """16 hex digits that change with any file: equal ones draw equal pictures."""
+    content = json.dumps({path: file.sha256 for path, file in files.items()}, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _key(name: str) -> str:
+    return f"{HOME}{check_name('name', name)}/{MANIFEST}"
+
+
 def _describe(name: str, folder: Path, recipe: Recipe, scores: PublishedScores | None) -> Student:
     if not folder.is_dir():
         raise UserError(f"folder: {folder} does not exist; give the folder of a saved student")
@@ -179,11 +266,10 @@ def _describe(name: str, folder: Path, recipe: Recipe, scores: PublishedScores |
         _check_file(path)
     if not files:
         raise UserError(f"folder: {folder} holds no file; give the folder of a saved student")
-    content = json.dumps({path: file.sha256 for path, file in files.items()}, sort_keys=True)
     sigmas = recipe.student.rungs
     return Student(
         name=check_name("name", name),
-        folder=hashlib.sha256(content.encode()).hexdigest()[:16],
+        folder=content_digest(files),
         files=files,
         recipe=recipe.model_dump(mode="json"),
         recipe_digest=recipe.digest,
@@ -211,7 +297,15 @@ def _verify_local(dest: Path, student: Student) -> Path:
     return dest
 
 
-PREFIX = "aliases/"
+ALIASES = "aliases/"
+SET_ANEW = "set the alias anew with `flash-ray alias`, or remove it"
+
+
+class Alias(BaseModel):
+    """What an alias points to, `aliases/<alias>.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    student: Name
 
 
 def set_alias(store: Store, alias: str, student: str) -> None:
@@ -222,20 +316,24 @@ def set_alias(store: Store, alias: str, student: str) -> None:
     """
     check_name("alias", alias)
     read_student(store, student)
-    if alias == "teacher" or store.get_bytes(f"students/{alias}/{MANIFEST}") is not None:
+    if alias == "teacher" or store.get_bytes(_key(alias)) is not None:
         raise UserError(f"alias: {alias!r} is a model's own name; choose another alias")
-    store.put_bytes(f"{PREFIX}{alias}.json", json.dumps({"student": student}).encode())
+    store.put_bytes(f"{ALIASES}{alias}.json", Alias(student=student).model_dump_json().encode())
 
 
-def read_aliases(store: Store) -> dict[str, str]:
-    """Student names by alias; UserError if one is corrupt."""
-    students = {}
-    for key in store.list(PREFIX):
-        text = store.get_bytes(key)
-        if text is None:  # removed meanwhile
-            continue
-        try:
-            students[key[len(PREFIX) :].removesuffix(".json")] = str(json.loads(text)["student"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{store.url(key)}: is corrupt; set the alias anew") from error
-    return students
+def read_aliases(store: Store) -> tuple[dict[str, str], list[CorruptRecord]]:
+    """Student names by alias, and what is wrong with others."""
+    aliases, faults = read_each(bound(_find_alias, store), store.list(ALIASES))
+    names = {key[len(ALIASES) :].removesuffix(".json"): of.student for key, of in aliases.items()}
+    return names, list(faults.values())
+
+
+def _find_alias(store: Store, key: str) -> Alias | None:
+    alias = key[len(ALIASES) :].removesuffix(".json")
+    try:
+        is_one = f"{ALIASES}{check_name('alias', alias)}.json" == key and alias != "teacher"
+    except UserError:
+        is_one = False
+    if not is_one:
+        raise CorruptRecord(store.url(key), "not the name of an alias", "remove it")
+    return read_record(store, key, Alias, SET_ANEW)

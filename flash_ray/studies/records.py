@@ -3,15 +3,16 @@
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
 from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import Case
 from flash_ray.evaluation.judges.base import CaseScore
 from flash_ray.recipe.schema import Section, Task
+from flash_ray.storage.records import CorruptRecord, parse_record
 from flash_ray.studies.study import Trial
 
 STUDY, TRIALS, PICTURES, PROGRESS = "study.json", "trials.jsonl", "pictures", "progress.json"
@@ -92,6 +93,12 @@ class Record(Section):
     published: str | None = None
     diverged: str | None = None
 
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if self.diverged is None and not (self.scores and self.cost and self.data):
+            raise ValueError("neither diverged, nor with scores, cost and data")
+        return self
+
     def case_score(self, task: Task, case: str) -> float | None:
         """The score of a case; None if the trial has none."""
         score = self.scores.get(task, {}).get(case)
@@ -121,34 +128,63 @@ def append_record(out: Path, record: Record) -> None:
     partial.replace(file)
 
 
-def read_records(out: Path, trials: Iterable[Trial]) -> dict[str, Record]:
-    """The records of those trials that are finished, by name; of two of a trial the later one.
+def read_records(
+    out: Path, trials: Iterable[Trial]
+) -> tuple[dict[str, Record], list[CorruptRecord]]:
+    """The records of those trials that are finished, by name, of two of a trial the later one; and
+    the lines that are no record of a trial as it is now, which count for nothing.
 
     Raises:
-        UserError: a line cannot be read, or is of another recipe than the trial's.
+        UserError: there are records of these trials, but all of other recipes: the study has
+            changed.
     """
-    file, digests = out / TRIALS, {trial.name: trial.digest for trial in trials}
-    if not file.is_file():
-        return {}
+    file, by_name = out / TRIALS, {trial.name: trial for trial in trials}
+    lines = file.read_bytes().splitlines() if file.is_file() else []
     records: dict[str, Record] = {}
-    for number, line in enumerate(file.read_bytes().splitlines(), 1):
+    faults: list[CorruptRecord] = []
+    changed: list[CorruptRecord] = []
+    ids = _case_ids(next(iter(by_name.values()))) if lines and by_name else {}
+    for number, line in enumerate(lines, 1):
+        where, cure = f"--out: {file}, line {number}", "its trial is run anew; remove the line"
         try:
-            record = Record.model_validate_json(line)
-        except ValidationError as error:
-            raise UserError(
-                f"--out: {file}, line {number}: no record of a trial; allowed: lines that "
-                "`flash-ray study run` wrote; remove the line, to run its trial again"
-            ) from error
-        if record.trial not in digests:
+            record = parse_record(Record, line, where, cure)
+        except CorruptRecord as fault:
+            faults.append(fault)
             continue
-        if record.digest != digests[record.trial]:
-            raise UserError(
-                f"--out: {file}, line {number}: {record.trial} has digest {record.digest}, the "
-                f"study's trial has {digests[record.trial]}: the study or its benchmark has "
-                "changed; choose another --out, or give the study another name"
-            )
-        records[record.trial] = record
-    return {name: records[name] for name in digests if name in records}
+        if (trial := by_name.get(record.trial)) is None:
+            continue
+        if record.digest != trial.digest:
+            reason = f"{trial.name} has digest {record.digest}, the study's has {trial.digest}"
+            changed.append(CorruptRecord(where, reason, cure))
+        elif (record.arm, record.seed) != (trial.arm, trial.seed):
+            faults.append(CorruptRecord(where, "not the arm and seed of its trial", cure))
+        elif record.scores and {task: set(of) for task, of in record.scores.items()} != ids:
+            faults.append(CorruptRecord(where, "not the scores of the study's cases", cure))
+        else:
+            records[trial.name] = record
+    if changed and not records:
+        raise UserError(
+            f"{changed[0].where}: {changed[0].reason}: the study or its benchmark has changed; "
+            "choose another --out, or give the study another name"
+        )
+    return {name: records[name] for name in by_name if name in records}, faults + changed
+
+
+def _case_ids(trial: Trial) -> dict[Task, set[str]]:
+    return {task: {case.id for case in cases} for task, cases in trial.scored_cases().items()}
+
+
+class Claimed(BaseModel):
+    """What study.json says of whose folder it is in; the rest of it is for people."""
+
+    model_config = ConfigDict(frozen=True)
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+
+
+class Begun(RootModel[dict[str, Annotated[int, Field(ge=0)]]]):
+    """What progress.json says: the iteration that each running trial has reached."""
+
+    model_config = ConfigDict(frozen=True)
 
 
 SearchState = Literal["running", "finished", "stopped", "diverged", "failed"]

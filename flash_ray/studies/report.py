@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from flash_ray.evaluation.benchmark import TASK_TITLES, Case, first_of_each
 from flash_ray.evaluation.statistics import RESAMPLES, Estimate
 from flash_ray.recipe.schema import Task
+from flash_ray.storage.records import CorruptRecord
 from flash_ray.studies.findings import AVERAGE, Cases, Findings
 from flash_ray.studies.records import PICTURES, Record
 
@@ -27,8 +28,11 @@ LARGEST = 256  # pixels: larger pictures are shrunk
 WIDEST = 16_383  # pixels of a WebP
 
 
-def write_report(name: str, findings: Findings, cases: Cases, out: Path, to: Path) -> None:
-    """Writes report.md, tables.csv, claims.csv and figures/.
+def write_report(
+    name: str, findings: Findings, cases: Cases, out: Path, to: Path
+) -> list[CorruptRecord]:
+    """Writes report.md, tables.csv, claims.csv and figures/; returns what is wrong with pictures
+    that are left out.
 
     Args:
         name: of the study, as its commands take it.
@@ -37,6 +41,7 @@ def write_report(name: str, findings: Findings, cases: Cases, out: Path, to: Pat
         to: the report's folder.
     """
     (to / FIGURES).mkdir(parents=True, exist_ok=True)
+    strips, faults = _strips(findings, out)
     text = (
         _environment()
         .get_template("report.md.jinja")
@@ -46,13 +51,14 @@ def write_report(name: str, findings: Findings, cases: Cases, out: Path, to: Pat
             findings=findings,
             budget=_budget(findings),
             titles=TASK_TITLES,
-            figures=_figures(findings, cases, out, to),
+            figures=_figures(findings, cases, strips, to),
             resamples=f"{RESAMPLES:,}",
         )
     )
     (to / REPORT).write_text(text, encoding="utf-8")
     _write_csv(to / TABLES, _table_rows(findings))
     _write_csv(to / CLAIMS, _claim_rows(findings))
+    return faults
 
 
 def strip(
@@ -143,7 +149,7 @@ def curves(arms: Sequence[str], records: Sequence[Record], task: Task) -> bytes 
 
 
 def _figures(
-    findings: Findings, cases: Cases, out: Path, to: Path
+    findings: Findings, cases: Cases, strips: Mapping[str, Image.Image], to: Path
 ) -> dict[tuple[str, Task], list[tuple[str, str]]]:
     """Draws the curves and grids; (file, description) of each by factor and task."""
     study = findings.study
@@ -156,22 +162,27 @@ def _figures(
             file = f"{FIGURES}/curves-{table.factor}-{table.task}.svg"
             (to / file).write_bytes(svg)
             files.append((file, f"{table.title}: {table.task} scores during training"))
-        if strips := _strips(findings, arms, out):
-            sheet = grid(list(strips), strips, cases, [table.task])
+        if shown := [arm for arm in arms if arm in strips]:
+            sheet = grid(shown, strips, cases, [table.task])
             file = f"{FIGURES}/grid-{table.factor}-{table.task}.webp"
             sheet.save(to / file, "WEBP", quality=85, method=6)
             files.append((file, f"{table.title}: the same cases and noise, seed {study.seeds[0]}"))
     return drawn
 
 
-def _strips(findings: Findings, arms: Sequence[str], out: Path) -> dict[str, Image.Image]:
-    """The arms' pictures under the first seed, where there are any."""
+def _strips(findings: Findings, out: Path) -> tuple[dict[str, Image.Image], list[CorruptRecord]]:
+    """The arms' pictures under the first seed, where there are any, and those that are corrupt."""
     strips: dict[str, Image.Image] = {}
-    for arm in arms:
+    faults: list[CorruptRecord] = []
+    for arm in findings.study.arms:
         file = out / PICTURES / f"{findings.study.name}-{arm}-{findings.study.seeds[0]}.webp"
-        if file.is_file():
-            strips[arm] = Image.open(file).convert("RGB")
-    return strips
+        if not file.is_file():
+            continue
+        try:
+            strips[arm] = Image.open(file, formats=("WEBP",)).convert("RGB")
+        except Exception as error:  # of many kinds: Pillow knows many ways to be broken
+            faults.append(CorruptRecord(str(file), str(error), "it is left out; remove it"))
+    return strips, faults
 
 
 def _table_rows(findings: Findings) -> list[Mapping[str, Any]]:

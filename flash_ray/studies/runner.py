@@ -109,7 +109,9 @@ def run_trials(
     Returns:
         Why some trials failed again and again, by name.
     """
-    done = read_records(out, trials)
+    done, faults = read_records(out, trials)
+    for fault in faults:
+        steps.say(str(fault))
     for name in done:
         forget_run(store, name)
     waiting = {trial.name: trial for trial in trials if trial.name not in done}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from flash_ray.errors import UserError
 from flash_ray.storage.manifest import verify_manifest, write_manifest
+from flash_ray.storage.records import CorruptRecord
 from flash_ray.trainer.ema import EMA
 from flash_ray.trainer.learners import load_engine, reshard, save_engine, validate_state
 from flash_ray.trainer.metrics import UpdateMetrics
@@ -71,6 +72,10 @@ class ResumeState:
         self.progress.iterations = len(lines)
 
 
+class Damaged(CorruptRecord):
+    """A checkpoint is not as it was written: an earlier one may be."""
+
+
 def reshard_all(folder: Path) -> None:
     """Makes a checkpoint loadable by any number of workers; once for a folder."""
     for name in ENGINES:
@@ -81,11 +86,15 @@ def check(folder: Path, digest: str, weights: str) -> int:
     """The number of workers that saved the checkpoint.
 
     Raises:
-        UserError: it is not whole, or of another recipe or base, or would run code.
+        Damaged: it is not whole.
+        UserError: it is of another recipe or base, or would run code.
     """
-    checkpoint = verify_manifest(folder, digest)
+    try:
+        checkpoint = verify_manifest(folder, digest)
+    except CorruptRecord as fault:
+        raise Damaged(*fault.args) from fault
     validate_state(folder)
-    if (before := checkpoint.extra[0]["weights"]) != weights:
+    if (before := checkpoint.extra[0].get("weights")) != weights:
         raise UserError(
             f"base, teachers: the run began with weights {before}, these are {weights}; "
             "restore them, or start a run with another name"

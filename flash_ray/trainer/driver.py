@@ -30,6 +30,7 @@ from flash_ray.teachers.validation import validate_teachers
 from flash_ray.trainer.claim import claimed_run
 from flash_ray.trainer.divergence import Diverged
 from flash_ray.trainer.metrics import UpdateMetrics
+from flash_ray.trainer.resume import forget_latest, keep_whole
 from flash_ray.trainer.worker import (
     Evaluate,
     Final,
@@ -100,7 +101,7 @@ def distill(
     check_cluster(recipe, teacher_actors(recipe) if teacher_set is None else 0)
     store.check()
     with claimed_run(recipe, store, run_name, resume):
-        return _distill(recipe, store, run_name, folder, callbacks, teacher_set)
+        return _distill(recipe, store, run_name, folder, resume, callbacks, teacher_set)
 
 
 def _distill(
@@ -108,6 +109,7 @@ def _distill(
     store: Store,
     run_name: str,
     folder: Path,
+    resume: bool,
     callbacks: Callbacks,
     teacher_set: TeacherSet | None,
 ) -> DistillResult:
@@ -119,6 +121,8 @@ def _distill(
     try:
         shards = prepare(recipe, store).shards
         prepared = time.monotonic()
+        if resume:
+            keep_whole(store, run_name)
         with listening(live, callbacks.live):
             outcome = _fit(
                 WorkerConfig(
@@ -142,7 +146,22 @@ def _distill(
 
 
 def _fit(config: WorkerConfig) -> Outcome:
-    """Trains, with restarts of failed workers; raises UserError and Diverged of the workers."""
+    """Trains, with restarts of failed workers and without damaged checkpoints; raises UserError and
+    Diverged of the workers."""
+    while True:
+        outcome = _fit_once(config)
+        if outcome.damaged is None:
+            break
+        if not forget_latest(config.store, config.run_name, outcome.damaged):
+            raise outcome.damaged
+    if outcome.bad_input:
+        raise UserError(outcome.bad_input)
+    if outcome.diverged:
+        raise Diverged(outcome.diverged)
+    return outcome
+
+
+def _fit_once(config: WorkerConfig) -> Outcome:
     recipe, runtime = config.recipe, config.recipe.runtime
     path, filesystem = train_storage(config.store, config.run_name)
     trainer = _Trainer(
@@ -168,12 +187,7 @@ def _fit(config: WorkerConfig) -> Outcome:
         ),
     )
     result = cast(Result, trainer.fit())  # the annotation is that of an older trainer
-    outcome = cast(Outcome, result.return_value)
-    if outcome.bad_input:
-        raise UserError(outcome.bad_input)
-    if outcome.diverged:
-        raise Diverged(outcome.diverged)
-    return outcome
+    return cast(Outcome, result.return_value)
 
 
 class _Trainer(TorchTrainer):

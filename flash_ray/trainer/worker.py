@@ -29,6 +29,7 @@ from flash_ray.models.loading import dtype_of, is_lora, load_model, lora_digest
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
 from flash_ray.storage.manifest import FileRecord, record
+from flash_ray.storage.records import CorruptRecord
 from flash_ray.storage.s3 import Store
 from flash_ray.teachers.launch import TeacherSet
 from flash_ray.teachers.local import InProcessTeachers, TeacherRouter
@@ -92,6 +93,7 @@ class Outcome:
     Args:
         files: the exported student's, by path.
         bad_input, diverged: the message of the error that ended the run; None where none did.
+        damaged: what is wrong with the checkpoint that was to be resumed from.
     """
 
     history: list[UpdateMetrics]
@@ -99,6 +101,7 @@ class Outcome:
     final: Any = None
     bad_input: str | None = None
     diverged: str | None = None
+    damaged: CorruptRecord | None = None
 
 
 def student_key(run_name: str) -> str:
@@ -121,6 +124,8 @@ def train_worker(config: Mapping[str, WorkerConfig]) -> Outcome:
         folder = fetched(ray.train.get_checkpoint(), stack)
         try:
             loaded = _load_together(given, rank, world, device, folder)
+        except checkpoint.Damaged as error:
+            return Outcome([], {}, damaged=error)
         except UserError as error:
             return Outcome([], {}, bad_input=str(error))
         if loaded.saved_by not in (None, world) and folder:
@@ -248,11 +253,11 @@ def _load_together(
         result = _load(config, rank, world, device, folder)
     except UserError as error:
         result = error
-    problems: list[str | None] = [None] * world
-    dist.all_gather_object(problems, str(result) if isinstance(result, UserError) else None)
-    first = next((problem for problem in problems if problem), None)
-    if first or isinstance(result, UserError):
-        raise UserError(first)
+    problems: list[UserError | None] = [None] * world
+    dist.all_gather_object(problems, result if isinstance(result, UserError) else None)
+    if first := next(filter(None, problems), None):
+        raise first
+    assert not isinstance(result, UserError)
     return result
 
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from flash_ray.cluster.session import validate_gpu
 from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import Benchmark, Case, load_benchmark
@@ -18,7 +16,14 @@ from flash_ray.recipe import Recipe, parse_recipe
 from flash_ray.recipe.schema import Task
 from flash_ray.storage.embedded import open_store
 from flash_ray.storage.manifest import verify
-from flash_ray.storage.students import MANIFEST, Student, list_students, load_student
+from flash_ray.storage.records import CorruptRecord, parse_record
+from flash_ray.storage.students import (
+    MANIFEST,
+    Student,
+    list_students,
+    load_student,
+    read_aliases,
+)
 from flash_ray.telemetry.progress import Steps
 
 if TYPE_CHECKING:
@@ -80,17 +85,18 @@ def evaluate(
     }
 
 
-def published_students(store_address: str | None) -> list[Student]:
-    """Lists the students, by name.
+def published_students(store_address: str | None) -> tuple[list[Student], list[CorruptRecord]]:
+    """Lists the students, by name, and the manifests and aliases that are corrupt.
 
     Args:
         store_address: the store, as `open_store` takes it.
 
     Raises:
-        UserError: the store cannot be used, or a manifest is corrupt.
+        UserError: the store cannot be used.
     """
     with open_store(store_address) as store:
-        return list_students(store)
+        students, faults = list_students(store)
+        return students, faults + read_aliases(store)[1]
 
 
 def read_manifest(folder: Path) -> Student:
@@ -99,14 +105,15 @@ def read_manifest(folder: Path) -> Student:
     Raises:
         UserError: there is none, or a file is not as published.
     """
+    allowed = (
+        "allowed: the folder of a downloaded student, a published student's name, "
+        f"{' or '.join(BASES)}; see `flash-ray models`"
+    )
     try:
-        student = Student.model_validate_json((folder / MANIFEST).read_text())
-    except (OSError, ValidationError, UnicodeDecodeError) as error:
-        reason = "cannot be read" if isinstance(error, OSError) else "is corrupt"
-        raise UserError(
-            f"MODEL: {folder}/{MANIFEST} {reason}; allowed: the folder of a downloaded student, "
-            f"a published student's name, {' or '.join(BASES)}; see `flash-ray models`"
-        ) from error
+        data = (folder / MANIFEST).read_bytes()
+    except OSError as error:
+        raise UserError(f"MODEL: {folder}/{MANIFEST} cannot be read; {allowed}") from error
+    student = parse_record(Student, data, f"MODEL: {folder}/{MANIFEST}", allowed)
     verify(folder, student.files, str(folder))
     return student
 

@@ -3,7 +3,6 @@
 So the modules that need torch or ray are imported where they are used.
 """
 
-import json
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -15,8 +14,18 @@ from flash_ray.recipe import Recipe, dump_yaml
 from flash_ray.recipe.schema import Task
 from flash_ray.storage.embedded import open_store
 from flash_ray.storage.outputs import new_folder, validate_folder, write_whole
+from flash_ray.storage.records import CorruptRecord, parse_record
 from flash_ray.storage.s3 import Store
-from flash_ray.studies.records import BEST, PROGRESS, SEARCH, STUDY, SearchResult, read_records
+from flash_ray.studies.records import (
+    BEST,
+    PROGRESS,
+    SEARCH,
+    STUDY,
+    Begun,
+    Claimed,
+    SearchResult,
+    read_records,
+)
 from flash_ray.studies.space import combinations, run_prefix
 from flash_ray.studies.study import Study, Trial, load_study, plan_trials, value_recipe
 from flash_ray.telemetry.progress import Steps
@@ -130,12 +139,17 @@ class TrialStatus:
     scores: dict[Task, float]
 
 
-def status(name: str, out: Path) -> list[TrialStatus]:
-    """How far each of a study's trials is."""
+def status(name: str, out: Path) -> tuple[list[TrialStatus], list[CorruptRecord]]:
+    """How far each of a study's trials is, and what is corrupt in the folder."""
     _, trials = open_folder(name, out)
-    records, cases = read_records(out, trials), trials[0].scored_cases()
-    file = out / PROGRESS
-    begun: dict[str, int] = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    records, faults = read_records(out, trials)
+    cases, file = trials[0].scored_cases(), out / PROGRESS
+    begun: dict[str, int] = {}
+    if file.is_file():
+        try:
+            begun = parse_record(Begun, file.read_bytes(), str(file), "remove it").root
+        except CorruptRecord as fault:
+            faults.append(fault)
     rows = []
     for trial in trials:
         iterations = trial.recipe.training.iterations
@@ -147,11 +161,12 @@ def status(name: str, out: Path) -> list[TrialStatus]:
             rows.append(TrialStatus(trial.name, "begun", begun[trial.name], iterations, {}))
         else:
             rows.append(TrialStatus(trial.name, "waiting", 0, iterations, {}))
-    return rows
+    return rows, faults
 
 
-def report(name: str, out: Path, to: Path | None) -> Path:
-    """Writes the report of the trials that are finished; returns its folder.
+def report(name: str, out: Path, to: Path | None) -> tuple[Path, list[CorruptRecord]]:
+    """Writes the report of the trials that are finished; returns its folder, and what is corrupt in
+    the study's and left out.
 
     Raises:
         UserError: none is.
@@ -160,7 +175,7 @@ def report(name: str, out: Path, to: Path | None) -> Path:
     from flash_ray.studies.report import write_report
 
     study, trials = open_folder(name, out)
-    records = read_records(out, trials)
+    records, faults = read_records(out, trials)
     if not records:
         raise UserError(
             f"--out: no trial in {out} is finished; see `flash-ray study status {name} --out {out}`"
@@ -169,8 +184,8 @@ def report(name: str, out: Path, to: Path | None) -> Path:
     _validate_report(to)
     findings = compare_arms(study, cases, trials, records)
     with new_folder(to) as folder:
-        write_report(name, findings, cases, out, folder)
-    return to
+        faults += write_report(name, findings, cases, out, folder)
+    return to, faults
 
 
 def _validate_report(to: Path) -> None:
@@ -209,10 +224,11 @@ def claim_folder(out: Path, study: Study) -> None:
         UserError: it holds anything else.
     """
     if (out / STUDY).is_file():
-        claimed_by = json.loads((out / STUDY).read_text(encoding="utf-8"))["name"]
-        if claimed_by != study.name:
+        cure = f'if it is the folder of this study, write {{"name": "{study.name}"}} into it'
+        claim = parse_record(Claimed, (out / STUDY).read_bytes(), f"--out: {out / STUDY}", cure)
+        if claim.name != study.name:
             raise UserError(
-                f"--out: {out} is of study {claimed_by}, not {study.name}; choose another folder"
+                f"--out: {out} is of study {claim.name}, not {study.name}; choose another folder"
             )
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -2,6 +2,7 @@
 
 from functools import partial
 from io import BytesIO
+from itertools import count
 
 import pytest
 from fastapi.testclient import TestClient
@@ -15,6 +16,7 @@ from flash_ray.serving.evaluations import EvaluationStore
 from flash_ray.serving.gateway import build_api
 from flash_ray.serving.schemas import EvaluationResult, Failure
 from flash_ray.serving.settings import Serving
+from flash_ray.storage.records import CorruptRecord
 from flash_ray.storage.s3 import Store
 from tests.helpers.chat_server import KEY, Answer, chat_server, good
 from tests.helpers.distilling import small_recipe
@@ -163,12 +165,13 @@ def many(store, service):
     with TestClient(build_api(service)) as client:
         name = client.post("/v1/evaluations", json=ASKED).json()["id"]
     spec = service.evaluations.spec(name)
-    ids = [f"eval-{number}" for number in range(7)]
-    for number, id in enumerate(ids):
-        own = spec.model_copy(update={"created": 100 - min(number, 4), "seed": number})
-        if number == 5:
-            model = spec.model.model_copy(update={"base": "another"})
-            own = own.model_copy(update={"model": model})
+    other = spec.model.model_copy(update={"base": "another"})
+    ids: list[str] = []
+    for number in range(7):
+        update = {"created": 100 - min(number, 4), "model": other if number == 5 else spec.model}
+        seeds = (spec.model_copy(update={**update, "seed": seed}) for seed in count())
+        own = next(one for one in seeds if number < 5 or one.id > ids[-1])
+        ids.append(id := own.id)
         many.put_bytes_if_absent(f"evaluations/{id}/request.json", own.model_dump_json().encode())
         for case in range(number):
             many.put_bytes(f"evaluations/{id}/pictures/{case}.png", b"")
@@ -187,9 +190,9 @@ class Counting(Store):
         counts = self.__dict__.setdefault("counts", {})
         counts[name] = counts.get(name, 0) + 1
 
-    def get_bytes(self, key):
+    def get_bytes(self, key, most=None):
         self._count("get")
-        return super().get_bytes(key)
+        return super().get_bytes(key, most)
 
     def _listed(self, prefix):
         self._count("list")
@@ -212,7 +215,7 @@ def test_a_list_has_pages(recipe, many):
         whole = page()
         assert [one["id"] for one in whole["data"]] == ids and not whole["has_more"]
         assert [one["judge"] for one in whole["data"]] == ["exact"] * 7
-        assert [one["progress"]["done"] for one in whole["data"]] == list(range(7))
+        assert [one["progress"]["done"] for one in whole["data"]] == [0, 1, 2, 3, 3, 3, 3]
         states = [one["status"] for one in whole["data"]]
         assert states == ["queued", *["running"] * 2, "succeeded", "failed", *["running"] * 2]
         assert whole["data"][4]["error"] == "why" and whole["data"][3]["result"] is None
@@ -278,17 +281,35 @@ def test_a_page_is_filled_though_some_of_it_are_half_taken_out_of_the_store(many
     assert [view.id for view in views] == ids[5:] and not more
 
 
-def test_records_of_another_version_are_left_out(many):
+def test_records_that_are_corrupt_or_of_another_version_are_left_out_and_mended(many, caplog):
     many_store, ids = many
-    text = many_store.get_bytes(f"evaluations/{ids[0]}/request.json")
-    for number, other in enumerate((b"{}", b"[", text.replace(b'"version":2', b'"version":1'))):
+    key = f"evaluations/{ids[0]}/request.json"
+    text = many_store.get_bytes(key)
+    damaged = [b"{}", b"[", text.replace(b'"version":2', b'"version":1')]
+    damaged.append(text.replace(b'"cases":1', b'"cases":2'))  # the request of another id
+    for number, other in enumerate(damaged):
         assert other != text
-        many_store.put_bytes(f"evaluations/eval-old-{number}/request.json", other)
+        many_store.put_bytes(f"evaluations/eval-{number:016}/request.json", other)
+    many_store.put_bytes("evaluations/<img src=x>/request.json", text)
+    many_store.put_bytes(f"evaluations/{ids[3]}/result.json", b'{"score": "much"}')
     evaluations = EvaluationStore(many_store)
-    assert [view.id for view in evaluations.page(100, None)[0]] == ids
-    assert evaluations.view("eval-old-2") is None
-    for number in range(3):
-        many_store.delete(f"evaluations/eval-old-{number}/request.json")
+    for _ in range(2):
+        assert [view.id for view in evaluations.page(100, None)[0]] == ids
+    for number in range(4):
+        name = f"eval-{number:016}"
+        assert caplog.text.count(f"evaluations/{name}/request.json is corrupt") == 1
+        with pytest.raises(CorruptRecord, match=r"request.json is corrupt \(.*; ask for"):
+            evaluations.view(name)
+        many_store.delete(f"evaluations/{name}/request.json")
+    view = evaluations.view(ids[3])
+    assert view.status == "failed" and view.result is None
+    assert "result.json is corrupt (score" in view.error
+    spec = evaluations.spec(ids[3])
+    assert evaluations.open(spec) and not evaluations.open(spec)
+    assert evaluations.view(ids[3]).status == "running"
+    many_store.put_bytes(f"evaluations/{ids[3]}/request.json", b"{")
+    assert EvaluationStore(many_store).open(spec)
+    assert EvaluationStore(many_store).spec(ids[3]) == spec
 
 
 class Signs:

@@ -104,7 +104,7 @@ def test_a_study_leaves_records_retries_from_checkpoints_and_repeats_nothing(
     out.mkdir()
     with Steps() as steps:
         assert run_trials(trials, store, out, 2, steps) == {}
-    records = read_records(out, trials)
+    records, _ = read_records(out, trials)
     assert set(records) == {"two-arms-four-0", "two-arms-two-0"}
     for trial in trials:
         record = records[trial.name]
@@ -125,7 +125,7 @@ def test_a_study_leaves_records_retries_from_checkpoints_and_repeats_nothing(
     monkeypatch.setattr(resources, "ray_session", never)
     with Steps() as steps:
         assert run_trials(trials, store, out, 2, steps) == {}
-    assert read_records(out, trials) == records
+    assert read_records(out, trials) == (records, [])
 
 
 @pytest.mark.slow

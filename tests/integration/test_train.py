@@ -253,7 +253,7 @@ def test_a_run_that_diverges_fails(base, store, cluster, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_is_refused_by_name(recipe, store, cluster, tmp_path):
+def test_the_only_checkpoint_is_refused_by_name_if_it_is_damaged(recipe, store, cluster, tmp_path):
     callbacks = Callbacks(KillOnce(tmp_path / "marker", store, "damaged"))
     with pytest.raises(ray.train.TrainingFailedError):
         distill(recipe, store, "damaged", tmp_path / "student", callbacks=callbacks)
@@ -280,3 +280,33 @@ def plant(store, key, folder):
     data = (folder / "part").read_bytes()
     manifest["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     store.put_bytes(f"{home}/manifest-00001.json", json.dumps(manifest).encode())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["flipped", "missing", "unlisted"])
+def test_a_damaged_checkpoint_costs_what_came_after_the_one_before(
+    base, store, cluster, tmp_path, how, caplog
+):
+    recipe = small_recipe(base, "runtime.checkpoint_every=1")
+    before = distill(recipe, store, f"worn-{how}", tmp_path / "before")
+    home = f"runs/worn-{how}/train/"
+    key = next(key for key in store.list(f"{home}iteration-000004/") if "ema-" in key)
+    if how == "flipped":
+        data = bytearray(store.get_bytes(key))
+        data[len(data) // 2] ^= 1
+        store.put_bytes(key, bytes(data))
+    elif how == "missing":
+        store.delete(key)
+    else:
+        store.delete_all(f"{home}iteration-000004/")
+        store.put_bytes(f"{home}checkpoint_manager_snapshot.json", b"{")
+    seen = []
+    after = distill(
+        recipe, store, f"worn-{how}", tmp_path / "after", True, Callbacks(live=seen.append)
+    )
+    assert [metrics.iteration for metrics in seen] == [4]
+    assert exact(after.history) == exact(before.history)
+    assert_same_student(after, before)
+    if how != "unlisted":
+        assert "goes on without its checkpoint iteration-000004: " in caplog.text
+        assert key.rpartition("/")[2] in caplog.text

@@ -52,13 +52,13 @@ def test_a_short_file_is_refused_by_name(checkpoint: Path) -> None:
 @pytest.mark.parametrize("name", ["student/rank_0.pt", "manifest-00001.json"])
 def test_a_missing_file_is_refused_by_name(checkpoint: Path, name: str) -> None:
     (checkpoint / name).unlink()
-    with pytest.raises(UserError, match=f"{name} is missing"):
+    with pytest.raises(UserError, match=f"{name} is corrupt .it is missing"):
         verify_manifest(checkpoint, DIGEST)
 
 
 def test_a_file_nobody_wrote_is_refused_by_name(checkpoint: Path) -> None:
     (checkpoint / "extra.pt").write_bytes(b"pickle")
-    with pytest.raises(UserError, match="extra.pt is in no manifest"):
+    with pytest.raises(UserError, match=r"extra.pt is corrupt .it is in no manifest"):
         verify_manifest(checkpoint, DIGEST)
 
 
@@ -70,7 +70,7 @@ def test_another_recipe_is_refused_with_both_digests(checkpoint: Path) -> None:
 def test_parts_of_different_steps_are_refused(checkpoint: Path) -> None:
     path = checkpoint / "manifest-00001.json"
     path.write_text(path.read_text().replace('"step": 12', '"step": 11'))
-    with pytest.raises(UserError, match="manifest-00001.json is of another step"):
+    with pytest.raises(UserError, match=r"manifest-00001.json is corrupt .it is of another step"):
         verify_manifest(checkpoint, DIGEST)
 
 

@@ -16,7 +16,8 @@ from flash_ray.serving.benchmark import served_benchmark
 from flash_ray.serving.registry import model_of, teacher_of
 from flash_ray.serving.settings import Serving, load_serving
 from flash_ray.serving.tokens import add_token, allows, read_tokens, role_of
-from flash_ray.storage.students import PublishedScores, Student
+from flash_ray.storage.manifest import FileRecord
+from flash_ray.storage.students import PublishedScores, Student, content_digest
 
 
 def test_the_least_recently_used_goes_first():
@@ -124,10 +125,11 @@ def test_a_students_scores_are_shown_beside_the_benchmark_that_they_are_of():
         cases_per_category=4,
         tasks={"t2i": 4.0},
     )
+    files = {"config.json": FileRecord(bytes=2, sha256="0" * 64)}
     student = Student(
         name="plain",
-        folder="0" * 16,
-        files={},
+        folder=content_digest(files),
+        files=files,
         recipe=recipe.model_dump(mode="json"),
         recipe_digest=recipe.digest,
         base="miniature",

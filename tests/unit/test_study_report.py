@@ -133,7 +133,7 @@ def filled(study_file, tmp_path):
 
 def test_a_report_has_tables_verdicts_noise_cost_curves_and_pictures(filled, study_file):
     _, _, out = filled
-    folder = commands.report(study_file, out, None)
+    folder, _ = commands.report(study_file, out, None)
     text = (folder / "report.md").read_text()
     assert "8 of 8 trials" in text and "Not finished" not in text
     assert re.search(r"good is better \(us\).*\+0\.6\d+ \[\+0\.\d+, .*\*\*replicated\*\*", text)
@@ -156,7 +156,7 @@ def test_a_report_has_tables_verdicts_noise_cost_curves_and_pictures(filled, stu
 
 
 def test_the_tables_are_also_csv(filled, study_file):
-    folder = commands.report(study_file, filled[2], filled[2] / "elsewhere")
+    folder, _ = commands.report(study_file, filled[2], filled[2] / "elsewhere")
     with (folder / "tables.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 3 * (3 + 1) + 3 * (6 + 1)
@@ -170,10 +170,10 @@ def test_the_tables_are_also_csv(filled, study_file):
 def test_a_part_of_a_study_names_what_is_missing(filled, study_file):
     study, trials, out = filled
     remove_records(out, "small-good-1", "small-bad-0", "small-bad-1")
-    text = (commands.report(study_file, out, None) / "report.md").read_text()
+    text = (commands.report(study_file, out, None)[0] / "report.md").read_text()
     assert "**Not finished** (3): small-bad-0, small-good-1, small-bad-1" in text
     assert "no data | **undecided**" in text
-    states = {row.trial: row.state for row in commands.status(study_file, out)}
+    states = {row.trial: row.state for row in commands.status(study_file, out)[0]}
     assert states["small-bad-0"] == "waiting" and states["small-good-0"] == "finished"
 
 
@@ -182,7 +182,7 @@ def test_a_diverged_trial_is_named_and_does_not_count(filled):
     lost = next(t for t in trials if t.name == "small-bad-1")
     fields = {"trial": lost.name, "arm": "bad", "seed": 1, "digest": lost.digest, "iterations": 10}
     append_record(out, Record(**fields, diverged="fake_score_loss is nan at iteration 3"))
-    records, cases = read_records(out, trials), lost.scored_cases()
+    (records, _), cases = read_records(out, trials), lost.scored_cases()
     write_report("small", compare_arms(study, cases, trials, records), cases, out, out / "report")
     text = (out / "report/report.md").read_text()
     assert "**Diverged**: small-bad-1: fake_score_loss is nan at iteration 3." in text
@@ -196,19 +196,37 @@ def test_records_of_a_changed_study_are_refused(filled, study_file, tmp_path):
         commands.report(study_file, filled[2], None)
 
 
-def test_a_corrupt_line_is_named(filled, study_file):
-    file = filled[2] / TRIALS
+def test_a_corrupt_line_or_picture_is_named_and_costs_only_itself(filled, study_file):
+    _, trials, out = filled
+    file = out / TRIALS
     lines = file.read_text().splitlines()
     lines[2] = lines[2][:-20]
+    lines[3] = lines[3].replace(trials[3].digest, "0123456789abcdef")
     file.write_text("\n".join(lines))
-    with pytest.raises(UserError, match="trials.jsonl, line 3: no record of a trial; .*remove the"):
-        commands.report(study_file, filled[2], None)
+    (out / PICTURES / f"{trials[0].name}.webp").write_bytes(b"RIFF")
+    folder, faults = commands.report(study_file, out, None)
+    said = [str(fault) for fault in faults]
+    assert len(said) == 3
+    assert re.search(r"trials.jsonl, line 3 is corrupt \(.*\); its trial is run anew", said[0])
+    assert f"line 4 is corrupt ({trials[3].name} has digest 0123456789abcdef" in said[1]
+    assert f"{trials[0].name}.webp is corrupt" in said[2] and "left out" in said[2]
+    text = (folder / "report.md").read_text()
+    assert f"**Not finished** (2): {trials[2].name}, {trials[3].name}" in text
+
+    (out / "progress.json").write_text('{"small-good-0": "far"}')
+    rows, faults = commands.status(study_file, out)
+    assert sum(row.state == "finished" for row in rows) == len(trials) - 2
+    assert "progress.json is corrupt" in str(faults[-1])
+    for damaged in ("{", "[]", '{"name": 3}'):
+        (out / "study.json").write_text(damaged)
+        with pytest.raises(UserError, match=r"study.json is corrupt \(.*write {.name.: .small.}"):
+            commands.status(study_file, out)
 
 
 def test_a_record_is_a_line_that_is_read_back_whole(filled):
     _, trials, out = filled
     assert len((out / TRIALS).read_text().splitlines()) == len(trials)
-    assert read_records(out, trials) == {trial.name: record(trial) for trial in trials}
+    assert read_records(out, trials) == ({trial.name: record(trial) for trial in trials}, [])
     assert {path.name for path in out.iterdir()} == {"study.json", TRIALS, PICTURES}
 
 
@@ -224,7 +242,7 @@ def test_a_history_is_summed_up_by_its_unit_rung_and_task():
 
 def test_cases_that_some_trial_has_no_score_of_are_left_out_for_all(filled):
     study, trials, out = filled
-    records, cases = read_records(out, trials), trials[0].scored_cases()
+    (records, _), cases = read_records(out, trials), trials[0].scored_cases()
     name, lost = trials[0].name, {"text-000", "text-001", "text-002", "text-003", "portrait-000"}
     scores = {
         **records[name].scores["t2i"],
@@ -277,7 +295,7 @@ def test_folders_that_are_not_the_studys_are_refused(filled, study_file, tmp_pat
 def test_one_seed_decides_nothing(filled, study_file):
     study, trials, out = filled
     remove_records(out, *(trial.name for trial in trials if trial.seed != study.seeds[0]))
-    folder = commands.report(study_file, out, None)
+    folder, _ = commands.report(study_file, out, None)
     with (folder / "claims.csv").open() as file:
         claims = list(csv.DictReader(file))
     assert {claim["verdict"] for claim in claims} == {"undecided"}

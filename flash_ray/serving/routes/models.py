@@ -36,9 +36,16 @@ async def read_model(model: str, service: Served) -> ModelCard:
 
 
 async def find_model(service: Service, name: str) -> ServedModel:
-    """The model of that name; ApiError 404 if there is none."""
+    """The model of that name.
+
+    Raises:
+        CorruptRecord: a student of that name is published, but its manifest is corrupt.
+        ApiError: 404, there is none.
+    """
     models = await service.registry.models()
     if name not in models:
+        if fault := service.registry.fault(name):
+            raise fault
         known = ", ".join(list(models)[:20])
         raise ApiError(
             404, f"model: there is no {name[:100]!r}; allowed: {known}.", "model", "model_not_found"

@@ -34,9 +34,10 @@ def crowd(served_store: ServedStore) -> Iterator[int]:
         vlm=None,
         created=2**31,
     )
-    homes = [f"evaluations/eval-crowd-{number}" for number in range(size)]
-    for number, home in enumerate(homes):
-        text = spec.model_copy(update={"seed": number}).model_dump_json()
+    specs = [spec.model_copy(update={"seed": number}) for number in range(size)]
+    homes = [f"evaluations/{one.id}" for one in specs]
+    for one, home in zip(specs, homes, strict=True):
+        text = one.model_dump_json()
         store.put_bytes(f"{home}/cancelled.json", b"{}")
         store.put_bytes(f"{home}/request.json", text.encode())
     yield size
