@@ -20,7 +20,7 @@ from ray.util.queue import Queue
 from torch import nn
 
 from flash_ray.cluster.environment import one_process
-from flash_ray.data.cache import ConditionCache
+from flash_ray.data.cache import ConditionCache, ConditionsLost
 from flash_ray.data.source import Shard
 from flash_ray.data.stream import Stream
 from flash_ray.errors import UserError
@@ -53,7 +53,7 @@ class WorkerConfig:
 
     Args:
         teacher_set: the teachers that are running; None for teachers in the workers.
-        live: takes the record of every iteration, for the driver to show.
+        live: takes the record of every iteration, and lines, for the driver to show.
     """
 
     recipe: Recipe
@@ -92,6 +92,7 @@ class Outcome:
     Args:
         files: the exported student's, by path.
         bad_input, diverged: the message of the error that ended the run; None where none did.
+        lost: shards of conditions that have to be encoded anew before a worker can start.
     """
 
     history: list[UpdateMetrics]
@@ -99,6 +100,7 @@ class Outcome:
     final: Any = None
     bad_input: str | None = None
     diverged: str | None = None
+    lost: tuple[str, ...] = ()
 
 
 def student_key(run_name: str) -> str:
@@ -123,6 +125,8 @@ def train_worker(config: Mapping[str, WorkerConfig]) -> Outcome:
             loaded = _load_together(given, rank, world, device, folder)
         except UserError as error:
             return Outcome([], {}, bad_input=str(error))
+        except ConditionsLost as error:
+            return Outcome([], {}, lost=error.digests)
         if loaded.saved_by not in (None, world) and folder:
             if context.get_local_rank() == 0:  # the workers of a node share the folder
                 checkpoint.reshard_all(folder)
@@ -241,17 +245,21 @@ def _load_together(
 
     Raises:
         UserError: on all of them, the message of the first that has bad input.
+        ConditionsLost: on all of them, what any of them lacks.
     """
-    result: _Loaded | UserError
+    result: _Loaded | UserError | ConditionsLost
     try:
         result = _load(config, rank, world, device, folder)
-    except UserError as error:
+    except (UserError, ConditionsLost) as error:
         result = error
-    problems: list[str | None] = [None] * world
-    dist.all_gather_object(problems, str(result) if isinstance(result, UserError) else None)
-    first = next((problem for problem in problems if problem), None)
-    if first or isinstance(result, UserError):
-        raise UserError(first)
+    problems: list[UserError | ConditionsLost | None] = [None] * world
+    dist.all_gather_object(problems, None if isinstance(result, _Loaded) else result)
+    for problem in problems:
+        if isinstance(problem, UserError):
+            raise problem
+    lost = [each for problem in problems if problem for each in problem.digests]
+    if lost or not isinstance(result, _Loaded):
+        raise ConditionsLost(dict.fromkeys(lost))
     return result
 
 
@@ -262,7 +270,8 @@ def _load(
     recipe, teacher_set = config.recipe, config.teacher_set
     model = _load_pipeline(recipe, recipe.base, device)
     student, fake_score = model.copy_transformer(), model.copy_transformer()  # before any LoRA
-    stream = Stream(recipe, ConditionCache.at(config.store), config.shards, rank, world)
+    cache = ConditionCache.at(config.store, config.live.put_nowait)
+    stream = Stream(recipe, cache, config.shards, rank, world)
     fingerprints = [fingerprint(model.transformer)]
     fingerprints += [lora_digest(t.model) for t in recipe.teachers if is_lora(t.model)]
     running = teacher_set.recipe if teacher_set else recipe
