@@ -284,7 +284,6 @@ class _ShardFile:
                 out[name] = tensor
         return out
 
-
     def _open(self) -> safe_open:
         path = self._cache.whole(self._digest)
         return _opened(path, path.stat().st_mtime_ns)

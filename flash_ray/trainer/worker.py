@@ -257,7 +257,9 @@ def _load_together(
     for problem in problems:
         if isinstance(problem, UserError):
             raise problem
-    lost = [each for problem in problems if problem for each in problem.digests]
+    lost = [
+        d for problem in problems if isinstance(problem, ConditionsLost) for d in problem.digests
+    ]
     if lost or not isinstance(result, _Loaded):
         raise ConditionsLost(dict.fromkeys(lost))
     return result

@@ -43,7 +43,9 @@ def test_text_beside_broken_words_is_tokenized_as_ever(tokenizer):
     hostile = as_text(HOSTILE[0], tokenizer)
     ours = TextTokenizer(tokenizer)([*plain, hostile], padding=True, padding_side="left")
     for row, text in enumerate(plain):
-        ids = [i for i, real in zip(ours.input_ids[row], ours.attention_mask[row], strict=True) if real]
+        ids = [
+            i for i, real in zip(ours.input_ids[row], ours.attention_mask[row], strict=True) if real
+        ]
         assert ids == tokenizer(text).input_ids
 
 
