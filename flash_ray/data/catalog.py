@@ -4,8 +4,9 @@ import hashlib
 import io
 import json
 import logging
+import pickle
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,17 +16,21 @@ import pyarrow.parquet
 import ray
 import ray.data
 
-from flash_ray.data.rows import BadRow, Row, parse_line, parse_sample, read_row
+from flash_ray.data.readers import RawRow, read_rows
+from flash_ray.data.rows import OtherTask, Row, read_row
+from flash_ray.data.samples import natural
 from flash_ray.data.source import READ_CPUS, Entry, Shard, ShardCases
+from flash_ray.data.values import BadFile, BadRow
 from flash_ray.errors import UserError
-from flash_ray.recipe.schema import Columns, Task
 from flash_ray.storage.s3 import Store
 
 if TYPE_CHECKING:
     from flash_ray.data.files import FoundFiles
 
-FORMAT = "scan-1"  # changes with what an entry says
-EXCERPT = 60  # characters of a bad row
+FORMAT = "scan-2"  # changes with what an entry says
+ROWS = 64  # that one task checks: decoding their pictures is the work
+CHUNK = 256  # files of captions that one task reads
+BROKEN = "the file cannot be read"
 _SCHEMA = pyarrow.schema(
     {
         "digest": pyarrow.string(),
@@ -36,9 +41,25 @@ _SCHEMA = pyarrow.schema(
         "score": pyarrow.float64(),
         "rendered_text": pyarrow.bool_(),
         "bad": pyarrow.string(),
-        "excerpt": pyarrow.string(),
+        "note": pyarrow.string(),
+        "place": pyarrow.string(),
+        "detail": pyarrow.string(),
     }
 )
+
+
+@dataclass(frozen=True)
+class Remark:
+    """What is to be said of a row: what kind of thing, where, and what of this row alone."""
+
+    kind: str
+    place: str
+    detail: str
+
+    @property
+    def where(self) -> str:
+        """The place with the detail, for messages."""
+        return f"{self.place} ({self.detail})" if self.detail else self.place
 
 
 @dataclass(frozen=True)
@@ -47,15 +68,19 @@ class FileCatalog:
 
     Args:
         field: of the recipe, for messages.
-        usable: the entries of usable rows: each case once.
-        duplicates: how many rows repeat a case.
-        bad: (reason, excerpt) of each of the other rows.
+        usable: the entries of usable rows: each case once in each category.
+        duplicates: how many rows repeat a case of their category.
+        bad: the rows that cannot be used, in order.
+        notes: about rows that are used or left out for a good reason, in order.
+        left_aside: lines about files that are not read.
     """
 
     field: str
     usable: tuple[Entry, ...]
     duplicates: int
-    bad: tuple[tuple[str, str], ...]
+    bad: tuple[Remark, ...]
+    notes: tuple[Remark, ...] = ()
+    left_aside: tuple[str, ...] = ()
 
     @property
     def categories(self) -> Sequence[str]:
@@ -64,13 +89,10 @@ class FileCatalog:
 
     @property
     def complaints(self) -> Sequence[str]:
-        """A line for each kind of unusable row: how many, and the first one."""
-        counts = Counter(reason for reason, _ in self.bad)
-        first = dict(reversed(self.bad))
-        return [
-            f"{self.field}: {count} rows skipped: {reason}, e.g. {first[reason]}"
-            for reason, count in counts.most_common()
-        ]
+        """A line for each kind of row that is not simply used: how many, and the first one."""
+        skipped = [f"{n} rows skipped: {of_kind}" for n, of_kind in _by_kind(self.bad)]
+        noted = [f"{n} rows: {of_kind}" for n, of_kind in _by_kind(self.notes)]
+        return [f"{self.field}: {line}" for line in (*skipped, *noted)] + [*self.left_aside]
 
     def count(self, category: str) -> int:
         """How many different cases the category has."""
@@ -88,76 +110,99 @@ class FileCatalog:
         return table
 
 
-def scan(
-    files: "FoundFiles", columns: Columns, task: Task, max_bad: float, store: Store
-) -> FileCatalog:
+def scan(files: "FoundFiles", max_bad: float, store: Store) -> FileCatalog:
     """The catalog of a task's files; from the store, unless they have changed.
 
     Args:
         max_bad: the largest share of rows that cannot be used, 0 to 1.
 
     Raises:
-        UserError: too many rows cannot be used, or there are none.
+        UserError: too many rows cannot be used, a file is broken, or there are no rows.
     """
-    key = catalog_key(files, columns, task)
+    key = catalog_key(files)
     data = store.get_bytes(key)
     if data is None:
-        data = to_parquet(_list_rows(files, columns, task))
+        data = to_parquet(_list_rows(files))
         store.put_bytes_if_absent(key, data)
-    catalog = from_parquet(files.field, data)
+    catalog = from_parquet(files.field, data, files.left_aside)
     _validate_bad(catalog, max_bad)
     return catalog
 
 
-def catalog_key(files: "FoundFiles", columns: Columns, task: Task) -> str:
+def catalog_key(files: "FoundFiles") -> str:
     """The key under which the store keeps the catalog of those files."""
-    content = json.dumps([FORMAT, files.digest, task, columns.model_dump()])
+    form = asdict(files.form) | {"columns": files.form.columns.model_dump()}
+    content = json.dumps([FORMAT, files.digest, form])
     return f"sources/{hashlib.sha256(content.encode()).hexdigest()[:32]}.parquet"
 
 
-def read_shards(
-    files: "FoundFiles", columns: Columns, task: Task, shards: Sequence[Shard]
-) -> ray.data.Dataset:
+def read_shards(files: "FoundFiles", shards: Sequence[Shard]) -> ray.data.Dataset:
     """Rows {"shard": ShardCases}: the shards, of one case each, whose case is in the files."""
     quiet_ray_data()
     wanted = ray.put({case: shard for shard in shards for case in shard.cases})
 
     def pick(row: Mapping[str, Any]) -> list[dict[str, ShardCases]]:
+        _, raw = pickle.loads(row["row"])
         try:
-            case = row_of(row, files, columns, task)
-        except BadRow:  # counted when the files were listed
+            cases = cases_of(raw, files)
+        except (BadRow, OtherTask):  # counted when the files were listed
             return []
-        shard = ray.get(wanted).get(case.digest)
-        return [{"shard": ShardCases(shard, (case.training_case(),))}] if shard else []
+        found = [(ray.get(wanted).get(case.digest), case) for case in cases]
+        return [{"shard": ShardCases(shard, (c.training_case(),))} for shard, c in found if shard]
 
     return _read_rows(files).flat_map(pick, num_cpus=READ_CPUS)
 
 
-def row_of(row: Mapping[str, Any], files: "FoundFiles", columns: Columns, task: Task) -> Row:
-    """The usable row in a row as Ray Data has it.
+def cases_of(raw: RawRow, files: "FoundFiles") -> list[Row]:
+    """The cases in a row of the files.
 
     Raises:
         BadRow: it is not usable.
+        OtherTask: it is a case of the other task.
     """
-    if files.kind == "jsonl":
-        row = parse_line(row["text"])
-    elif files.kind == "webdataset":
-        row = parse_sample(row, columns)
-    return read_row(row, columns, task, files.picture)
+    if isinstance(raw, BadRow):
+        raise raw
+    return read_row(raw, files.form, files.picture)
+
+
+def listing_of(place: str, raw: RawRow, files: "FoundFiles") -> list[dict[str, Any]]:
+    """A row as the catalog keeps it: fields of entries, or of a remark, with the place."""
+    try:
+        cases = cases_of(raw, files)
+    except OtherTask as other:
+        return [{"note": str(other), "place": place}]
+    except BadRow as bad:
+        kind = BROKEN if isinstance(bad, BadFile) else str(bad)
+        return [{"bad": kind, "place": place, "detail": bad.detail}]
+    entries = [
+        Entry(
+            id=case.digest,
+            digest=case.digest,
+            category=case.category,
+            length=len(case.prompt),
+            sizes=case.sizes,
+            subset=case.subset,
+            score=case.score,
+            rendered_text=case.rendered_text,
+        )
+        for case in cases
+    ]
+    return [
+        {**asdict(entry), "note": case.note, "place": place}
+        for entry, case in zip(entries, cases, strict=True)
+    ]
 
 
 def to_parquet(rows: list[dict[str, Any]]) -> bytes:
-    """A file of rows with the fields of an entry, or with `bad` and `excerpt`.
-
-    They are ordered by digest, since those who read the files end in any order.
-    """
-    rows = sorted(rows, key=lambda row: (row.get("digest", ""), row.get("excerpt", "")))
+    """A file of rows as `listing_of` gives them, ordered by their places: those who read the files
+    end in any order."""
+    rows = sorted(rows, key=lambda row: (natural(row["place"]), row.get("digest") or ""))
     buffer = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, _SCHEMA), buffer)
     return buffer.getvalue()
 
 
-def from_parquet(field: str, data: bytes) -> FileCatalog:
+def from_parquet(field: str, data: bytes, left_aside: Sequence[str] = ()) -> FileCatalog:
     """The catalog in a file of `to_parquet`; `field` is the source's, for messages.
 
     Raises:
@@ -170,10 +215,24 @@ def from_parquet(field: str, data: bytes) -> FileCatalog:
     if table.schema != _SCHEMA:  # columns of Ray's own types would be unpickled below
         raise _not_a_catalog(field)
     rows = table.to_pylist()
-    bad = tuple((row["bad"], row["excerpt"]) for row in rows if row["bad"])
-    entries = {row["digest"]: _entry_of(row) for row in rows if not row["bad"]}
-    duplicates = len(rows) - len(bad) - len(entries)
-    return FileCatalog(field, tuple(entries.values()), duplicates, bad)
+    bad = [_remark(row, row["bad"]) for row in rows if row["bad"]]
+    notes = [_remark(row, row["note"]) for row in rows if row["note"]]
+    entries: dict[tuple[str, str], Entry] = {}
+    categories: dict[str, str] = {}  # the first one of each case
+    duplicates = 0
+    for row in rows:
+        if not row["digest"]:
+            continue
+        key = row["category"], row["digest"]
+        if key in entries:
+            duplicates += 1
+            notes.append(_remark(row, "they repeat an earlier one and count once"))
+            continue
+        entries[key] = _entry_of(row)
+        if categories.setdefault(row["digest"], row["category"]) != row["category"]:
+            notes.append(_remark(row, "they are in another category too and count in both"))
+    usable = tuple(entries.values())
+    return FileCatalog(field, usable, duplicates, tuple(bad), tuple(notes), tuple(left_aside))
 
 
 def _not_a_catalog(field: str) -> UserError:
@@ -190,56 +249,41 @@ def quiet_ray_data() -> None:
 
 
 def _read_rows(files: "FoundFiles") -> ray.data.Dataset:
-    """The files' rows as Ray Data has them, for `row_of`."""
-    paths = list(files.paths)
-    options: dict[str, Any] = {
-        "filesystem": files.filesystem,
-        "file_extensions": None,
-        "num_cpus": READ_CPUS,
-    }
-    if files.kind == "jsonl":
-        return ray.data.read_text(paths, **options)
-    if files.kind == "parquet":
-        return ray.data.read_parquet(paths, **options)
-    return ray.data.read_webdataset(paths, decoder=None, **options)
+    """Rows {"row": pickled (place, raw row)}: Arrow's columns would not fit rows that differ."""
+    size = CHUNK if files.kind == "captions" else 1
+    chunks = [files.paths[start : start + size] for start in range(0, len(files.paths), size)]
+
+    def read(chunk: Mapping[str, Any]) -> Iterator[dict[str, list[bytes]]]:
+        for path in chunks[int(chunk["id"][0])]:
+            for place_and_row in read_rows(files, path):
+                yield {"row": [pickle.dumps(place_and_row)]}
+
+    numbers = ray.data.range(len(chunks), override_num_blocks=len(chunks))
+    rows = numbers.map_batches(read, batch_size=1, batch_format="numpy", num_cpus=READ_CPUS)
+    return rows.repartition(target_num_rows_per_block=ROWS)
 
 
-def _list_rows(files: "FoundFiles", columns: Columns, task: Task) -> list[dict[str, Any]]:
+def _list_rows(files: "FoundFiles") -> list[dict[str, Any]]:
     quiet_ray_data()
-    listed = _read_rows(files).map(_lister(files, columns, task), num_cpus=READ_CPUS)
+
+    def list_row(row: Mapping[str, Any]) -> list[dict[str, str]]:
+        place, raw = pickle.loads(row["row"])
+        # JSON, since blocks whose columns are all null would not fit the others.
+        return [{"entry": json.dumps(e)} for e in listing_of(place, raw, files)]
+
+    listed = _read_rows(files).flat_map(list_row, num_cpus=READ_CPUS)
     return [json.loads(row["entry"]) for row in listed.iter_rows()]
 
 
-def _lister(
-    files: "FoundFiles", columns: Columns, task: Task
-) -> Callable[[dict[str, Any]], dict[str, str]]:
-    def list_row(row: dict[str, Any]) -> dict[str, str]:
-        # JSON, since blocks whose columns are all null would not fit the others.
-        return {"entry": json.dumps(_fields_of(row, files, columns, task))}
-
-    return list_row
+def _by_kind(remarks: Sequence[Remark]) -> list[tuple[int, str]]:
+    """(how many, the kind with the first one) of each kind, the most frequent first."""
+    counts = Counter(remark.kind for remark in remarks)
+    first = {remark.kind: remark.where for remark in reversed(remarks)}
+    return [(count, f"{kind}, e.g. {first[kind]}") for kind, count in counts.most_common()]
 
 
-def _fields_of(
-    row: dict[str, Any], files: "FoundFiles", columns: Columns, task: Task
-) -> dict[str, Any]:
-    try:
-        usable = row_of(row, files, columns, task)
-    except BadRow as bad:
-        name = row.get("__key__", row.get(columns.prompt))
-        shown = row["text"] if files.kind == "jsonl" else name
-        return {"bad": str(bad), "excerpt": repr(str(shown)[:EXCERPT])}
-    entry = Entry(
-        id=usable.digest,
-        digest=usable.digest,
-        category=usable.category,
-        length=len(usable.prompt),
-        sizes=usable.sizes,
-        subset=usable.subset,
-        score=usable.score,
-        rendered_text=usable.rendered_text,
-    )
-    return asdict(entry)
+def _remark(row: Mapping[str, Any], kind: str) -> Remark:
+    return Remark(kind, row["place"], row["detail"] or "")
 
 
 def _entry_of(row: Mapping[str, Any]) -> Entry:
@@ -249,8 +293,14 @@ def _entry_of(row: Mapping[str, Any]) -> Entry:
 
 def _validate_bad(catalog: FileCatalog, max_bad: float) -> None:
     rows = len(catalog.usable) + catalog.duplicates + len(catalog.bad)
+    if broken := [remark for remark in catalog.bad if remark.kind == BROKEN]:
+        raise UserError(
+            f"{catalog.field}: {len(broken)} files cannot be read to their end, e.g. "
+            f"{broken[0].where}; mend or remove them"
+        )
     if rows == 0:
-        raise UserError(f"{catalog.field}: no rows; allowed: a row or more; give other files")
+        why = f" ({catalog.complaints[0].partition(': ')[2]})" if catalog.complaints else ""
+        raise UserError(f"{catalog.field}: no rows{why}; allowed: a row or more; give other files")
     if len(catalog.bad) > max_bad * rows:
         worst = catalog.complaints[0].partition(": ")[2]
         raise UserError(

@@ -1,6 +1,6 @@
 """Encodes what a recipe's cases still lack: a Ray Data pipeline into a pool of encoder actors."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,13 +40,19 @@ class Prepared:
     complaints: list[str]
 
 
-def prepare(recipe: Recipe, store: Store, also: Sequence[Recipe] = ()) -> Prepared:
+def prepare(
+    recipe: Recipe,
+    store: Store,
+    also: Sequence[Recipe] = (),
+    say: Callable[[str], None] | None = None,
+) -> Prepared:
     """Have every missing shard encoded and stored.
 
     As many actors work as the recipe has workers, on the workers' resources, which are still free.
 
     Args:
         also: recipes of the same base and precision whose shards are encoded too.
+        say: takes a line about each damaged shard; None logs it.
 
     Raises:
         UserError: the base is missing, the source cannot be used, or it has not what the
@@ -56,7 +62,7 @@ def prepare(recipe: Recipe, store: Store, also: Sequence[Recipe] = ()) -> Prepar
     wanted: dict[DataSource, dict[str, Shard]] = {}
     for plan in plans:
         wanted.setdefault(plan.source, {}).update({shard.digest: shard for shard in plan.shards})
-    cache, encoded = ConditionCache.at(store), 0
+    cache, encoded = ConditionCache.at(store, say), 0
     for source, shards in wanted.items():
         if missing := cache.missing(list(shards.values())):
             _encode_all(recipe, source, cache, missing)

@@ -1,31 +1,42 @@
-"""Files of training rows as a data source: JSONL, Parquet or WebDataset, on disk or in S3."""
+"""Files of training rows as a data source: where they are, of which format, with which columns."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from dataclasses import field as made
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
+from urllib.parse import unquote, urlsplit
 
-from flash_ray.data.rows import PICTURE, BadRow, parse_line, parse_sample
+from flash_ray.data.readers import columns_of
+from flash_ray.data.row_pictures import shown
+from flash_ray.data.rows import RowFormat
 from flash_ray.data.source import Catalog, DataSource, Shard
+from flash_ray.data.values import BadRow
 from flash_ray.errors import UserError, unknown
-from flash_ray.recipe.schema import Columns, Files, Task
-from flash_ray.recipe.validation import S3_URL
+from flash_ray.recipe.schema import Files, Task
+from flash_ray.storage.address import bucket_problem
 from flash_ray.storage.s3 import Store, s3_filesystem
 
 if TYPE_CHECKING:
     import ray.data
     from pyarrow.fs import FileInfo, FileSystem
 
-FORMATS = {".jsonl": "jsonl", ".parquet": "parquet", ".tar": "webdataset"}
-LOOKED_AT = 100  # lines of a JSONL file, for its fields
-_ALLOWED = "a .jsonl, .parquet or .tar file, a folder of one kind of them, or s3://bucket/path"
+# A folder's files of the first line that it has any of are read; a line tells of others.
+FORMATS = (
+    {"jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet", "tar": "webdataset"},
+    {"csv": "csv", "tsv": "csv", "json": "json"},
+    {"txt": "captions", "caption": "captions"},
+)
+PICTURES = ("png", "jpg", "jpeg", "jfif", "webp", "bmp", "gif", "tif", "tiff")
+LOOKED_AT = 100  # rows of the first file, for their columns
+_ALLOWED = (
+    "a .jsonl, .parquet, .tar, .csv or .json file, a folder of one kind of them or of pictures "
+    "with .txt files, or s3://bucket/path"
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,7 @@ class FileSource(DataSource):
         """
         from flash_ray.data.catalog import scan
 
-        return scan(self._find(task), self.files.columns, task, self.files.max_bad, store)
+        return scan(self._find(task), self.files.max_bad, store)
 
     def read(self, shards: Sequence[Shard]) -> ray.data.Dataset:
         """Rows {"shard": ShardCases}: all files are read and the cases of `shards` picked."""
@@ -68,8 +79,7 @@ class FileSource(DataSource):
         for shard in shards:
             by_task.setdefault(shard.task, []).append(shard)
         first, *others = (
-            read_shards(self._find(task), self.files.columns, task, of_task)
-            for task, of_task in by_task.items()
+            read_shards(self._find(task), of_task) for task, of_task in by_task.items()
         )
         return first.union(*others) if others else first
 
@@ -77,11 +87,11 @@ class FileSource(DataSource):
         """Remove the task's catalog from the store: pictures changed, the files did not."""
         from flash_ray.data.catalog import catalog_key
 
-        store.delete(catalog_key(self._find(task), self.files.columns, task))
+        store.delete(catalog_key(self._find(task)))
 
     def _find(self, task: Task) -> FoundFiles:
         files = find_files(self.files, task, self.endpoint)
-        validate_columns(files, self.files.columns, task)
+        validate_columns(files)
         return files
 
 
@@ -91,31 +101,54 @@ class FoundFiles:
 
     Args:
         field: of the recipe, for messages.
-        kind: jsonl, parquet or webdataset.
+        form: how their rows are read.
+        kind: jsonl, json, csv, parquet, webdataset or captions.
         folder: the one given, or that of the file given: pictures' paths start there.
         paths: as `filesystem` takes them, in order.
         digest: of paths, sizes and times of change: it changes when a file does.
+        beside: the picture of each file of captions.
+        left_aside: a line about files that are not read.
     """
 
     field: str
+    form: RowFormat
     kind: str
     filesystem: FileSystem
     folder: str
     paths: tuple[str, ...]
     digest: str
+    beside: Mapping[str, str] = made(default_factory=dict)
+    left_aside: tuple[str, ...] = ()
 
     def picture(self, path: str) -> bytes:
-        """The bytes of the file that a row names, relative to the source's folder.
+        """The bytes of the file that a row names: a path from the source's folder, or on disk an
+        absolute one or a file:// URL, in S3 an s3:// one.
 
         Raises:
             OSError: there is none.
+            BadRow: it is an address of another kind.
         """
-        with self.filesystem.open_input_stream(f"{self.folder}/{path}") as stream:
-            return stream.read()
+        with self.filesystem.open_input_stream(self._resolve(path)) as stream:
+            data: bytes = stream.read()
+            return data
+
+    def _resolve(self, path: str) -> str:
+        is_local = self.filesystem.type_name == "local"
+        scheme = path.partition("://")[0].lower() if "://" in path else ""
+        if scheme in ("http", "https"):
+            raise BadRow("pictures at web addresses are not fetched; download them", shown(path))
+        if scheme == "s3" and not is_local:
+            return path.partition("://")[2]
+        if scheme == "file" and is_local:
+            return unquote(urlsplit(path).path)
+        if scheme or (path.startswith("/") and not is_local):
+            where = "on disk" if is_local else "in S3"
+            raise BadRow(f"pictures of a source {where} must be {where}", shown(path))
+        return path if path.startswith("/") else f"{self.folder}/{path}"
 
 
 def find_files(source: Files, task: Task, endpoint: str | None) -> FoundFiles:
-    """The files at a source's address for a task.
+    """The files at a source's address for a task. Names that begin with . or _ are no data.
 
     Args:
         endpoint: of an S3 service that is not AWS's; None means AWS_ENDPOINT_URL_S3.
@@ -131,10 +164,7 @@ def find_files(source: Files, task: Task, endpoint: str | None) -> FoundFiles:
         info = filesystem.get_file_info(path)
         if info.type == FileType.Directory:
             infos = filesystem.get_file_info(FileSelector(path, recursive=True))
-            infos = sorted(
-                (i for i in infos if i.is_file and i.extension and f".{i.extension}" in FORMATS),
-                key=lambda i: i.path,
-            )
+            infos = [i for i in infos if i.is_file and not _is_hidden(i.path, path)]
         else:
             infos = [info] if info.is_file else []
             path = path.rpartition("/")[0]
@@ -143,84 +173,51 @@ def find_files(source: Files, task: Task, endpoint: str | None) -> FoundFiles:
         raise UserError(
             f"{field}: {address} cannot be read ({reason}); allowed: {_ALLOWED}"
         ) from error
-    kinds = sorted({_kind(info) for info in infos})
-    if len(kinds) != 1 or kinds == [""]:
-        problem = f"holds {' and '.join(kinds)} files" if len(kinds) > 1 else "holds no such file"
+    infos = sorted(infos, key=lambda i: i.path)
+    beside = _pictures_beside(infos)
+    by_kind = _by_kind(infos, beside)
+    if len(by_kind) != 1:
+        problem = f"holds {' and '.join(by_kind)} files" if by_kind else "holds no such file"
         raise UserError(f"{field}: {address} {problem}; allowed: {_ALLOWED}; correct it")
-    paths = tuple(info.path for info in infos)
-    return FoundFiles(field, kinds[0], filesystem, path, paths, _digest(infos))
+    ((kind, found),) = by_kind.items()
+    paths = tuple(info.path for info in found)
+    shared = source.t2i == source.edit
+    form = RowFormat(source.columns, task, source.category, shared)
+    aside = tuple(_left_aside(field, infos, paths, kind))
+    beside = beside if kind == "captions" else {}
+    digest = _digest(infos if kind == "captions" else found)
+    return FoundFiles(field, form, kind, filesystem, path, paths, digest, beside, aside)
 
 
-def validate_columns(files: FoundFiles, columns: Columns, task: Task) -> None:
+def validate_columns(files: FoundFiles) -> None:
     """Check that the first file has the columns that the recipe names; nothing else is read.
 
     Raises:
         UserError: it lacks one, or is not of its format.
     """
-    known = _columns(files, columns)
-    needed = {"prompt": columns.prompt, "category": columns.category}
-    needed |= {"image": columns.image} if task == "edit" else {}
+    form, columns = files.form, files.form.columns
+    try:
+        known, members = columns_of(files, LOOKED_AT)
+    except BadRow as error:
+        reason = f"{error}: {error.detail}" if error.detail else str(error)
+        raise UserError(
+            f"{files.field}: {files.paths[0]} is no {files.kind} file ({reason}); allowed: "
+            f"{_ALLOWED}"
+        ) from error
+    needed = {"prompt": columns.prompt}
+    needed |= {} if form.category else {"category": columns.category}
+    needed |= {"image": columns.image} if form.task == "edit" and not form.shared else {}
     for name in ("subset", "score", "rendered_text"):
         if (column := getattr(columns, name)) is not None:
             needed[name] = column
     for name, column in needed.items():
         if column not in known:
+            found = f", whose first sample holds {', '.join(members)[:200]}" if members else ""
+            cure = "; or set data.source.category=NAME for all rows" if name == "category" else ""
             raise UserError(
                 unknown(f"data.source.columns.{name}", column, known, "column")
-                + f" (of {files.paths[0]}, for {files.field})"
+                + f"{cure} (of {files.paths[0]}, for {files.field}{found})"
             )
-
-
-def _columns(files: FoundFiles, columns: Columns) -> list[str]:
-    """The columns of the first file: of its schema, its first lines, or its first sample."""
-    path = files.paths[0]
-    try:
-        if files.kind == "parquet":
-            import pyarrow.parquet
-
-            with files.filesystem.open_input_file(path) as file:
-                return pyarrow.parquet.read_schema(file).names
-        with files.filesystem.open_input_stream(path) as stream:
-            row = _first_lines(stream) if files.kind == "jsonl" else _first_sample(stream, columns)
-        return list(row)
-    except (OSError, BadRow, tarfile.TarError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{files.field}: {path} is no {files.kind} file ({reason}); allowed: {_ALLOWED}"
-        ) from error
-
-
-def _first_lines(stream: Any) -> dict[str, Any]:
-    """The fields of the first lines together: a row may leave some out."""
-    fields: dict[str, Any] = {}
-    for line in islice(io.TextIOWrapper(stream, "utf-8", errors="replace"), LOOKED_AT):
-        try:
-            fields |= parse_line(line)
-        except BadRow:  # counted when the files are listed
-            continue
-    if not fields:
-        raise BadRow(f"no JSON object in its first {LOOKED_AT} lines")
-    return fields
-
-
-def _first_sample(stream: Any, columns: Columns) -> dict[str, Any]:
-    """The members of a tar file that make up its first sample."""
-    sample: dict[str, Any] = {}
-    first = None
-    with tarfile.open(fileobj=stream, mode="r|") as tar:
-        for member in tar:
-            stem, _, name = member.name.rpartition("/")[2].partition(".")
-            if not member.isfile() or not name:
-                continue
-            first = first or stem
-            if stem != first:
-                break
-            content = tar.extractfile(member)
-            wanted = name in ("json", "txt") or PICTURE.fullmatch(name)
-            sample[name] = content.read() if content and wanted else None
-    if not sample:
-        raise BadRow("no sample in it")
-    return parse_sample(sample, columns)
 
 
 def _open_address(field: str, address: str, endpoint: str | None) -> tuple[FileSystem, str]:
@@ -228,14 +225,55 @@ def _open_address(field: str, address: str, endpoint: str | None) -> tuple[FileS
         from pyarrow.fs import LocalFileSystem
 
         return LocalFileSystem(), str(Path(address).expanduser().absolute())
-    if not S3_URL.fullmatch(address):
-        raise UserError(f"{field}: not a bucket's address; allowed: {_ALLOWED}")
+    if problem := bucket_problem(address):
+        raise UserError(f"{field}: {problem}; allowed: {_ALLOWED}")
     store = Store.from_url(address, endpoint)
     return s3_filesystem(store), f"{store.bucket}/{store.prefix}".rstrip("/")
 
 
-def _kind(info: FileInfo) -> str:
-    return FORMATS.get(f".{info.extension}", "")
+def _is_hidden(path: str, folder: str) -> bool:
+    """Whether a name below the folder begins with . or _, as shadows and left-overs do."""
+    return any(part.startswith((".", "_")) for part in path.removeprefix(folder).split("/"))
+
+
+def _ending(info: FileInfo) -> str:
+    return info.extension.lower()
+
+
+def _pictures_beside(infos: Sequence[FileInfo]) -> dict[str, str]:
+    """The picture of the same name beside each file that may be its caption."""
+    pictures = {i.path.rpartition(".")[0]: i.path for i in infos if _ending(i) in PICTURES}
+    texts = [i.path for i in infos if _ending(i) in FORMATS[-1]]
+    return {text: pictures[stem] for text in texts if (stem := text.rpartition(".")[0]) in pictures}
+
+
+def _by_kind(infos: Sequence[FileInfo], beside: Mapping[str, str]) -> dict[str, list[FileInfo]]:
+    """The files of the first line of FORMATS that there are any of, by kind."""
+    for formats in FORMATS:
+        by_kind: dict[str, list[FileInfo]] = {}
+        for info in infos:
+            kind = formats.get(_ending(info))
+            if kind and (kind != "captions" or info.path in beside):
+                by_kind.setdefault(kind, []).append(info)
+        if by_kind:
+            return dict(sorted(by_kind.items()))
+    return {}
+
+
+def _left_aside(
+    field: str, infos: Sequence[FileInfo], paths: Sequence[str], kind: str
+) -> Sequence[str]:
+    """A line about data files, or for captions about pictures, that are not read."""
+    taken = set(paths)
+    endings = {ending for formats in FORMATS[:2] for ending in formats}
+    if kind == "captions":
+        taken |= set(_pictures_beside(infos).values())
+        endings |= set(PICTURES)
+    others = [i.path for i in infos if _ending(i) in endings and i.path not in taken]
+    if not others:
+        return ()
+    why = "have no caption beside them" if kind == "captions" else f"are no {kind} files"
+    return [f"{field}: {len(others)} files {why} and are not read, e.g. {others[0]}"]
 
 
 def _digest(infos: Sequence[FileInfo]) -> str:

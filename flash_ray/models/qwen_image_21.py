@@ -23,6 +23,7 @@ from flash_ray.errors import UserError
 from flash_ray.models.base import PIXELS_PER_TOKEN, Condition, ConditionPair, Layout, PromptCache
 from flash_ray.models.loading import LORA, import_components
 from flash_ray.models.prompt_cache import SLOT, decoder, token_shapes
+from flash_ray.models.user_text import as_text, user_text
 
 
 class QwenImage21:
@@ -157,6 +158,8 @@ class QwenImage21:
     ) -> ConditionPair:
         """Encodes prompts, for edits each with its own reference images.
 
+        A prompt is text whatever it says: its words never become control tokens of the tokenizer.
+
         Args:
             references: one list of images for each prompt; None for T2I.
             size: (height, width) of the output in pixels. References are resized to its area, each
@@ -285,9 +288,12 @@ class QwenImage21:
         # The pipeline only walks through them, so they need not be the list that it asks for.
         images_by_prompt: Any = None if images is None else _ImagesByPrompt(images)
         device, _ = _kind(self.pipeline.text_encoder)
-        embeds_BLD, mask_BL, slots_BL = self.pipeline.encode_prompt(
-            prompts, images_by_prompt, device
-        )
+        processor = self.pipeline.processor
+        texts = [as_text(prompt, processor.tokenizer) for prompt in prompts]
+        with user_text(processor):
+            embeds_BLD, mask_BL, slots_BL = self.pipeline.encode_prompt(
+                texts, images_by_prompt, device
+            )
         if mask_BL is None:  # nothing is padded
             mask_BL = torch.ones_like(slots_BL)
         return Condition(layout, embeds_BLD, mask_BL.bool(), slots_BL.bool(), references_BNC)

@@ -5,7 +5,7 @@ Each field's description gives meaning, unit and range: error messages quote it.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from flash_ray.recipe import identity
 from flash_ray.recipe.sections import Evaluation, Runtime, Section, Training, number_or_range
@@ -22,13 +22,21 @@ CategoryWeight = Annotated[
 Share = Annotated[int, Field(ge=0, le=100, description="the task's part of the ratio, 0 to 100")]
 
 
+def _as_name(value: Any) -> Any:
+    """A whole number as the text that files have of it: YAML reads 7 as a number."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Category = Annotated[str, BeforeValidator(_as_name)]
+
+
 class Composition(Section):
     """How each task's samples divide over its categories; weights need not sum to 1."""
 
-    t2i: dict[str, CategoryWeight] = Field(
+    t2i: dict[Category, CategoryWeight] = Field(
         description="relative weights of text-to-image categories, e.g. {landscape: 1, text: 0.5}"
     )
-    edit: dict[str, CategoryWeight] = Field(
+    edit: dict[Category, CategoryWeight] = Field(
         description="relative weights of editing categories, e.g. {scene: 1, style: 0.5}"
     )
 
@@ -40,8 +48,8 @@ class Columns(Section):
     category: str = Field("category", description="the category, a string")
     image: str = Field(
         "image",
-        description="the pictures to edit: a path, encoded bytes, or a list of them; in WebDataset "
-        "files the members png, jpg, jpeg and webp are taken instead",
+        description="the pictures to edit: a path, encoded bytes, base64, a data URI, or a list of "
+        "them; in WebDataset files the members of that name, or else those named as inputs are",
     )
     subset: str | None = Field(None, description="the named subset that a row belongs to, a string")
     score: str | None = Field(None, description="a number to filter by, e.g. an aesthetic score")
@@ -53,13 +61,22 @@ class Columns(Section):
 
 
 class Files(Section):
-    """Prompts and edit pairs in files: JSONL, Parquet or WebDataset, on disk or in S3."""
+    """Prompts and edits: JSONL, JSON, CSV, Parquet, WebDataset, or captions beside pictures."""
 
     t2i: str | None = Field(
-        None, description="a .jsonl, .parquet or .tar file, a folder of them, or s3://bucket/path"
+        None,
+        description="a .jsonl, .parquet, .tar, .csv or .json file, a folder of them or of pictures "
+        "with .txt files, or s3://bucket/path",
     )
     edit: str | None = Field(
-        None, description="a .jsonl, .parquet or .tar file, a folder of them, or s3://bucket/path"
+        None,
+        description="the same; where it is the address of t2i, rows with a picture are edits and "
+        "the others text to image",
+    )
+    category: str | None = Field(
+        None,
+        min_length=1,
+        description="the category of every row, or null: the category column says it",
     )
     columns: Columns = Columns()
     max_bad: float = Field(

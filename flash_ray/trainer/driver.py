@@ -1,5 +1,6 @@
 """The driver of a run: from a recipe to a distilled student on this machine, through Ray."""
 
+import logging
 import tempfile
 import threading
 import time
@@ -50,11 +51,13 @@ class Callbacks:
             it is pickled.
         live: called in the driver, in a thread of its own, with every iteration's record.
         final: looks at the averaged student at the end, on worker 0; it is pickled.
+        say: called in the driver with lines: rows that cannot be used, damage that was mended.
     """
 
     evaluate: Evaluate | None = None
     live: Callable[[UpdateMetrics], None] | None = None
     final: Final | None = None
+    say: Callable[[str], None] = logging.getLogger(__name__).warning
 
 
 @dataclass(frozen=True)
@@ -119,23 +122,33 @@ def _distill(
         teacher_set = started_here = start_teachers(recipe)
     live = Queue(actor_options={"num_cpus": 0})
     try:
-        shards = prepare(recipe, store).shards
+        plan = prepare(recipe, store, say=callbacks.say)
+        for line in plan.complaints:
+            callbacks.say(line)
         prepared = time.monotonic()
         if resume:
             keep_whole(store, run_name)
-        with listening(live, callbacks.live):
-            outcome = _fit(
-                WorkerConfig(
-                    recipe,
-                    store,
-                    run_name,
-                    shards,
-                    teacher_set,
-                    live,
-                    callbacks.evaluate,
-                    callbacks.final,
+        config = WorkerConfig(
+            recipe,
+            store,
+            run_name,
+            plan.shards,
+            teacher_set,
+            live,
+            callbacks.evaluate,
+            callbacks.final,
+        )
+        with listening(live, _shown_by(callbacks)):
+            outcome = _fit(config)
+            if outcome.lost:
+                callbacks.say(f"encode {len(outcome.lost)} damaged shards of conditions anew")
+                prepare(recipe, store, say=callbacks.say)
+                outcome = _fit(config)
+            if outcome.lost:
+                raise UserError(
+                    f"runtime.storage.url: {store.url('conditions')} returns "
+                    f"{len(outcome.lost)} shards damaged again; repair that store, or use another"
                 )
-            )
     finally:
         live.shutdown(force=True)
         if started_here:
@@ -143,6 +156,18 @@ def _distill(
     _fetch(store, run_name, outcome, folder)
     seconds = {"prepare": prepared - started, "train": time.monotonic() - prepared}
     return DistillResult(folder, outcome.history, seconds, outcome.final)
+
+
+def _shown_by(callbacks: Callbacks) -> Callable[[UpdateMetrics | str], None]:
+    """What takes the workers' records and lines."""
+
+    def show(item: UpdateMetrics | str) -> None:
+        if isinstance(item, str):
+            callbacks.say(item)
+        elif callbacks.live:
+            callbacks.live(item)
+
+    return show
 
 
 def _fit(config: WorkerConfig) -> Outcome:
@@ -224,12 +249,9 @@ def _fetch(store: Store, run_name: str, outcome: Outcome, folder: Path) -> None:
 
 
 @contextmanager
-def listening(queue: Queue, call: Callable[[Any], None] | None) -> Iterator[None]:
+def listening(queue: Queue, call: Callable[[Any], None]) -> Iterator[None]:
     """Hands what workers put into the queue to `call` while the block runs; its errors rise at the
     end."""
-    if call is None:
-        yield
-        return
     ended = threading.Event()
 
     def listen() -> None:

@@ -20,7 +20,7 @@ from ray.util.queue import Queue
 from torch import nn
 
 from flash_ray.cluster.environment import one_process
-from flash_ray.data.cache import ConditionCache
+from flash_ray.data.cache import ConditionCache, ConditionsLost
 from flash_ray.data.source import Shard
 from flash_ray.data.stream import Stream
 from flash_ray.errors import UserError
@@ -54,7 +54,7 @@ class WorkerConfig:
 
     Args:
         teacher_set: the teachers that are running; None for teachers in the workers.
-        live: takes the record of every iteration, for the driver to show.
+        live: takes the record of every iteration, and lines, for the driver to show.
     """
 
     recipe: Recipe
@@ -94,6 +94,7 @@ class Outcome:
         files: the exported student's, by path.
         bad_input, diverged: the message of the error that ended the run; None where none did.
         damaged: what is wrong with the checkpoint that was to be resumed from.
+        lost: shards of conditions that have to be encoded anew before a worker can start.
     """
 
     history: list[UpdateMetrics]
@@ -102,6 +103,7 @@ class Outcome:
     bad_input: str | None = None
     diverged: str | None = None
     damaged: CorruptRecord | None = None
+    lost: tuple[str, ...] = ()
 
 
 def student_key(run_name: str) -> str:
@@ -128,6 +130,8 @@ def train_worker(config: Mapping[str, WorkerConfig]) -> Outcome:
             return Outcome([], {}, damaged=error)
         except UserError as error:
             return Outcome([], {}, bad_input=str(error))
+        except ConditionsLost as error:
+            return Outcome([], {}, lost=error.digests)
         if loaded.saved_by not in (None, world) and folder:
             if context.get_local_rank() == 0:  # the workers of a node share the folder
                 checkpoint.reshard_all(folder)
@@ -247,17 +251,23 @@ def _load_together(
 
     Raises:
         UserError: on all of them, the message of the first that has bad input.
+        ConditionsLost: on all of them, what any of them lacks.
     """
-    result: _Loaded | UserError
+    result: _Loaded | UserError | ConditionsLost
     try:
         result = _load(config, rank, world, device, folder)
-    except UserError as error:
+    except (UserError, ConditionsLost) as error:
         result = error
-    problems: list[UserError | None] = [None] * world
-    dist.all_gather_object(problems, result if isinstance(result, UserError) else None)
-    if first := next(filter(None, problems), None):
-        raise first
-    assert not isinstance(result, UserError)
+    problems: list[UserError | ConditionsLost | None] = [None] * world
+    dist.all_gather_object(problems, None if isinstance(result, _Loaded) else result)
+    for problem in problems:
+        if isinstance(problem, UserError):
+            raise problem
+    lost = [
+        d for problem in problems if isinstance(problem, ConditionsLost) for d in problem.digests
+    ]
+    if lost or not isinstance(result, _Loaded):
+        raise ConditionsLost(dict.fromkeys(lost))
     return result
 
 
@@ -268,7 +278,8 @@ def _load(
     recipe, teacher_set = config.recipe, config.teacher_set
     model = _load_pipeline(recipe, recipe.base, device)
     student, fake_score = model.copy_transformer(), model.copy_transformer()  # before any LoRA
-    stream = Stream(recipe, ConditionCache.at(config.store), config.shards, rank, world)
+    cache = ConditionCache.at(config.store, config.live.put_nowait)
+    stream = Stream(recipe, cache, config.shards, rank, world)
     fingerprints = [fingerprint(model.transformer)]
     fingerprints += [lora_digest(t.model) for t in recipe.teachers if is_lora(t.model)]
     running = teacher_set.recipe if teacher_set else recipe

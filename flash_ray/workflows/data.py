@@ -57,7 +57,7 @@ def encode_data(recipe: Recipe, store_address: str | None, steps: Steps) -> "Pre
         with ray_session({**needs, "trainer": runtime.max_workers}):
             validate_cluster(recipe, store, teachers=0)
             steps.say("list the cases and encode what is not cached")
-            prepared = prepare(recipe, store)
+            prepared = prepare(recipe, store, say=steps.say)
             for line in prepared.complaints:
                 steps.say(line)
             return prepared

@@ -89,7 +89,8 @@ def distill_and_publish(
 
     steps.say(f"distill {name}: encode what is not cached, start workers and teachers")
     with tempfile.TemporaryDirectory(prefix="flash-ray-") as folder:
-        callbacks = driver.Callbacks(scorer.during_training() if scorer else None, show)
+        during = scorer.during_training() if scorer else None
+        callbacks = driver.Callbacks(during, show, say=steps.say)
         result = driver.distill(recipe, store, name, Path(folder) / "student", resume, callbacks)
         scores = scorer.at_the_end(result.folder, steps) if scorer else None
         url = publish_student(store, name, result.folder, recipe, scores)

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from flash_ray.errors import UserError
 from flash_ray.storage.s3 import Store
 
 
@@ -21,10 +22,20 @@ class FolderStore:
         shutil.copy(path, self.root / key)
 
     def get_file(self, key: str, path: Path) -> None:
-        shutil.copy(self.root / key, path)
+        try:
+            shutil.copy(self.root / key, path)
+        except FileNotFoundError as error:
+            raise UserError(f"cannot read {key}: there is no such object") from error
 
     def list(self, prefix: str = "") -> list[str]:
-        return [p.relative_to(self.root).as_posix() for p in (self.root / prefix).glob("*")]
+        keys = (p.relative_to(self.root).as_posix() for p in self.root.rglob("*") if p.is_file())
+        return [key for key in keys if key.startswith(prefix)]
+
+    def delete(self, key: str) -> None:
+        (self.root / key).unlink(missing_ok=True)
+
+    def url(self, key: str = "") -> str:
+        return str(self.root / key)
 
 
 class MemoryStore(Store):

@@ -1,13 +1,15 @@
+import pickle
 import shutil
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
-from flash_ray.data.cache import ConditionCache, condition_sets
+from flash_ray.data.cache import ConditionCache, ConditionsLost, condition_sets
 from flash_ray.data.select import epoch_counts, plan_cases
 from flash_ray.data.stream import Stream
-from flash_ray.errors import UserError
 from flash_ray.miniature.source import MiniatureSource
 from flash_ray.models.loading import encoder_digest
 from flash_ray.recipe import load_recipe
@@ -137,13 +139,80 @@ def test_fewer_workers_take_the_same_rows_in_more_passes(filled, miniature_folde
             assert torch.equal(rows.embeds_BLD, same.embeds_BLD)
 
 
-def test_a_corrupt_shard_is_named(filled, miniature_folder, tmp_path):
-    cache = ConditionCache(filled[0].store, tmp_path)
-    shard = plan(recipe(miniature_folder))[0]
-    path = cache.fetch(shard.digest)
+def flip_signs(path):
+    """Turns the sign of every number of the embeddings, and nothing else."""
+    with safe_open(path, framework="pt") as file:
+        fields, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
+    tensors["positive.embeds_BLD"] = -tensors["positive.embeds_BLD"]
+    save_file(tensors, path, metadata=fields)
+
+
+def cut(path):
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(UserError, match=f"condition cache: {path} is corrupt; remove it"):
-        condition_sets(cache, [shard], {shard.category: 1})
+
+
+def change_the_layout(path):
+    data = path.read_bytes()
+    assert b'height\\": 64' in data
+    path.write_bytes(data.replace(b'height\\": 64', b'height\\": 96'))
+
+
+DAMAGES = [flip_signs, cut, change_the_layout]
+
+
+@pytest.fixture
+def damaged(filled, tmp_path):
+    """(a cache on a node of its own with copies of all shards, the lines that it says)."""
+    lines = []
+    store = FolderStore(shutil.copytree(filled[0].store.root, tmp_path / "store"))
+    folder = shutil.copytree(filled[0].folder, tmp_path / "node")
+    return ConditionCache(store, folder, lines.append), lines
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_copy_on_a_node_is_fetched_anew(filled, damaged, miniature_folder, damage):
+    cache, lines = damaged
+    wanted = recipe(miniature_folder)
+    expected = Stream(wanted, filled[0], plan(wanted), 0, 1)
+    for shard in plan(wanted):
+        damage(cache.folder / f"{shard.digest}.safetensors")
+    stream = Stream(wanted, cache, plan(wanted), 0, 1)
+    for number in range(4):
+        for side in ("positive", "negative"):
+            got = getattr(stream[number].conditions, side).tensors()
+            right = getattr(expected[number].conditions, side).tensors()
+            assert all(torch.equal(value, right[name]) for name, value in got.items())
+    assert lines and all("is damaged (SHA-256); it is fetched anew" in line for line in lines)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_in_the_store_is_removed_and_encoded_anew(
+    filled, damaged, miniature_folder, backbone, damage
+):
+    cache, lines = damaged
+    shards = plan(recipe(miniature_folder))
+    shutil.rmtree(cache.folder)
+    first = shards[0].digest
+    damage(cache.store.root / f"conditions/{first}.safetensors")
+    with pytest.raises(ConditionsLost) as caught:
+        Stream(recipe(miniature_folder), cache, shards, 0, 1)
+    assert caught.value.digests == (first,)
+    assert pickle.loads(pickle.dumps(caught.value)).digests == (first,)
+    assert len(lines) == 1 and "is damaged (SHA-256); it is encoded anew" in lines[0]
+    encode_missing(recipe(miniature_folder), cache, backbone)
+    whole = load_file(filled[0].folder / f"{first}.safetensors")
+    for name, value in load_file(cache.whole(first)).items():
+        assert torch.allclose(value.float(), whole[name].float(), atol=1e-4)
+
+
+def test_a_damaged_copy_is_not_uploaded(damaged, miniature_folder):
+    cache, lines = damaged
+    shards = plan(recipe(miniature_folder))
+    first = shards[0].digest
+    cache.store.delete(f"conditions/{first}.safetensors")
+    flip_signs(cache.folder / f"{first}.safetensors")
+    assert [shard.digest for shard in cache.missing(shards)] == [first]
+    assert "it is encoded anew" in lines[0]
 
 
 def test_layouts_take_turns_in_the_ratio_of_their_cases(filled, miniature_folder):

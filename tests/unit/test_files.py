@@ -10,7 +10,7 @@ import pytest
 
 from flash_ray.data.files import find_files, validate_columns
 from flash_ray.errors import UserError
-from flash_ray.recipe.schema import Columns, Files
+from flash_ray.recipe.schema import Files
 
 ROW = {"prompt": "p", "kind": "c", "image": b"x"}
 
@@ -32,8 +32,8 @@ def write(folder, name):
     return file
 
 
-def found(address, task="edit"):
-    return find_files(Files(**{task: str(address)}), task, None)
+def found(address, task="edit", **columns):
+    return find_files(Files(**{task: str(address)}, columns=columns), task, None)
 
 
 @pytest.mark.parametrize(
@@ -49,9 +49,9 @@ def test_files_and_folders_of_each_format(tmp_path, name, kind):
     assert one.paths == (str(file),)
     assert len(all_of_them.paths) == 2
     assert one.folder == all_of_them.folder == str(tmp_path / "data")
-    validate_columns(one, Columns(category="kind"), "edit")
+    validate_columns(found(file, category="kind"))
     with pytest.raises(UserError) as caught:
-        validate_columns(one, Columns(category="kin"), "edit")
+        validate_columns(found(file, category="kin"))
     message = str(caught.value)
     assert message.startswith("data.source.columns.category: unknown column 'kin'; did you mean ki")
     assert str(file) in message
@@ -66,9 +66,9 @@ def test_a_file_that_changes_changes_the_digest(tmp_path):
 
 
 def test_a_column_for_a_filter_must_be_there(tmp_path):
-    file = found(write(tmp_path, "a.jsonl"), "t2i")
+    file = found(write(tmp_path, "a.jsonl"), "t2i", category="kind", score="aesthetic")
     with pytest.raises(UserError, match="data.source.columns.score: unknown column 'aesthetic'"):
-        validate_columns(file, Columns(category="kind", score="aesthetic"), "t2i")
+        validate_columns(file)
 
 
 @pytest.mark.parametrize(
@@ -95,11 +95,11 @@ def test_a_file_that_is_not_what_its_name_says(tmp_path, name):
     file = tmp_path / name
     file.write_bytes(b"garbage")
     with pytest.raises(UserError, match=f"{name} is no .* file"):
-        validate_columns(found(file), Columns(), "edit")
+        validate_columns(found(file))
 
 
 def test_rows_of_jsonl_may_leave_fields_out(tmp_path):
     file = tmp_path / "a.jsonl"
     rows = ["not JSON", json.dumps({"prompt": "p"}), json.dumps({"category": "c", "q": 1})]
     file.write_text("\n".join(rows))
-    validate_columns(found(file, "t2i"), Columns(score="q"), "t2i")
+    validate_columns(found(file, "t2i", score="q"))

@@ -1,13 +1,14 @@
 """Rows of files as cases: what is usable, and the reasons why others are not."""
 
 import io
-import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from flash_ray.data.rows import BadRow, parse_line, parse_sample, read_row, upright
+from flash_ray.data.pictures import decode_picture
+from flash_ray.data.rows import RowFormat, parse_line, read_row
+from flash_ray.data.values import BadRow
 from flash_ray.recipe.schema import Columns
 
 FILES = {}
@@ -26,7 +27,9 @@ def read(row, task="edit", **columns):
             raise FileNotFoundError(path)
         return FILES[path]
 
-    return read_row({"prompt": "p", "category": "c", **row}, Columns(**columns), task, picture)
+    form = RowFormat(Columns(**columns), task)
+    (case,) = read_row({"prompt": "p", "category": "c", **row}, form, picture)
+    return case
 
 
 def test_a_picture_may_be_bytes_a_path_hugging_faces_struct_or_several():
@@ -54,7 +57,7 @@ def test_a_turned_photograph_is_measured_upright():
     exif[0x0112] = 6  # the camera was held on its side
     data = encoded(40, 30, "JPEG", exif=exif)
     assert read({"image": data}).sizes == ((40, 30),)
-    assert upright(data).size == (30, 40)
+    assert decode_picture(data).size == (30, 40)
 
 
 def test_text_to_image_reads_no_picture():
@@ -85,15 +88,15 @@ def test_a_column_says_what_is_rendered_text():
     [
         ({"prompt": "  "}, "empty prompt"),
         ({"prompt": None}, "empty prompt"),
-        ({"prompt": 3}, "prompt is not a string"),
+        ({"prompt": 3}, "prompt is not a text"),
         ({"category": ""}, "no category"),
         ({}, "no picture"),
         ({"image": []}, "no picture"),
         ({"image": b"no picture at all"}, "broken picture"),
         ({"image": encoded()[:200]}, "broken picture"),
-        ({"image": encoded(40, 8)}, "picture of 40x8"),
-        ({"image": "missing.png"}, "'missing.png' cannot be read"),
-        ({"image": 7}, "neither a path nor encoded bytes"),
+        ({"image": encoded(40, 8)}, "a side outside 16 to 16384 pixels"),
+        ({"image": "missing.png"}, "a picture cannot be read"),
+        ({"image": 7}, "neither a path nor encoded"),
         ({"image": encoded(), "score": "high"}, "score is not a number"),
     ],
 )
@@ -106,19 +109,3 @@ def test_bad_rows_say_why(row, reason):
 def test_bad_lines_say_why(line, reason):
     with pytest.raises(BadRow, match=reason):
         parse_line(line)
-
-
-def test_a_webdataset_sample_has_its_fields_in_json_its_prompt_perhaps_in_txt():
-    first, second = encoded(), encoded(50)
-    sample = {
-        "__key__": "0001",
-        "json": json.dumps({"category": "c"}).encode(),
-        "txt": b"make it blue",
-        "1.png": second,
-        "0.jpg": first,
-        "target.png": b"not an input",
-        "cls": float("nan"),
-    }
-    row = parse_sample(sample, Columns())
-    assert row == {"category": "c", "prompt": "make it blue", "image": [first, second]}
-    assert parse_sample({"__key__": "1", "json": b"{}", "png": None}, Columns()) == {}
