@@ -24,6 +24,7 @@ from tests.helpers.distilling import small_recipe
 from tests.helpers.serving import in_process
 from tests.helpers.small import build_base, publish
 
+HERE = "http://127.0.0.1:8000"
 BENCHMARK = "/v1/benchmarks/miniature"
 SETTINGS = Serving(limits=Limits(n=3, prompt=200, steps=20, image_bytes=100_000, images=2, cases=2))
 
@@ -44,16 +45,14 @@ def service(recipe, store, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(service):
-    with TestClient(build_api(service)) as client:
+    with TestClient(build_api(service), base_url=HERE) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def official(client):
     """The official client, its requests handed to the application."""
-    return openai.OpenAI(
-        base_url="http://testserver/v1", api_key="none", http_client=client, max_retries=0
-    )
+    return openai.OpenAI(base_url=f"{HERE}/v1", api_key="none", http_client=client, max_retries=0)
 
 
 def pixels(b64_json):
@@ -211,7 +210,7 @@ def test_cases_and_single_scores(client):
 
 def test_without_a_benchmark_nothing_is_scored_and_nothing_claims_a_score(recipe, store):
     bare = recipe.model_copy(update={"evaluation": Evaluation()})
-    with TestClient(build_api(in_process(bare, store, SETTINGS))) as client:
+    with TestClient(build_api(in_process(bare, store, SETTINGS)), base_url=HERE) as client:
         assert client.get("/v1/benchmarks").json()["data"] == []
         assert client.get("/v1/me").json()["judges"] == []
         models = client.get("/v1/models").json()["data"]
@@ -293,7 +292,7 @@ def test_tokens_give_roles(service, tmp_path):
         for role in ("read", "generate", "admin")
     }
     guarded = replace(service, tokens=read_tokens(tmp_path / "tokens.json"))
-    with TestClient(build_api(guarded)) as client:
+    with TestClient(build_api(guarded), base_url=HERE) as client:
 
         def ask(path, token=None, method="GET", **more):
             headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -342,7 +341,7 @@ def test_the_judges_that_there_are_are_told(service, client, monkeypatch):
     seer = VlmSettings(base_url="http://127.0.0.1:1/v1", model="seer", max_requests=1)
     settings = SETTINGS.model_copy(update={"judges": {"mine": seer}})
     assert client.get("/v1/me").json()["judges"] == ["exact", "ocr"]
-    with TestClient(build_api(replace(service, settings=settings))) as other:
+    with TestClient(build_api(replace(service, settings=settings)), base_url=HERE) as other:
         assert other.get("/v1/me").json()["judges"] == ["exact", "ocr", "mine"]
         monkeypatch.setattr(base, "find_spec", lambda module: None)
         assert other.get("/v1/me").json()["judges"] == ["exact", "mine"]

@@ -54,17 +54,17 @@ def test_a_picture_does_not_depend_on_its_batch(backbone, task, guidance_scale):
     for number, prompt in enumerate(prompts(task)):
         alone = Engine(backbone, 0, 0)
         encoded = alone.encode([prompt]).prompts
-        drawn = draw(alone, encoded, [number], guidance_scale).pictures_BHW3[0]
-        difference = np.abs(drawn.astype(int) - batch.pictures_BHW3[number].astype(int))
+        drawn = draw(alone, encoded, [number], guidance_scale).pictures_BHWC[0]
+        difference = np.abs(drawn.astype(int) - batch.pictures_BHWC[number].astype(int))
         assert difference.max() <= 1
 
 
 def test_the_seed_changes_the_picture_and_nothing_else_does(backbone):
     engine = Engine(backbone, 16 * MIB, 16 * MIB)
     encoded = engine.encode(prompts("t2i")).prompts
-    first, last = draw(engine, [encoded[0], encoded[3]], [0, 3]).pictures_BHW3
+    first, last = draw(engine, [encoded[0], encoded[3]], [0, 3]).pictures_BHWC
     assert np.abs(first.astype(int) - last.astype(int)).max() > 1
-    repeated = draw(engine, [encoded[0]], [3]).pictures_BHW3[0]
+    repeated = draw(engine, [encoded[0]], [3]).pictures_BHWC[0]
     assert np.abs(repeated.astype(int) - last.astype(int)).max() <= 1
 
 
