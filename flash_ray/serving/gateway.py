@@ -17,9 +17,9 @@ from flash_ray.models.loading import family_of
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
 from flash_ray.serving.benchmark import served_benchmark
+from flash_ray.serving.doors import HEALTH, Authenticated, BoundedBodies, SameMachine
 from flash_ray.serving.evaluations import EvaluationStore
 from flash_ray.serving.generator import GenerationRequest, GenerationResult
-from flash_ray.serving.doors import HEALTH, Authenticated, BoundedBodies, SameMachine
 from flash_ray.serving.http import ApiError, Outermost, busy, install_error_answers
 from flash_ray.serving.links import Links
 from flash_ray.serving.metrics import GatewayMetrics

@@ -1,4 +1,4 @@
-"""Which sizes are drawn and taken: multiples of what the model's grid asks, bounded aspect ratios."""
+"""Which sizes are drawn and taken: multiples of the model's grid, bounded aspect ratios."""
 
 from flash_ray.data.source import Size, bucket_of
 from flash_ray.models.base import PIXELS_PER_TOKEN

@@ -2,12 +2,15 @@
 
 from collections.abc import AsyncIterator, Sequence
 
+from fastapi.testclient import TestClient
+
 from flash_ray.evaluation.judges.base import CaseScore
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
 from flash_ray.serving.benchmark import served_benchmark
 from flash_ray.serving.evaluations import EvaluationStore
 from flash_ray.serving.evaluator import CaseJudge, evaluate
+from flash_ray.serving.gateway import build_api
 from flash_ray.serving.generator import GenerationRequest, GenerationResult, Generator
 from flash_ray.serving.links import Links
 from flash_ray.serving.registry import ModelRegistry
@@ -15,6 +18,13 @@ from flash_ray.serving.service import Service
 from flash_ray.serving.settings import MIB, Serving
 from flash_ray.serving.tokens import Token
 from flash_ray.storage.s3 import Store
+
+HERE = "http://127.0.0.1:8000"
+
+
+def client_of(service: Service) -> TestClient:
+    """A client of the application in this process, at an address that is asked without tokens."""
+    return TestClient(build_api(service), base_url=HERE)
 
 
 def in_process(

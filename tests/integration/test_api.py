@@ -7,7 +7,6 @@ from io import BytesIO
 import numpy as np
 import openai
 import pytest
-from fastapi.testclient import TestClient
 from PIL import Image
 
 from flash_ray.evaluation.judges import base
@@ -15,16 +14,14 @@ from flash_ray.evaluation.judges.endpoint import VlmSettings
 from flash_ray.miniature.benchmark import MiniatureBenchmark
 from flash_ray.miniature.scenes import CATEGORIES
 from flash_ray.recipe.schema import Evaluation
-from flash_ray.serving.gateway import build_api
 from flash_ray.serving.images import png
 from flash_ray.serving.settings import Limits, Serving
 from flash_ray.serving.tokens import add_token, read_tokens
 from flash_ray.storage.students import set_alias
 from tests.helpers.distilling import small_recipe
-from tests.helpers.serving import in_process
+from tests.helpers.serving import HERE, client_of, in_process
 from tests.helpers.small import build_base, publish
 
-HERE = "http://127.0.0.1:8000"
 BENCHMARK = "/v1/benchmarks/miniature"
 SETTINGS = Serving(limits=Limits(n=3, prompt=200, steps=20, image_bytes=100_000, images=2, cases=2))
 
@@ -45,7 +42,7 @@ def service(recipe, store, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(service):
-    with TestClient(build_api(service), base_url=HERE) as client:
+    with client_of(service) as client:
         yield client
 
 
@@ -210,7 +207,7 @@ def test_cases_and_single_scores(client):
 
 def test_without_a_benchmark_nothing_is_scored_and_nothing_claims_a_score(recipe, store):
     bare = recipe.model_copy(update={"evaluation": Evaluation()})
-    with TestClient(build_api(in_process(bare, store, SETTINGS)), base_url=HERE) as client:
+    with client_of(in_process(bare, store, SETTINGS)) as client:
         assert client.get("/v1/benchmarks").json()["data"] == []
         assert client.get("/v1/me").json()["judges"] == []
         models = client.get("/v1/models").json()["data"]
@@ -292,7 +289,7 @@ def test_tokens_give_roles(service, tmp_path):
         for role in ("read", "generate", "admin")
     }
     guarded = replace(service, tokens=read_tokens(tmp_path / "tokens.json"))
-    with TestClient(build_api(guarded), base_url=HERE) as client:
+    with client_of(guarded) as client:
 
         def ask(path, token=None, method="GET", **more):
             headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -341,7 +338,7 @@ def test_the_judges_that_there_are_are_told(service, client, monkeypatch):
     seer = VlmSettings(base_url="http://127.0.0.1:1/v1", model="seer", max_requests=1)
     settings = SETTINGS.model_copy(update={"judges": {"mine": seer}})
     assert client.get("/v1/me").json()["judges"] == ["exact", "ocr"]
-    with TestClient(build_api(replace(service, settings=settings)), base_url=HERE) as other:
+    with client_of(replace(service, settings=settings)) as other:
         assert other.get("/v1/me").json()["judges"] == ["exact", "ocr", "mine"]
         monkeypatch.setattr(base, "find_spec", lambda module: None)
         assert other.get("/v1/me").json()["judges"] == ["exact", "mine"]
