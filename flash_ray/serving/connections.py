@@ -16,7 +16,7 @@ import uvicorn.config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEADER_S = 10.0  # for a request's headers, from the connection or from the first byte of them
-IDLE_S = 30.0  # between the requests of a connection
+IDLE_S = 90.0  # between the requests of a connection: longer than proxies before it keep theirs
 HEADER_BYTES = 65_536
 MOST = 1000  # connections that have asked for nothing yet; as many wait between two requests
 FILES = 8192  # that a process may have open, if the machine's hard limit lets it

@@ -92,7 +92,7 @@ class Gateway:
         handle = self._generators[deployment].options(
             multiplexed_model_id=request.model.digest, stream=True
         )
-        parts = handle.stream.remote(request)
+        parts: Any = handle.stream.remote(request)
         try:
             while True:
                 try:
