@@ -116,7 +116,7 @@ class BoundedBodies:
         most = self._most.get(scope["path"], self._most[""])
         too_large = f"The body is too large; allowed: {most} bytes."
         declared = Headers(scope=scope).get("content-length", "0")
-        if declared.isdigit() and int(declared) > most:
+        if declared.isdecimal() and int(declared) > most:
             await error_response(ApiError(413, too_large))(scope, receive, send)
             return
         if self._requests >= REQUESTS:

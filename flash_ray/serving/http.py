@@ -51,8 +51,15 @@ class ApiError(Exception):
 def error_response(error: ApiError) -> JSONResponse:
     """The answer to a request, in the shape of OpenAI's errors."""
     kind = KINDS.get(error.status) or ("server_error" if error.status >= 500 else KINDS[400])
-    body = {"message": error.message, "type": kind, "param": error.param, "code": error.code}
+    param = error.param and _encodable(error.param)
+    message = _encodable(error.message)
+    body = {"message": message, "type": kind, "param": param, "code": error.code}
     return JSONResponse({"error": body}, error.status, error.headers)
+
+
+def _encodable(text: str) -> str:
+    """The text without halves of characters, which a client may have put into a field's name."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def busy(retry_after_s: int) -> ApiError:

@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 
 from flash_ray.serving.http import ApiError
 from flash_ray.serving.settings import Limits
+from flash_ray.serving.sizes import validate_reference
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 OVERSAMPLED = 4  # pixels that are kept of an upload for each that the model takes
@@ -48,7 +49,8 @@ async def open_upload(
             shrunk. None: it stays as it is.
 
     Raises:
-        ApiError: 400; it is too large, of another format than PNG, JPEG or WebP, or broken.
+        ApiError: 400; it is too large or elongated, of another format than PNG, JPEG or WebP, or
+            broken.
     """
     return await anyio.to_thread.run_sync(_open, file, limits, area, field, limiter=_decoders)
 
@@ -62,6 +64,8 @@ def _open(file: BinaryIO, limits: Limits, area: int | None, field: str) -> Image
     try:
         opened = Image.open(BytesIO(data), formats=FORMATS)
         # The header tells the size before anything is decoded.
+        if area is not None:
+            validate_reference(opened.width, opened.height, area)
         pixels = opened.width * opened.height
         if pixels > limits.image_pixels:
             raise Image.DecompressionBombError
@@ -71,6 +75,8 @@ def _open(file: BinaryIO, limits: Limits, area: int | None, field: str) -> Image
         picture = _eight_bit(opened)
         picture.thumbnail(size, Image.Resampling.LANCZOS)
         return ImageOps.exif_transpose(picture)
+    except ApiError:
+        raise
     except Image.DecompressionBombError as error:
         raise ApiError(
             400, f"{field}: too many pixels; allowed: at most {limits.image_pixels}.", field

@@ -31,6 +31,7 @@ class Bounds(Limits):
     model_config = ConfigDict(json_schema_serialization_defaults_required=True)
     pixels: int = Field(description="Of a picture that is drawn.", examples=[16384])
     size_step: int = Field(description="Width and height are multiples of it.", examples=[32])
+    aspect: int = Field(description="One side is at most so many times the other.", examples=[8])
 
 
 class Me(Body):
