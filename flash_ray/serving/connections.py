@@ -55,8 +55,7 @@ class Waiting:
         self._connections.pop(connection, None)
 
 
-# Strangers fill the first by connecting and the second by being answered; clients that wait between
-# two requests lose their connection to neither as long as they do not fill the second themselves.
+# Apart, so that strangers who say nothing whole do not cost clients their open connections.
 _new, _between = Waiting(MOST), Waiting(MOST)
 
 
@@ -66,7 +65,7 @@ class BoundedHttp(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._timer: asyncio.TimerHandle | None = None
-        self._unread = 0  # bytes of headers that are not whole
+        self._unread = 0  # bytes since the last that were of use: of headers that are not whole
         self._in_body = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -79,10 +78,10 @@ class BoundedHttp(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if not self._in_body:
-            if not self._unread and self.cycle is not None and self.cycle.response_complete:
-                self._limit(HEADER_S)  # another request begins
-            self._unread += len(data)
+        is_new = not self._in_body and not self._unread
+        if is_new and self.cycle is not None and self.cycle.response_complete:
+            self._limit(HEADER_S)
+        self._unread += len(data)
         super().data_received(data)
         if self._unread > HEADER_BYTES and not self.transport.is_closing():
             self._answer(431, "The headers are too large; allowed: 64 KiB.")
@@ -92,16 +91,28 @@ class BoundedHttp(HttpToolsProtocol):
         self._unread, self._in_body = 0, True
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._unread = 0
+        super().on_body(body)
+
+    def on_chunk_complete(self) -> None:
+        """Called by the parser; what follows the last chunk is headers again."""
+        self._unread = 0
+
     def on_message_complete(self) -> None:
-        self._in_body = False
+        self._unread, self._in_body = 0, False
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if not self.transport.is_closing() and not self.pipeline:
+        if self.transport.is_closing() or self.pipeline:
+            return
+        if self._in_body:  # it was answered early: what is left of the body goes to nobody
+            _new.add(self)
+            self._limit(HEADER_S)
+        else:
             _between.add(self)
-            # Who was answered before the body was read may send what is left of it, to nobody.
-            self._limit(HEADER_S if self._in_body else IDLE_S)
+            self._limit(IDLE_S)
 
     def send_400_response(self, msg: str) -> None:
         self._answer(400, msg)

@@ -19,6 +19,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from flash_ray.serving.connections import HEADER_BYTES
 from tests.helpers.endpoints import replicas
 
 PROMPTS = [
@@ -107,7 +108,9 @@ def test_strangers_are_answered_before_they_have_said_much(served):
     head = b"POST /v1/images/edits HTTP/1.1\r\nHost: x\r\nContent-Length: 76000000\r\n"
     status, body = spoken(served, head + b"\r\n")  # and no byte of the body
     assert (status, body["error"]["code"]) == (401, "no_token")
-    status, body = spoken(served, head + b"X: " + b"x" * 70_000)  # headers without end
+    endless = head + b"X: "
+    endless += b"x" * (HEADER_BYTES + 1 - len(endless))  # and no end of the headers
+    status, body = spoken(served, endless)
     assert status == 431 and set(body["error"]) == {"message", "type", "param", "code"}
 
 
