@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -249,6 +249,14 @@ class Model(Protocol):
 
     def to_images(self, x_BNC: Tensor, layout: Layout) -> np.ndarray:
         """Decodes latents to RGB images, uint8, (B, H, W, 3)."""
+
+
+@runtime_checkable
+class DrawsAlpha(Protocol):
+    """What a model whose pictures may be transparent has beside a `Model`'s methods."""
+
+    def to_rgba(self, x_BNC: Tensor, layout: Layout) -> np.ndarray:
+        """Decodes latents to RGBA images, uint8, (B, H, W, 4)."""
 
 
 class ModelFamily(Protocol):

@@ -241,9 +241,13 @@ class QwenImage21:
         pixels = [self.pipeline.image_processor.preprocess(i.convert("RGBA")) for i in images]
         return self._pack(torch.cat(pixels).unsqueeze(2))
 
-    @torch.no_grad()
     def to_images(self, x_BNC: Tensor, layout: Layout) -> np.ndarray:
         """Decodes latents to RGB images, uint8, (B, H, W, 3); the alpha channel is dropped."""
+        return np.ascontiguousarray(self.to_rgba(x_BNC, layout)[..., :3])
+
+    @torch.no_grad()
+    def to_rgba(self, x_BNC: Tensor, layout: Layout) -> np.ndarray:
+        """Decodes latents to RGBA images, uint8, (B, H, W, 4)."""
         pipeline, vae = self.pipeline, self.pipeline.vae
         latents = pipeline._unpack_latents(
             x_BNC.to(*_kind(vae)), layout.height, layout.width, PIXELS_PER_TOKEN
@@ -254,7 +258,7 @@ class QwenImage21:
         )
         pixels = vae.decode(latents * std + mean, return_dict=False)[0][:, :, 0]
         values = pipeline.image_processor.postprocess(pixels, output_type="np")
-        return (values[..., :3] * 255).round().astype(np.uint8)
+        return (values * 255).round().astype(np.uint8)
 
     def _encode_references(
         self, references: list[list[Image.Image]], size: tuple[int, int]

@@ -34,7 +34,8 @@ def application(
     )(Evaluator).bind(recipe, store, settings)
     return serve.deployment(
         name="gateway",
-        max_ongoing_requests=1000,  # the generators' queues are the limit
+        # The doors and the generators' queues are the limit, so that liveness is always answered.
+        max_ongoing_requests=100_000,
         ray_actor_options={"num_cpus": 0},
     )(serve.ingress()(Gateway)).bind(recipe, store, settings, tokens, generators, evaluator)
 

@@ -61,8 +61,8 @@ class Batcher:
     what arrived meanwhile. A call that was cancelled before its batch started is left out of it.
 
     Args:
-        run: answers a batch of items of one key, in order, in the batcher's thread. What it raises,
-            every call of the batch raises.
+        run: answers a batch of items of one key, in order, in the batcher's thread. Of a batch that
+            fails each item is run alone, so that an error is that of the call which has it.
         most: items of a batch.
     """
 
@@ -100,16 +100,25 @@ class Batcher:
             calls = self._take(key)
             if not calls:
                 continue
-            try:
-                answers = await self.in_thread(self._run, key, [call.item for call in calls])
-            except Exception as error:  # the callers', whatever it is
-                for call in calls:
-                    if not call.answer.done():
-                        call.answer.set_exception(error)
-                continue
-            for call, answer in zip(calls, answers, strict=True):
-                if not call.answer.done():
-                    call.answer.set_result(answer)
+            if not await self._answer(key, calls):
+                for call in calls:  # one bad item is not the others' error
+                    await self._answer(key, [call])
+
+    async def _answer(self, key: Hashable, calls: Sequence[_Call]) -> bool:
+        """Runs a batch and hands out its answers, or the error if it has but one call."""
+        calls = [call for call in calls if not call.answer.done()]
+        if not calls:
+            return True
+        try:
+            answers = await self.in_thread(self._run, key, [call.item for call in calls])
+        except Exception as error:  # the caller's, whatever it is
+            if len(calls) == 1 and not calls[0].answer.done():
+                calls[0].answer.set_exception(error)
+            return False
+        for call, answer in zip(calls, answers, strict=True):
+            if not call.answer.done():
+                call.answer.set_result(answer)
+        return True
 
     def _turn(self, call: _Call) -> tuple[bool, int]:
         return not call.urgent, call.number

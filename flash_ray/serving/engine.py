@@ -7,9 +7,10 @@ that can show, as single pixels a few levels off.
 
 import hashlib
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import count
 
 import numpy as np
 import torch
@@ -18,8 +19,15 @@ from torch import Tensor, nn
 
 from flash_ray.evaluation.sample import load_base
 from flash_ray.methods.base import VelocityFn
-from flash_ray.methods.flow import euler
-from flash_ray.models.base import Condition, ConditionPair, Layout, Model, PromptCache
+from flash_ray.methods.flow import euler, velocity_to_x
+from flash_ray.models.base import (
+    Condition,
+    ConditionPair,
+    DrawsAlpha,
+    Layout,
+    Model,
+    PromptCache,
+)
 from flash_ray.models.prompt_cache import join, prefill, size_of, split
 from flash_ray.models.sampling import SamplerConfig, guide
 from flash_ray.recipe import Recipe
@@ -55,6 +63,14 @@ class EncodedPrompt:
     digest: str
     conditions: ConditionPair
 
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Tokens of the text, with its template, and of the references."""
+        condition = self.conditions.positive
+        text = int((condition.mask_BL & ~condition.slots_BL).sum())
+        references = condition.references_BNC
+        return text, 0 if references is None else references.shape[1]
+
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -76,13 +92,30 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Pictures, uint8 (B, H, W, 3), the seconds of both stages, prompt caches kept or not."""
+    """Pictures, uint8 (B, H, W, 3), or 4 with alpha, the seconds of both stages, prompt caches kept
+    or not."""
 
-    pictures_BHW3: np.ndarray
+    pictures_BHWC: np.ndarray
     denoise_s: float
     decode_s: float
     hits: int
     misses: int
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Who wants to see a picture before it is done: after which steps, counted from 1, and how."""
+
+    steps: frozenset[int]
+    show: Callable[[np.ndarray], None]
+
+
+def between(steps: int, wanted: int) -> frozenset[int]:
+    """At most that many of the steps before the last one, evenly spaced."""
+    return frozenset(round(steps * part / (wanted + 1)) for part in range(1, wanted + 1)) - {
+        0,
+        steps,
+    }
 
 
 class Engine:
@@ -135,16 +168,26 @@ class Engine:
         sampler: SamplerConfig,
         prompts: Sequence[EncodedPrompt],
         seeds: Sequence[int],
+        alpha: bool = False,
+        watchers: Sequence[Watcher | None] = (),
     ) -> Sampling:
-        """Draws a picture of each prompt from the noise of its seed; the prompts share a layout."""
+        """Draws a picture of each prompt from the noise of its seed; the prompts share a layout.
+
+        Args:
+            alpha: whether pictures keep the alpha channel that the base draws.
+            watchers: of each picture, or of none.
+        """
         start = time.perf_counter()
         layout = prompts[0].conditions.layout
         x_BNC = self._noise(seeds, layout)
         positive = _CachedVelocity(self, model, prompts, negative=False)
         negative = _CachedVelocity(self, model, prompts, negative=True)
-        x_BNC = euler(guide(positive, negative, sampler), x_BNC, [*sampler.sigmas, 0.0])
+        velocity = guide(positive, negative, sampler)
+        if any(watchers):
+            velocity = self._watched(velocity, watchers, layout, alpha)
+        x_BNC = euler(velocity, x_BNC, [*sampler.sigmas, 0.0])
         denoised = time.perf_counter()
-        pictures = self.base.to_images(x_BNC, layout)
+        pictures = self._pictures(x_BNC, layout, alpha)
         return Sampling(
             pictures,
             denoise_s=denoised - start,
@@ -165,6 +208,33 @@ class Engine:
             prompts[0].size,
         )
         return [conditions.rows([row]).trimmed() for row in range(len(prompts))]
+
+    def _watched(
+        self,
+        velocity: VelocityFn,
+        watchers: Sequence[Watcher | None],
+        layout: Layout,
+        alpha: bool,
+    ) -> VelocityFn:
+        """The velocity, that shows on the way what it says of the pictures."""
+        steps = count(1)
+
+        def watched(z_BNC: Tensor, t_B: Tensor) -> Tensor:
+            v_BNC, step = velocity(z_BNC, t_B), next(steps)
+            rows = [row for row, one in enumerate(watchers) if one and step in one.steps]
+            if rows:
+                x_BNC = velocity_to_x(z_BNC[rows], t_B[rows], v_BNC[rows])
+                for row, picture in zip(rows, self._pictures(x_BNC, layout, alpha), strict=True):
+                    if watcher := watchers[row]:
+                        watcher.show(picture)
+            return v_BNC
+
+        return watched
+
+    def _pictures(self, x_BNC: Tensor, layout: Layout, alpha: bool) -> np.ndarray:
+        if alpha and isinstance(self.base, DrawsAlpha):
+            return self.base.to_rgba(x_BNC, layout)
+        return self.base.to_images(x_BNC, layout)
 
     def _noise(self, seeds: Sequence[int], layout: Layout) -> Tensor:
         # On the CPU, so that a seed means the same noise on every device, as in evaluations.

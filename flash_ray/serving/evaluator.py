@@ -199,7 +199,7 @@ def _answers(
     for batch in _batches(missing, settings.batch):
         prompts = engine.encode([prompt_of(case) for case in batch]).prompts
         seeds = [(case.seed + spec.seed) % SEEDS for case in batch]
-        pictures = engine.sample(model, spec.model.sampler, prompts, seeds).pictures_BHW3
+        pictures = engine.sample(model, spec.model.sampler, prompts, seeds).pictures_BHWC
         for case, picture_HW3 in zip(batch, pictures, strict=True):
             data = png(picture_HW3)
             evaluations.put_picture(spec.id, case.id, data)

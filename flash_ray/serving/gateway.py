@@ -1,7 +1,7 @@
 """The deployment that speaks HTTP: it hands work on, and serves the API and the gallery's page."""
 
 import mimetypes
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -13,23 +13,20 @@ from ray.serve.handle import DeploymentHandle
 from flash_ray import __version__
 from flash_ray.errors import UserError
 from flash_ray.evaluation.judges.base import CaseScore
+from flash_ray.models.loading import family_of
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
 from flash_ray.serving.benchmark import served_benchmark
+from flash_ray.serving.doors import HEALTH, Authenticated, BoundedBodies, SameMachine
 from flash_ray.serving.evaluations import EvaluationStore
 from flash_ray.serving.generator import GenerationRequest, GenerationResult
-from flash_ray.serving.http import (
-    ApiError,
-    BoundedBodies,
-    Counted,
-    busy,
-    install_error_answers,
-)
+from flash_ray.serving.http import ApiError, Outermost, busy, install_error_answers
+from flash_ray.serving.links import Links
 from flash_ray.serving.metrics import GatewayMetrics
 from flash_ray.serving.registry import ModelRegistry
 from flash_ray.serving.routes import benchmarks, evaluations, images, models
 from flash_ray.serving.schemas import Error
-from flash_ray.serving.service import Service
+from flash_ray.serving.service import Served, Service
 from flash_ray.serving.settings import MIB, Serving
 from flash_ray.serving.tokens import Token
 from flash_ray.storage.s3 import Store
@@ -42,8 +39,9 @@ DESCRIPTION = (
 STATUSES = {
     400: "The request is not allowed; `param` says which field.",
     401: "No token, or one that is not known.",
-    403: "The token's role does not allow this.",
+    403: "The token's role does not allow this; without tokens, another site asks.",
     404: "There is no such thing.",
+    408: "The body came too slowly.",
     413: "The body is too large.",
     429: "The queue is full; `Retry-After` says for how many seconds.",
 }
@@ -71,7 +69,10 @@ class Gateway:
             registry=ModelRegistry(recipe, store, benchmark),
             benchmark=benchmark,
             evaluations=EvaluationStore(store),
+            links=Links(settings.link_s, settings.links_mib * MIB),
+            draws_alpha=hasattr(family_of(recipe.base), "to_rgba"),
             generate=self._generate,
+            stream=self._stream,
             judge=self._judge,
             start=self._start,
             cancel=self._cancel,
@@ -84,6 +85,23 @@ class Gateway:
         handle = self._generators[deployment].options(multiplexed_model_id=request.model.digest)
         result: GenerationResult = await self._answer(handle.generate.remote(request))
         return result
+
+    async def _stream(
+        self, deployment: str, request: GenerationRequest
+    ) -> AsyncIterator[bytes | GenerationResult]:
+        handle = self._generators[deployment].options(
+            multiplexed_model_id=request.model.digest, stream=True
+        )
+        parts: Any = handle.stream.remote(request)
+        try:
+            while True:
+                try:
+                    part = await self._answer(anext(parts))
+                except StopAsyncIteration:
+                    return
+                yield part
+        finally:
+            parts.cancel()  # of a client that has gone; what has ended is left as it is
 
     async def _judge(self, task: Task, case: str, picture: bytes) -> CaseScore:
         score: CaseScore = await self._answer(self._evaluator.judge.remote(task, case, picture))
@@ -127,8 +145,17 @@ def build_api(service: Service) -> FastAPI:
     install_error_answers(app)
     limits = service.settings.limits
     edits = limits.images * limits.image_bytes + MIB
-    app.add_middleware(BoundedBodies, most={"": 2 * MIB, "/v1/images/edits": edits})
-    app.add_middleware(Counted, metrics=GatewayMetrics())
+    app.add_middleware(
+        BoundedBodies,
+        most={"": 2 * MIB, "/v1/images/edits": edits},
+        memory=max(edits, service.settings.bodies_mib * MIB),
+        retry_after_s=service.settings.retry_after_s,
+    )
+    if service.tokens:
+        app.add_middleware(Authenticated, tokens=service.tokens)
+    else:
+        app.add_middleware(SameMachine)
+    app.add_middleware(Outermost, metrics=GatewayMetrics())
     return app
 
 
@@ -144,8 +171,17 @@ def gallery_part(name: str) -> Response:
     return _gallery_file(name)
 
 
-@pages.get("/healthz")
-def health() -> dict[str, str]:
+@pages.get("/pictures/{name}")
+async def linked_picture(name: str, service: Served) -> Response:
+    """A picture that was asked for as a link: the name is what lets in."""
+    picture = service.links.get(name)
+    if picture is None:
+        raise ApiError(404, "There is no such picture, or no longer; ask for it again.")
+    return Response(picture, media_type=mimetypes.guess_type(name)[0])
+
+
+@pages.get(HEALTH)
+async def health() -> dict[str, str]:
     """An answer that says that the server is up."""
     return {"status": "ok"}
 

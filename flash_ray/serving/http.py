@@ -1,14 +1,16 @@
-"""What every answer goes through: errors in OpenAI's shape, bounded bodies, headers, counts."""
+"""What every answer goes through: errors in OpenAI's shape, headers, request ids, counts."""
 
+import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+import uuid
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,11 +20,15 @@ from flash_ray.storage.records import CorruptRecord
 
 logger = logging.getLogger("ray.serve")
 
+REQUEST_ID = "x-request-id"
+SEND_S = 60.0  # for a client to take a part of its answer
+
 KINDS = {
     400: "invalid_request_error",
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
+    408: "timeout_error",
     429: "rate_limit_error",
 }
 
@@ -46,8 +52,15 @@ class ApiError(Exception):
 def error_response(error: ApiError) -> JSONResponse:
     """The answer to a request, in the shape of OpenAI's errors."""
     kind = KINDS.get(error.status) or ("server_error" if error.status >= 500 else KINDS[400])
-    body = {"message": error.message, "type": kind, "param": error.param, "code": error.code}
+    param = error.param and _encodable(error.param)
+    message = _encodable(error.message)
+    body = {"message": message, "type": kind, "param": param, "code": error.code}
     return JSONResponse({"error": body}, error.status, error.headers)
+
+
+def _encodable(text: str) -> str:
+    """The text without halves of characters, which a client may have put into a field's name."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def busy(retry_after_s: int) -> ApiError:
@@ -112,41 +125,11 @@ HEADERS = {
 }
 
 
-class BoundedBodies:
-    """Answers bodies that are too long with 413, by their declared length or as they come in.
+class Outermost:
+    """What holds for every answer: headers, a request id, counts, and no error without its shape.
 
-    Args:
-        most: bytes by path, and under "" for every other path.
+    The id is Ray's, or the client's own `x-request-id`; the log's lines of an error name it.
     """
-
-    def __init__(self, app: ASGIApp, most: Mapping[str, int]):
-        self._app, self._most = app, most
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        most = self._most.get(scope["path"], self._most[""])
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        problem = f"The body is too large; allowed: {most} bytes."
-        if declared.isdigit() and int(declared) > most:
-            await error_response(ApiError(413, problem))(scope, receive, send)
-            return
-        received = 0
-
-        async def bounded() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > most:
-                raise HTTPException(413, problem)  # FastAPI lets this one through its parsers
-            return message
-
-        await self._app(scope, bounded, send)
-
-
-class Counted:
-    """Adds the headers, and counts answers by route."""
 
     def __init__(self, app: ASGIApp, metrics: GatewayMetrics):
         self._app, self._metrics = app, metrics
@@ -155,7 +138,9 @@ class Counted:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        start, status = time.perf_counter(), 500
+        start, status = time.perf_counter(), 0
+        given = Headers(scope=scope).get(REQUEST_ID)
+        id = given or uuid.uuid4().hex
 
         async def with_headers(message: Message) -> None:
             nonlocal status
@@ -164,10 +149,19 @@ class Counted:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
-            await send(message)
+                if given is None:  # else Ray, which made it, adds it
+                    headers[REQUEST_ID] = id
+            async with asyncio.timeout(SEND_S):
+                await send(message)
 
         try:
             await self._app(scope, receive, with_headers)
+        except Exception:  # whatever it is: the client learns that it is the server's, and its id
+            logger.exception("request %.100r failed: %s %.200r", id, scope["method"], scope["path"])
+            if status:  # the answer has begun: all that is left is to break it off
+                raise
+            failed = ApiError(500, f"The server failed; its log knows why, by {id[:100]!r}.")
+            await error_response(failed)(scope, receive, with_headers)
         finally:
             route = getattr(scope.get("route"), "path", "none")
-            self._metrics.answered(route, status, time.perf_counter() - start)
+            self._metrics.answered(route, status or 500, time.perf_counter() - start)

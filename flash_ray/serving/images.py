@@ -1,40 +1,82 @@
-"""Pictures from and to the network: only small, whole pictures are decoded."""
+"""Pictures from and to the network: one at a time is decoded, to the size that is needed."""
 
 from io import BytesIO
+from typing import BinaryIO, Literal
 
+import anyio
 import numpy as np
 from PIL import Image, ImageOps
 
 from flash_ray.serving.http import ApiError
 from flash_ray.serving.settings import Limits
+from flash_ray.serving.sizes import validate_reference
 
 FORMATS = ("PNG", "JPEG", "WEBP")
+OVERSAMPLED = 4  # pixels that are kept of an upload for each that the model takes
+_decoders = anyio.CapacityLimiter(1)  # of this process
 
 
 def png(picture: np.ndarray | Image.Image) -> bytes:
-    """Encodes a picture, or uint8 RGB (H, W, 3), as PNG."""
+    """Encodes a picture, or uint8 RGB or RGBA (H, W, C), as PNG."""
+    return encode(picture, "png")
+
+
+def encode(
+    picture: np.ndarray | Image.Image,
+    kind: Literal["png", "jpeg", "webp"],
+    quality: int | None = None,
+) -> bytes:
+    """Encodes a picture, or uint8 RGB or RGBA (H, W, C).
+
+    Args:
+        quality: of a JPEG or a WebP, 0 to 100; None: 100.
+    """
     buffer = BytesIO()
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    image.save(buffer, "PNG")
+    options = {} if kind == "png" else {"quality": 100 if quality is None else quality}
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
-def open_upload(data: bytes, limits: Limits, field: str = "image") -> Image.Image:
-    """Decodes an uploaded picture as RGB or RGBA.
+async def open_upload(
+    file: BinaryIO, limits: Limits, area: int | None = None, field: str = "image"
+) -> Image.Image:
+    """Decodes an uploaded picture as RGB or RGBA, upright; other uploads wait for it.
+
+    Args:
+        file: it is read here, so that of pictures that wait no copy is in memory.
+        area: pixels that the model takes; a picture of more than `OVERSAMPLED` times as many is
+            shrunk. None: it stays as it is.
 
     Raises:
-        ApiError: 400; it is too large, of another format than PNG, JPEG or WebP, or broken.
+        ApiError: 400; it is too large or elongated, of another format than PNG, JPEG or WebP, or
+            broken.
     """
+    return await anyio.to_thread.run_sync(_open, file, limits, area, field, limiter=_decoders)
+
+
+def _open(file: BinaryIO, limits: Limits, area: int | None, field: str) -> Image.Image:
+    data = file.read(limits.image_bytes + 1)
     if len(data) > limits.image_bytes:
         raise ApiError(
-            400, f"{field}: {len(data)} bytes; allowed: at most {limits.image_bytes}.", field
+            400, f"{field}: too many bytes; allowed: at most {limits.image_bytes}.", field
         )
     try:
-        picture: Image.Image = Image.open(BytesIO(data), formats=FORMATS)
+        opened = Image.open(BytesIO(data), formats=FORMATS)
         # The header tells the size before anything is decoded.
-        if picture.width * picture.height > limits.image_pixels:
+        if area is not None:
+            validate_reference(opened.width, opened.height, area)
+        pixels = opened.width * opened.height
+        if pixels > limits.image_pixels:
             raise Image.DecompressionBombError
-        picture = ImageOps.exif_transpose(picture)
+        side = 1.0 if area is None else min(1.0, (OVERSAMPLED * area / pixels) ** 0.5)
+        size = (max(1, round(opened.width * side)), max(1, round(opened.height * side)))
+        opened.draft(None, size)  # a JPEG is decoded at an eighth of its sides if that will do
+        picture = _eight_bit(opened)
+        picture.thumbnail(size, Image.Resampling.LANCZOS)
+        return ImageOps.exif_transpose(picture)
+    except ApiError:
+        raise
     except Image.DecompressionBombError as error:
         raise ApiError(
             400, f"{field}: too many pixels; allowed: at most {limits.image_pixels}.", field
@@ -45,4 +87,14 @@ def open_upload(data: bytes, limits: Limits, field: str = "image") -> Image.Imag
             f"{field}: cannot be read as a picture; send a whole PNG, JPEG or WebP file.",
             field,
         ) from error
-    return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+
+
+def _eight_bit(picture: Image.Image) -> Image.Image:
+    """The picture as RGB or RGBA; gray of 16 bits by its upper eight."""
+    picture.load()
+    if picture.mode.startswith("I"):
+        info = picture.info
+        picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
+        picture.info = info
+    mode = "RGBA" if picture.has_transparency_data else "RGB"
+    return picture if picture.mode == mode else picture.convert(mode)

@@ -2,7 +2,8 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import UploadFile
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flash_ray.evaluation.judges.base import CategoryScore
 from flash_ray.recipe.schema import Task
@@ -12,6 +13,7 @@ from flash_ray.storage.students import PublishedScores
 
 SIZE = r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$"
 PROMPT = 'A poster with the word "SUN" in red letters'
+Picture = Literal["png", "jpeg", "webp"]  # a picture's file
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 BENCHMARK = "A name of GET /v1/benchmarks."
 REFERENCES = "Paths of the pictures to edit; none for text to image."
@@ -29,6 +31,7 @@ class Bounds(Limits):
     model_config = ConfigDict(json_schema_serialization_defaults_required=True)
     pixels: int = Field(description="Of a picture that is drawn.", examples=[16384])
     size_step: int = Field(description="Width and height are multiples of it.", examples=[32])
+    aspect: int = Field(description="One side is at most so many times the other.", examples=[8])
 
 
 class Me(Body):
@@ -48,37 +51,128 @@ class Me(Body):
 
 
 class Generation(Body):
-    """Pictures from a prompt; OpenAI's fields, and `seed` and `steps`."""
+    """Pictures from a prompt: OpenAI's fields, and `seed` and `steps`. Null is as if left out."""
 
-    model: str = Field(examples=["teacher"], description="A name of GET /v1/models.")
+    model: str | None = Field(
+        None, examples=["teacher"], description="A name of GET /v1/models. None: the server's."
+    )
     prompt: str = Field(min_length=1, examples=[PROMPT])
     n: int = Field(1, ge=1, description="Pictures; their seeds count up from `seed`.")
-    size: str = Field("auto", pattern=SIZE, description="WIDTHxHEIGHT, multiples of 32, or auto.")
+    size: str = Field(
+        "auto",
+        pattern=SIZE,
+        description="WIDTHxHEIGHT, multiples of 32. auto: the model's size; of an edit the shape "
+        "nearest to the first picture's.",
+    )
     seed: int | None = Field(
         None, ge=0, lt=2**53, description="Of the noise; the same picture again. None: any."
     )
     steps: int | None = Field(None, ge=1, description="Of the sampler; None: the model's own.")
-    response_format: Literal["b64_json"] = Field("b64_json", description="URLs are not given.")
-    output_format: Literal["png"] = "png"
-    background: Literal["auto", "opaque"] = "auto"
-    quality: Literal["auto"] = "auto"
+    num_inference_steps: int | None = Field(None, ge=1, description="Another name of `steps`.")
+    response_format: Literal["b64_json", "url"] = Field(
+        "b64_json", description="url: a link for a while, to whoever has it."
+    )
+    output_format: Picture = "png"
+    output_compression: int | None = Field(
+        None, ge=0, le=100, description="Quality of a JPEG or WebP in percent; None: 100."
+    )
+    background: Literal["auto", "opaque", "transparent"] = Field(
+        "auto", description="transparent: of models that draw it, as PNG or WebP."
+    )
+    stream: bool = Field(False, description="One picture, by server-sent events.")
+    partial_images: int = Field(
+        0, ge=0, le=3, description="Of a stream: at most so many pictures before the last one."
+    )
+    quality: Literal["auto", "standard"] = Field("auto", description="Taken, of no effect.")
+    style: Literal["vivid", "natural"] | None = Field(None, description="Taken, of no effect.")
     moderation: Literal["auto", "low"] = Field("auto", description="Taken, of no effect.")
     user: str | None = Field(None, max_length=1000, description="Taken, of no effect.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _left_out(cls, fields: Any) -> Any:
+        """Without the fields that clients send for those that they leave out."""
+        if not isinstance(fields, dict):
+            return fields
+        return {name: value for name, value in fields.items() if value not in cls._nothing()}
+
+    @classmethod
+    def _nothing(cls) -> tuple[Any, ...]:
+        return (None,)
+
+
+class Edit(Generation):
+    """An edit of one picture or several by an instruction, as a form."""
+
+    prompt: str = Field(min_length=1, examples=["Make the sky red"])
+    image: list[UploadFile] = Field([], description="PNG, JPEG or WebP, by this name or the next.")
+    images: list[UploadFile] = Field([], alias="image[]")
+    mask: UploadFile | None = Field(None, description="An error: the prompt says what to change.")
+
+    @classmethod
+    def _nothing(cls) -> tuple[Any, ...]:
+        return (None, "", [])  # a form has no null
 
 
 class ImageData(Body):
     """One picture."""
 
-    b64_json: str = Field(description="A PNG in base64.")
+    b64_json: str | None = Field(None, description="The picture's file in base64.")
+    url: str | None = Field(None, description="A link to it, if that was asked for.")
     seed: int
 
 
-class Images(Body):
+class TokenDetails(Body):
+    """Tokens of the text and of the pictures to edit."""
+
+    text_tokens: int
+    image_tokens: int
+
+
+class Usage(Body):
+    """Tokens as the model counts them; of the output, those of all pictures."""
+
+    total_tokens: int
+    input_tokens: int
+    output_tokens: int
+    input_tokens_details: TokenDetails
+
+
+class Drawn(Body):
+    """What is told of pictures beside themselves."""
+
+    size: str = Field(description="WIDTHxHEIGHT.", examples=["64x64"])
+    output_format: Picture
+    quality: Literal["auto"] = "auto"
+    background: Literal["opaque", "transparent"]
+
+
+class Images(Drawn):
     """Pictures in the order of their seeds; `timings`: seconds queue, encode, denoise, decode."""
 
     created: int = Field(description="Seconds since 1970.")
     data: list[ImageData]
+    usage: Usage
     timings: dict[str, float]
+
+
+class PartialImage(Drawn):
+    """An event of a stream: what the picture looks like so far."""
+
+    type: Literal["image_generation.partial_image", "image_edit.partial_image"]
+    b64_json: str
+    created_at: int
+    partial_image_index: int
+
+
+class CompletedImage(Drawn):
+    """The last event of a stream."""
+
+    type: Literal["image_generation.completed", "image_edit.completed"]
+    b64_json: str
+    created_at: int
+    seed: int
+    usage: Usage
 
 
 class ModelCard(Body):

@@ -1,25 +1,23 @@
 """What the routes work with, and who may do what."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 
 from flash_ray.evaluation.judges.base import CaseScore
-from flash_ray.models.base import PIXELS_PER_TOKEN
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
 from flash_ray.serving.benchmark import ServedBenchmark
 from flash_ray.serving.evaluations import EvaluationStore
 from flash_ray.serving.generator import GenerationRequest, GenerationResult
 from flash_ray.serving.http import ApiError
+from flash_ray.serving.links import Links
 from flash_ray.serving.registry import ModelRegistry
 from flash_ray.serving.settings import Serving
-from flash_ray.serving.tokens import Role, Token, allows, role_of
-
-SIDE = 2 * PIXELS_PER_TOKEN  # widths and heights are multiples of it
+from flash_ray.serving.tokens import Role, Token, allows
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,10 @@ class Service:
     Args:
         tokens: none of them means that everybody may do everything.
         benchmark: None if nothing can be scored.
+        links: pictures that are given as links.
+        draws_alpha: whether the base's pictures may be transparent.
         generate: draws pictures in the deployment of that name, "generate" or "edit".
+        stream: the same, with files of what the first picture looks like before the result.
         judge: says what the recipe's judge gives a PNG, by task and case id.
         start, cancel: begin and end an evaluation, by id.
     """
@@ -40,7 +41,10 @@ class Service:
     registry: ModelRegistry
     benchmark: ServedBenchmark | None
     evaluations: EvaluationStore
+    links: Links
+    draws_alpha: bool
     generate: Callable[[str, GenerationRequest], Awaitable[GenerationResult]]
+    stream: Callable[[str, GenerationRequest], AsyncIterator[bytes | GenerationResult]]
     judge: Callable[[Task, str, bytes], Awaitable[CaseScore]]
     start: Callable[[str], Awaitable[None]]
     cancel: Callable[[str], Awaitable[None]]
@@ -64,23 +68,12 @@ Served = Annotated[Service, Depends(_service)]
 _bearer = HTTPBearer(auto_error=False, description="A token made by `flash-ray token`.")
 
 
-async def _caller(
-    service: Served, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> Role:
-    if not service.tokens:
-        return "admin"
-    headers = {"WWW-Authenticate": "Bearer"}
-    if credentials is None:
-        raise ApiError(
-            401, "No token; send Authorization: Bearer TOKEN.", code="no_token", headers=headers
-        )
-    role = role_of(credentials.credentials, list(service.tokens))
-    if role is None:
-        raise ApiError(401, "The token is not known.", code="invalid_api_key", headers=headers)
+async def _caller(request: Request, _: Annotated[Any, Depends(_bearer)]) -> Role:
+    role: Role = request.state.role  # the doors put it there, or have answered
     return role
 
 
-Caller = Annotated[Role, Depends(_caller)]  # the role of who asks; without one the answer is 401
+Caller = Annotated[Role, Depends(_caller)]  # the role of who asks
 
 
 def needs(role: Role) -> Any:

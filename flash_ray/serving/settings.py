@@ -31,7 +31,10 @@ class Limits(Section):
     images: int = Field(4, ge=1, le=16, description="pictures that one edit may start from, 1-16")
     image_bytes: int = Field(20 * MIB, ge=1024, description="bytes of an uploaded picture")
     image_pixels: int = Field(
-        40_000_000, ge=1024, description="pixels of an uploaded picture when it is decoded"
+        25_000_000,
+        ge=1024,
+        description="pixels of an uploaded picture; one at a time is decoded, and held at the size "
+        "that the model takes",
     )
     cases: int = Field(64, ge=1, description="cases of each category of an evaluation, 1 or more")
 
@@ -78,6 +81,16 @@ class Serving(Section):
         "are answered with 429",
     )
     retry_after_s: int = Field(1, ge=1, description="seconds that a 429 asks the client to wait")
+    bodies_mib: int = Field(
+        256, ge=1, description="MiB of the bodies of all requests; at least one edit finds room"
+    )
+    default_model: str = Field(
+        "teacher", max_length=100, description="what draws for requests that name no model"
+    )
+    link_s: int = Field(
+        3600, ge=1, description="seconds that the link to a picture holds (response_format: url)"
+    )
+    links_mib: int = Field(64, ge=1, description="MiB of pictures that have a link")
     models: int = Field(3, ge=1, description="students in a replica's memory, 1 or more")
     condition_mib: int = Field(256, ge=0, description="MiB of encoded prompts in a replica")
     prompt_cache_mib: int = Field(

@@ -131,6 +131,7 @@ def _configure_local_ray(port: int) -> None:
         "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": 1,
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": 1,  # ten times a second is 2 % of a core
         "RAY_SERVE_PORT_QUARANTINE_S": 0,
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "flash_ray.serving.connections:install",
     }
     for name, value in settings.items():
         os.environ.setdefault(name, str(value))

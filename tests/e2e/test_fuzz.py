@@ -1,5 +1,6 @@
 """Bad requests by the thousand: generated from the OpenAPI document, and random bytes."""
 
+import json
 import random
 import socket
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from tests.helpers.endpoints import start_server
 # Pictures that are asked for by chance are small: the requests are the subject.
 QUICK = ("limits.n=1", "limits.steps=2", "limits.pixels=4096", "limits.cases=1", "queue=64")
 RELAXED = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+SHAPE = {"message", "type", "param", "code"}
 PATHS = ("/", "/v1/models", "/v1/images/generations", "/v1/images/edits", "/v1/evaluations")
 
 
@@ -54,6 +56,10 @@ def generated(server, examples):
                 words["headers"] = {**words["headers"], "Authorization": f"Bearer {server.token}"}
                 answer = session.request(**words, timeout=60)
                 assert answer.status_code < 500, answer.text
+                if answer.status_code >= 400:
+                    assert set(answer.json()) == {"error"}, answer.text
+                    assert set(answer.json()["error"]) == SHAPE, answer.text
+                    assert answer.headers["x-request-id"]
                 sent += 1
 
             ask()
@@ -77,10 +83,13 @@ def random_bytes(server, count):
             connection.sendall(noise if number % 4 == 0 else head + noise)
             connection.shutdown(socket.SHUT_WR)
             try:
-                answer = connection.recv(65536)
+                answer = connection.makefile("rb").read()
             except ConnectionResetError:
                 continue  # what is no HTTP may be hung up on
             assert not answer.startswith(b"HTTP/1.1 5"), (noise, answer)
+            if answer.startswith(b"HTTP/1.1 4"):
+                body = answer.partition(b"\r\n\r\n")[2]
+                assert set(json.loads(body)["error"]) == SHAPE, answer
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import base64
 import concurrent.futures
+import http.client
 import json
 import re
 import socket
@@ -18,6 +19,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from flash_ray.serving.connections import HEADER_BYTES
 from tests.helpers.endpoints import replicas
 
 PROMPTS = [
@@ -91,6 +93,41 @@ def test_a_client_that_hangs_up_frees_its_place(served, client):
             time.sleep(0.1)
     else:
         pytest.fail("the places of clients that hung up were not freed")
+
+
+def spoken(served, words):
+    """(status, JSON) of what the server says to bytes, before they are followed by others."""
+    with socket.create_connection(urlsplit(served.url).netloc.split(":")) as connection:
+        connection.sendall(words)
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        return answer.status, json.loads(answer.read())
+
+
+def test_strangers_are_answered_before_they_have_said_much(served):
+    head = b"POST /v1/images/edits HTTP/1.1\r\nHost: x\r\nContent-Length: 76000000\r\n"
+    status, body = spoken(served, head + b"\r\n")  # and no byte of the body
+    assert (status, body["error"]["code"]) == (401, "no_token")
+    endless = head + b"X: "
+    endless += b"x" * (HEADER_BYTES + 1 - len(endless))  # and no end of the headers
+    status, body = spoken(served, endless)
+    assert status == 431 and set(body["error"]) == {"message", "type", "param", "code"}
+
+
+def test_the_official_client_sees_a_picture_come(client):
+    asked = {"model": "teacher", "prompt": "A red circle", "extra_body": {"seed": 1, "steps": 4}}
+    events = list(client.images.generate(stream=True, partial_images=2, **asked))
+    assert [event.type.partition(".")[2] for event in events] == [
+        "partial_image",
+        "partial_image",
+        "completed",
+    ]
+    whole = client.images.generate(**asked)
+    assert whole.data[0].b64_json == events[-1].b64_json and whole._request_id
+    with pytest.raises(openai.NotFoundError):
+        client.images.generate(model="nobody", prompt="A red circle", stream=True)
+    link = client.images.generate(response_format="url", **asked).data[0].url
+    assert urllib.request.urlopen(link).read() == base64.b64decode(whole.data[0].b64_json)
 
 
 def test_an_alias_goes_over_under_load_without_a_failed_request(served, client, flash_ray):

@@ -1,6 +1,8 @@
 """Shared by the tests of the endpoints: the application in one process."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+
+from fastapi.testclient import TestClient
 
 from flash_ray.evaluation.judges.base import CaseScore
 from flash_ray.recipe import Recipe
@@ -8,12 +10,21 @@ from flash_ray.recipe.schema import Task
 from flash_ray.serving.benchmark import served_benchmark
 from flash_ray.serving.evaluations import EvaluationStore
 from flash_ray.serving.evaluator import CaseJudge, evaluate
+from flash_ray.serving.gateway import build_api
 from flash_ray.serving.generator import GenerationRequest, GenerationResult, Generator
+from flash_ray.serving.links import Links
 from flash_ray.serving.registry import ModelRegistry
 from flash_ray.serving.service import Service
-from flash_ray.serving.settings import Serving
+from flash_ray.serving.settings import MIB, Serving
 from flash_ray.serving.tokens import Token
 from flash_ray.storage.s3 import Store
+
+HERE = "http://127.0.0.1:8000"
+
+
+def client_of(service: Service) -> TestClient:
+    """A client of the application in this process, at an address that is asked without tokens."""
+    return TestClient(build_api(service), base_url=HERE)
 
 
 def in_process(
@@ -25,6 +36,12 @@ def in_process(
 
     async def generate(deployment: str, request: GenerationRequest) -> GenerationResult:
         return await generator.generate(request)
+
+    async def stream(
+        deployment: str, request: GenerationRequest
+    ) -> AsyncIterator[bytes | GenerationResult]:
+        async for part in generator.stream(request):
+            yield part
 
     async def judge(task: Task, case: str, picture: bytes) -> CaseScore:
         assert benchmark, "nothing is judged without a benchmark"
@@ -43,7 +60,10 @@ def in_process(
         registry=ModelRegistry(recipe, store, benchmark, max_age=0.0),
         benchmark=benchmark,
         evaluations=EvaluationStore(store),
+        links=Links(settings.link_s, settings.links_mib * MIB),
+        draws_alpha=True,
         generate=generate,
+        stream=stream,
         judge=judge,
         start=start,
         cancel=cancel,

@@ -5,7 +5,6 @@ from io import BytesIO
 from itertools import count
 
 import pytest
-from fastapi.testclient import TestClient
 from PIL import Image
 
 from flash_ray.evaluation.benchmark import Case
@@ -13,14 +12,13 @@ from flash_ray.evaluation.judges.endpoint import VlmSettings
 from flash_ray.recipe.schema import Evaluation
 from flash_ray.serving import benchmark
 from flash_ray.serving.evaluations import EvaluationStore
-from flash_ray.serving.gateway import build_api
 from flash_ray.serving.schemas import EvaluationResult, Failure
 from flash_ray.serving.settings import Serving
 from flash_ray.storage.records import CorruptRecord
 from flash_ray.storage.s3 import Store
 from tests.helpers.chat_server import KEY, Answer, chat_server, good
 from tests.helpers.distilling import small_recipe
-from tests.helpers.serving import in_process
+from tests.helpers.serving import client_of, in_process
 from tests.helpers.small import build_base, publish
 
 ASKED = {"model": "plain", "task": "t2i", "cases": 1}
@@ -57,7 +55,7 @@ def server(monkeypatch):
 
 def evaluated(recipe, store, settings, **fields):
     """The answer to a request, and the evaluation once it has ended."""
-    with TestClient(build_api(in_process(recipe, store, settings))) as client:
+    with client_of(in_process(recipe, store, settings)) as client:
         first = client.post("/v1/evaluations", json={**ASKED, **fields})
         assert first.status_code in (200, 202), first.text
         return first, client.get(f"/v1/evaluations/{first.json()['id']}").json()
@@ -136,7 +134,7 @@ def test_without_its_key_or_its_settings_a_judge_fails_before_anything_is_drawn(
     ):
         other = spec.model_copy(update=change)
         evaluations.open(other)
-        with TestClient(build_api(service)) as client:
+        with client_of(service) as client:
             assert client.portal.call(service.start, other.id) is None
             view = client.get(f"/v1/evaluations/{other.id}").json()
         assert view["status"] == "failed" and message in view["error"]
@@ -144,7 +142,7 @@ def test_without_its_key_or_its_settings_a_judge_fails_before_anything_is_drawn(
 
 
 def test_unknown_judges_are_errors(service):
-    with TestClient(build_api(service)) as client:
+    with client_of(service) as client:
         for judge in ("mine", "vlm:/etc/passwd", "http://127.0.0.1/v1"):
             answer = client.post("/v1/evaluations", json={**ASKED, "judge": judge})
             assert answer.status_code == 400
@@ -162,7 +160,7 @@ def many(store, service):
     """A store of its own with seven requests, the last three of one second, and their ids in the
     order of lists; the fourth succeeded, the fifth failed, and the sixth is of another base."""
     many = Store(store.bucket, "many", store.endpoint)
-    with TestClient(build_api(service)) as client:
+    with client_of(service) as client:
         name = client.post("/v1/evaluations", json=ASKED).json()["id"]
     spec = service.evaluations.spec(name)
     other = spec.model.model_copy(update={"base": "another"})
@@ -205,7 +203,7 @@ class Counting(Store):
 
 def test_a_list_has_pages(recipe, many):
     many_store, ids = many
-    with TestClient(build_api(in_process(recipe, many_store, Serving()))) as client:
+    with client_of(in_process(recipe, many_store, Serving())) as client:
 
         def page(**fields):
             answer = client.get("/v1/evaluations", params=fields)
@@ -332,7 +330,7 @@ def test_sizes_categories_and_references_are_the_benchmarks(recipe, own_store, m
     monkeypatch.setattr(benchmark, "load_benchmark", lambda name, field: Signs())
     evaluation = Evaluation(benchmark="signs", judge="ocr")
     recipe = recipe.model_copy(update={"evaluation": evaluation})
-    with TestClient(build_api(in_process(recipe, own_store, Serving()))) as client:
+    with client_of(in_process(recipe, own_store, Serving())) as client:
 
         def evaluated(task, cases):
             asked = {"model": "plain", "task": task, "cases": cases}

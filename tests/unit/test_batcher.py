@@ -99,6 +99,23 @@ def test_an_error_is_its_batch_s_alone():
     run(scenario())
 
 
+def test_of_a_batch_with_a_bad_item_the_others_are_answered():
+    async def scenario():
+        device = Device(hold=True)
+        batcher = Batcher(device, most=3)
+        first, tasks = await held(device, batcher, [("a", 1), ("a", "bad"), ("a", 3)])
+        device.free.set()
+        await first
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        assert answers[0] == "a:1" and answers[2] == "a:3"
+        assert str(answers[1]) == "bad item"
+        return device.batches
+
+    batch, *alone = run(scenario())[1:]
+    assert batch == ("a", [1, "bad", 3])
+    assert alone == [("a", [1]), ("a", ["bad"]), ("a", [3])]
+
+
 def test_the_event_loop_stays_free_while_a_batch_runs():
     async def scenario():
         device = Device(hold=True)

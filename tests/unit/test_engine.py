@@ -10,7 +10,15 @@ from PIL import Image
 from flash_ray.models.base import Condition, PromptCache
 from flash_ray.models.prompt_cache import join, size_of, split
 from flash_ray.models.sampling import SamplerConfig
-from flash_ray.serving.engine import EncodedPrompt, Engine, LoadedModel, Prompt, Sampling
+from flash_ray.serving.engine import (
+    EncodedPrompt,
+    Engine,
+    LoadedModel,
+    Prompt,
+    Sampling,
+    Watcher,
+    between,
+)
 from flash_ray.serving.images import png
 
 PROMPTS = [
@@ -54,17 +62,17 @@ def test_a_picture_does_not_depend_on_its_batch(backbone, task, guidance_scale):
     for number, prompt in enumerate(prompts(task)):
         alone = Engine(backbone, 0, 0)
         encoded = alone.encode([prompt]).prompts
-        drawn = draw(alone, encoded, [number], guidance_scale).pictures_BHW3[0]
-        difference = np.abs(drawn.astype(int) - batch.pictures_BHW3[number].astype(int))
+        drawn = draw(alone, encoded, [number], guidance_scale).pictures_BHWC[0]
+        difference = np.abs(drawn.astype(int) - batch.pictures_BHWC[number].astype(int))
         assert difference.max() <= 1
 
 
 def test_the_seed_changes_the_picture_and_nothing_else_does(backbone):
     engine = Engine(backbone, 16 * MIB, 16 * MIB)
     encoded = engine.encode(prompts("t2i")).prompts
-    first, last = draw(engine, [encoded[0], encoded[3]], [0, 3]).pictures_BHW3
+    first, last = draw(engine, [encoded[0], encoded[3]], [0, 3]).pictures_BHWC
     assert np.abs(first.astype(int) - last.astype(int)).max() > 1
-    repeated = draw(engine, [encoded[0]], [3]).pictures_BHW3[0]
+    repeated = draw(engine, [encoded[0]], [3]).pictures_BHWC[0]
     assert np.abs(repeated.astype(int) - last.astype(int)).max() <= 1
 
 
@@ -79,6 +87,38 @@ def test_conditions_and_prompt_caches_are_computed_once(backbone):
     assert draw(engine, encoded, [0, 1, 2, 3], 2.5).hits == 4 + 4
     other = LoadedModel("other", engine.base.transformer)
     assert engine.sample(other, SamplerConfig((1.0,)), encoded[:1], [0]).hits == 0
+
+
+def test_partial_pictures_are_evenly_spaced_and_never_the_last():
+    assert between(40, 3) == {10, 20, 30}
+    assert between(4, 3) == {1, 2, 3}
+    assert between(2, 3) == {1} and between(1, 3) == between(4, 0) == frozenset()
+
+
+def test_who_watches_sees_what_the_steps_say_and_changes_nothing(backbone):
+    engine, sampler = Engine(backbone, MIB, MIB), SamplerConfig((1.0, 0.7, 0.3))
+    encoded = engine.encode(prompts("t2i")[:2]).prompts
+    model = LoadedModel("base", backbone.transformer)
+    seen = []
+    watchers = [None, Watcher(frozenset({1, 2}), seen.append)]
+    watched = engine.sample(model, sampler, encoded, [0, 1], watchers=watchers)
+    alone = engine.sample(model, sampler, encoded, [0, 1])
+    difference = watched.pictures_BHWC.astype(int) - alone.pictures_BHWC
+    assert np.abs(difference).max() <= 1
+    assert [picture.shape for picture in seen] == [(64, 64, 3)] * 2
+    # After the first step: one step from the same noise says the same.
+    first = engine.sample(model, SamplerConfig((1.0,)), encoded[1:], [1]).pictures_BHWC[0]
+    assert np.abs(first.astype(int) - seen[0]).max() <= 1
+
+
+def test_alpha_is_kept_on_request(backbone):
+    engine = Engine(backbone, MIB, MIB)
+    encoded = engine.encode(prompts("t2i")[:1]).prompts
+    model = LoadedModel("base", backbone.transformer)
+    clear = engine.sample(model, SamplerConfig((1.0,)), encoded, [0], alpha=True).pictures_BHWC
+    plain = engine.sample(model, SamplerConfig((1.0,)), encoded, [0]).pictures_BHWC
+    assert clear.shape == (1, 64, 64, 4)
+    assert np.abs(clear[..., :3].astype(int) - plain).max() <= 1
 
 
 def test_joined_prompt_caches_leave_each_row_as_it_is_alone(backbone):

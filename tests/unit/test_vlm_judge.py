@@ -109,6 +109,17 @@ def test_a_rerun_asks_nothing(server, store):
     assert len(server.asked) == sent == 4
 
 
+@pytest.mark.parametrize("bad", [Answer("no idea"), Answer(refusal="no")], ids=["words", "refusal"])
+def test_a_failure_is_not_kept(server, store, bad):
+    server.script = lambda asked, number: bad
+    judge = VlmJudge(settings(server), store)
+    (failed,) = judge.judge(CASES[:1], PICTURES[:1])
+    assert failed.score is None and list(store.list("judgments/")) == []
+    server.script = lambda asked, number: good(3)
+    (score,) = judge.judge(CASES[:1], PICTURES[:1])
+    assert score.score == 3.0
+
+
 @pytest.mark.parametrize(
     "change", ["model", "parameters", "picture", "prompt"], ids=lambda name: name
 )
@@ -145,17 +156,18 @@ def test_a_server_that_stays_broken_is_an_error(server, store):
         '{"score": 6, "reason": "great"}',
         '{"score": 0, "reason": "bad"}',
         '{"score": 4.5, "reason": "nearly"}',
-        '{"score": "4", "reason": "a string"}',
+        '{"score": "four", "reason": "a word"}',
         '{"score": true, "reason": "a truth"}',
-        '{"score": 4}',
-        '{"score": 4, "reason": "x", "sure": 1}',
-        'Here: {"score": 4, "reason": "x"}',
+        '{"score": null, "reason": "nothing"}',
+        '[{"points": 4}]',
         '{"score": 4, "reason": "cut o',
+        '<think>{"score": 4, "reason": "a draft"}</think> I cannot say.',
+        "{" * 5000,
         "",
         None,
     ],
 )
-def test_nothing_but_the_json_that_was_asked_for_is_parsed(text):
+def test_what_has_no_clear_score_is_no_answer(text):
     assert parse(text) is None
 
 
@@ -175,11 +187,27 @@ def test_a_second_answer_may_be_better(server, store):
     assert score.details["replies"] == 2
 
 
-def test_a_code_fence_is_no_guess():
-    assert parse('{"score": 3, "reason": "x"}').score == 3
-    fenced = '```json\n{"score": 3, "reason": "x"}\n```\n'
-    assert parse(fenced).score == 3
-    assert parse(f"Sure! {fenced}") is None
+FENCED = '```json\n{"score": 3, "reason": "x"}\n```\n'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"score": 3, "reason": "x"}',
+        '{"score": 3.0, "reason": "x"}',
+        '{"score": "3", "reason": "x"}',
+        '{"score": 3}',
+        '{"score": 3, "reason": "x", "sure": 1}',
+        FENCED,
+        f"Sure! {FENCED} I hope that this helps.",
+        'Here: {"score": 3, "reason": "a {brace} in it"}',
+        'Perhaps {"score": 4}? No: {"score": 3, "reason": "x"}',
+        '<think>The text {reads} well, {"score": 5}.</think>\n{"score": 3, "reason": "x"}',
+        '{"score": 1}</think>{"score": 3, "reason": "the first tag was in the template"}',
+    ],
+)
+def test_an_answer_is_found_in_what_a_model_says(text):
+    assert parse(text).score == 3
 
 
 @pytest.mark.parametrize(
@@ -285,14 +313,16 @@ def test_no_server_is_an_error(server, store, monkeypatch):
     one_line(refusal, "http://127.0.0.1:9/v1 cannot be reached")
 
 
-def test_a_kept_answer_that_is_corrupt_is_named(server, store, server_and_bucket):
+@pytest.mark.parametrize("kept", [b"[{]", b"[]", b'[{"text": "?", "refused": false, "tokens": 1}]'])
+def test_what_is_kept_and_has_no_score_is_asked_for_again(server, store, kept):
     judge = VlmJudge(settings(server), store)
     judge.judge(CASES[:1], PICTURES[:1])
     (key,) = store.list("judgments/")
-    store.delete(key)
-    store.put_bytes_if_absent(key, b"[{]")
-    with pytest.raises(UserError, match=rf"{key}: is corrupt; delete it"):
-        judge.judge(CASES[:1], PICTURES[:1])
+    store.put_bytes(key, kept)
+    server.script = lambda asked, number: good(2)
+    (score,) = judge.judge(CASES[:1], PICTURES[:1])
+    assert score.score == 2.0
+    assert store.get_bytes(key) != kept
 
 
 GOOD = "base_url: https://api.example.org/v1\nmodel: seer\nmax_requests: 10\n"

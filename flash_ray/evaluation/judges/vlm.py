@@ -4,48 +4,60 @@ import base64
 import hashlib
 import io
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import yaml
 from PIL import Image
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import Case
 from flash_ray.evaluation.judges.base import CaseScore, require
 from flash_ray.evaluation.judges.endpoint import Budget, Endpoint, Reply, VlmSettings
-from flash_ray.recipe.schema import Section, Task
+from flash_ray.recipe.schema import Task
 from flash_ray.storage.s3 import Store
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionContentPartParam, ChatCompletionMessageParam
 
+logger = logging.getLogger(__name__)
+
 ATTEMPTS = 2  # at an answer that can be parsed
-FENCED = re.compile(r"\s*```(?:json)?\s*(.*?)\s*```\s*", re.DOTALL)
+THOUGHT = re.compile(r"^.*</think(?:ing)?>", re.DOTALL)  # what a model says before it answers
 Part = str | np.ndarray  # of a message: text, or a uint8 picture (H, W, 3)
 
 _REPLIES = TypeAdapter(tuple[Reply, ...])
 
 
-class Answer(Section):
-    """What the model has to answer, as JSON and nothing else."""
+def _not_a_truth(value: object) -> object:
+    if isinstance(value, bool):  # true is no 1
+        raise ValueError("is no number")
+    return value
 
-    score: int = Field(ge=1, le=5)
-    reason: str
+
+class Answer(BaseModel):
+    """What the model has to answer; what else it says is left aside.
+
+    Whole numbers are taken however they are written: 4, 4.0, "4".
+    """
+
+    model_config = ConfigDict(frozen=True)
+    score: Annotated[int, BeforeValidator(_not_a_truth)] = Field(ge=1, le=5)
+    reason: str = ""
 
 
 class VlmJudge:
     """Asks a model about each picture; an answer that cannot be parsed is no score.
 
     What the model answers is kept in `store` under the digest of everything that it was asked, the
-    model's name included, so that the same is asked once, whoever asks. That holds for
-    answers without a score too.
+    model's name included, so that the same is asked once, whoever asks. An answer without a score
+    is not kept, and asked for again.
     """
 
     in_tasks = False  # it waits for an endpoint, and holds a key
@@ -85,11 +97,8 @@ class VlmJudge:
         """What the model answers, or answered earlier, in up to `ATTEMPTS` replies."""
         instructions, parts = rubric(case.task, case.category), message_parts(case, image_HW3)
         key = f"judgments/{self._digest(instructions, parts)}.json"
-        if (kept := self._store.get_bytes(key)) is not None:
-            try:
-                return _REPLIES.validate_json(kept)
-            except ValidationError:
-                raise UserError(f"{self._store.url(key)}: is corrupt; delete it") from None
+        if kept := self._kept(key):
+            return kept
         messages: list[ChatCompletionMessageParam] = [
             {"role": "system", "content": instructions},
             {"role": "user", "content": [_sent(part) for part in parts]},
@@ -97,8 +106,21 @@ class VlmJudge:
         replies: list[Reply] = []
         while len(replies) < ATTEMPTS and (not replies or _unparsed(replies[-1])):
             replies.append(endpoint.ask(messages))
-        self._store.put_bytes_if_absent(key, _REPLIES.dump_json(tuple(replies)))
+        if _has_score(replies[-1]):
+            self._store.put_bytes(key, _REPLIES.dump_json(tuple(replies)))
         return tuple(replies)
+
+    def _kept(self, key: str) -> tuple[Reply, ...] | None:
+        """What is kept of earlier, if it has a score; what is damaged is asked for again."""
+        kept = self._store.get_bytes(key)
+        if kept is None:
+            return None
+        try:
+            replies = _REPLIES.validate_json(kept)
+        except ValidationError:
+            logger.warning("%s is corrupt; the judge is asked again", self._store.url(key))
+            return None
+        return replies if replies and _has_score(replies[-1]) else None
 
     def _digest(self, instructions: str, parts: Sequence[Part]) -> str:
         shown = [
@@ -131,10 +153,29 @@ def message_parts(case: Case, image_HW3: np.ndarray) -> list[Part]:
 
 
 def parse(text: str | None) -> Answer | None:
-    """The answer, if the text is its JSON, perhaps in a code fence, and nothing else."""
-    fenced = FENCED.fullmatch(text or "")
+    """The last answer in the text, wherever it stands; None if there is none.
+
+    A model may think first, aloud or between <think> and </think>, and draft answers as it does:
+    only what follows its thoughts counts, and of that what it says last.
+    """
+    said = THOUGHT.sub("", text or "")
+    decoder, answer, start = json.JSONDecoder(), None, said.find("{")
+    while start >= 0:
+        end = start + 1
+        try:
+            found, after = decoder.raw_decode(said, start)
+        except (ValueError, RecursionError):
+            pass  # a brace of its words
+        else:
+            if read := _answer(found):
+                answer, end = read, after
+        start = said.find("{", end)
+    return answer
+
+
+def _answer(found: object) -> Answer | None:
     try:
-        return Answer.model_validate_json(fenced[1] if fenced else text or "", strict=True)
+        return Answer.model_validate(found)
     except ValidationError:
         return None
 
@@ -149,6 +190,10 @@ def score_of(replies: Sequence[Reply]) -> CaseScore:
     if answer is None:
         return CaseScore(score=None, failure="unparsed", details={**details, "text": last.text})
     return CaseScore(score=float(answer.score), details={**details, "reason": answer.reason})
+
+
+def _has_score(reply: Reply) -> bool:
+    return not reply.refused and parse(reply.text) is not None
 
 
 def _unparsed(reply: Reply) -> bool:

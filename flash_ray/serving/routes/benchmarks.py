@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from io import BytesIO
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
@@ -90,8 +91,8 @@ async def score(body: ScoreRequest, service: Served) -> Score:
         data = base64.b64decode(body.b64_json, validate=True)
     except (binascii.Error, ValueError) as error:
         raise ApiError(400, "b64_json: is not base64; send a PNG in base64.", "b64_json") from error
-    picture = await run_in_threadpool(open_upload, data, service.settings.limits, "b64_json")
     height, width = case.size
+    picture = await open_upload(BytesIO(data), service.settings.limits, None, "b64_json")
     if picture.size != (width, height):
         raise ApiError(
             400,
