@@ -18,7 +18,14 @@ from pydantic import BaseModel, JsonValue, ValidationError
 
 from flash_ray.recipe.schema import Section, Task
 from flash_ray.serving.registry import ServedModel
-from flash_ray.serving.schemas import Evaluation, EvaluationResult, Failure, Progress, Status
+from flash_ray.serving.schemas import (
+    Evaluation,
+    EvaluationResult,
+    Failure,
+    MeanScore,
+    Progress,
+    Status,
+)
 from flash_ray.storage.s3 import Store
 
 logger = logging.getLogger("ray.serve")
@@ -75,6 +82,7 @@ class EvaluationStore:
     def __init__(self, store: Store):
         self._store = store
         self._specs: dict[str, EvaluationSpec | None] = {}  # they never change
+        self._scores: dict[str, MeanScore] = {}  # of results, which do not change either
         self._ended: set[str] = set()
 
     def open(self, spec: EvaluationSpec) -> bool:
@@ -160,11 +168,14 @@ class EvaluationStore:
         end = _end(keys)
         done = sum(key.startswith("pictures/") for key in keys)
         failure = self._read(id, end, Failure) if end == "failed" else None
+        result = self._read(id, end, EvaluationResult) if end == "result" and whole else None
         return Evaluation(
             id=id,
             status=ENDS[end] if end else ("running" if done else "queued"),
             model=spec.model.id,
+            identity=spec.model.identity,
             benchmark=spec.benchmark,
+            benchmark_digest=spec.digest,
             task=spec.task,
             cases=spec.cases,
             seed=spec.seed,
@@ -172,8 +183,24 @@ class EvaluationStore:
             created=spec.created,
             progress=Progress(done=done, total=spec.total),
             error=failure.error if failure else None,
-            result=self._read(id, end, EvaluationResult) if end == "result" and whole else None,
+            score=self._score(id) if end == "result" else None,
+            result=result,
         )
+
+    def _score(self, id: str) -> MeanScore | None:
+        """The score of a result; None if it was taken away meanwhile, or is damaged."""
+        if id not in self._scores:
+            try:
+                result = self._read(id, "result", EvaluationResult)
+            except ValidationError as error:
+                url = self._store.url(f"{_home(id)}/result.json")
+                logger.warning("%s has no score: %s", url, error.errors()[0]["msg"])
+                return None
+            if result is None:
+                return None
+            fields = result.model_dump(include=set(MeanScore.model_fields))
+            self._scores[id] = MeanScore(**fields)
+        return self._scores[id]
 
     def _keys(self, id: str) -> set[str]:
         """The keys of its records, without what they share."""
