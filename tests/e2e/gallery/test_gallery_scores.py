@@ -113,7 +113,8 @@ def test_two_evaluations_of_different_cases_have_no_difference_and_are_scored_al
     page.wait(lambda: page.one(f"[aria-label='{label}']").is_displayed())
     page.choose(page.settle("plain", cases=2), many)
     page.one("#beside").click()
-    page.wait(lambda: "difference" in page.texts(".pair thead th"))
+    page.wait(lambda: not page.all("#evaluation .unlike"))
+    assert page.texts(".pair thead th")[-1] == "difference"
 
 
 def test_what_has_not_ended_cannot_be_laid_beside_anything(page):
