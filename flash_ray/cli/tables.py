@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flash_ray.evaluation.rank import Ranking
     from flash_ray.recipe import Recipe
     from flash_ray.storage.records import CorruptRecord
-    from flash_ray.storage.students import Student
+    from flash_ray.storage.students import PublishedScores, Student
 
 
 def comparison_table(result: Mapping[str, Any]) -> None:
@@ -85,14 +85,14 @@ def student_table(students: "Sequence[Student]") -> None:
     """Prints the published students, with the scores that they were published with, if any was."""
     scored = [student.scores for student in students if student.scores]
     tasks = [task for task in TASK_TITLES if any(task in scores.tasks for scores in scored)]
-    titles = [*(TASK_TITLES[task] for task in tasks), *(["benchmark"] if scored else [])]
+    titles = [*(TASK_TITLES[task] for task in tasks), *(["scored on"] if scored else [])]
     table = Table("name", "base", "NFE", *titles, "recipe", "published")
     for student in students:
         cells = []
         if scored:
             known = student.scores.tasks if student.scores else {}
             cells = [_number(known.get(task)) for task in tasks]
-            cells.append(student.scores.benchmark if student.scores else "")
+            cells.append(_scored_on(student.scores) if student.scores else "")
         digest, when = student.recipe_digest, student.created[:16].replace("T", " ")
         table.add_row(student.name, student.base, str(student.nfe), *cells, digest, when)
     Console().print(table)
@@ -123,6 +123,11 @@ def data_table(recipe: "Recipe", description: "Description") -> None:
     console.print(_cache(description), highlight=False)
     for line in description.complaints:
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def _scored_on(scores: "PublishedScores") -> str:
+    """What scores are of: those of other cases or judges cannot be compared."""
+    return f"{scores.benchmark}, {scores.cases_per_category} cases a category, {scores.judge}"
 
 
 def _facts(row: Mapping[str, Any]) -> dict[str, float | None]:

@@ -123,13 +123,13 @@ def compare(
 
 
 def differences(comparison: Comparison, ours: str, theirs: str) -> dict[str, Any] | None:
-    """The `ratio` of two models' mean scores, and their mean `difference` case by case with its
-    95 % `interval`; None if no case has a score of both."""
+    """The mean `difference` of two models' scores, ours - theirs, case by case, with its 95 %
+    `interval`; None if no case has a score of both."""
     left, right = comparison.answers[ours].result, comparison.answers[theirs].result
-    if left.score is None or right.score is None or not left.scored & right.scored:
+    if not left.scored & right.scored:
         return None
     mean, bounds = difference(left, right)
-    return {"ratio": left.score / right.score, "difference": mean, "interval": bounds}
+    return {"difference": mean, "interval": bounds}
 
 
 def difference(ours: JudgeResult, theirs: JudgeResult) -> tuple[float, tuple[float, float]]:

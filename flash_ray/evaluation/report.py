@@ -14,6 +14,7 @@ from flash_ray import __version__
 from flash_ray.evaluation.benchmark import TASK_TITLES, first_of_each
 from flash_ray.evaluation.compare import Comparison
 from flash_ray.evaluation.judges.base import CaseScore
+from flash_ray.evaluation.words import failure_in_words, fault_lines
 from flash_ray.recipe import Recipe, dump_yaml
 from flash_ray.recipe.schema import Task
 from flash_ray.trainer.metrics import UpdateMetrics
@@ -48,7 +49,7 @@ def write_report(
         trim_blocks=True,
     )
     page.globals["score"] = page.filters["score"] = _number
-    page.filters["signed"] = "{:+.2f}".format
+    page.filters["signed"] = _signed
     models = list(next(iter(comparisons.values())).answers)
     text = page.get_template("report.html.jinja").render(
         version=__version__,
@@ -60,7 +61,7 @@ def write_report(
         comparisons=comparisons,
         curves=history_curves(history),
         diversity={task: _diversity(comparison) for task, comparison in comparisons.items()},
-        pictures={task: _rows(comparison) for task, comparison in comparisons.items()},
+        pictures={task: _pictures(comparison) for task, comparison in comparisons.items()},
     )
     file.write_text(text, encoding="utf-8")
 
@@ -134,8 +135,13 @@ def _measures(metrics: UpdateMetrics) -> dict[str, float]:
     }
 
 
-def _rows(comparison: Comparison) -> list[dict[str, Any]]:
-    return [_row(comparison, index) for index in first_of_each(comparison.cases, SHOWN)]
+def _pictures(comparison: Comparison) -> dict[str, list[dict[str, Any]]]:
+    """The first cases of each category, with their answers."""
+    categories: dict[str, list[dict[str, Any]]] = {}
+    for index in first_of_each(comparison.cases, SHOWN):
+        rows = categories.setdefault(comparison.cases[index].category, [])
+        rows.append(_row(comparison, index))
+    return categories
 
 
 def _row(comparison: Comparison, index: int) -> dict[str, Any]:
@@ -157,11 +163,12 @@ def _row(comparison: Comparison, index: int) -> dict[str, Any]:
 
 
 def _remarks(score: CaseScore) -> list[str]:
-    """Attributes that do not wholly hold, and why a score is missing or low."""
-    credits: Mapping[str, float] = score.details.get("attributes") or {}
-    missed = [f"not: {name}" for name, credit in credits.items() if credit < 1]
-    reasons = (score.failure, score.details.get("cap"), score.details.get("reason"))
-    return [*missed, *(reason for reason in reasons if reason)]
+    """Sentences: why a score is missing or low, and what does not wholly hold."""
+    failure, cap, reason = score.failure, score.details.get("cap"), score.details.get("reason")
+    missing = f"No score: {failure_in_words(failure)}." if failure else None
+    reasons = (missing, cap and f"Capped: {cap}.", reason)
+    faults = fault_lines(score.details.get("attributes") or {})
+    return [*(sentence for sentence in reasons if sentence), *faults]
 
 
 def _diversity(comparison: Comparison) -> list[dict[str, Any]]:
@@ -191,6 +198,10 @@ def _diversity(comparison: Comparison) -> list[dict[str, Any]]:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
 
 
 def _png(image: Image.Image) -> str:

@@ -18,7 +18,14 @@ from pydantic import BaseModel, Field, JsonValue
 
 from flash_ray.recipe.schema import Section, Task
 from flash_ray.serving.registry import ServedModel
-from flash_ray.serving.schemas import Evaluation, EvaluationResult, Failure, Progress, Status
+from flash_ray.serving.schemas import (
+    Evaluation,
+    EvaluationResult,
+    Failure,
+    MeanScore,
+    Progress,
+    Status,
+)
 from flash_ray.storage.records import (
     CorruptRecord,
     FaultLog,
@@ -84,6 +91,7 @@ class EvaluationStore:
     def __init__(self, store: Store):
         self._store = store
         self._specs: dict[str, EvaluationSpec] = {}  # they never change
+        self._scores: dict[str, MeanScore] = {}  # of results, which do not change either
         self._ended: set[str] = set()
         self._log = FaultLog(logger)
 
@@ -186,19 +194,22 @@ class EvaluationStore:
         end = _end(keys)
         done = sum(key.startswith("pictures/") for key in keys)
         status: Status = ENDS[end] if end else ("running" if done else "queued")
-        error, result = None, None
+        error, score, result = None, None, None
         try:
             if end == "failed" and (failure := self._read(id, end, Failure)):
                 error = failure.error
-            if end == "result" and whole:
-                result = self._read(id, end, EvaluationResult)
+            if end == "result":
+                score = self._score(id)
+                result = self._read(id, end, EvaluationResult) if whole else None
         except CorruptRecord as fault:
             status, error = "failed", f"{end}.json is corrupt ({fault.reason}); {fault.cure}"
         return Evaluation(
             id=id,
             status=status,
             model=spec.model.id,
+            identity=spec.model.identity,
             benchmark=spec.benchmark,
+            benchmark_digest=spec.digest,
             task=spec.task,
             cases=spec.cases,
             seed=spec.seed,
@@ -206,8 +217,16 @@ class EvaluationStore:
             created=spec.created,
             progress=Progress(done=min(done, spec.total), total=spec.total),
             error=error,
+            score=score,
             result=result,
         )
+
+    def _score(self, id: str) -> MeanScore | None:
+        """The score of a result; None if it was taken away meanwhile."""
+        if id not in self._scores and (result := self._read(id, "result", EvaluationResult)):
+            fields = result.model_dump(include=set(MeanScore.model_fields))
+            self._scores[id] = MeanScore(**fields)
+        return self._scores.get(id)
 
     def _keys(self, id: str) -> set[str]:
         """The keys of its records, without what they share."""

@@ -13,6 +13,7 @@ from ray.serve.handle import DeploymentHandle
 from flash_ray import __version__
 from flash_ray.errors import UserError
 from flash_ray.evaluation.judges.base import CaseScore
+from flash_ray.evaluation.words import WORDS_FILE
 from flash_ray.models.loading import family_of
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
@@ -188,7 +189,8 @@ async def health() -> dict[str, str]:
 
 def _gallery_file(name: str) -> Response:
     # Only what is in the folder: a name from the network is compared, never joined to a path.
-    files = {entry.name: entry for entry in GALLERY.iterdir() if entry.is_file()}
+    parts = [*GALLERY.iterdir(), WORDS_FILE]
+    files = {entry.name: entry for entry in parts if entry.is_file()}
     if name not in files:
         raise ApiError(404, f"There is nothing called {name[:100]!r}.")
     kind = mimetypes.guess_type(name)[0] or "application/octet-stream"

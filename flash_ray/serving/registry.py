@@ -1,11 +1,13 @@
 """Which models a server has: the teacher, published students of its base, and aliases of them."""
 
 import asyncio
+import hashlib
+import json
 import logging
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -76,6 +78,12 @@ class ServedModel(Section):
     shift: float = Field(gt=0, le=100)
     scores: PublishedScores | None = None
     created: Seconds
+
+    @property
+    def identity(self) -> str:
+        """16 hex digits of what draws, whatever it is called: equal ones draw equal pictures."""
+        text = json.dumps([self.digest, self.base, asdict(self.sampler)])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def sampler_for(self, steps: int | None) -> SamplerConfig:
         """The model's own sampler, or one with evenly spaced, shifted sigmas for another number of

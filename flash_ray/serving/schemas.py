@@ -189,6 +189,9 @@ class ModelCard(Body):
     evaluations: int = Field(description="Of the transformer for one picture.")
     guidance: float
     digest: str
+    identity: str = Field(
+        description="16 hex digits of what draws, weights and sampler; evaluations have it too.",
+    )
     sizes: list[str]
     scores: PublishedScores | None = Field(
         description="On the server's benchmark, when the student was published or the teacher's "
@@ -297,18 +300,19 @@ class Answer(Score):
     references: list[str] = Field(description=REFERENCES)
 
 
-class EvaluationResult(Body):
-    """What the judge says of all answers.
+class MeanScore(Body):
+    """A mean over the cases that have a score; null if there are none."""
 
-    The judge may have no score for some cases: means are over the others, and null if there are
-    none. What a judge does not measure is left out.
-    """
-
-    score: float | None = Field(description="The mean over the cases with a score, 1 to 5.")
+    score: float | None = Field(description="1 to 5; of a difference -4 to 4.")
     interval: tuple[float, float] | None = Field(
         description="The 95 % bootstrap interval of that mean over the cases."
     )
     counted: int = Field(description="Cases with a score.")
+
+
+class EvaluationResult(MeanScore):
+    """What the judge says of all answers. What a judge does not measure is left out."""
+
     measures: dict[str, float] = Field(description="Means of the parts of the score, by name.")
     categories: dict[str, CategoryScore]
     answers: list[Answer]
@@ -321,13 +325,15 @@ class Failure(Body):
 
 
 class Evaluation(Body):
-    """An evaluation; `result` is there once it has succeeded."""
+    """An evaluation; `score` and, outside lists, `result` are there once it has succeeded."""
 
     id: str
     object: Literal["evaluation"] = "evaluation"
     status: Status
     model: str
+    identity: str = Field(description="The model's, as GET /v1/models has it.")
     benchmark: str
+    benchmark_digest: str = Field(description="Scores of other digests are of other cases.")
     task: Task
     cases: int
     seed: int
@@ -335,6 +341,7 @@ class Evaluation(Body):
     created: int
     progress: Progress
     error: str | None = None
+    score: MeanScore | None = None
     result: EvaluationResult | None = None
 
 
@@ -344,6 +351,28 @@ class Evaluations(Body):
     object: Literal["list"] = "list"
     data: list[Evaluation]
     has_more: bool = Field(description="Ask for those `after` the last id.")
+
+
+class Beside(Body):
+    """Scores of two evaluations, and what the first has over the second, case by case."""
+
+    left: MeanScore | None = Field(description="null: it has no such category.")
+    right: MeanScore | None
+    difference: MeanScore | None = Field(
+        description="Over the cases that both have a score of; null if the two are unlike."
+    )
+
+
+class EvaluationPair(Body):
+    """Two evaluations side by side."""
+
+    left: str
+    right: str
+    unlike: list[Literal["benchmark", "task", "judge", "cases"]] = Field(
+        description="In what they differ, so that their scores cannot be compared; else empty."
+    )
+    categories: dict[str, Beside]
+    all: Beside
 
 
 class ErrorBody(Body):

@@ -135,8 +135,8 @@ def _result(
 
     `models`: by name (teacher, untrained, student) and task, the `sampler` in words, its `nfe`
     (evaluations a picture) and the fields of `JudgeResult`: score, interval, measures, categories,
-    cases. `differences`: of the student to teacher and untrained, by task, the `ratio` of mean
-    scores, and the mean `difference` case by case with its `interval`; null if no case has both.
+    cases. `differences`: of the student to teacher and untrained, by task, the mean `difference`
+    in score case by case with its `interval`; null if no case has both.
     `seconds`: train, evaluate, total. And what was run: recipe_digest, benchmark, judge,
     cases_per_category, and the `published` student's address.
     """

@@ -1,7 +1,10 @@
 """The gallery in a browser, in the words of a person who uses it."""
 
+import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -14,8 +17,32 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 from flash_ray.serving.tokens import Role
 from tests.helpers.endpoints import Served
 
+DESKTOP, PHONE = (1440, 900), (390, 844)  # windows that the pages are made for
 LIMITS = {"cases": 24, "prompt": 100, "image_bytes": 100_000}  # of the tests' server
 WAIT_S = 300  # the longest that a busy machine may take for one step
+
+
+@contextmanager
+def window(browser: webdriver.Chrome, size: tuple[int, int]) -> Iterator[None]:
+    """A window of so many pixels."""
+    width, height = size
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        yield
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def shoot(browser: webdriver.Chrome, file: Path) -> None:
+    """Writes the whole page as a PNG, to be looked at; at most 3,000 pixels of its height."""
+    width, height = browser.execute_script(
+        "return [innerWidth, document.documentElement.scrollHeight]"
+    )
+    clip = {"x": 0, "y": 0, "width": width, "height": min(height, 3000), "scale": 1}
+    options = {"captureBeyondViewport": True, "clip": clip}
+    taken = browser.execute_cdp_cmd("Page.captureScreenshot", options)
+    file.write_bytes(base64.b64decode(taken["data"]))
 
 
 class Page:
@@ -119,6 +146,33 @@ class Page:
         listed = self.api("/v1/evaluations")["data"]
         (id,) = [view["id"] for view in listed if fields.items() <= view.items()]
         return self.api(f"/v1/evaluations/{id}")["result"]
+
+    def settle(self, model: str, cases: int = 1, task: str = "t2i") -> Any:
+        """The evaluation of a model by the exact judge, once it has ended."""
+        asked = {"model": model, "task": task, "cases": cases}
+        evaluation = self.served.settled(self.api("/v1/evaluations", asked)["id"])
+        assert evaluation["status"] == "succeeded", evaluation
+        return evaluation
+
+    def choose(self, *evaluations: Any) -> None:
+        """Chooses exactly these in the list of evaluations."""
+        self.one("#evaluations-tab").click()
+        for box in self.all("#evaluation-list input:checked"):
+            box.click()
+        for evaluation in evaluations:
+            cases = f"{evaluation['cases']} case{'s' if evaluation['cases'] > 1 else ''}"
+            label = (
+                f"Choose {evaluation['model']} on miniature {evaluation['task']}, judged by exact, "
+                f"{cases} a category, seed 0"
+            )
+            box = self.wait(lambda label=label: self.one(f"[aria-label='{label}']"))
+            self.wait(box.is_displayed)
+            box.click()
+
+    def box(self, element: WebElement) -> dict[str, float]:
+        """Where an element is in the window: left, right, top, bottom, width, height."""
+        script = "return arguments[0].getBoundingClientRect().toJSON()"
+        return self.browser.execute_script(script, element)
 
     def usable(self, part: str) -> list[WebElement]:
         """The controls of a part of the page that can be used now."""

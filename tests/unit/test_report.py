@@ -10,107 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flash_ray.evaluation.compare import Answers, Comparison, differences
-from flash_ray.evaluation.judges.base import CaseScore, CategoryScore, JudgeResult
-from flash_ray.evaluation.report import curve, history_curves, save_grid, write_report
-from flash_ray.miniature.benchmark import MiniatureBenchmark
-from flash_ray.models.sampling import SamplerConfig
+from flash_ray.evaluation.judges.base import CaseScore
+from flash_ray.evaluation.report import curve, history_curves, save_grid
 from flash_ray.recipe import load_recipe
-from flash_ray.trainer.metrics import UpdateMetrics
-
-MODELS = ("teacher", "untrained", "student")
-BENCHMARK = MiniatureBenchmark()
+from tests.helpers.reports import BENCHMARK, metrics, noise_comparisons, write_page
 
 
 @pytest.fixture(scope="module")
 def comparisons():
-    """Answers that are noise, with scores that were not judged."""
-    rng = np.random.default_rng(0)
-    return {task: _comparison(task, BENCHMARK.cases(task, 2), rng) for task in BENCHMARK.categories}
-
-
-def _comparison(task, cases, rng):
-    answers = {}
-    measures = {"compliance": 0.5, "quality": 0.25}
-    for number, name in enumerate(MODELS):
-        images = list(rng.integers(0, 256, (len(cases), 64, 64, 3)).astype(np.uint8))
-        score = CaseScore(
-            score=3.0 + number,
-            measures=measures,
-            details={"attributes": {"sky": 0.0, "ground": 1.0}, "cap": None},
-        )
-        shown = {"tint": {"distance": 0.2, "floor": 0.1}}
-        if name != "student":  # its pictures do not show every factor
-            shown["horizon"] = {"distance": 0.3, "floor": 0.1}
-        category = CategoryScore(
-            cases=2,
-            counted=2,
-            score=3.0 + number,
-            measures=measures,
-            details={"diversity": shown, "diversity_gap": 0.1},
-        )
-        result = JudgeResult(
-            judge="exact",
-            score=3.0 + number,
-            interval=(2.9, 3.1),
-            measures=measures,
-            categories={case.category: category for case in cases},
-            cases={case.id: score for case in cases},
-        )
-        sampler = SamplerConfig((1.0,) * (4 if number else 40), 1.0 if number else 2.5)
-        answers[name] = Answers(sampler, images, result)
-    return Comparison(task, cases, answers)
-
-
-def result_of(comparisons, recipe):
-    """What `workflows.demo` puts into result.json."""
-    return {
-        "models": {
-            name: {task: c.answers[name].to_json() for task, c in comparisons.items()}
-            for name in MODELS
-        },
-        "differences": {
-            other: {task: differences(c, "student", other) for task, c in comparisons.items()}
-            for other in MODELS[:2]
-        },
-        "benchmark": "miniature",
-        "judge": "exact",
-        "cases_per_category": 2,
-        "seconds": {"train": 1.0, "evaluate": 2.0, "total": 3.0},
-        "published": "s3://flash-ray/students/miniature",
-        "recipe_digest": recipe.digest,
-    }
-
-
-def metrics(iteration: int, **changes) -> UpdateMetrics:
-    fields = UpdateMetrics(
-        iteration=iteration,
-        num_workers=1,
-        student_loss=1.0,
-        fake_score_loss=1 / iteration,
-        diagnostics={"dmd_gradient": 1.0},
-        spread=1.0,
-        excess=1.0,
-        student_grad_norm=1.0,
-        fake_score_grad_norm=1.0,
-        seconds=2.0,
-        stages={},
-        teacher_wait_share=0.5,
-        memory_mib=100.0,
-        images=4,
-        teacher_calls=8,
-        cpu_seconds=1.0,
-        tasks={},
-        teachers={},
-    )
-    return replace(fields, **changes)
-
-
-def write_page(comparisons, file):
-    recipe = load_recipe("miniature")
-    history = [metrics(1), metrics(2, scores={"t2i": 3.0, "edit": 2.0}), metrics(3)]
-    write_report(file, recipe, result_of(comparisons, recipe), comparisons, history)
-    return file.read_text()
+    return noise_comparisons()
 
 
 @pytest.fixture(scope="module")
@@ -158,14 +66,37 @@ def test_pictures_are_the_answers(page, comparisons):
 
 def test_page_states_scores_samplers_curves_and_recipe(page):
     recipe = load_recipe("miniature")
-    assert page.count(recipe.digest) == 2
+    assert page.count(recipe.digest) == 3
     assert "miniature: 4 evaluations instead of 80" in page
-    assert "40 guided steps" in page and "exact" in page
-    assert "<b>166.7 %</b>" in page and "<b>+1.00</b>" in page
+    assert "40 guided steps, 80 evaluations" in page and "exact" in page
     assert "compliance / quality" in page and "0.50 / 0.25" in page
     assert page.count("<svg") == 6  # the measures of a run; one score of each task draws no curve
-    assert "not: sky" in page and "not: ground" not in page
     assert "iterations: 250" in page
+
+
+def test_scores_that_begin_at_1_are_compared_by_their_difference(page):
+    assert "<b>+2.00</b> [+2.00, +2.00] against\nthe teacher" in page
+    assert "<b>+1.00</b> [+1.00, +1.00] against the untrained base" in page
+    text = re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
+    assert re.findall(r"\S+ %", text) == ["95 %"]  # what the intervals are of
+
+
+def test_what_does_not_hold_is_said_in_words(page):
+    assert page.count("Wrong: sky, number of objects (half right).") == 3 * len(
+        BENCHMARK.cases("t2i", 2)
+    )
+    assert "Not changed as asked: color of the left object. Not kept: what is worn." in re.sub(
+        r"</span> <span[^>]*>", " ", page
+    )
+    assert not re.search(r"colour|no_other|(Wrong|kept|asked): [^<]*ground", page)
+
+
+def test_each_category_has_its_pictures_in_a_part_that_opens(page):
+    parts = re.findall(r"<details( open)?><summary><b>(.*?)</b>", page)
+    names = [name for categories in BENCHMARK.categories.values() for name in categories]
+    assert [name for _, name in parts] == names
+    firsts = [categories[0] for categories in BENCHMARK.categories.values()]
+    assert [name for is_open, name in parts if is_open] == firsts
 
 
 def test_one_task_and_a_judge_without_more_to_say_make_a_whole_page(comparisons, tmp_path):
@@ -186,7 +117,8 @@ def test_one_task_and_a_judge_without_more_to_say_make_a_whole_page(comparisons,
     parser.feed(page)
     assert parser.open == []
     assert "Diversity" not in page and "compliance" not in page and "editing" not in page
-    assert "the student reaches" not in page and "refused" in page
+    assert "the student scores" not in page
+    assert "No score: the judge refused to answer." in page
     assert "None" not in page
 
 
@@ -240,5 +172,5 @@ def _contains(sheet, picture) -> bool:
 
 
 def test_a_factor_that_a_models_pictures_do_not_show_has_no_distance(page):
-    row = re.search(r'<td>horizon<td class="n soft">\S+\s*((?:<td class="n">[^<\s]+)+)', page)
+    row = re.search(r'<td>horizon<td class="soft">[^<]+((?:<td>[^<\s]+)+)', page)
     assert re.findall(r">([^<>]+)", row.group(1)) == ["0.30", "0.30", "–"]

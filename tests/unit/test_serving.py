@@ -139,6 +139,9 @@ def test_a_students_scores_are_shown_beside_the_benchmark_that_they_are_of():
         created="2026-06-01T00:00:00+00:00",
     )
     assert model_of(student, None, benchmark).scores == scores
+    assert model_of(student, "best").identity == model_of(student).identity
+    for changes in ({"folder": "1" * 16}, {"sigmas": [1.0, 0.5]}):
+        assert model_of(student.model_copy(update=changes)).identity != model_of(student).identity
     assert model_of(student, None, None).scores is None
     other = student.model_copy(update={"scores": scores.model_copy(update={"digest": "1" * 16})})
     assert model_of(other, None, benchmark).scores is None

@@ -32,7 +32,8 @@ export function complain(name, error, retry) {
   };
   const again = error.again && button("Retry", retry);
   const close = button("Dismiss", () => dismiss(name));
-  alert.append(element("p", {}, error.message), ...(again ? [again] : []), close);
+  const buttons = element("div", { className: "buttons" }, again, close);
+  alert.append(element("p", {}, error.message), buttons);
   byId("alerts").append(alert);
   shown.set(name, alert);
 }

@@ -21,6 +21,8 @@ export const readMe = () => json("/v1/me");
 export const listModels = async () => (await json("/v1/models")).data;
 export const listBenchmarks = async () => (await json("/v1/benchmarks")).data;
 export const readEvaluation = (id) => json(evaluationPath(id));
+export const readPair = (id, other) =>
+  json(`${evaluationPath(id)}/beside/${encodeURIComponent(other)}`);
 export const cancelEvaluation = (id) => json(evaluationPath(id), { method: "DELETE" });
 export const startEvaluation = (request) => json("/v1/evaluations", post(request));
 

@@ -1,23 +1,9 @@
-// The attributes of a picture that a judge looks at, in words.
+// The attributes of a picture that a judge looks at, in words; reports have the same ones.
 
 import { element } from "./dom.js";
+import words from "./judged_words.json" with { type: "json" };
 
-// Those that do not read well as they are called.
-const WORDS = {
-  no_other_objects: "number of objects",
-  kind: "kind of the new object",
-  colour: "color of the new object",
-  left: "left object",
-  middle: "middle object",
-  right: "right object",
-  wears: "what is worn",
-  x: "place from left to right",
-  y: "place from top to bottom",
-  pattern_phase: "place of the pattern",
-};
 const OF_OBJECT = /^(left|middle|right)_(colour|x|size)$/;
-const PROPERTIES = { x: "place", colour: "color" };
-const HEADINGS = { changed: "Not changed as asked", kept: "Not kept" }; // of edits
 
 /**
  * Paragraphs that say which attributes do not hold.
@@ -34,16 +20,16 @@ function faults(attributes) {
   for (const [name, credit] of Object.entries(attributes)) {
     if (credit === 1) continue;
     const [attribute, part] = name.split(".").reverse();
-    const heading = HEADINGS[part] ?? "Wrong";
-    const words = inWords(attribute) + (credit > 0 ? " (half right)" : "");
-    groups.set(heading, [...(groups.get(heading) ?? []), words]);
+    const heading = words.headings[part] ?? "Wrong";
+    const fault = inWords(attribute) + (credit > 0 ? " (half right)" : "");
+    groups.set(heading, [...(groups.get(heading) ?? []), fault]);
   }
   if (groups.size === 0) return ["Everything that was asked is there."];
-  return [...groups].map(([heading, words]) => `${heading}: ${words.join(", ")}.`);
+  return [...groups].map(([heading, faults]) => `${heading}: ${faults.join(", ")}.`);
 }
 
 function inWords(name) {
   const [, slot, property] = OF_OBJECT.exec(name) ?? [];
-  if (slot) return `${PROPERTIES[property] ?? property} of the ${slot} object`;
-  return WORDS[name] ?? name.replaceAll("_", " ").replaceAll("colour", "color");
+  if (slot) return `${words.properties[property] ?? property} of the ${slot} object`;
+  return words.attributes[name] ?? name.replaceAll("_", " ").replaceAll("colour", "color");
 }

@@ -11,10 +11,12 @@ import { Grid } from "./grid.js";
 /**
  * Makes the part work, once the server has said who we are, which models and benchmark there are.
  * @param {?object} benchmark null if nothing can be scored
+ * @returns {{listen: (evaluations: object[]) => void, offer: (ask: Function) => void}} for the
+ *   scores in the list of models: what is evaluated, and how to ask for more
  */
-export function setUpCompare({ role, limits }, models, benchmark) {
+export function setUpCompare({ role, limits, judges }, models, benchmark) {
   const isAllowed = permit(byId("compare-denied"), role, "generate", "Drawing pictures");
-  const form = new CompareForm(models, benchmark, limits);
+  const form = new CompareForm(models, benchmark, limits, judges);
   let grid = null;
   let comparison = null;
   let stopper = null;
@@ -76,4 +78,8 @@ export function setUpCompare({ role, limits }, models, benchmark) {
   byId("stop").addEventListener("click", () => stopper.abort());
   form.offer(isAllowed);
   byId("generate").disabled = !isAllowed || models.length === 0;
+  return {
+    listen: (evaluations) => form.scores.listen(evaluations),
+    offer: (ask) => isAllowed && form.scores.offer(ask),
+  };
 }

@@ -2,7 +2,8 @@
 
 import { listCases, readPicture } from "./api.js";
 import { bound, byId, element, fillSelect } from "./dom.js";
-import { count, decimal, mebibytes } from "./format.js";
+import { count, mebibytes } from "./format.js";
+import { ModelScores } from "./model_scores.js";
 import { Pictures } from "./pictures.js";
 import { Pool } from "./pool.js";
 
@@ -27,11 +28,15 @@ export class CompareForm {
   #limits;
   #preview = new Pictures();
 
+  /** What the models score; null without a benchmark. */
+  scores;
+
   /** `benchmark` is null if there is none; `limits` are the server's, of one request. */
-  constructor(models, benchmark, limits) {
+  constructor(models, benchmark, limits, judges) {
     this.#models = models;
     this.#benchmark = benchmark;
     this.#limits = limits;
+    this.scores = benchmark && new ModelScores(models, benchmark, judges[0], limits.cases);
     bound(byId("per-category"), limits.cases);
     this.#listModels();
     if (benchmark) this.#offerBenchmark();
@@ -112,13 +117,14 @@ export class CompareForm {
     }
     const lines = this.#models.map((model, i) => {
       const box = element("input", { type: "checkbox", value: model.id, checked: i < CHOSEN });
-      const facts = [nature(model)];
-      if (this.#benchmark) facts.push(results(model, this.#benchmark));
-      const lines = facts.map((fact) => element("span", { className: "soft" }, fact));
-      const text = element("span", {}, element("b", {}, model.id), ...lines);
+      const facts = element("span", { className: "soft" }, nature(model));
+      const scores = this.scores && this.scores.line(model);
+      const text = element("span", {}, element("b", {}, model.id), facts, scores);
       return element("label", { className: "model" }, box, text);
     });
     byId("models").replaceChildren(...lines);
+    byId("no-students").hidden = this.#models.some(({ kind }) => kind === "student");
+    if (this.scores) byId("models").after(this.scores.box);
   }
 
   /** Shows what there is of the benchmark, and makes its cases the first choice. */
@@ -176,6 +182,7 @@ export class CompareForm {
       byId(id).disabled = !isShown; // hidden fields must not keep the form from being sent
     }
     const models = this.models;
+    this.scores?.choose(models);
     fillSelect(byId("size"), commonSizes(models.length ? models : this.#models));
     const model = byId("models").querySelector("input");
     model?.setCustomValidity(models.length ? "" : "Choose a model.");
@@ -222,11 +229,4 @@ function nature({ kind, steps, evaluations, guidance, base }) {
   const parts = [`${kind}, ${count(steps, "step")}`, count(evaluations, "evaluation")];
   if (guidance !== 1) parts.push(`guidance ${guidance}`);
   return [...parts, `base ${base}`].join(", ");
-}
-
-function results({ scores }, { id: benchmark }) {
-  if (scores === null) return `not scored on ${benchmark}`;
-  const means = Object.entries(scores.tasks).map(([task, score]) => `${task} ${decimal(score)}`);
-  const cases = count(scores.cases_per_category, "case");
-  return `${means.join(", ")} by ${scores.judge} on ${benchmark}, ${cases} a category`;
 }

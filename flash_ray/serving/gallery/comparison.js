@@ -80,7 +80,7 @@ export class Comparison {
     cell.answer = await draw(request, signal, busy(view, "drawing"));
     view.showPicture(cell.answer);
     view.say(row.benchmark ? "to be judged" : "");
-    this.#summarize(model);
+    this.#summarize();
   }
 
   async #judge(cell, signal) {
@@ -89,17 +89,23 @@ export class Comparison {
     view.say("judging");
     cell.judged = await judge(row, answer.b64, signal, busy(view, "judging"));
     view.showScore(cell.judged);
-    this.#summarize(cell.model);
+    this.#summarize();
   }
 
-  #summarize(model) {
-    const cells = this.#cells.filter((cell) => cell.model === model);
-    const scores = cells.map((cell) => cell.judged?.score ?? null).filter((s) => s !== null);
-    const drawn = cells.filter((cell) => cell.answer);
-    const times = drawn.map((cell) => drawingTime(cell.answer.timings));
-    this.#grid.summarize(model, scores, times);
+  /** Means stand beside each other: they are over the rows that every model has a score on. */
+  #summarize() {
+    const unscored = this.#cells.filter((cell) => scoreOf(cell) === null);
+    const without = new Set(unscored.map(({ row }) => row));
+    for (const [model, cells] of Map.groupBy(this.#cells, (cell) => cell.model)) {
+      const scores = cells.filter(({ row }) => !without.has(row)).map(scoreOf);
+      const drawn = cells.filter((cell) => cell.answer);
+      const times = drawn.map((cell) => drawingTime(cell.answer.timings));
+      this.#grid.summarize(model, scores, cells.length, times);
+    }
   }
 }
+
+const scoreOf = ({ judged }) => judged?.score ?? null;
 
 const isMissing = ({ answer, row, judged }) => !answer || (row.benchmark !== null && !judged);
 

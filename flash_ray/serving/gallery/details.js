@@ -1,13 +1,10 @@
 // What a judge says of an answer beside its score, in words.
 
 import { faultLines } from "./attributes.js";
+import words from "./judged_words.json" with { type: "json" };
 import { element } from "./dom.js";
 import { decimal } from "./format.js";
 
-const FAILURES = {
-  refused: "the judge refused to answer",
-  unparsed: "the judge did not answer in the form that it was asked for",
-};
 const WORDS = {
   wanted: "text wanted",
   read: "text read",
@@ -32,7 +29,7 @@ export function detailLines({ score, failure, details }) {
 
 function missing(score, failure) {
   if (failure) {
-    const why = `No score: ${FAILURES[failure] ?? failure}.`;
+    const why = `No score: ${words.failures[failure] ?? failure}.`;
     return [element("p", { className: "failure" }, why)];
   }
   if (score !== null) return [];

@@ -7,21 +7,27 @@ import {
   listEvaluations,
   PAGE,
   readEvaluation,
+  readPair,
   startEvaluation,
 } from "./api.js";
-import { bound, byId, element, fillSelect } from "./dom.js";
-import { count, titleOf, workOf } from "./format.js";
+import { Beside } from "./beside.js";
+import { bound, byId, fillSelect } from "./dom.js";
+import { isActive, Item } from "./evaluation_item.js";
+import { titleOf } from "./format.js";
 import { Result } from "./result.js";
+import { likeness } from "./scoring.js";
 
 const POLL_MS = 2000;
 
-const isActive = ({ status }) => status === "queued" || status === "running";
-
-/** Makes the part work, once the server has said who we are, which models and benchmark there are. */
-export function setUpEvaluations({ role, limits, judges }, models, benchmark) {
+/**
+ * Makes the part work, once the server has said who we are, which models and benchmark there are.
+ * @param {(evaluations: object[]) => void} onList told what is listed, whenever it was read
+ * @returns {(requests: object[]) => Promise} starts evaluations
+ */
+export function setUpEvaluations({ role, limits, judges }, models, benchmark, onList) {
   const mayStart = permit(byId("evaluate-denied"), role, "generate", "Evaluating a model");
   const mayCancel = permit(byId("cancel-denied"), role, "admin", "Cancelling an evaluation");
-  const result = new Result(byId("evaluation"));
+  const views = { one: new Result(byId("evaluation")), two: new Beside(byId("evaluation")) };
   const list = byId("evaluation-list");
   const items = new Map();
   let wanted = PAGE; // how many are listed
@@ -40,7 +46,10 @@ export function setUpEvaluations({ role, limits, judges }, models, benchmark) {
     for (const id of items.keys()) if (!listed.has(id)) drop(id);
     evaluations.forEach(show);
     byId("older").hidden = !hasOlder;
+    byId("no-evaluations").hidden = evaluations.length > 0;
     byId("cancel-denied").hidden = mayCancel || !evaluations.some(isActive);
+    countChosen();
+    onList(evaluations);
     if (evaluations.some(isActive)) timer = setTimeout(() => trying("evaluations", poll), POLL_MS);
   }
 
@@ -48,7 +57,7 @@ export function setUpEvaluations({ role, limits, judges }, models, benchmark) {
   function show(evaluation, index) {
     let item = items.get(evaluation.id);
     if (!item) {
-      item = new Item(evaluation, open, mayCancel && cancel);
+      item = new Item(evaluation, { open, cancel: mayCancel && cancel, onChoice: countChosen });
       items.set(evaluation.id, item);
       list.insertBefore(item.box, list.children[index] ?? null);
     } else if (isActive(item.evaluation) && !isActive(evaluation)) {
@@ -62,19 +71,25 @@ export function setUpEvaluations({ role, limits, judges }, models, benchmark) {
     items.delete(id);
   }
 
-  async function start() {
-    const evaluation = await startEvaluation({
-      model: byId("evaluation-model").value,
-      benchmark: benchmark.id,
-      task: byId("evaluation-task").value,
-      cases: byId("evaluation-cases").valueAsNumber,
-      seed: byId("evaluation-seed").valueAsNumber,
-      judge: byId("evaluation-judge").value,
-    });
-    say(evaluation);
-    since = Math.min(since, evaluation.created); // it may be an old one
+  async function ask(requests) {
+    for (const request of requests) {
+      const evaluation = await startEvaluation({ benchmark: benchmark.id, ...request });
+      say(evaluation);
+      since = Math.min(since, evaluation.created); // it may be an old one
+    }
     await trying("evaluations", poll);
   }
+
+  const start = () =>
+    ask([
+      {
+        model: byId("evaluation-model").value,
+        task: byId("evaluation-task").value,
+        cases: byId("evaluation-cases").valueAsNumber,
+        seed: byId("evaluation-seed").valueAsNumber,
+        judge: byId("evaluation-judge").value,
+      },
+    ]);
 
   async function showOlder() {
     const last = list.lastElementChild;
@@ -83,9 +98,47 @@ export function setUpEvaluations({ role, limits, judges }, models, benchmark) {
     last.nextElementSibling?.focus(); // the button may be gone
   }
 
+  function clear() {
+    Object.values(views).forEach((view) => view.clear());
+  }
+
   function open(id) {
     return trying("evaluation", async () => {
-      result.show(await readEvaluation(id), () => items.get(id)?.box.focus());
+      const evaluation = await readEvaluation(id);
+      clear();
+      views.one.show(evaluation, () => {
+        clear();
+        items.get(id)?.box.focus();
+      });
+    });
+  }
+
+  /** Those that are chosen, in the order of the list. */
+  const chosen = () =>
+    [...items.values()]
+      .filter((item) => item.isChosen)
+      .sort((a, b) => (precedes(a.box, b.box) ? -1 : 1));
+
+  /** Says how many are chosen; two can be laid side by side. */
+  function countChosen() {
+    const number = chosen().length;
+    byId("beside").disabled = number !== 2;
+    byId("chosen").textContent = number === 2 ? "" : `${number} of 2 chosen`;
+    byId("choosing").hidden = ![...items.values()].some(({ isOffered }) => isOffered);
+  }
+
+  async function layBeside() {
+    const ids = chosen().map(({ evaluation }) => evaluation.id);
+    const [pair, ...both] = await Promise.all([readPair(...ids), ...ids.map(readEvaluation)]);
+    const request = mayStart && likeness(both, { models, benchmark, judges, most: limits.cases });
+    const offer = request && {
+      ...request,
+      ask: () => trying("evaluation", () => ask([request])),
+    };
+    clear();
+    views.two.show(both, pair, offer, () => {
+      clear();
+      byId("beside").focus();
     });
   }
 
@@ -96,6 +149,24 @@ export function setUpEvaluations({ role, limits, judges }, models, benchmark) {
     });
   }
 
+  fillForm(models, benchmark, judges);
+  byId("older").addEventListener("click", () => trying("evaluations", showOlder));
+  byId("beside").addEventListener("click", () => trying("evaluation", layBeside));
+  byId("evaluation-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    trying("evaluation", start);
+  });
+  bound(byId("evaluation-cases"), limits.cases);
+  byId("evaluation-form").querySelector("fieldset").disabled = !mayStart;
+  byId("evaluate").disabled = models.length === 0;
+  trying("evaluations", poll);
+  return ask;
+}
+
+const precedes = (a, b) =>
+  Boolean(a.compareDocumentPosition(b) & Node.DOCUMENT_POSITION_FOLLOWING);
+
+function fillForm(models, benchmark, judges) {
   fillSelect(
     byId("evaluation-model"),
     models.map((model) => model.id),
@@ -106,63 +177,8 @@ export function setUpEvaluations({ role, limits, judges }, models, benchmark) {
   byId("evaluation-task").closest("label").hidden = tasks.length === 1;
   fillSelect(byId("evaluation-judge"), judges);
   byId("evaluation-judge").closest("label").hidden = judges.length === 1;
-  byId("older").addEventListener("click", () => trying("evaluations", showOlder));
-  byId("evaluation-form").addEventListener("submit", (event) => {
-    event.preventDefault();
-    trying("evaluation", start);
-  });
-  bound(byId("evaluation-cases"), limits.cases);
-  byId("evaluation-form").querySelector("fieldset").disabled = !mayStart;
-  byId("evaluate").disabled = models.length === 0;
-  trying("evaluations", poll);
 }
 
 function say(evaluation) {
   byId("evaluations-status").textContent = `${titleOf(evaluation)}: ${evaluation.status}.`;
-}
-
-/** One evaluation in the list; updated in place, so that the keyboard's focus stays. */
-class Item {
-  #progress = element("progress");
-  #state = element("span", { className: "state" });
-  #error = element("p", { className: "failure" });
-  #open = element("button", { type: "button" }, "Open");
-  #cancel = element("button", { type: "button" }, "Cancel");
-
-  /** `cancel` is false if the caller may not. */
-  constructor(evaluation, open, cancel) {
-    const { id, model, cases, seed, created } = evaluation;
-    const title = titleOf(evaluation);
-    const how = `${count(cases, "case")} a category, seed ${seed}`;
-    this.#progress.setAttribute("aria-label", `Answers of ${title}`);
-    this.#open.setAttribute("aria-label", `Open ${title}, ${how}`);
-    this.#cancel.setAttribute("aria-label", `Cancel ${title}, ${how}`);
-    this.#open.addEventListener("click", () => open(id));
-    this.#cancel.setAttribute("aria-describedby", "cancel-denied");
-    this.#cancel.disabled = !cancel;
-    this.#cancel.addEventListener("click", () => cancel(id));
-    const when = new Date(created * 1000).toLocaleString(undefined, {
-      dateStyle: "medium",
-      timeStyle: "short",
-    });
-    const name = element("p", { className: "title" }, element("b", {}, model));
-    name.append(` ${workOf(evaluation)}`);
-    name.append(element("span", { className: "soft" }, `${how}, ${when}`));
-    this.box = element("li", { tabIndex: -1 }, name, this.#progress, this.#state);
-    this.box.append(this.#open, this.#cancel, this.#error);
-  }
-
-  update(evaluation) {
-    const { status, progress, error } = evaluation;
-    const focused = document.activeElement;
-    this.evaluation = evaluation;
-    this.#progress.max = Math.max(progress.total, 1);
-    this.#progress.value = progress.done;
-    this.#state.textContent = `${status}, ${progress.done} of ${progress.total}`;
-    this.#error.textContent = error ?? "";
-    this.#open.hidden = status !== "succeeded";
-    this.#cancel.hidden = !isActive(evaluation);
-    // The button that was pressed is gone: the keyboard goes on at its place.
-    if (focused.hidden && this.box.contains(focused)) this.box.focus();
-  }
 }

@@ -2,7 +2,7 @@
 
 import { capOf, detailLines } from "./details.js";
 import { element } from "./dom.js";
-import { decimal, mean, median, seconds } from "./format.js";
+import { count, decimal, mean, median, seconds } from "./format.js";
 import { fromBase64, inputFile, Pictures } from "./pictures.js";
 
 const MANY = 4; // models; more of them get smaller pictures
@@ -18,6 +18,7 @@ export class Grid {
     const hasInputs = rows.some((row) => row.inputs.length > 0);
     const table = element("table", { className: "grid" });
     table.classList.toggle("many", models.length > MANY);
+    setColumns(table, models.length + Number(hasInputs));
     table.append(this.#head(models, hasInputs), this.#body(rows, models, hasInputs));
     const scores = "Scores are the judge's, from 1 to 5. ";
     const times =
@@ -31,10 +32,14 @@ export class Grid {
     return this.#cells.get(row).get(model);
   }
 
-  /** Says in a model's head what its answers so far score, and the seconds that they took. */
-  summarize(model, scores, times) {
+  /**
+   * Says in a model's head what its answers so far score, and the seconds that they took.
+   * @param {number[]} scores of the rows that count, of so many rows
+   */
+  summarize(model, scores, rows, times) {
     const parts = [];
-    if (scores.length) parts.push(`mean ${decimal(mean(scores))}`);
+    const extent = scores.length < rows ? ` of ${count(scores.length, "case")}` : "";
+    if (scores.length) parts.push(`mean ${decimal(mean(scores))}${extent}`);
     if (times.length) parts.push(`median ${seconds(median(times))}`);
     this.#heads.get(model).textContent = parts.join(", ");
   }
@@ -130,6 +135,12 @@ class Cell {
     }
     this.#measures.before(...detailLines(judged));
   }
+}
+
+/** Lets pictures take the width that so many columns leave. */
+export function setColumns(table, number) {
+  table.style.setProperty("--columns", number);
+  table.classList.toggle("three", number === 3);
 }
 
 function state(list, name, value) {

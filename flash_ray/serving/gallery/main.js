@@ -13,7 +13,9 @@ setUpForgetting();
 await trying("start", async () => {
   const [me, models, benchmarks] = await Promise.all([readMe(), listModels(), listBenchmarks()]);
   const [benchmark = null] = benchmarks; // a server has one, or none: then nothing is scored
-  setUpCompare(me, models, benchmark);
+  const scores = setUpCompare(me, models, benchmark);
   document.querySelector("[role=tablist]").hidden = benchmark === null;
-  if (benchmark) setUpEvaluations(me, models, benchmark);
+  if (!benchmark) return;
+  const ask = setUpEvaluations(me, models, benchmark, (listed) => scores.listen(listed));
+  scores.offer(ask);
 });

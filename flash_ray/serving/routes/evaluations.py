@@ -8,11 +8,12 @@ from fastapi import APIRouter, Query, Response
 from starlette.concurrency import run_in_threadpool
 
 from flash_ray.serving.benchmark import judge_names, vlm_identity
+from flash_ray.serving.beside import Finished, lay_beside
 from flash_ray.serving.evaluations import ENDS, EvaluationSpec
 from flash_ray.serving.http import ApiError
 from flash_ray.serving.routes.benchmarks import find_benchmark
 from flash_ray.serving.routes.models import find_model
-from flash_ray.serving.schemas import Evaluation, EvaluationRequest, Evaluations
+from flash_ray.serving.schemas import Evaluation, EvaluationPair, EvaluationRequest, Evaluations
 from flash_ray.serving.service import Served, Service, needs
 
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -56,6 +57,13 @@ async def list_evaluations(
 async def read_evaluation(id: str, service: Served) -> Evaluation:
     """An evaluation: its progress, then its scores and answers."""
     return await _view(service, id)
+
+
+@router.get("/{id}/beside/{other}", dependencies=[needs("read")])
+async def read_pair(id: str, other: str, service: Served) -> EvaluationPair:
+    """Two finished evaluations side by side, with their difference if they are of equal cases."""
+    left, right = await _finished(service, id), await _finished(service, other)
+    return await run_in_threadpool(lay_beside, left, right)
 
 
 @router.delete("/{id}", dependencies=[needs("admin")])
@@ -114,6 +122,15 @@ async def _view(service: Service, id: str) -> Evaluation:
     if view is None:
         raise ApiError(404, f"id: there is no evaluation {id[:100]!r}.", "id")
     return view
+
+
+async def _finished(service: Service, id: str) -> Finished:
+    view = await _view(service, id)
+    spec = await run_in_threadpool(service.evaluations.spec, id)
+    if view.result is None or spec is None:
+        problem = f"id: evaluation {id} is {view.status}; allowed: one that has succeeded."
+        raise ApiError(400, problem, "id")
+    return spec, view.result
 
 
 def _plain(text: str) -> str:

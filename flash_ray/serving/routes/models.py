@@ -66,6 +66,7 @@ def _card(service: Service, model: ServedModel) -> ModelCard:
         evaluations=model.sampler.nfe,
         guidance=model.sampler.guidance_scale,
         digest=model.digest,
+        identity=model.identity,
         sizes=[f"{width}x{height}"],
         scores=model.scores,
     )

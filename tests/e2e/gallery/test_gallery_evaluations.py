@@ -7,6 +7,7 @@ import pytest
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from flash_ray.evaluation.words import fault_lines
 from flash_ray.miniature.benchmark import MiniatureBenchmark
 from flash_ray.recipe import load_recipe
 from flash_ray.serving.evaluations import EvaluationSpec
@@ -83,15 +84,8 @@ def test_an_evaluation_runs_to_its_table_and_the_worst_answers(page):
 
 
 def wrong(attributes: dict[str, float]) -> str:
-    """What the page says of the attributes of an answer to a t2i case."""
-    special = {"no_other_objects": "number of objects", "wears": "what is worn"}
-    found = [
-        special.get(name, name.replace("_", " ").replace("colour", "color"))
-        + (" (half right)" if credit else "")
-        for name, credit in attributes.items()
-        if credit < 1
-    ]
-    return f"Wrong: {', '.join(found)}." if found else "Everything that was asked is there."
+    """What the page says of the attributes of an answer to a t2i case: the words of reports."""
+    return " ".join(fault_lines(attributes)) or "Everything that was asked is there."
 
 
 def test_what_an_edit_did_not_do_and_did_not_keep_is_told_apart(page):

@@ -1,0 +1,118 @@
+// What models score, in their list: scores of equal cases only, and an offer to score the others.
+
+import { trying } from "./alerts.js";
+import { element } from "./dom.js";
+import { count, decimal, listed, withInterval } from "./format.js";
+import { missingScores, scoreSets, underWay } from "./scoring.js";
+
+export class ModelScores {
+  #models;
+  #benchmark;
+  #judge;
+  #most;
+  #chosen = [];
+  #evaluations = [];
+  #ask = null;
+  #lines = new Map();
+  #note = element("p", { className: "soft" });
+  #button = element("button", { type: "button" });
+  /** What stands under the list. */
+  box = element("div", { className: "scores" }, this.#note, this.#button);
+
+  /** `judge` is the one whose scores are shown, `most` how many cases an evaluation may have. */
+  constructor(models, benchmark, judge, most) {
+    this.#models = models;
+    this.#benchmark = benchmark;
+    this.#judge = judge;
+    this.#most = most;
+    this.#button.addEventListener("click", () => {
+      trying("scoring", () => this.#ask(this.#offered()));
+    });
+  }
+
+  /** The line of a model in the list. */
+  line(model) {
+    const line = element("span", { className: "soft" });
+    this.#lines.set(model, line);
+    return line;
+  }
+
+  choose(models) {
+    this.#chosen = models;
+    this.#update();
+  }
+
+  /** Takes in what the server has evaluated. */
+  listen(evaluations) {
+    this.#evaluations = evaluations;
+    this.#update();
+  }
+
+  /** Offers to start evaluations, by a function that takes their requests. */
+  offer(ask) {
+    this.#ask = ask;
+    this.#update();
+  }
+
+  #sets() {
+    const [models, chosen, evaluations] = [this.#models, this.#chosen, this.#evaluations];
+    return scoreSets(models, chosen, evaluations, this.#benchmark, this.#judge);
+  }
+
+  /** What the button would ask for: nothing that is under way, or that the server does not take. */
+  #offered() {
+    const sets = this.#sets();
+    if (sets.cases === null || sets.cases > this.#most) return [];
+    const missing = missingScores(sets, this.#chosen, this.#benchmark, this.#judge);
+    return missing.filter((request) => !this.#underWay(request));
+  }
+
+  #underWay(request) {
+    const model = this.#models.find(({ id }) => id === request.model);
+    return underWay(request, model, this.#evaluations, this.#benchmark);
+  }
+
+  #update() {
+    const sets = this.#sets();
+    for (const [model, line] of this.#lines) line.textContent = this.#lineOf(model, sets);
+    const offered = this.#ask ? this.#offered() : [];
+    const names = [...new Set(offered.map(({ model }) => model))];
+    const { cases } = sets;
+    this.#note.textContent =
+      cases === null
+        ? ""
+        : `Scores by ${this.#judge}, 1 to 5, on the same cases for all: the first ${cases} of each ` +
+          `category of ${this.#benchmark.id}.`;
+    this.#button.hidden = offered.length === 0;
+    const pictures = offered.reduce((sum, { task }) => sum + this.#categories(task) * cases, 0);
+    this.#button.textContent =
+      `Score ${names.length > 2 ? count(names.length, "model") : listed(names)} on them: ` +
+      count(pictures, "picture");
+    this.box.hidden = cases === null;
+  }
+
+  #categories(task) {
+    return this.#benchmark.tasks[task].length;
+  }
+
+  #lineOf(model, { cases, sets }) {
+    const scores = sets.get(cases)?.get(model.id) ?? {};
+    const tasks = Object.keys(this.#benchmark.tasks);
+    const parts = tasks.filter((task) => scores[task]).map((task) => `${task} ${shown(scores[task])}`);
+    const running = tasks
+      .filter((task) => !scores[task])
+      .map((task) => this.#underWay({ model: model.id, task, cases, judge: this.#judge }))
+      .filter(Boolean)
+      .map(({ task, progress }) => `${task} being scored, ${progress.done} of ${progress.total}`);
+    if (parts.length || running.length) return [...parts, ...running].join(", ");
+    const others = [...sets].filter(([, set]) => set.has(model.id)).map(([number]) => number);
+    if (others.length) {
+      const numbers = listed(others.sort((a, b) => a - b).map(String));
+      return `scored on ${numbers} ${others.at(-1) === 1 ? "case" : "cases"} of each category only`;
+    }
+    if (model.scores) return `scored by ${model.scores.judge} only`;
+    return "not scored";
+  }
+}
+
+const shown = (score) => (score.score === null ? decimal(null) : withInterval(score));
