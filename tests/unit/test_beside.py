@@ -5,9 +5,9 @@ import pytest
 from flash_ray.evaluation.statistics import interval
 from flash_ray.recipe import load_recipe
 from flash_ray.serving.beside import lay_beside
-from flash_ray.serving.evaluations import EvaluationSpec
+from flash_ray.serving.evaluations import EvaluationSpec, EvaluationStore
 from flash_ray.serving.registry import teacher_of
-from flash_ray.serving.schemas import Answer, EvaluationResult
+from flash_ray.serving.schemas import Answer, EvaluationResult, MeanScore
 
 SPEC = EvaluationSpec(
     model=teacher_of(load_recipe("miniature")),
@@ -94,3 +94,33 @@ def test_what_is_unlike_has_scores_and_no_difference(scores, changes, unlike):
     assert pair.all.left.score == 4.5 and pair.all.right.score == 3
     rows = [pair.all, *pair.categories.values()]
     assert all((row.difference is None) == bool(unlike) for row in rows)
+
+
+class Shelf(dict):
+    """What a store of evaluations needs of a bucket."""
+
+    def get_bytes(self, key):
+        return self.get(key)
+
+    def list(self, prefix):
+        return [key for key in self if key.startswith(prefix)]
+
+    def folders(self, prefix):
+        return {key.removeprefix(prefix).split("/")[0] for key in self.list(prefix)}
+
+    def url(self, key):
+        return f"s3://shelf/{key}"
+
+
+def test_lists_have_the_scores_of_results_and_go_on_where_one_is_damaged(caplog):
+    spec, result = finished({"wood-a": 4, "wood-b": None})
+    shelf = Shelf()
+    for number, text in enumerate((result.model_dump_json(), '{"score": "high"}')):
+        shelf[f"evaluations/eval-{number}/request.json"] = spec.model_dump_json().encode()
+        shelf[f"evaluations/eval-{number}/result.json"] = text.encode()
+    (whole, damaged), has_more = EvaluationStore(shelf).page(10, None)
+    assert (whole.id, damaged.id, has_more) == ("eval-0", "eval-1", False)
+    assert whole.score == MeanScore(score=4.0, interval=None, counted=1) and whole.result is None
+    assert (whole.identity, whole.benchmark_digest) == (spec.model.identity, "0" * 16)
+    assert damaged.score is None and damaged.status == "succeeded"
+    assert "evaluations/eval-1/result.json" in caplog.text
