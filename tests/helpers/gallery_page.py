@@ -165,9 +165,13 @@ class Page:
                 f"Choose {evaluation['model']} on miniature {evaluation['task']}, judged by exact, "
                 f"{cases} a category, seed 0"
             )
-            box = self.wait(lambda label=label: self.one(f"[aria-label='{label}']"))
-            self.wait(box.is_displayed)
-            box.click()
+            self.labelled(label).click()
+
+    def labelled(self, label: str) -> WebElement:
+        """The control of that name, once it is shown."""
+        control: WebElement = self.wait(lambda: self.one(f"[aria-label='{label}']"))
+        self.wait(control.is_displayed)
+        return control
 
     def box(self, element: WebElement) -> dict[str, float]:
         """Where an element is in the window: left, right, top, bottom, width, height."""

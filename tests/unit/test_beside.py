@@ -5,9 +5,9 @@ import pytest
 from flash_ray.evaluation.statistics import interval
 from flash_ray.recipe import load_recipe
 from flash_ray.serving.beside import lay_beside
-from flash_ray.serving.evaluations import EvaluationSpec
+from flash_ray.serving.evaluations import EvaluationSpec, EvaluationStore
 from flash_ray.serving.registry import teacher_of
-from flash_ray.serving.schemas import Answer, EvaluationResult
+from flash_ray.serving.schemas import Answer, EvaluationResult, MeanScore
 
 SPEC = EvaluationSpec(
     model=teacher_of(load_recipe("miniature")),
@@ -94,3 +94,35 @@ def test_what_is_unlike_has_scores_and_no_difference(scores, changes, unlike):
     assert pair.all.left.score == 4.5 and pair.all.right.score == 3
     rows = [pair.all, *pair.categories.values()]
     assert all((row.difference is None) == bool(unlike) for row in rows)
+
+
+class Shelf(dict):
+    """What a store of evaluations needs of a bucket."""
+
+    def get_bytes(self, key, most=None):
+        return self.get(key)
+
+    def list(self, prefix):
+        return [key for key in self if key.startswith(prefix)]
+
+    def folders(self, prefix):
+        return {key.removeprefix(prefix).split("/")[0] for key in self.list(prefix)}
+
+    def url(self, key):
+        return f"s3://shelf/{key}"
+
+
+def test_lists_have_the_scores_of_results_and_go_on_where_one_is_damaged():
+    spec, result = finished({"wood-a": 4, "wood-b": None})
+    other = spec.model_copy(update={"seed": 1})
+    shelf = Shelf()
+    for asked, text in ((spec, result.model_dump_json()), (other, '{"score": "high"}')):
+        shelf[f"evaluations/{asked.id}/request.json"] = asked.model_dump_json().encode()
+        shelf[f"evaluations/{asked.id}/result.json"] = text.encode()
+    listed, has_more = EvaluationStore(shelf).page(10, None)
+    views = {view.id: view for view in listed}
+    assert set(views) == {spec.id, other.id} and not has_more
+    whole, damaged = views[spec.id], views[other.id]
+    assert whole.score == MeanScore(score=4.0, interval=None, counted=1) and whole.result is None
+    assert (whole.identity, whole.benchmark_digest) == (spec.model.identity, "0" * 16)
+    assert damaged.score is None

@@ -55,9 +55,7 @@ def test_the_list_of_evaluations_shows_scores_with_intervals_and_on_how_many_cas
     page.sign_in()
     page.one("#evaluations-tab").click()
     label = "Open plain on miniature t2i, judged by exact, 1 case a category, seed 0"
-    opener = page.wait(lambda: page.one(f"[aria-label='{label}']"))
-    row = opener.find_element(By.XPATH, "ancestor::li")
-    page.wait(opener.is_displayed)
+    row = page.labelled(label).find_element(By.XPATH, "ancestor::li")
     score = row.find_element(By.CSS_SELECTOR, ".score").text
     assert score == f"{written(found['score'])} on 3 cases"
     assert found["score"] == {key: found["result"][key] for key in found["score"]}
@@ -110,7 +108,7 @@ def test_two_evaluations_of_different_cases_have_no_difference_and_are_scored_al
     assert button.text == "Score plain on 2 cases a category"
     button.click()
     label = "Open plain on miniature t2i, judged by exact, 2 cases a category, seed 0"
-    page.wait(lambda: page.one(f"[aria-label='{label}']").is_displayed())
+    page.labelled(label)
     page.choose(page.settle("plain", cases=2), many)
     page.one("#beside").click()
     page.wait(lambda: not page.all("#evaluation .unlike"))
