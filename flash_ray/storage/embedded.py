@@ -25,6 +25,7 @@ from flash_ray.storage.security import ADDRESS, write_security
 HOME = Path("~/.flash_ray/store")  # the folder of the embedded store, unless another is named
 BUCKET = "flash-ray"
 SPARE_BYTES = 100 << 20  # with less, weed refuses to write
+LOG = Path("logs/weed.log")
 SERVICES = ("master", "volume", "filer", "s3", "admin")
 # Runs `weed` so that the kernel ends it (SIGTERM) when our process dies, however it dies. An
 # exec'd launcher, because code between fork and exec is unsafe in a process with threads.
@@ -79,7 +80,8 @@ def embedded_store(folder: Path, deadline_s: float = 30) -> Iterator[Store]:
         deadline_s: seconds within which the server must be ready.
 
     Raises:
-        UserError: another run uses `folder`, or the server is not ready in time.
+        UserError: another run uses `folder`, or the server is not ready in time, or what was done
+            with it failed since it died or has no space.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = _lock(folder, min(10, deadline_s))
@@ -134,7 +136,7 @@ def _what_ails(server: subprocess.Popen[bytes], folder: Path, problem: UserError
     if server.poll() is not None:
         return (
             f"runtime.storage.url: the embedded store in {folder} died ({_ending(server)}; log: "
-            f"{folder / 'weed.log'}); what was written is kept: make sure that nothing ends it, "
+            f"{folder / LOG}); what was written is kept: make sure that nothing ends it, "
             f"{again}"
         )
     free = shutil.disk_usage(folder).free
@@ -210,7 +212,7 @@ def _start(
     command += ["-master.telemetry=false"]
     command += [f"-{service}.port={port}" for service, port in ports.items()]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("WEED_")}
-    with open(folder / "weed.log", "wb") as log:
+    with open(folder / LOG, "wb") as log:
         server = subprocess.Popen(
             [sys.executable, "-ISc", LAUNCHER, str(os.getpid()), *command],
             stdin=subprocess.DEVNULL,
@@ -259,11 +261,11 @@ def _await_ready(
             if server.poll() is None and time.monotonic() < until:
                 time.sleep(0.1)
                 continue
-            log = (folder / "weed.log").read_text(errors="replace").split("\ngoroutine ")[0]
+            log = (folder / LOG).read_text(errors="replace").split("\ngoroutine ")[0]
             tail = " | ".join(line.strip() for line in log.split("\n") if line.strip())[-600:]
             raise UserError(
                 f"runtime.storage.url: the embedded store in {folder} did not start (log: "
-                f"{folder / 'weed.log'}); its end: {tail}"
+                f"{folder / LOG}); its end: {tail}"
             ) from error
 
 

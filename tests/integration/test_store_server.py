@@ -206,6 +206,7 @@ def test_work_that_fails_with_its_bucket_says_so_in_one_line(tmp_path: Path) -> 
             raise RuntimeError("what came of it")
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -15,6 +15,7 @@ from flash_ray.cli.app import app as cli
 from flash_ray.cluster.resources import cluster_needs
 from flash_ray.recipe import Recipe, load_recipe
 from flash_ray.serving.app import BuildArgs
+from flash_ray.storage.s3 import Store, s3_filesystem
 from flash_ray.studies.study import load_study, plan_trials
 from flash_ray.teachers.protocol import teacher_actors
 from tests.helpers.containerfile import user_of, variables_of
@@ -197,11 +198,14 @@ def test_pods_are_confined_and_hold_no_secret(folder):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_variables_are_those_that_the_store_reads(size):
+def test_variables_are_those_that_the_store_reads(size, monkeypatch):
     items = render(f"overlays/{size}/cluster")
-    code = (REPOSITORY / "flash_ray/storage/s3.py").read_text()
     (config,) = (item for item in items if item["kind"] == "ConfigMap")
-    assert all(f'"{name}"' in code for name in config["data"])
+    for name, value in {"AWS_CONFIG_FILE": "/nonexistent", **config["data"]}.items():
+        monkeypatch.setenv(name, value)
+    store = Store.from_url("s3://bucket")
+    assert store.endpoint == config["data"].get("AWS_ENDPOINT_URL_S3")
+    assert s3_filesystem(store).region == config["data"]["AWS_REGION"]
     keys = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
     for whose, pod in pods(items):
         if whose != "redis":
