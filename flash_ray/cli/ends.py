@@ -5,6 +5,7 @@
 
 import errno
 import os
+import re
 import signal
 import sys
 import threading
@@ -19,6 +20,8 @@ from flash_ray.errors import UserError
 
 FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 UNEXPECTED = "failed: "  # begins the line of what nobody foresaw; its trace comes before it
+STORE_FAILED = re.compile(r"AWS Error (\w+)")  # as pyarrow words it, with which Ray Train writes
+TRACES = ("traceback_str", "_traceback_str")  # where Ray's errors keep those of other processes
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -56,6 +59,11 @@ def describe_end(error: BaseException) -> tuple[str, int]:
         return str(cause), BAD_INPUT
     if isinstance(cause, OSError) and cause.errno is not None:
         return _of_system(cause)
+    if isinstance(cause, OSError) and (code := STORE_FAILED.search(str(cause))):
+        return (
+            f"the store failed ({code[1]}): it died, its disk is full, or the network is lost; see "
+            "its log (weed.log of an embedded one), then run the command again, a run with --resume"
+        ), FAILED
     words = str(cause).strip() or "no reason given"
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
     return f"{UNEXPECTED}{type(cause).__name__}: {words.splitlines()[-1]}{notes}", FAILED
@@ -68,7 +76,8 @@ def cause_of(error: BaseException) -> BaseException:
 
 def _wrapped(error: BaseException) -> Iterator[BaseException]:
     failures = getattr(error, "worker_failures", None) or {}
-    inner = [getattr(error, "cause", None), getattr(error, "controller_failure", None)]
+    names = ("cause", "controller_failure", "_base_exc")
+    inner = [getattr(error, name, None) for name in names]
     for found in [*inner, *failures.values()]:
         if isinstance(found, Exception):
             yield found
@@ -78,7 +87,8 @@ def _wrapped(error: BaseException) -> Iterator[BaseException]:
 
 def _trace(error: BaseException) -> str:
     """Where the cause was raised, which Ray keeps as text if that was in another process."""
-    texts = [getattr(each, "traceback_str", None) for each in (error, *_wrapped(error))]
+    chain = (error, *_wrapped(error))
+    texts = [getattr(each, name, None) for each in chain for name in TRACES]
     known = [text for text in texts if text]
     return known[-1] if known else "".join(traceback.format_exception(cause_of(error), chain=False))
 

@@ -14,6 +14,7 @@ from flash_ray.cli.options import (
     Judges,
     Overrides,
     Port,
+    Publish,
     RecipeName,
     Resume,
     RunName,
@@ -67,6 +68,7 @@ def distill(
     overrides: Overrides = None,
     name: RunName = None,
     resume: Resume = False,
+    publish: Publish = None,
     store: StoreAddress = None,
     address: Address = None,
     follow: Follow = False,
@@ -77,7 +79,7 @@ def distill(
     loaded = load_recipe(recipe, [*(overrides or []), *storage_of(store)])
     from flash_ray.workflows.submit import plan_distill
 
-    _send(plan_distill(loaded, name, resume), address, follow, again, pip)
+    _send(plan_distill(loaded, name, resume, publish), address, follow, again, pip)
 
 
 @submit_app.command()

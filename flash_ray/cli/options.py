@@ -40,8 +40,10 @@ def storage_of(store_address: str | None) -> list[str]:
 
 
 # Of commands that run here or, by `flash-ray submit`, as a job.
-RunName = Annotated[
-    str | None, typer.Option("--name", help="Of the run and the student; default: the recipe's.")
+RunName = Annotated[str | None, typer.Option("--name", help="Of the run; default: the recipe's.")]
+Publish = Annotated[
+    str | None,
+    typer.Option("--publish", metavar="NAME", help="Of the student; default: the run's."),
 ]
 Resume = Annotated[bool, typer.Option(help="Go on with the run of that name.")]
 

@@ -9,6 +9,7 @@ from flash_ray.cli.options import (
     Cases,
     Force,
     Overrides,
+    Publish,
     RecipeName,
     Resume,
     RunName,
@@ -67,6 +68,7 @@ def distill(
     overrides: Overrides = None,
     name: RunName = None,
     resume: Resume = False,
+    publish: Publish = None,
     store: StoreAddress = None,
 ) -> None:
     """Distill a student as a recipe says, and publish it."""
@@ -75,7 +77,8 @@ def distill(
     from flash_ray.workflows import distill as workflow
 
     with Steps() as steps:
-        published = workflow.distill(loaded, name or loaded.name, resume, store, steps)
+        run = name or loaded.name
+        published = workflow.distill(loaded, run, publish or run, resume, store, steps)
     typer.echo(published.url)
 
 

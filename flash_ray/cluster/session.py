@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,8 +18,9 @@ from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe
 
 HOST = "127.0.0.1"
+RAYS_FOLDER = "r"  # Ray opens its folder and sockets to all; they are in one that is closed
 SOCKET_PATH = 103  # characters that a local socket's path may have, of which Ray takes
-RAYS_PART = len("/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store.00")
+RAYS_PART = len("/r/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store.00")
 # Ray takes a node for one of a cluster, and listens on all addresses, but where clusters are
 # switched off: then it takes the loopback address for the node's own and listens there alone.
 LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
@@ -115,8 +115,11 @@ def local_cluster(cpus: int, trainers: int, teachers: int) -> Iterator[None]:
                     log_to_driver=False,
                     # Ray Train frees what a stopped trial held by asking "the" Ray of the machine,
                     # and fails where there are two, unless it is told which.
-                    runtime_env={"env_vars": {"RAY_ADDRESS": address}},
-                    _temp_dir=str(folder),
+                    runtime_env={
+                        "env_vars": {"RAY_ADDRESS": address},
+                        "worker_process_setup_hook": "flash_ray.cluster.loopback.listen_locally",
+                    },
+                    _temp_dir=str(folder / RAYS_FOLDER),
                 )
             yield
         finally:
@@ -139,7 +142,7 @@ def _folder_of_ray() -> Iterator[Path]:
         yield folder
     except Exception as error:
         if is_kept := not isinstance(error, UserError):
-            error.add_note(f"Ray's logs: {folder}/session_latest/logs")
+            error.add_note(f"Ray's logs: {folder}/{RAYS_FOLDER}/session_latest/logs")
         raise
     finally:
         if not is_kept:
@@ -192,10 +195,15 @@ def _handlers_kept() -> Iterator[None]:
 
     Ray's handler ends Ray's processes first, so that nothing can be closed after them.
     """
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    if callable(before) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)
+    from ray._private import utils
+
+    set_handler = utils.set_sigterm_handler
+    if callable(signal.getsignal(signal.SIGTERM)):
+        utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = set_handler
 
 
 @contextmanager

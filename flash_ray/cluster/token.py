@@ -37,7 +37,8 @@ def read_token() -> Token:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _create_token(path)
-        path.chmod(0o600)  # Ray itself makes it readable by all
+        if path.stat().st_mode & 0o077:  # Ray itself makes it readable by all
+            path.chmod(0o600)
         value = path.read_text().strip()
     except OSError as error:
         raise UserError(

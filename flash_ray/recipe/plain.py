@@ -67,7 +67,8 @@ def parse_yaml(text: str, what: str) -> Any:
     try:
         raw = yaml.load(text, RecipeLoader)
         _validate_plain(raw)
-        return json.loads(json.dumps(raw, default=str))
+        # Encoded, so that half a character is rejected too.
+        return json.loads(json.dumps(raw, default=str, ensure_ascii=False).encode())
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""

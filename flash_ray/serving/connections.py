@@ -19,6 +19,8 @@ HEADER_S = 10.0  # for a request's headers, from the connection or from the firs
 IDLE_S = 90.0  # between the requests of a connection: longer than proxies before it keep theirs
 HEADER_BYTES = 65_536
 MOST = 1000  # connections that have asked for nothing yet; as many wait between two requests
+# Headers by which a client would tell Ray Serve when to give up, or not to notice that it has gone.
+RAYS = (b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
 FILES = 8192  # that a process may have open, if the machine's hard limit lets it
 
 
@@ -85,6 +87,10 @@ class BoundedHttp(HttpToolsProtocol):
         super().data_received(data)
         if self._unread > HEADER_BYTES and not self.transport.is_closing():
             self._answer(431, "The headers are too large; allowed: 64 KiB.")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() not in RAYS:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._stop_waiting()

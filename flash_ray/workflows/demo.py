@@ -57,7 +57,7 @@ def demo(recipe: Recipe, out: Path, per_category: int, force: bool, steps: Steps
     _validate_earlier(out, force)
     with _held(out), new_folder(out) as folder:
         with open_run_store(recipe, str(folder / "store")) as store:
-            validate_name(recipe, store, recipe.name, resume=False)
+            validate_name(recipe, store, recipe.name, recipe.name, resume=False)
             return _run(recipe, scoring, store, folder, per_category, steps, started)
 
 
@@ -86,7 +86,8 @@ def _run(
     from flash_ray.teachers.protocol import teacher_actors
 
     with ray_session(cluster_needs(recipe, teacher_actors(recipe))):
-        published = distill_and_publish(recipe, scoring, store, recipe.name, False, steps)
+        name = recipe.name
+        published = distill_and_publish(recipe, scoring, store, name, name, False, steps)
         trained = time.monotonic()
         comparisons = _compare(recipe, scoring, store, out / "student", per_category, steps)
     ended = time.monotonic()

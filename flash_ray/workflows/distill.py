@@ -45,11 +45,13 @@ class Published:
 
 
 def distill(
-    recipe: Recipe, name: str, resume: bool, store_address: str | None, steps: Steps
+    recipe: Recipe, name: str, student: str, resume: bool, store_address: str | None, steps: Steps
 ) -> Published:
-    """Distills and publishes `name`, scored as `recipe.evaluation` says.
+    """Distills and publishes, scored as `recipe.evaluation` says.
 
     Args:
+        name: of the run.
+        student: the name under which the student is published.
         store_address: the embedded store's folder, if that is used; None: the default one.
 
     Raises:
@@ -59,8 +61,9 @@ def distill(
     validate_recipe(recipe)
     scoring = load_scoring(recipe)
     check_name("--name", name)
+    check_name("--publish", student)
     with open_run_store(recipe, store_address, create=not resume) as store:
-        validate_name(recipe, store, name, resume)
+        validate_name(recipe, store, name, student, resume)
         from flash_ray.cluster.resources import cluster_needs
         from flash_ray.cluster.session import ray_session
         from flash_ray.teachers.protocol import teacher_actors
@@ -68,13 +71,19 @@ def distill(
         teachers = teacher_actors(recipe)
         with ray_session(cluster_needs(recipe, teachers)):
             validate_cluster(recipe, store, teachers)
-            return distill_and_publish(recipe, scoring, store, name, resume, steps)
+            return distill_and_publish(recipe, scoring, store, name, student, resume, steps)
 
 
 def distill_and_publish(
-    recipe: Recipe, scoring: Scoring | None, store: Store, name: str, resume: bool, steps: Steps
+    recipe: Recipe,
+    scoring: Scoring | None,
+    store: Store,
+    name: str,
+    student: str,
+    resume: bool,
+    steps: Steps,
 ) -> Published:
-    """Runs the recipe on the Ray of this session and publishes the averaged student as `name`.
+    """Runs the recipe on the Ray of this session and publishes the averaged student.
 
     Args:
         scoring: what the student is scored on; None: it is not.
@@ -93,9 +102,9 @@ def distill_and_publish(
         callbacks = driver.Callbacks(during, show, say=steps.say)
         result = driver.distill(recipe, store, name, Path(folder) / "student", resume, callbacks)
         scores = scorer.at_the_end(result.folder, steps) if scorer else None
-        url = publish_student(store, name, result.folder, recipe, scores)
+        url = publish_student(store, student, result.folder, recipe, scores)
     steps.say(f"published {url}")
-    return Published(name, url, result.history)
+    return Published(student, url, result.history)
 
 
 class StudentScorer:
@@ -196,12 +205,13 @@ def validate_recipe(recipe: Recipe) -> None:
         validate_teachers(recipe)
 
 
-def validate_name(recipe: Recipe, store: Store, name: str, resume: bool) -> None:
+def validate_name(recipe: Recipe, store: Store, name: str, student: str, resume: bool) -> None:
     """Raises UserError if a student or a run has the name, or there is no such run to resume."""
-    if store.get_bytes(f"students/{name}/{MANIFEST}") is not None:
+    if store.get_bytes(f"students/{student}/{MANIFEST}") is not None:
+        option = "--name" if student == name and not resume else "--publish"
         raise UserError(
-            f"--name: student {name!r} exists in {store.url()}; allowed: a new name; "
-            f"choose one, e.g. --name {name}-2"
+            f"{option}: student {student!r} exists in {store.url()}; allowed: a new name; "
+            f"choose one, e.g. {option} {student}-2"
         )
     validate_claim(recipe, store, name, resume)
 

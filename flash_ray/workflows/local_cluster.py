@@ -1,7 +1,6 @@
 """`flash-ray cluster local`: runs a local cluster and its store until it is interrupted."""
 
 import os
-import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ import typer
 
 from flash_ray.cluster.local.config import NodeLimits
 from flash_ray.cluster.local.nodes import Cluster, autoscaling_cluster
+from flash_ray.cluster.session import LOOPBACK_ONLY, RAYS_FOLDER
 from flash_ray.storage.embedded import HOME, open_store
 
 # Where any of them is set, the user has a store, which the nodes are to use.
@@ -22,17 +22,12 @@ def run(limits: NodeLimits, port: int) -> None:
     Raises:
         UserError: as `autoscaling_cluster`.
     """
-    stop = threading.Event()
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # first of all, so that nothing is left half done
-        signal.signal(number, lambda *_: stop.set())
     with _store() as (url, where), autoscaling_cluster(limits, port) as cluster:
         typer.echo(_how_to_use(cluster, limits, url, where))
-        stop.wait()
-        typer.echo("ending the cluster ...", err=True)
-    typer.echo(f"logs: {cluster.folder}", err=True)
+        try:
+            threading.Event().wait()
+        finally:
+            typer.echo(f"ending the cluster ...; logs: {cluster.folder}", err=True)
 
 
 @contextmanager
@@ -46,13 +41,14 @@ def _store() -> Iterator[tuple[str, str]]:
 
 
 def _how_to_use(cluster: Cluster, limits: NodeLimits, url: str, where: str) -> str:
+    clients = " ".join(f"{name}={value}" for name, value in LOOPBACK_ONLY.items())
     most = ", ".join(f"{number} {name}" for name, number in limits.most.items())
     return f"""\
 jobs and dashboard: {cluster.jobs_url}
-Ray: {cluster.address}
+Ray: {cluster.address}, with {clients}
 token: {cluster.token.source}
 store: {url}, {where}
-logs: {cluster.folder}/session_latest/logs
+logs: {cluster.folder}/{RAYS_FOLDER}/session_latest/logs
 nodes: 0 now, at most {most}; an idle one goes after {limits.idle_s:g} s
 submit: RAY_AUTH_MODE=token flash-ray submit distill RECIPE --address {cluster.jobs_url} \
 --store {url} --follow

@@ -2,7 +2,6 @@
 
 import math
 import os
-import signal
 import threading
 from collections.abc import Sequence
 from ipaddress import ip_address
@@ -34,7 +33,7 @@ def serve(
     address: tuple[str, int],
     steps: Steps,
 ) -> None:
-    """Serves until it is interrupted.
+    """Serves until it is interrupted or terminated; both end it in good order.
 
     Args:
         store_url: s3://bucket/prefix, or an embedded store's folder; None for the default one.
@@ -97,7 +96,7 @@ def _serve(
         try:
             serve.run(application(recipe, store, settings, tokens), name=NAME, route_prefix="/")
             steps.say(f"serving at http://{host}:{port}  (Ctrl-C ends it)")
-            _wait_for_stop()
+            threading.Event().wait()  # until Ctrl-C or SIGTERM
         finally:
             _shut_down()
 
@@ -135,15 +134,3 @@ def _configure_local_ray(port: int) -> None:
     }
     for name, value in settings.items():
         os.environ.setdefault(name, str(value))
-
-
-def _wait_for_stop() -> None:
-    stop = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    try:
-        while not stop.wait(1.0):  # in slices, so that Ctrl-C is heard
-            pass
-    except KeyboardInterrupt:
-        pass  # the usual way to end it
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -25,11 +25,13 @@ from flash_ray.workflows.evaluate import BASES
 RECIPE, SETTINGS, STUDY = "recipe.yaml", "serving.yaml", "study.yaml"
 
 
-def plan_distill(recipe: Recipe, name: str | None, resume: bool) -> Job:
-    """The job of `flash-ray distill`."""
+def plan_distill(recipe: Recipe, name: str | None, resume: bool, student: str | None = None) -> Job:
+    """The job of `flash-ray distill`; `student` is published under the run's name if None."""
     _validate_storage(recipe)
     name = check_name("--name", name or recipe.name)
-    words = ("distill", RECIPE, "--name", name)
+    words: tuple[str, ...] = ("distill", RECIPE, "--name", name)
+    if student:
+        words += ("--publish", check_name("--publish", student))
     repeats = ("--resume",) if resume else ()
     return Job("distill", name, words, recipe, {RECIPE: dump_yaml(recipe)}, repeats)
 

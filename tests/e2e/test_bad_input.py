@@ -1,6 +1,8 @@
 """Bad input to the installed command: exit code 2, one line that names the field, no files."""
 
+import fcntl
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -102,6 +104,38 @@ def test_demo_leaves_a_foreign_folder_alone(flash_ray_forked, tmp_path, base):
 
 
 @pytest.fixture
+def earlier_demo(tmp_path) -> Path:
+    """What a demo left."""
+    out = tmp_path / "demo"
+    (out / "store").mkdir(parents=True)
+    for name in ("store/credentials.json", "store/lock", "report.html"):
+        (out / name).write_text("{}")
+    return out
+
+
+@pytest.mark.parametrize(
+    ("options", "is_served", "says"),
+    [
+        ("", False, "demo holds an earlier demo; allowed: .*--force"),
+        ("--force", True, "the embedded store in .*demo/store is in use by another run"),
+        (f"--force {NO_SERVER}http://127.0.0.1:9", False, "s3://nowhere/x"),
+    ],
+)
+def test_an_earlier_demo_is_kept(
+    flash_ray_forked, earlier_demo, tmp_path, base, options, is_served, says
+):
+    before = files(tmp_path)
+    with (earlier_demo / "store" / "lock").open() as lock:
+        if is_served:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        words = ("demo", "--out", "demo", "--set", f"base={base}", *options.split())
+        ended = flash_ray_forked(*words)
+    refuses(ended)
+    assert re.search(says, ended.stderr), ended.stderr
+    assert files(tmp_path) == before
+
+
+@pytest.fixture
 def used_store(tmp_path_factory, base) -> Path:
     """The folder of a store with a run `mine`, and a student `done` of which a byte is flipped."""
     folder = tmp_path_factory.mktemp("used")
@@ -123,7 +157,8 @@ def test_what_the_store_holds_is_respected(flash_ray_forked, tmp_path, used_stor
         ("distill miniature --name mine --resume --set seed=5", ("--resume", "seed: 5", "with 0")),
         ("distill miniature --name mine", ("run 'mine' exists", "--resume")),
         ("distill miniature --name other --resume", ("other", "without --resume")),
-        ("distill miniature --name done", ("--name", "done")),
+        ("distill miniature --name done", ("--name", "done-2")),
+        ("distill miniature --name mine --resume --publish done", ("--publish", "done-2")),
         ("evaluate done --task t2i", ("model.safetensors", "corrupt")),
         ("evaluate unknown --task edit", ("unknown", "flash-ray models")),
     ):

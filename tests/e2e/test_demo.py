@@ -20,8 +20,8 @@ assert "flash_ray" not in sys.modules
 @pytest.mark.slow
 def test_demo_leaves_its_results_and_can_be_repeated(flash_ray, tmp_path, small):
     out = tmp_path / "demo"
-    for _ in range(2):  # the second replaces the first
-        ended = flash_ray("demo", "--out", "demo", "--cases", "1", *small)
+    for options in ([], ["--force"]):  # the second replaces the first
+        ended = flash_ray("demo", "--out", "demo", "--cases", "1", *small, *options)
         assert ended.returncode == 0, ended.stderr
     assert "\x1b" not in ended.stderr and "distill: 4/4" in ended.stderr
     assert "untrained" in ended.stdout and "text to image" in ended.stdout

@@ -133,9 +133,9 @@ def test_the_command_runs_jobs_and_leaves_nothing_but_logs(cluster, tmp_path):
             time.sleep(0.5)
         family = descendants(server)
         server.send_signal(signal.SIGINT)
-        assert server.wait() == 0
+        assert server.wait() == 130
     assert [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
-    folder = Path(re.search(r"logs: (\S+)/session_latest/logs", said)[1])
+    folder = Path(re.search(r"logs: (\S+)/r/session_latest/logs", said)[1])
     assert {path.name for path in folder.iterdir()} == {"logs", "head.log"}
     assert cluster.nodes() == {}  # the other cluster still answers
 

@@ -31,6 +31,7 @@ class SlowStrangers:
         self._count = count
         self.open: Counter[str] = Counter()  # connections by kind
         self.ended = 0  # connections that the server ended
+        self._over = False
 
     @contextmanager
     def attacking(self) -> Iterator[None]:
@@ -60,7 +61,7 @@ class SlowStrangers:
 
     async def _stranger(self, kind: str, number: int) -> None:
         await asyncio.sleep(number / 500)  # 500 a second
-        while True:
+        while not self._over:
             try:
                 await self._connection(kind)
             except OSError:
@@ -73,7 +74,7 @@ class SlowStrangers:
         self.open[kind] += 1
         try:
             writer.write(FIRST_WORDS[kind])
-            while not reader.at_eof():
+            while not reader.at_eof() and not self._over:
                 try:
                     await asyncio.wait_for(reader.read(4096), 1)
                 except TimeoutError:

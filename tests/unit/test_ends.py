@@ -48,6 +48,13 @@ class Wrapper(Exception):
             "/x: No space left on device; free some space, then run the command again",
             1,
         ),
+        (
+            Wrapper(OSError("When reading: AWS Error NETWORK_CONNECTION during GetObject")),
+            "the store failed (NETWORK_CONNECTION): it died, its disk is full, or the network is "
+            "lost; see its log (weed.log of an embedded one), then run the command again, a run "
+            "with --resume",
+            1,
+        ),
         (Wrapper(ValueError("many\nlines")), "failed: ValueError: lines", 1),
     ],
 )
@@ -62,7 +69,7 @@ def test_an_error_is_one_line_and_a_code(error, line, code, capsys):
     assert ended.value.code == code
     said = capsys.readouterr().err.splitlines()
     assert said[-1] == f"flash-ray: {line}"
-    assert said[:-1] == (["remote trace"] if "failed" in line else [])
+    assert said[:-1] == (["remote trace"] if line.startswith("failed") else [])
 
 
 def test_a_failure_names_what_was_noted_with_it(capsys):

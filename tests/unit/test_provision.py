@@ -102,6 +102,7 @@ def test_bad_input_is_refused_in_one_line(run, tmp_path):
         refuses(run(server.url, token="wrong"), "the token is rejected", "GRAFANA_TOKEN")
         refuses(run(server.url + "/grafana"), "there is no Grafana at this address")
         refuses(run(server.url, token=None), "GRAFANA_TOKEN: not set")
+        refuses(run(server.url, "--dry-run", token=None), "rejected, or there is none")
         refuses(run(server.url, "--token-file", str(tmp_path / "none")), "none cannot be read")
         refuses(run("localhost:3000"), "--grafana: 'localhost:3000'; allowed: http://HOST:PORT")
         refuses(run("http://me:secret@localhost"), "holds a user or password")

@@ -223,6 +223,28 @@ def test_what_has_no_end_and_noise_are_answered_as_all_errors(first, noise, stat
     within(scenario())
 
 
+def test_a_client_does_not_command_ray():
+    app = application()
+
+    @app.get("/v1/headers")
+    async def headers(request: Request) -> list[str]:
+        return list(request.headers)
+
+    async def scenario():
+        async with server(app) as connect:
+            reader, writer = await connect()
+            writer.write(
+                b"GET /v1/headers HTTP/1.1\r\nX-Request-Timeout-Seconds: 0.001\r\nX-Mine: 1\r\n"
+                b"X-Request-Disconnect-Disabled: ?1\r\nConnection: close\r\n\r\n"
+            )
+            assert json.loads((await reader.read()).partition(b"\r\n\r\n")[2]) == [
+                "x-mine",
+                "connection",
+            ]
+
+    within(scenario())
+
+
 def test_with_too_many_connections_the_one_that_waits_longest_goes(monkeypatch):
     monkeypatch.setattr(connections, "_new", connections.Waiting(3))
 

@@ -25,6 +25,7 @@ from flash_ray.cluster.local.config import (
 from flash_ray.cluster.session import (
     HOST,
     LOOPBACK_ONLY,
+    RAYS_FOLDER,
     RAYS_PART,
     SOCKET_PATH,
     free_ports,
@@ -111,6 +112,7 @@ class Cluster:
             "RAY_ADDRESS": self.address,
             "RAY_API_SERVER_ADDRESS": self.jobs_url,
             **self.token.environment(),
+            **LOOPBACK_ONLY,  # else Ray makes another address of the loopback one
         }
 
     def nodes(self) -> dict[str, str]:
@@ -197,7 +199,7 @@ def _start_head(
         "max-worker-port": 0,
         "num-cpus": 0,
         "object-store-memory": limits.object_store_mib * MEBIBYTE,
-        "temp-dir": folder,
+        "temp-dir": folder / RAYS_FOLDER,
         "autoscaling-config": folder / CONFIG,
     }
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
@@ -206,13 +208,14 @@ def _start_head(
         "AUTOSCALER_METRIC_PORT": str(autoscaler_metrics),
         "DASHBOARD_METRIC_PORT": str(dashboard_metrics),
     }
+    temporary = tempfile.mkdtemp(prefix="tmp-", dir=folder)
     with (folder / "head.log").open("wb") as log:
         return subprocess.Popen(
             [sys.executable, "-ISc", LAUNCHER, str(os.getpid()), *command, "--disable-usage-stats"],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**_environment(), **token.environment(), **ports},
+            env={**_environment(), **token.environment(), **ports, "TMPDIR": temporary},
             start_new_session=True,  # marks its processes; and Ctrl-C is ours
         )
 
@@ -246,7 +249,7 @@ def _await_ready(cluster: Cluster, head: subprocess.Popen[bytes], deadline_s: fl
 
 def _keep_logs(folder: Path) -> None:
     """Leaves in `folder` its logs alone."""
-    for session in folder.glob("session_2*"):
+    for session in folder.glob(f"{RAYS_FOLDER}/session_2*"):
         (session / "logs").rename(folder / "logs")
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():

@@ -1,0 +1,56 @@
+"""Commands seen from outside: their ports are the machine's alone, their words their own, and when
+they have ended nothing of them is left."""
+
+import re
+import signal
+
+import pytest
+
+from flash_ray.cluster.session import free_ports
+from tests.helpers.watched import watch
+
+OWN_LINE = re.compile(r" *\d+ s  \S.*|flash-ray: \S.*")
+LONG = ("--set", "training.iterations=100000")
+
+
+def closed_and_clean(ended):
+    assert ended.open_to_others == set()
+    assert len(ended.ports) > 10, "Ray's ports were not seen"
+    assert (ended.token_mode, ended.folder_modes) == (0o600, {0o700})
+    assert ended.left == []
+    assert [name for name in ended.temporary if not name.startswith("torchinductor_")] == []
+
+
+def test_a_run_says_its_own_lines_only_and_leaves_nothing(tmp_path, small):
+    words = ("distill", "miniature", "--store", "store", *small)
+    ended = watch([*words, "--set", "training.iterations=1"], tmp_path)
+    assert ended.code == 0, ended.err
+    assert [line for line in ended.err.splitlines() if not OWN_LINE.fullmatch(line)] == []
+    assert ended.out == "s3://flash-ray/students/miniature\n"
+    closed_and_clean(ended)
+
+
+@pytest.mark.parametrize(
+    ("number", "line", "code"),
+    [
+        (signal.SIGINT, "interrupted", 130),
+        pytest.param(signal.SIGTERM, "terminated", 143, marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_that_is_stopped_says_so_in_one_line(tmp_path, small, number, line, code):
+    words = ["distill", "miniature", "--store", "store", *small, *LONG]
+    ended = watch(words, tmp_path, "distill: 1/", number)
+    assert ended.code == code, ended.err
+    assert ended.err.endswith(f"\nflash-ray: {line}\n")
+    assert [one for one in ended.err.splitlines() if not OWN_LINE.fullmatch(one)] == []
+    closed_and_clean(ended)
+
+
+def test_a_server_that_is_terminated_says_so_in_one_line(tmp_path, base):
+    (port,) = free_ports(1)
+    words = ["serve", "miniature", "--set", f"base={base}", "--port", str(port)]
+    ended = watch(words, tmp_path, "serving at", signal.SIGTERM)
+    assert ended.code == 143, ended.err
+    assert ended.err.endswith("\nflash-ray: terminated\n")
+    assert port in ended.ports and "(raylet)" not in ended.err and "\x1b" not in ended.err
+    closed_and_clean(ended)
