@@ -167,10 +167,11 @@ def many(store, service):
     spec = service.evaluations.spec(name)
     other = spec.model.model_copy(update={"base": "another"})
     ids: list[str] = []
+    seeds = count()
     for number in range(7):
         update = {"created": 100 - min(number, 4), "model": other if number == 5 else spec.model}
-        seeds = (spec.model_copy(update={**update, "seed": seed}) for seed in count())
-        own = next(one for one in seeds if number < 5 or one.id > ids[-1])
+        asked = (spec.model_copy(update={**update, "seed": seed}) for seed in seeds)
+        own = next(one for one in asked if number < 5 or one.id > ids[-1])
         ids.append(id := own.id)
         many.put_bytes_if_absent(f"evaluations/{id}/request.json", own.model_dump_json().encode())
         for case in range(number):

@@ -50,7 +50,7 @@ QUICK = {"deadline": None, "database": None, "suppress_health_check": list(Healt
 ONE_OF_THREE = st.sampled_from(NAMES)
 Draw = st.DataObject
 EXAMPLES = pytest.mark.parametrize(
-    "examples", [150, pytest.param(5_000, marks=pytest.mark.slow)], ids=["some", "many"]
+    "examples", [60, pytest.param(2_000, marks=pytest.mark.slow)], ids=["some", "many"]
 )
 
 
