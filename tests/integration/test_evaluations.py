@@ -1,5 +1,6 @@
 """Evaluations by several kinds of judges, and lists of many; a real store, a small model."""
 
+import logging
 from functools import partial
 from io import BytesIO
 from itertools import count
@@ -282,8 +283,13 @@ def test_a_page_is_filled_though_some_of_it_are_half_taken_out_of_the_store(many
     assert [view.id for view in views] == ids[5:] and not more
 
 
-def test_records_that_are_corrupt_or_of_another_version_are_left_out_and_mended(many, caplog):
+def test_records_that_are_corrupt_or_of_another_version_are_left_out_and_mended(
+    many, caplog, monkeypatch
+):
     many_store, ids = many
+    serve_log = logging.getLogger("ray.serve")  # it does not propagate
+    monkeypatch.setattr(serve_log, "propagate", False)
+    monkeypatch.setattr(serve_log, "handlers", [caplog.handler])
     key = f"evaluations/{ids[0]}/request.json"
     text = many_store.get_bytes(key)
     damaged = [b"{}", b"[", text.replace(b'"version":2', b'"version":1')]
