@@ -449,3 +449,15 @@ def test_what_is_wrong_is_said_by_field_value_and_rule() -> None:
         parse_record(Alias, b'{"student": "<img src=x>"}', "s3://b/aliases/x.json", "remove it")
     assert str(fault.value).startswith("s3://b/aliases/x.json is corrupt (student '<img src=x>': ")
     assert str(fault.value).endswith("; remove it")
+
+
+def test_a_trial_without_data_or_an_end_is_no_record() -> None:
+    fields = {"trial": "a-0", "arm": "a", "seed": 0, "digest": "x", "iterations": 1}
+    cost = {"images": 1, "teacher_calls": 1, "seconds": 1, "compute": 1, "unit": "CPU-seconds"}
+    scores = {"t2i": {"text-000": {"score": 2}}}
+    for more in ({}, {"scores": scores, "cost": cost, "data": {"t2i": {}}}):
+        with pytest.raises(CorruptRecord, match="neither diverged, nor with scores, cost and data"):
+            parse_record(Record, json.dumps({**fields, **more}).encode(), "line 1", "remove it")
+    assert parse_record(
+        Record, json.dumps({**fields, "diverged": "why"}).encode(), "1", ""
+    ).diverged
