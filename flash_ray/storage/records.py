@@ -23,7 +23,7 @@ Record = TypeVar("Record")
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")]  # as `s3.check_name`
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
-Text = Annotated[str, Field(min_length=1, max_length=500)]
+Text = Annotated[str, Field(min_length=1, max_length=4096)]
 Seconds = Annotated[int, Field(ge=0, lt=2**40, description="since 1970")]
 
 

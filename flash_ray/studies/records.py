@@ -95,7 +95,7 @@ class Record(Section):
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
-        if self.diverged is None and not (self.scores and self.cost and self.data):
+        if self.diverged is None and not (self.scores and self.cost and any(self.data.values())):
             raise ValueError("neither diverged, nor with scores, cost and data")
         return self
 

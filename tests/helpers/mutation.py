@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from hypothesis import strategies as st
@@ -41,6 +42,7 @@ VALUES = st.sampled_from(HOSTILE) | st.recursive(
 )
 
 
+@cache
 def mutations(data: bytes) -> st.SearchStrategy[bytes]:
     """Other bytes than `data`, which is JSON: cut, with bits flipped, or with other content."""
     size = len(data)

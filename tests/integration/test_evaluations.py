@@ -1,5 +1,6 @@
 """Evaluations by several kinds of judges, and lists of many; a real store, a small model."""
 
+import logging
 from functools import partial
 from io import BytesIO
 from itertools import count
@@ -165,10 +166,11 @@ def many(store, service):
     spec = service.evaluations.spec(name)
     other = spec.model.model_copy(update={"base": "another"})
     ids: list[str] = []
+    seeds = count()
     for number in range(7):
         update = {"created": 100 - min(number, 4), "model": other if number == 5 else spec.model}
-        seeds = (spec.model_copy(update={**update, "seed": seed}) for seed in count())
-        own = next(one for one in seeds if number < 5 or one.id > ids[-1])
+        asked = (spec.model_copy(update={**update, "seed": seed}) for seed in seeds)
+        own = next(one for one in asked if number < 5 or one.id > ids[-1])
         ids.append(id := own.id)
         many.put_bytes_if_absent(f"evaluations/{id}/request.json", own.model_dump_json().encode())
         for case in range(number):
@@ -279,8 +281,13 @@ def test_a_page_is_filled_though_some_of_it_are_half_taken_out_of_the_store(many
     assert [view.id for view in views] == ids[5:] and not more
 
 
-def test_records_that_are_corrupt_or_of_another_version_are_left_out_and_mended(many, caplog):
+def test_records_that_are_corrupt_or_of_another_version_are_left_out_and_mended(
+    many, caplog, monkeypatch
+):
     many_store, ids = many
+    serve_log = logging.getLogger("ray.serve")  # it does not propagate
+    monkeypatch.setattr(serve_log, "propagate", False)
+    monkeypatch.setattr(serve_log, "handlers", [caplog.handler])
     key = f"evaluations/{ids[0]}/request.json"
     text = many_store.get_bytes(key)
     damaged = [b"{}", b"[", text.replace(b'"version":2', b'"version":1')]
