@@ -215,7 +215,7 @@ class Model(Protocol):
     def load_transformer(self, folder: Path) -> nn.Module:
         """A frozen transformer with the weights in `folder` (diffusers format)."""
 
-    def add_lora(self, folder: Path, name: str) -> None:
+    def add_lora(self, file: Path, name: str) -> None:
         """Adds a LoRA to the base transformer, frozen and not in use."""
 
     def lora(self, name: str | None) -> AbstractContextManager[None]:
@@ -275,6 +275,9 @@ class ModelFamily(Protocol):
 
     def transformer_shapes(self, source: str | Path) -> dict[str, list[int]]:
         """Shapes of the transformer's weights by name, from its configuration alone."""
+
+    def check_lora(self, file: Path, source: str | Path) -> None:
+        """Checks from headers that a LoRA fits the transformer of `source`; ValueError if not."""
 
     def transformer_channels(self, source: str | Path) -> int:
         """C of the latents that the transformer takes, from its configuration alone."""

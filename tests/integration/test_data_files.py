@@ -92,7 +92,8 @@ def test_conditions_are_those_of_the_pictures_in_their_buckets(prepared, bucket,
     recipe, found = prepared
     assert found.encoded == 7
     assert found.complaints == [
-        "data.source.edit: 1 rows skipped: broken picture (UnidentifiedImageError), e.g. '7'"
+        "data.source.edit: 1 rows skipped: broken picture, e.g. 0.tar sample 7 (of no format that "
+        "is known)"
     ]
     sets = condition_sets(ConditionCache.at(bucket), found.shards, epoch_counts(recipe, "edit"))
     layouts = {(own.layout.height, own.layout.width): len(own) for own in sets}
