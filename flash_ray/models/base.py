@@ -16,6 +16,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from flash_ray.recipe.sizes import MULTIPLE
+
 PIXELS_PER_TOKEN = 16
 
 
@@ -36,8 +38,8 @@ class Layout:
 
     def __post_init__(self) -> None:
         sizes = ((self.height, self.width), *self.references)
-        if any(side <= 0 or side % (2 * PIXELS_PER_TOKEN) for size in sizes for side in size):
-            raise ValueError(f"sides {sizes} must be positive multiples of {2 * PIXELS_PER_TOKEN}")
+        if any(side <= 0 or side % MULTIPLE for size in sizes for side in size):
+            raise ValueError(f"sides {sizes} must be positive multiples of {MULTIPLE}")
         if (self.task == "edit") != bool(self.references):
             raise ValueError(f"task {self.task!r} with {len(self.references)} references")
 

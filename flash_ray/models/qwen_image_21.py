@@ -12,10 +12,7 @@ from diffusers.models.transformers.transformer_qwenimage21 import (
     QwenImage21KVCache,
     QwenImage21Transformer2DModel,
 )
-from diffusers.pipelines.qwenimage21.pipeline_qwenimage21 import (
-    QwenImage21Pipeline,
-    calculate_dimensions,
-)
+from diffusers.pipelines.qwenimage21.pipeline_qwenimage21 import QwenImage21Pipeline
 from PIL import Image
 from torch import Tensor, nn
 
@@ -25,6 +22,7 @@ from flash_ray.models.loading import import_components
 from flash_ray.models.lora import read_lora
 from flash_ray.models.prompt_cache import SLOT, decoder, token_shapes
 from flash_ray.models.user_text import as_text, user_text
+from flash_ray.recipe.sizes import follow_aspect
 
 
 class QwenImage21:
@@ -282,8 +280,7 @@ class QwenImage21:
         for position in zip(*references, strict=True):  # the cases' first images, then second...
             pixels = []
             for image in position:
-                ratio = image.width / image.height
-                width, height, _ = calculate_dimensions(size[0] * size[1], ratio)
+                height, width = follow_aspect((image.height, image.width), size)
                 rgba = image.convert("RGBA")
                 resized.append(processor.resize(rgba, width=width, height=height))
                 pixels.append(processor.preprocess(rgba, width=width, height=height))

@@ -9,12 +9,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
+from flash_ray.recipe import sizes
 from flash_ray.recipe.sections import Evaluation, Runtime, Section, Training, number_or_range
 
 Task = Literal["t2i", "edit"]
 TASKS: tuple[Task, ...] = ("t2i", "edit")
 OBJECTIVES = ("dmd",)  # the names in methods.METHODS, which needs torch
-Pixels = Annotated[int, Field(ge=16, le=4096, multiple_of=16)]
+Pixels = Annotated[int, Field(ge=1, le=65_536)]
 Sigma = Annotated[float, Field(gt=0, le=1)]
 GuidanceScale = Annotated[float, Field(ge=1, le=100)]
 CategoryWeight = Annotated[
@@ -125,7 +126,7 @@ class Data(Section):
         "share of the samples, its cases come round more often",
     )
     resolution: tuple[Pixels, Pixels] = Field(
-        description="[height, width] in pixels, multiples of 16 from 16 to 4096"
+        description=f"[height, width] in pixels, {sizes.ALLOWED}"
     )
 
 
