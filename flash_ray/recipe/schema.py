@@ -177,7 +177,7 @@ class Teacher(Section):
     model: str = Field(
         "base",
         description="'base'; a LoRA of the base, or a diffusers pipeline: a registered "
-        "checkpoint's name, a folder, or a pipeline's hub id",
+        "checkpoint's name, a folder, a LoRA's .safetensors file, or a pipeline's hub id",
     )
     guidance_scale: GuidanceScale | None = Field(
         None,
