@@ -7,6 +7,8 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from flash_ray.recipe.sizes import aspect_problem
+
 SMALLEST, LARGEST = 16, 16_384  # pixels of a side
 MOST_PIXELS = Image.MAX_IMAGE_PIXELS * 2 if Image.MAX_IMAGE_PIXELS else 178_956_970
 _DEEP = ("I", "F")  # and I;16 in each order of bytes: Pillow's own conversion clips them to white
@@ -39,6 +41,8 @@ def decode_picture(data: bytes) -> Image.Image:
                         f"a picture with a side outside {SMALLEST} to {LARGEST} pixels",
                         f"{opened.width}x{opened.height}",
                     )
+                if problem := aspect_problem((opened.height, opened.width)):
+                    raise BadPicture("a picture that is too long for its width", problem)
                 return upright_rgb(opened)
     except Image.DecompressionBombError as error:
         raise BadPicture(f"a picture above the limit of {MOST_PIXELS:,} pixels") from error

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from flash_ray import plugins
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Files, Task
+from flash_ray.recipe.sizes import Size, follow_aspect
 
 if TYPE_CHECKING:
     import ray.data
@@ -20,9 +21,7 @@ if TYPE_CHECKING:
     from flash_ray.storage.s3 import Store
 
 RATIOS = ((1, 1), (4, 3), (3, 4), (3, 2), (2, 3), (16, 9), (9, 16), (2, 1), (1, 2))  # width:height
-MULTIPLE = 32  # pixels; what the model's token grid asks of a side
 READ_CPUS = 0.25  # of a core for each reading task: it must fit beside teachers and encoders
-Size = tuple[int, int]  # (height, width) in pixels
 
 
 @dataclass(frozen=True)
@@ -187,11 +186,7 @@ def load_source(recipe: Recipe) -> DataSource:
 
 def buckets(area: Size) -> tuple[Size, ...]:
     """The shapes of about the area of `area`, sides multiples of 32; the first one is square."""
-    pixels = area[0] * area[1]
-    shapes = [
-        (_rounded((pixels * h / w) ** 0.5), _rounded((pixels * w / h) ** 0.5)) for w, h in RATIOS
-    ]
-    return tuple(dict.fromkeys(shapes))
+    return tuple(dict.fromkeys(follow_aspect((h, w), area) for w, h in RATIOS))
 
 
 def bucket_of(size: Size, area: Size) -> Size:
@@ -208,7 +203,3 @@ def case_buckets(sizes: Sequence[Size], area: Size) -> tuple[Size, ...]:
 def fill(picture: Image.Image, bucket: Size) -> Image.Image:
     """The middle of the picture, scaled to cover the bucket: nothing is stretched."""
     return ImageOps.fit(picture, (bucket[1], bucket[0]), Image.Resampling.LANCZOS)
-
-
-def _rounded(side: float) -> int:
-    return max(MULTIPLE, round(side / MULTIPLE) * MULTIPLE)

@@ -19,7 +19,8 @@ class Case:
 
     Args:
         id: unique within the benchmark and task; a name for files and URLs.
-        size: (height, width) of the answer in pixels.
+        size: (height, width) of the answer in pixels, as `recipe/sizes.py` allows; an edit's has
+            the aspect ratio of its first reference (`follow_aspect`).
         seed: fixes the initial noise, so that every model answers from the same one.
         references: the pictures to edit, opened or drawn when they are indexed; none for
             text to image.

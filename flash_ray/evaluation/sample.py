@@ -11,12 +11,14 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import Benchmark, Case
 from flash_ray.models.base import PIXELS_PER_TOKEN, ConditionPair, Model
 from flash_ray.models.loading import dtype_of, load_decoder, load_model
 from flash_ray.models.sampling import SamplerConfig, sample
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task, TeacherDefaults, sigma_schedule
+from flash_ray.recipe.sizes import aspect_problem, size_problem
 
 TEACHER_STEPS = 40
 BATCH_TOKENS = 1024  # latent tokens of a batch: one picture of 512x512 pixels, 64 of an eighth
@@ -68,7 +70,12 @@ def encode_cases(model: Model, cases: Sequence[Case]) -> list[EncodedBatch]:
 
     A row's result depends a little on how its batch is padded, so the batches depend on the cases
     only: neighbors with pictures of the same sizes share one.
+
+    Raises:
+        UserError: a case has a size that cannot be drawn, or a picture that is too long.
     """
+    for case in cases:
+        _validate_sizes(case)
     return [_encode(model, part) for part in _batches(cases)]
 
 
@@ -160,6 +167,14 @@ def _batches(cases: Sequence[Case]) -> Iterator[tuple[Case, ...]]:
         tokens = (size[0] // PIXELS_PER_TOKEN) * (size[1] // PIXELS_PER_TOKEN)
         rows, members = max(1, BATCH_TOKENS // tokens), tuple(group)
         yield from (members[i : i + rows] for i in range(0, len(members), rows))
+
+
+def _validate_sizes(case: Case) -> None:
+    if problem := size_problem(case.size):
+        raise UserError(f"benchmark: case {case.id} is of {problem}; correct it")
+    for reference in case.references:
+        if problem := aspect_problem((reference.height, reference.width)):
+            raise UserError(f"benchmark: case {case.id} has a picture of {problem}")
 
 
 def _sizes(case: Case) -> tuple[tuple[int, int], tuple[tuple[int, int], ...]]:

@@ -16,6 +16,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from flash_ray.recipe.sizes import MULTIPLE
+
 PIXELS_PER_TOKEN = 16
 
 
@@ -36,8 +38,8 @@ class Layout:
 
     def __post_init__(self) -> None:
         sizes = ((self.height, self.width), *self.references)
-        if any(side <= 0 or side % (2 * PIXELS_PER_TOKEN) for size in sizes for side in size):
-            raise ValueError(f"sides {sizes} must be positive multiples of {2 * PIXELS_PER_TOKEN}")
+        if any(side <= 0 or side % MULTIPLE for size in sizes for side in size):
+            raise ValueError(f"sides {sizes} must be positive multiples of {MULTIPLE}")
         if (self.task == "edit") != bool(self.references):
             raise ValueError(f"task {self.task!r} with {len(self.references)} references")
 
@@ -215,7 +217,7 @@ class Model(Protocol):
     def load_transformer(self, folder: Path) -> nn.Module:
         """A frozen transformer with the weights in `folder` (diffusers format)."""
 
-    def add_lora(self, folder: Path, name: str) -> None:
+    def add_lora(self, file: Path, name: str) -> None:
         """Adds a LoRA to the base transformer, frozen and not in use."""
 
     def lora(self, name: str | None) -> AbstractContextManager[None]:
@@ -283,6 +285,9 @@ class ModelFamily(Protocol):
 
     def transformer_shapes(self, source: str | Path) -> dict[str, list[int]]:
         """Shapes of the transformer's weights by name, from its configuration alone."""
+
+    def check_lora(self, file: Path, source: str | Path) -> None:
+        """Checks from headers that a LoRA fits the transformer of `source`; ValueError if not."""
 
     def transformer_channels(self, source: str | Path) -> int:
         """C of the latents that the transformer takes, from its configuration alone."""

@@ -49,19 +49,33 @@ def validate_base(base: str) -> None:
 
 
 def is_lora(model: str) -> bool:
-    """Whether a teacher's model, a registered checkpoint or a folder, holds a LoRA's weights."""
-    return (resolve_lora(model) / LORA).is_file()
+    """Whether a teacher's model, a registered checkpoint, a folder or a file, is a LoRA.
+
+    Raises:
+        UserError: it is a folder of several weights, and none has diffusers' name for a LoRA.
+    """
+    return _lora_file(model) is not None
 
 
-def resolve_lora(model: str) -> Path:
-    """The folder of a LoRA: that of a registered checkpoint, else `model` itself."""
-    return _checkpoint(model) or Path(model)
+def lora_file(model: str) -> Path:
+    """The safetensors file of a LoRA.
+
+    Raises:
+        UserError: there is none, or there are several.
+    """
+    if (file := _lora_file(model)) is None:
+        raise UserError(f"teachers: no LoRA in {model}; give a .safetensors file, or its folder")
+    return file
 
 
 def lora_digest(model: str) -> str:
-    """16 hex digits of the SHA-256 of a LoRA's weights."""
-    with (resolve_lora(model) / LORA).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    """16 hex digits of the SHA-256 of a LoRA's weights, and of PEFT's settings beside them."""
+    path = lora_file(model)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    if (settings := path.with_name("adapter_config.json")).is_file():
+        digest.update(settings.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def dtype_of(recipe: Recipe) -> "torch.dtype":
@@ -165,6 +179,25 @@ def encoder_digest(base: str) -> str:
 def base_digest(base: str) -> str:
     """Digest like `encoder_digest`, with the transformer: all that decides the base's images."""
     return _digest(base, (*ENCODER_PARTS, "transformer"))
+
+
+def _lora_file(model: str) -> Path | None:
+    """A file; or the one in a folder that holds no pipeline, whatever its name is."""
+    path = _checkpoint(model) or Path(model)
+    if path.suffix == ".safetensors" and path.is_file():
+        return path
+    if (path / LORA).is_file():
+        return path / LORA
+    if not path.is_dir() or (path / INDEX).is_file():
+        return None
+    found = sorted(file for file in path.glob("*.safetensors") if not file.name.startswith("."))
+    if len(found) > 1:
+        names = ", ".join(file.name for file in found[:5])
+        raise UserError(
+            f"teachers: {model} holds {len(found)} files of weights ({names}); allowed: one; "
+            "give the LoRA's file"
+        )
+    return found[0] if found else None
 
 
 def _checkpoint(name: str) -> Path | None:

@@ -12,18 +12,17 @@ from diffusers.models.transformers.transformer_qwenimage21 import (
     QwenImage21KVCache,
     QwenImage21Transformer2DModel,
 )
-from diffusers.pipelines.qwenimage21.pipeline_qwenimage21 import (
-    QwenImage21Pipeline,
-    calculate_dimensions,
-)
+from diffusers.pipelines.qwenimage21.pipeline_qwenimage21 import QwenImage21Pipeline
 from PIL import Image
 from torch import Tensor, nn
 
 from flash_ray.errors import UserError
 from flash_ray.models.base import PIXELS_PER_TOKEN, Condition, ConditionPair, Layout, PromptCache
-from flash_ray.models.loading import LORA, import_components
+from flash_ray.models.loading import import_components
+from flash_ray.models.lora import read_lora
 from flash_ray.models.prompt_cache import SLOT, decoder, token_shapes
 from flash_ray.models.user_text import as_text, user_text
+from flash_ray.recipe.sizes import follow_aspect
 
 
 class QwenImage21:
@@ -35,6 +34,11 @@ class QwenImage21:
     def __init__(self, pipeline: QwenImage21Pipeline):
         self.pipeline = pipeline
         self._loras: set[str] = set()
+        self._shapes = (
+            {name: list(value.shape) for name, value in pipeline.transformer.state_dict().items()}
+            if pipeline.transformer is not None
+            else {}
+        )
         self._empty: dict[Layout, Condition] = {}  # the empty prompt's
         for part in (pipeline.transformer, pipeline.vae, pipeline.text_encoder):
             if part is not None:
@@ -80,6 +84,15 @@ class QwenImage21:
         return {name: list(weight.shape) for name, weight in transformer.state_dict().items()}
 
     @staticmethod
+    def check_lora(file: Path, source: str | Path) -> None:
+        """Checks from headers alone that a LoRA fits the transformer of `source`.
+
+        Raises:
+            BadLora: it cannot be read, is of a kind that cannot be loaded, or does not fit.
+        """
+        read_lora(file, QwenImage21.transformer_shapes(source), headers_only=True)
+
+    @staticmethod
     def transformer_channels(source: str | Path) -> int:
         """C of the latents that the transformer takes, from its configuration alone."""
         config = QwenImage21Transformer2DModel.load_config(source, subfolder="transformer")
@@ -118,19 +131,21 @@ class QwenImage21:
             ) from error
         return transformer.to(self.transformer.device).requires_grad_(False).eval()
 
-    def add_lora(self, folder: Path, name: str) -> None:
-        """Adds the LoRA in `folder` (diffusers' format), frozen and not in use.
+    def add_lora(self, file: Path, name: str) -> None:
+        """Adds the LoRA in `file`, of any format that `read_lora` reads, frozen and not in use.
 
         Raises:
-            UserError: it does not fit the transformer.
+            UserError: it cannot be read, or does not fit the transformer.
         """
         try:
-            self.pipeline.load_lora_weights(folder, weight_name=LORA, adapter_name=name)
-        except (OSError, ValueError, RuntimeError) as error:
+            matrices, settings = read_lora(file, self._shapes)
+            self.pipeline.load_lora_into_transformer(
+                matrices, self.transformer, adapter_name=name, metadata=settings
+            )
+        except (OSError, ValueError, TypeError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
-                f"teachers: the LoRA in {folder} does not fit the base ({reason}); give one that "
-                "was trained on this base"
+                f"teachers: the LoRA {file} {reason}; give one that was trained on this base"
             ) from error
         self._loras.add(name)
         self.transformer.requires_grad_(False).eval()
@@ -269,8 +284,7 @@ class QwenImage21:
         for position in zip(*references, strict=True):  # the cases' first images, then second...
             pixels = []
             for image in position:
-                ratio = image.width / image.height
-                width, height, _ = calculate_dimensions(size[0] * size[1], ratio)
+                height, width = follow_aspect((image.height, image.width), size)
                 rgba = image.convert("RGBA")
                 resized.append(processor.resize(rgba, width=width, height=height))
                 pixels.append(processor.preprocess(rgba, width=width, height=height))

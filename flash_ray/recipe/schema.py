@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from flash_ray.recipe import identity
+from flash_ray.recipe import identity, sizes
 from flash_ray.recipe.sections import Evaluation, Runtime, Section, Training, number_or_range
 
 Task = Literal["t2i", "edit"]
 TASKS: tuple[Task, ...] = ("t2i", "edit")
 OBJECTIVES = ("dmd",)  # the names in methods.METHODS, which needs torch
-Pixels = Annotated[int, Field(ge=16, le=4096, multiple_of=16)]
+Pixels = Annotated[int, Field(ge=1, le=65_536)]
 Sigma = Annotated[float, Field(gt=0, le=1)]
 GuidanceScale = Annotated[float, Field(ge=1, le=100)]
 CategoryWeight = Annotated[
@@ -124,7 +124,7 @@ class Data(Section):
         "share of the samples, its cases come round more often",
     )
     resolution: tuple[Pixels, Pixels] = Field(
-        description="[height, width] in pixels, multiples of 16 from 16 to 4096"
+        description=f"[height, width] in pixels, {sizes.ALLOWED}"
     )
 
 
@@ -175,7 +175,7 @@ class Teacher(Section):
     model: str = Field(
         "base",
         description="'base'; a LoRA of the base, or a diffusers pipeline: a registered "
-        "checkpoint's name, a folder, or a pipeline's hub id",
+        "checkpoint's name, a folder, a LoRA's .safetensors file, or a pipeline's hub id",
     )
     guidance_scale: GuidanceScale | None = Field(
         None,

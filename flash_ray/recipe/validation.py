@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from flash_ray import plugins
 from flash_ray.errors import UserError, one_line, unknown
 from flash_ray.recipe.schema import OBJECTIVES, TASKS, Recipe
+from flash_ray.recipe.sizes import nearest_size, size_problem
 from flash_ray.recipe.teacher_weights import moments, weight_at
 from flash_ray.storage.address import NO_LOGIN, bucket_problem, endpoint_problem
 
@@ -48,6 +49,9 @@ def _data(recipe: Recipe) -> Iterator[str]:
     shares = {"t2i": recipe.tasks.t2i, "edit": recipe.tasks.edit}
     if not any(shares.values()):
         yield "tasks: t2i and edit sum to 0; allowed: at least one above 0; set tasks.t2i=1"
+    if problem := size_problem(recipe.data.resolution):
+        nearest = list(nearest_size(recipe.data.resolution))
+        yield f"data.resolution: {problem}; set data.resolution={nearest}"
     yield from _source(recipe)
     for task, share in shares.items():
         weights = getattr(recipe.data.composition, task)

@@ -60,6 +60,15 @@ class AutoscalerClient:
 ATTEMPTS = 5
 
 
+def cause_of(error: Exception) -> str:
+    """Why an actor died, in one line: its own error, or what Ray says of its process."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if any("creation task" in line for line in lines[:2]):
+        kind, _, message = lines[-1].partition(": ")
+        return message if kind.endswith("UserError") else lines[-1]
+    return " ".join(" ".join(lines).split())[:300] or type(error).__name__
+
+
 @dataclass(frozen=True)
 class _Teacher:
     """An actor; `number` is the autoscaler's, None for one of the minimum, which Ray restarts."""
@@ -151,12 +160,14 @@ class TeacherPool:
             TeacherLost: no teacher answers, or one answers with other weights.
         """
         request = self._open[request_id]
+        cause = ""
         for _ in range(ATTEMPTS):
             try:
                 fingerprint, packed = ray.get(answer)
             except (RayActorError, ObjectLostError, UnknownRequest) as error:
                 # ObjectLostError: its node died after the answer. UnknownRequest: the actor died,
                 # and was restarted, between prefill and score.
+                cause = cause_of(error)
                 request.teacher = self._replacement(request.teacher, error)
                 self._announce(request_id, request)
                 answer = self._ask(request_id, request)
@@ -169,7 +180,7 @@ class TeacherPool:
             del self._open[request_id]
             self._metrics.answered(request_id, len(self._open))
             return {index: unpack(v) for index, v in packed.items()}
-        raise TeacherLost(f"a teacher died {ATTEMPTS} times on one request")
+        raise TeacherLost(f"a teacher died {ATTEMPTS} times on one request: {cause}")
 
     def _next(self, teachers: Sequence[_Teacher]) -> _Teacher:
         self._turn += 1
@@ -210,10 +221,14 @@ class TeacherPool:
                 ray.get(actor.fingerprint.remote(), timeout=self._patience_s)
                 return
             except ray.exceptions.ActorDiedError as error:
-                raise TeacherLost("a teacher died more often than it may be restarted") from error
+                raise TeacherLost(
+                    f"a teacher died more often than it may be restarted: {cause_of(error)}"
+                ) from error
             except ray.exceptions.ActorUnavailableError:
                 if time.monotonic() > until:
-                    raise TeacherLost("a teacher that died did not come back") from cause
+                    raise TeacherLost(
+                        f"a teacher that died did not come back: {cause_of(cause)}"
+                    ) from cause
                 time.sleep(0.5)
 
 

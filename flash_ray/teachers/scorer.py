@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from flash_ray.methods.guidance import guided_velocity
 from flash_ray.models.base import Condition, ConditionPair, Model, PromptCache
-from flash_ray.models.loading import is_lora, lora_digest, resolve_lora
+from flash_ray.models.loading import is_lora, lora_digest, lora_file
 from flash_ray.models.prompt_cache import prefill
 from flash_ray.recipe import Recipe
 from flash_ray.teachers.protocol import Group, UnknownRequest
@@ -114,7 +114,7 @@ def group_scorer(recipe: Recipe, group: Group, model: Model) -> Scorer:
     for index in group.members:
         teacher = recipe.teachers[index]
         if is_lora(teacher.model):
-            model.add_lora(resolve_lora(teacher.model), teacher.name)
+            model.add_lora(lora_file(teacher.model), teacher.name)
     return Scorer(model, {index: spec_of(recipe, index) for index in group.members})
 
 

@@ -1,15 +1,12 @@
 """Whether teachers fit the student's base, by their files' headers, before anything starts."""
 
-from safetensors import SafetensorError, safe_open
-
 from flash_ray.errors import UserError
 from flash_ray.models.loading import (
-    LORA,
     encoder_digest,
     family_of,
     is_lora,
+    lora_file,
     resolve_base,
-    resolve_lora,
 )
 from flash_ray.recipe import Recipe
 
@@ -27,32 +24,24 @@ def validate_teachers(recipe: Recipe) -> None:
     """
     for index, teacher in enumerate(recipe.teachers):
         field = f"teachers.{index}.model"
-        if is_lora(teacher.model):
+        if _is_lora(field, teacher.model):
             _check_lora(field, teacher.model, recipe.base)
         elif teacher.model not in ("base", recipe.base):
             _check_pipeline(field, teacher.model, recipe.base)
 
 
-def _check_lora(field: str, model: str, base: str) -> None:
-    shapes = family_of(base).transformer_shapes(resolve_base(base))
-    path = resolve_lora(model) / LORA
+def _is_lora(field: str, model: str) -> bool:
     try:
-        with safe_open(path, framework="pt") as file:
-            matrices = {key: file.get_slice(key).get_shape() for key in file.keys()}
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{field}: {path} cannot be read ({error}); download it again") from error
-    for key, (_, width) in matrices.items():
-        layer, down, _ = key.removeprefix("transformer.").partition(".lora_A.")
-        if not down:
-            continue
-        height = matrices.get(key.replace(".lora_A.", ".lora_B."), [0])[0]
-        if shapes.get(f"{layer}.weight") != [height, width]:
-            raise UserError(
-                f"{field}: the LoRA {model} has matrices for {layer} of {height}x{width}, the base "
-                f"{base} has {shapes.get(f'{layer}.weight', 'none')} there; {_CURE}"
-            )
-    if not any(".lora_A." in key for key in matrices):
-        raise UserError(f"{field}: {path} holds no LoRA in diffusers' format; {_CURE}")
+        return is_lora(model)
+    except UserError as error:
+        raise UserError(str(error).replace("teachers:", f"{field}:", 1)) from error
+
+
+def _check_lora(field: str, model: str, base: str) -> None:
+    try:
+        family_of(base).check_lora(lora_file(model), resolve_base(base))
+    except ValueError as error:
+        raise UserError(f"{field}: the LoRA {model} {error}; {_CURE}") from error
 
 
 def _check_pipeline(field: str, model: str, base: str) -> None:

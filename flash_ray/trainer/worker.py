@@ -16,6 +16,7 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
+from ray.exceptions import ActorDiedError
 from ray.util.queue import Queue
 from torch import nn
 
@@ -31,6 +32,7 @@ from flash_ray.recipe.schema import Task
 from flash_ray.storage.manifest import FileRecord, record
 from flash_ray.storage.records import CorruptRecord
 from flash_ray.storage.s3 import Store
+from flash_ray.teachers.client import cause_of
 from flash_ray.teachers.launch import TeacherSet
 from flash_ray.teachers.local import InProcessTeachers, TeacherRouter
 from flash_ray.teachers.protocol import Group, Teachers, groups
@@ -318,7 +320,15 @@ def _in_process(
 
 
 def _actors_weights(teacher_set: TeacherSet, number: int, group: Group, base: Model) -> str:
-    """The group's weights: the base's, or where it has a pipeline of its own its first actor's."""
+    """The group's weights: the base's, or where it has a pipeline of its own its first actor's.
+
+    Raises:
+        UserError: the first actor of the group could not load them.
+    """
+    try:
+        weights = str(ray.get(teacher_set.actors[number][0].fingerprint.remote()))
+    except ActorDiedError as error:
+        raise UserError(f"teachers: none of {group.pipeline} starts: {cause_of(error)}") from error
     if group.pipeline == teacher_set.recipe.base:
         return group_fingerprint(teacher_set.recipe, group, base.transformer)
-    return str(ray.get(teacher_set.actors[number][0].fingerprint.remote()))
+    return weights

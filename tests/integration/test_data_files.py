@@ -21,7 +21,7 @@ from flash_ray.data.source import fill
 from flash_ray.errors import UserError
 from flash_ray.models.loading import load_model
 from flash_ray.storage.s3 import Store
-from flash_ray.trainer.driver import distill
+from flash_ray.trainer.driver import Callbacks, distill
 from tests.helpers.distilling import small_recipe
 
 SHAPES = ((60, 80), (100, 50), (64, 64))  # height, width: three buckets
@@ -92,7 +92,8 @@ def test_conditions_are_those_of_the_pictures_in_their_buckets(prepared, bucket,
     recipe, found = prepared
     assert found.encoded == 7
     assert found.complaints == [
-        "data.source.edit: 1 rows skipped: broken picture (UnidentifiedImageError), e.g. '7'"
+        "data.source.edit: 1 rows skipped: broken picture, e.g. 0.tar sample 7 (of no format that "
+        "is known)"
     ]
     sets = condition_sets(ConditionCache.at(bucket), found.shards, epoch_counts(recipe, "edit"))
     layouts = {(own.layout.height, own.layout.width): len(own) for own in sets}
@@ -147,6 +148,33 @@ def test_a_run_trains_on_files(prepared, base, bucket, files, tmp_path):
     recipe = recipe_of(base, bucket, files[0], files[1], "name=files", "tasks={t2i: 1, edit: 3}")
     result = distill(recipe, bucket, "files", tmp_path / "student")
     assert [sorted(metrics.tasks) for metrics in result.history].count(["edit"]) == 3
+
+
+def damage(path):
+    """Changes the last numbers of a file of conditions."""
+    data = path.read_bytes()
+    path.write_bytes(data[:-64] + bytes(byte ^ 0x80 for byte in data[-64:]))
+
+
+def test_damaged_conditions_are_not_trained_on(prepared, base, bucket, files, tmp_path):
+    recipe = recipe_of(base, bucket, files[0], files[1], "name=whole", "tasks={t2i: 0, edit: 1}")
+    whole = distill(recipe, bucket, "whole", tmp_path / "whole")
+    first, *others = prepare(recipe, bucket).shards
+    node = ConditionCache.at(bucket).folder
+    for shard in others:
+        damage(node / f"{shard.digest}.safetensors")
+    in_store = node / f"{first.digest}.safetensors"
+    damage(in_store)
+    bucket.put_file(in_store, f"conditions/{in_store.name}")
+    in_store.unlink()
+    lines: list[str] = []
+    callbacks = Callbacks(say=lines.append)
+    again = distill(recipe, bucket, "damaged", tmp_path / "again", callbacks=callbacks)
+    losses = [[m.fake_score_loss for m in result.history] for result in (whole, again)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)  # what is encoded in other batches
+    assert sum("is damaged (SHA-256); it is fetched anew" in line for line in lines) >= len(others)
+    assert any("is damaged (SHA-256); it is encoded anew" in line for line in lines)
+    assert "encode 1 damaged shards of conditions anew" in lines
 
 
 def test_too_many_bad_rows_fail_the_job(prepared, base, bucket, files):

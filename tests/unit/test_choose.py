@@ -106,16 +106,21 @@ def test_the_miniature_draws_on_until_the_filter_is_satisfied():
 
 
 def test_a_catalog_survives_its_file_and_counts_what_is_bad():
-    rows = [{**vars(entry), "sizes": [[30, 40]]} for entry in catalog().usable]
-    rows += [rows[0], {"bad": "empty prompt", "excerpt": "'x'"}]
-    rows += [{"bad": "empty prompt", "excerpt": "'y'"}, {"bad": "not JSON", "excerpt": "'{'"}]
+    rows = [
+        {**vars(entry), "sizes": [[30, 40]], "place": f"a line {number}"}
+        for number, entry in enumerate(catalog().usable)
+    ]
+    rows += [{**rows[0], "place": "a line 99"}, {"bad": "empty prompt", "place": "b line 10"}]
+    rows += [{"bad": "empty prompt", "place": "b line 9"}]
+    rows += [{"bad": "not JSON", "place": "c", "detail": "why"}]
     read = from_parquet("data.source.t2i", to_parquet(rows))
     assert len(read.usable) == 40
     assert read.duplicates == 1
     assert read.usable[0].sizes == ((30, 40),)
     assert read.complaints == [
-        "data.source.t2i: 2 rows skipped: empty prompt, e.g. 'x'",
-        "data.source.t2i: 1 rows skipped: not JSON, e.g. '{'",
+        "data.source.t2i: 2 rows skipped: empty prompt, e.g. b line 9",
+        "data.source.t2i: 1 rows skipped: not JSON, e.g. c (why)",
+        "data.source.t2i: 1 rows: they repeat an earlier one and count once, e.g. a line 99",
     ]
     assert [read.count(category) for category in ("photo", "poster", "tent")] == [20, 20, 0]
     assert to_parquet(list(reversed(rows))) == to_parquet(rows)

@@ -12,8 +12,8 @@ from flash_ray.models.loading import (
     family_of,
     is_lora,
     load_model,
+    lora_file,
     resolve_base,
-    resolve_lora,
     validate_family,
 )
 from flash_ray.models.qwen_image_21 import QwenImage21
@@ -23,14 +23,14 @@ from flash_ray.recipe import load_recipe
 def test_a_registered_checkpoint_goes_by_its_name():
     assert (Path(resolve_base("miniature")) / "model_index.json").is_file()
     assert is_lora("miniature-specialized") and not is_lora("miniature")
-    assert resolve_lora("miniature-specialized").is_dir()
+    assert lora_file("miniature-specialized").is_file()
     with pytest.raises(UserError, match="base: no pipeline in .*one of 'miniature'"):
         resolve_base("miniature-specialized")
 
 
 def test_other_names_are_folders_or_hub_ids(tmp_path):
     assert resolve_base("Qwen/Qwen-Image-2.1") == "Qwen/Qwen-Image-2.1"
-    assert resolve_lora(str(tmp_path)) == tmp_path and not is_lora(str(tmp_path))
+    assert not is_lora(str(tmp_path))
     with pytest.raises(UserError, match="model_index.json is missing"):
         resolve_base(str(tmp_path))
 

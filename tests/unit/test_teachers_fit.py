@@ -94,7 +94,7 @@ def test_an_added_lora_leaves_the_plain_base_as_it_was(miniature_folder, lora_fo
             return model.velocity(model.transformer, x_BNC, t_B, conditions.positive)
 
     plain = velocity(None)
-    model.add_lora(lora_folder, "narrow")
+    model.add_lora(lora_folder / LORA, "narrow")
     assert torch.equal(velocity(None), plain)
     assert (velocity("narrow") - plain).abs().mean() > 0.01
     assert torch.equal(velocity(None), plain)

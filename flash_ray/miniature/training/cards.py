@@ -157,7 +157,7 @@ def write_specialized_card(
     (sampler,) = teacher_samplers(defaults)
     with Steps() as steps, ray_session(cluster_needs(recipe, teachers=0)):
         model, narrow = load_base(recipe), load_base(recipe)
-        narrow.add_lora(lora, "specialized")
+        narrow.add_lora(lora / LORA, "specialized")
         models = {
             "base": Sampled(model.transformer, [sampler]),
             "specialized": Sampled(narrow.transformer, [sampler]),
