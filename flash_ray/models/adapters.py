@@ -154,7 +154,9 @@ class Adapters:
 
     def _check(self, name: str | None) -> None:
         if name is not None and name not in self._trainable:
-            raise ValueError(f"no adapter {name!r}; there are {', '.join(self._trainable) or 'none'}")
+            raise ValueError(
+                f"no adapter {name!r}; there are {', '.join(self._trainable) or 'none'}"
+            )
 
     def _tuner_layers(self) -> list[BaseTunerLayer]:
         return [part for part in self.transformer.modules() if isinstance(part, BaseTunerLayer)]

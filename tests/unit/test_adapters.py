@@ -120,7 +120,9 @@ def test_use_restores_what_was_active_also_after_an_error(base):
 def test_ownership_decides_what_is_trained(backbone, base, lora_folder):
     adapters = with_adapters(base, "student")
     adapters.add("ema", 4, 8, TARGETS, trainable=False)
-    model = QwenImage21(backbone.pipeline.__class__(**{**backbone.pipeline.components, "transformer": base}))
+    model = QwenImage21(
+        backbone.pipeline.__class__(**{**backbone.pipeline.components, "transformer": base})
+    )
     model.add_lora(lora_folder, "teacher")  # freezes all, and activates
     adapters.adopt()
     for name, trained in (("student", True), ("ema", False), ("teacher", False)):
