@@ -1,10 +1,9 @@
-"""Adapters on a shared base are what full copies with the same LoRA are, and keep their gradients."""
+"""Adapters on a shared base are what full copies are, and keep their gradients."""
 
 import copy
 
 import pytest
 import torch
-from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21Transformer2DModel
 
 from flash_ray.models.adapters import Adapters
 from flash_ray.models.base import Condition, Layout
@@ -125,7 +124,7 @@ def test_ownership_decides_what_is_trained(backbone, base, lora_folder):
     )
     model.add_lora(lora_folder, "teacher")  # freezes all, and activates
     adapters.adopt()
-    for name, trained in (("student", True), ("ema", False), ("teacher", False)):
+    for name in adapters.names:
         with adapters.use(name):
             for owner, expected in (("student", True), ("ema", False), ("teacher", False)):
                 weights = adapters.parameters(owner)
@@ -192,7 +191,9 @@ def test_small_steps_of_bf16_weights_are_not_lost(backbone, base):
     assert learner.master.dtype == torch.float32
     moved = (learner.master - before).abs()
     assert 0 < moved.max() < 1e-5
-    assert (ema.average - before).abs().max() == pytest.approx(float(moved.max()) * 5 / 8, rel=0.2)
+    assert (ema.average - before).abs().max().item() == pytest.approx(
+        moved.max().item() * 5 / 8, rel=0.2
+    )
 
 
 def test_a_loaded_learner_goes_on_bit_by_bit(backbone, base):
@@ -225,4 +226,3 @@ def test_the_average_is_written_to_an_adapter_of_its_own(backbone, base):
     with adapters.use("ema"):
         averaged = velocity(backbone, base)
     torch.testing.assert_close(averaged, velocity(backbone, learner), **TOLERANCE)
-    assert isinstance(base, QwenImage21Transformer2DModel)

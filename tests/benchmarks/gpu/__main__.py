@@ -102,6 +102,7 @@ def main(
     tiny: Annotated[bool, typer.Option(help="Small networks, on the CPU if need be.")] = False,
     out: Annotated[Path | None, typer.Option(help="Rows as JSON, after every section.")] = None,
     total: Annotated[float, typer.Option(min=1, help="Seconds in all.")] = TOTAL,
+    patience: Annotated[float, typer.Option(min=1, help="Times a section's seconds.")] = 1.0,
 ) -> None:
     """Print the table, section by section; all of them but `ray` unless some are named."""
     chosen = section or DEFAULT
@@ -123,7 +124,7 @@ def main(
         if left < 10:
             found = [Row("not run", note=f"{total:.0f} s are used up")]
         else:
-            found = isolated(run, TINY if tiny else REAL, device, min(limit, left))
+            found = isolated(run, TINY if tiny else REAL, device, min(patience * limit, left))
         for row in found:
             print("| " + " | ".join([name, *row.cells()]) + " |", flush=True)
         rows += [{"section": name, **asdict(row)} for row in found]

@@ -5,10 +5,12 @@ import multiprocessing.pool
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 
 import flash_ray.miniature
 from flash_ray.evaluation.benchmark import Case
@@ -21,7 +23,8 @@ from flash_ray.miniature.source import training_case
 from flash_ray.models.base import ConditionPair
 from flash_ray.models.qwen_image_21 import QwenImage21
 from flash_ray.models.sampling import SamplerConfig
-from flash_ray.recipe import Recipe, load_recipe
+from flash_ray.recipe.schema import sigma_schedule
+from flash_ray.recipe.sections import Training
 from tests.benchmarks.gpu.loop import Loop, full_loop, lora_loop
 from tests.benchmarks.gpu.measure import Row, synchronize
 from tests.benchmarks.gpu.networks import REAL, Size
@@ -33,18 +36,18 @@ RANK = 16
 def miniature(size: Size, device: torch.device) -> Iterator[Row]:
     """Full and LoRA students of the miniature, against the base at the same four sigmas."""
     real = size is REAL
-    recipe = load_recipe("miniature")
-    iterations, rows, cases = (recipe.training.iterations, 32, 8) if real else (2, 2, 1)
+    training, sigmas = _preset()
+    iterations, rows, cases = (training.iterations, 32, 8) if real else (2, 2, 1)
     # Judging is NumPy's work; the processes are made before anything is on the device.
     with multiprocessing.get_context("fork").Pool(8 if real else 1) as pool:
         model = _load(device)
         encoded = {task: _conditions(model, task, 8 * rows) for task in CATEGORIES}
         asked = [case for task in CATEGORIES for case in MiniatureBenchmark().cases(task, cases)]
-        sampler = student_sampler(recipe.student.rungs)
+        sampler = student_sampler(sigmas)
         yield Row("base, its scores", note=_scores(pool, asked, model, model.transformer, sampler))
         for kind in ("full", "LoRA"):
             model = _load(device)
-            loop = _loop(model, recipe, kind)
+            loop = _loop(model, training, sigmas, kind)
             start, losses = time.perf_counter(), {}
             for number in range(iterations):
                 task = list(CATEGORIES)[number % 2]
@@ -65,18 +68,22 @@ def _load(device: torch.device) -> QwenImage21:
     return QwenImage21.from_pretrained(folder, torch.bfloat16, device)
 
 
-def _loop(model: QwenImage21, recipe: Recipe, kind: str) -> Loop:
-    """As the recipe says; a LoRA learns ten times as fast."""
-    training, objective = recipe.training, recipe.objective
+def _preset() -> tuple[Training, tuple[float, ...]]:
+    """What the preset says of training, and its rungs; checking all of it would load its judge."""
+    values = yaml.safe_load((files("flash_ray.recipe.presets") / "miniature.yaml").read_text())
+    student = values["student"]
+    sigmas = sigma_schedule(student["steps"], student["timestep_shift"])
+    return Training.model_validate(values["training"]), tuple(sigmas)
+
+
+def _loop(model: QwenImage21, training: Training, sigmas: tuple[float, ...], kind: str) -> Loop:
+    """As the preset says; a LoRA learns ten times as fast."""
     scale = 1 if kind == "full" else 10
     first, second = (
         adam.model_copy(update={"lr": scale * adam.lr})
         for adam in (training.optimizer, training.fake_score.optimizer)
     )
-    method = DMD(
-        tuple(recipe.student.rungs), objective.t_min, objective.t_max, objective.timestep_shift
-    )
-    given = {"decay": training.ema_decay, "method": method, "recompute": False}
+    given = {"decay": training.ema_decay, "method": DMD(sigmas), "recompute": False}
     if kind == "full":
         return full_loop(model, (first, second), **given)
     return lora_loop(model, RANK, (first, second), **given)

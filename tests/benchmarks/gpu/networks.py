@@ -52,7 +52,7 @@ REAL = Size()
 _TINY = {
     "num_layers": 2,
     "attention_head_dim": 48,
-    "num_attention_heads": 2,
+    "num_attention_heads": 4,
     "context_in_dim": 64,
     "axes_dims_rope": (12, 18, 18),
 }

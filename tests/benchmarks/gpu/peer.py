@@ -1,6 +1,7 @@
 """The iteration against NVIDIA Model-Optimizer's DMDPipeline, on the same blocks and learners."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -19,27 +20,30 @@ def peer(size: Size, device: torch.device) -> Iterator[Row]:
     loop = full_loop(as_model(transformer))
     for task in ("t2i", "edit"):
         conditions = conditions_of(task, size, transformer.config.context_in_dim, device)
-        theirs = _pipeline(loop, conditions)
-        seconds: dict[str, list[float]] = {"flash_ray": [], "modelopt": []}
-        memory: dict[str, dict[str, float]] = {}
-        for name in ("modelopt", "flash_ray"):
-            _run(name, loop, theirs, conditions, len(SIGMAS) - 1)  # warms up
-        for rung in range(len(SIGMAS)):
-            for name in ("modelopt", "flash_ray"):
-                free(device)
-                seconds[name].append(
-                    timed(
-                        device,
-                        lambda name=name, rung=rung: _run(name, loop, theirs, conditions, rung),
-                    )
-                )
-                memory[name] = peaks(device)
-        means = {name: sum(values) / len(values) for name, values in seconds.items()}
+        yield from _in_turns(f"{task} {size.side}²", loop, conditions, device)
+
+
+def _in_turns(
+    what: str, loop: Loop, conditions: ConditionPair, device: torch.device
+) -> Iterator[Row]:
+    """Both sides at each rung, one after the other."""
+    theirs = _pipeline(loop, conditions)
+    seconds: dict[str, list[float]] = {"modelopt": [], "flash_ray": []}
+    memory: dict[str, dict[str, float]] = {}
+    for name in seconds:
+        _run(name, loop, theirs, conditions, len(SIGMAS) - 1)  # warms up
+    for rung in range(len(SIGMAS)):
         for name, values in seconds.items():
-            note = f"rungs {', '.join(f'{value:.3g}' for value in values)} s"
-            if name == "flash_ray":
-                note += f"; {means[name] / means['modelopt']:.3f} of modelopt's"
-            yield Row(f"{name}, {task} {size.side}²", means[name], **memory[name], note=note)
+            free(device)
+            run = partial(_run, name, loop, theirs, conditions, rung)
+            values.append(timed(device, run))
+            memory[name] = peaks(device)
+    means = {name: sum(values) / len(values) for name, values in seconds.items()}
+    for name, values in seconds.items():
+        note = f"rungs {', '.join(f'{value:.3g}' for value in values)} s"
+        if name == "flash_ray":
+            note += f"; {means[name] / means['modelopt']:.3f} of modelopt's"
+        yield Row(f"{name}, {what}", means[name], **memory[name], note=note)
 
 
 def _run(name: str, loop: Loop, theirs: Any, conditions: ConditionPair, rung: int) -> None:

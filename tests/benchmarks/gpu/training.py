@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -93,7 +94,7 @@ def iterations(
     loop.iteration(0, conditions, last)
     free(device)
     seconds = [
-        timed(device, lambda rung=rung: loop.iteration(1 + rung, conditions, rung))
+        timed(device, partial(loop.iteration, 1 + rung, conditions, rung))
         for rung in range(len(SIGMAS))
     ]
     mean = sum(seconds) / len(seconds)
