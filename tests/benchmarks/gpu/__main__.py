@@ -6,7 +6,7 @@ of the table, and the others go on. `--tiny` runs them all on small networks, on
 
 import json
 import multiprocessing
-import os
+import shutil
 import sys
 import time
 import traceback
@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Annotated
 
+import psutil
 import torch
 import typer
 
@@ -110,11 +111,9 @@ def main(
         raise typer.BadParameter(f"{unknown[0]!r}: no section; allowed: {', '.join(SECTIONS)}")
     if tiny:
         torch.set_num_threads(1)
-    # Asked by NVML: CUDA must not be started in this process, from which the sections are forked.
-    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
-    if not tiny and not torch.cuda.is_available():
+    method, device = find_device()
+    if not tiny and device.type == "cpu":
         raise typer.BadParameter("there is no GPU; --tiny runs on the CPU")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     started, rows = time.monotonic(), []
     print("| " + " | ".join(HEADER) + " |")
     print("|" + "---|" * len(HEADER), flush=True)
@@ -124,7 +123,9 @@ def main(
         if left < 10:
             found = [Row("not run", note=f"{total:.0f} s are used up")]
         else:
-            found = isolated(run, TINY if tiny else REAL, device, min(patience * limit, left))
+            found = isolated(
+                method, run, TINY if tiny else REAL, device, min(patience * limit, left)
+            )
         for row in found:
             print("| " + " | ".join([name, *row.cells()]) + " |", flush=True)
         rows += [{"section": name, **asdict(row)} for row in found]
@@ -133,9 +134,30 @@ def main(
     print(f"\n{time.monotonic() - started:.0f} s in all", flush=True)
 
 
-def isolated(run: Section, size: Size, device: torch.device, limit: float) -> list[Row]:
+def find_device() -> tuple[str, torch.device]:
+    """How sections are started, and the device: CUDA must work in them, not in this process.
+
+    A forked process has all imports; where CUDA does not stand that, each imports anew.
+    """
+    if shutil.which("nvidia-smi"):
+        for method in ("fork", "spawn"):
+            probe = multiprocessing.get_context(method).Process(target=_touch_cuda)
+            probe.start()
+            probe.join(120)
+            if probe.exitcode == 0:
+                return method, torch.device("cuda")
+    return "fork", torch.device("cpu")
+
+
+def _touch_cuda() -> None:
+    torch.zeros(1, device="cuda").item()
+
+
+def isolated(
+    method: str, run: Section, size: Size, device: torch.device, limit: float
+) -> list[Row]:
     """A section's rows from a process of its own; an error or an early end is the last one."""
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context(method)
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(run, size, device, theirs))
     started, rows, ended = time.monotonic(), [], False
@@ -148,18 +170,16 @@ def isolated(run: Section, size: Size, device: torch.device, limit: float) -> li
         ended = True
     if not ended:
         rows.append(Row("stopped", note=f"took more than {limit:.0f} s"))
-        process.terminate()
-    process.join(10)
-    if process.is_alive():
+        for child in psutil.Process(process.pid).children(recursive=True):
+            child.kill()
         process.kill()
-        process.join()
+    process.join()
     if ended and process.exitcode:
         rows.append(Row("failed", note=f"the process ended with {process.exitcode}"))
     return [*rows, Row("section, all of it", time.monotonic() - started)]
 
 
 def _send(run: Section, size: Size, device: torch.device, pipe: Connection) -> None:
-    os.setpgid(0, 0)
     try:
         for row in run(size, device):
             pipe.send(row)
