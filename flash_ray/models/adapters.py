@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -38,7 +38,7 @@ class Adapters:
         self.transformer = transformer
         self._trainable: dict[str, bool] = {}
         self._active: str | None = None
-        self._layers: list[BaseTunerLayer] = []
+        self._layers: list[LoraLayer] = []
         transformer.requires_grad_(False)
         self.adopt()
 
@@ -56,7 +56,7 @@ class Adapters:
         self,
         name: str,
         rank: int,
-        alpha: float,
+        alpha: int,
         targets: Sequence[str],
         trainable: bool = True,
         seed: int = 0,
@@ -158,8 +158,8 @@ class Adapters:
                 f"no adapter {name!r}; there are {', '.join(self._trainable) or 'none'}"
             )
 
-    def _tuner_layers(self) -> list[BaseTunerLayer]:
-        return [part for part in self.transformer.modules() if isinstance(part, BaseTunerLayer)]
+    def _tuner_layers(self) -> list[LoraLayer]:
+        return [part for part in self.transformer.modules() if isinstance(part, LoraLayer)]
 
     def _parameters(self, name: str) -> Iterator[nn.Parameter]:
         for layer in self._layers:

@@ -158,4 +158,4 @@ def copy_flat(flat: Tensor, weights: list[nn.Parameter]) -> None:
     parts = [
         part.view(weight.shape) for part, weight in zip(flat.split(sizes), weights, strict=True)
     ]
-    torch._foreach_copy_(weights, parts)
+    torch._foreach_copy_(list[Tensor](weights), parts)
