@@ -84,7 +84,7 @@ class Adapters:
             if name in layer.lora_A:
                 layer.lora_A[name].to(dtype=dtype)
                 layer.lora_B[name].to(dtype=dtype)
-                a = layer.lora_A[name].weight
+                a, _ = _matrices(layer, name)
                 drawn = torch.empty(a.shape)
                 nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
                 with torch.no_grad():
@@ -164,8 +164,7 @@ class Adapters:
     def _parameters(self, name: str) -> Iterator[nn.Parameter]:
         for layer in self._layers:
             if name in layer.lora_A:
-                yield layer.lora_A[name].weight
-                yield layer.lora_B[name].weight
+                yield from _matrices(layer, name)
 
     def _switch(self, name: str | None) -> None:
         if name == self._active and self._is_switched(name):
@@ -184,3 +183,10 @@ class Adapters:
         first = self._layers[0]
         active = [] if name is None else [name]
         return first.active_adapters == active and first.disable_adapters == (name is None)
+
+
+def _matrices(layer: LoraLayer, name: str) -> tuple[nn.Parameter, nn.Parameter]:
+    """A and B of an adapter in a layer that has it."""
+    a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
+    assert isinstance(a, nn.Parameter) and isinstance(b, nn.Parameter)
+    return a, b

@@ -46,7 +46,8 @@ def _losses(
     folder: Path, size: Size, device: torch.device, kill: bool
 ) -> dict[int, dict[str, float]]:
     """Losses by iteration of a run in a process of its own."""
-    process = multiprocessing.get_context("fork").Process(
+    # CUDA does not stand a fork.
+    process = multiprocessing.get_context("spawn").Process(
         target=_run, args=(folder, size, device, kill)
     )
     process.start()
