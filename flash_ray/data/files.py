@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from dataclasses import field as made
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from flash_ray.data.readers import columns_of
 from flash_ray.data.row_pictures import shown
@@ -18,7 +18,7 @@ from flash_ray.data.source import Catalog, DataSource, Shard
 from flash_ray.data.values import BadRow
 from flash_ray.errors import UserError, unknown
 from flash_ray.recipe.schema import Files, Task
-from flash_ray.storage.address import bucket_problem
+from flash_ray.storage.address import bucket_problem, split_address
 from flash_ray.storage.s3 import Store, s3_filesystem
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class FoundFiles:
         if scheme == "s3" and not is_local:
             return path.partition("://")[2]
         if scheme == "file" and is_local:
-            return unquote(urlsplit(path).path)
+            return unquote(split_address(path).path)
         if scheme or (path.startswith("/") and not is_local):
             where = "on disk" if is_local else "in S3"
             raise BadRow(f"pictures of a source {where} must be {where}", shown(path))

@@ -34,11 +34,7 @@ class QwenImage21:
     def __init__(self, pipeline: QwenImage21Pipeline):
         self.pipeline = pipeline
         self._loras: set[str] = set()
-        self._shapes = (
-            {name: list(value.shape) for name, value in pipeline.transformer.state_dict().items()}
-            if pipeline.transformer is not None
-            else {}
-        )
+        self._shapes = _shapes(pipeline.transformer) if pipeline.transformer is not None else {}
         self._empty: dict[Layout, Condition] = {}  # the empty prompt's
         for part in (pipeline.transformer, pipeline.vae, pipeline.text_encoder):
             if part is not None:
@@ -81,7 +77,7 @@ class QwenImage21:
         config = QwenImage21Transformer2DModel.load_config(source, subfolder="transformer")
         with torch.device("meta"):
             transformer = QwenImage21Transformer2DModel.from_config(config)
-        return {name: list(weight.shape) for name, weight in transformer.state_dict().items()}
+        return _shapes(transformer)
 
     @staticmethod
     def check_lora(file: Path, source: str | Path) -> None:
@@ -359,3 +355,13 @@ def _kv_cache(
         cache.store = QwenImage21KVCache(len(module.transformer_blocks))
         return cache.store, "extract"
     return cache.store, "cached"
+
+
+def _shapes(transformer: nn.Module) -> dict[str, list[int]]:
+    """Shapes of a transformer's own weights by name, whatever adapters it has."""
+    weights = transformer.state_dict().items()
+    return {
+        name.replace(".base_layer.", "."): list(weight.shape)
+        for name, weight in weights
+        if ".lora_" not in name
+    }

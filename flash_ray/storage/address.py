@@ -9,12 +9,17 @@ from urllib.parse import SplitResult, urlsplit
 NO_LOGIN = "put a login into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 
 
+def split_address(url: str) -> SplitResult:
+    """The parts of an address; all empty where it cannot be taken apart, as http://[ cannot."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return SplitResult("", "", "", "", "")
+
+
 def bucket_problem(url: str) -> str | None:
     """What is wrong with an s3://bucket/prefix; None if nothing is."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        parts = SplitResult("", "", "", "", "")
+    parts = split_address(url)
     bucket = parts.netloc
     if parts.scheme != "s3" or not bucket:
         return "not a bucket's address"

@@ -17,7 +17,7 @@ from boto3.exceptions import Boto3Error
 from botocore.config import Config
 
 from flash_ray.errors import UserError
-from flash_ray.storage.address import configured_endpoint, endpoint_problem
+from flash_ray.storage.address import configured_endpoint, endpoint_problem, split_address
 
 if TYPE_CHECKING:
     from pyarrow.fs import S3FileSystem
@@ -114,7 +114,7 @@ class Store:
     @classmethod
     def from_url(cls, url: str, endpoint: str | None = None) -> "Store":
         """A Store at `s3://bucket[/prefix]`; UserError where a URL is malformed."""
-        parts = urlsplit(url)
+        parts = split_address(url)
         plain = not (parts.query or parts.fragment or "@" in parts.netloc)
         if parts.scheme != "s3" or not parts.netloc or not plain:
             raise UserError(

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import niquests
 from grafana_client import GrafanaApi
 from grafana_client.client import GrafanaClientError, GrafanaException
 
 from flash_ray.errors import UserError
+from flash_ray.storage.address import split_address
 from flash_ray.telemetry.alerts import GROUP, grafana_rule_group
 from flash_ray.telemetry.dashboards import DASHBOARDS
 from flash_ray.telemetry.panels import DATASOURCE, Dashboard
@@ -179,7 +179,7 @@ def _validate_version(url: str, build: Any) -> None:
 
 
 def _validate_address(option: str, url: str) -> None:
-    parts = urlsplit(url)
+    parts = split_address(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(f"{option}: {url!r}; allowed: http://HOST:PORT or https://...; correct it")
     if parts.username or parts.password:

@@ -7,6 +7,7 @@ import torch
 
 from flash_ray.models.adapters import Adapters
 from flash_ray.models.base import Condition, Layout
+from flash_ray.models.loading import lora_file
 from flash_ray.models.qwen_image_21 import QwenImage21
 from flash_ray.recipe.sections import Adam
 from flash_ray.trainer.adapter_learner import AdapterEMA, AdapterLearner
@@ -122,7 +123,7 @@ def test_ownership_decides_what_is_trained(backbone, base, lora_folder):
     model = QwenImage21(
         backbone.pipeline.__class__(**{**backbone.pipeline.components, "transformer": base})
     )
-    model.add_lora(lora_folder, "teacher")  # freezes all, and activates
+    model.add_lora(lora_file(str(lora_folder)), "teacher")  # freezes all, and activates
     adapters.adopt()
     for name in adapters.names:
         with adapters.use(name):

@@ -78,7 +78,7 @@ def test_the_distill_job_has_room_for_its_recipe(size, monkeypatch):
     ray_job, items = job(f"overlays/{size}/distill")
     fresh, again = commands(ray_job["spec"]["entrypoint"])
     assert again == [*fresh, "--resume"]
-    recipe, name, resume, *_ = called(monkeypatch, "flash_ray.workflows.distill.distill", fresh)
+    recipe, name, _, resume, *_ = called(monkeypatch, "flash_ray.workflows.distill.distill", fresh)
     assert not resume and recipe.runtime.storage.url.startswith("s3://")
 
     types = node_types("distill", ray_clusters(items)["distill"])

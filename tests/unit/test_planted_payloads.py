@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from flash_ray.data.cache import ConditionCache, condition_sets
+from flash_ray.data.cache import ConditionCache, ConditionsLost, condition_sets
 from flash_ray.data.catalog import from_parquet
 from flash_ray.data.source import Shard
 from flash_ray.errors import UserError
@@ -135,7 +135,8 @@ def test_conditions(tmp_path: Path, touched: Path) -> None:
     key.write_bytes(pickle.dumps(Payload(touched)))
     cache = ConditionCache(FolderStore(tmp_path / "store"), tmp_path / "cache")
     shard = Shard(digest="0123", task="t2i", category="a", cases=("1",), rows=1, buckets=())
-    refused("corrupt", condition_sets, cache, [shard], {"a": 1})
+    with pytest.raises(ConditionsLost, match="which encodes them anew"):
+        condition_sets(cache, [shard], {"a": 1})
     assert not touched.exists()
 
 

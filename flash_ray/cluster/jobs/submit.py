@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import ray
 import requests
@@ -20,6 +19,7 @@ from flash_ray.cluster.environment import REQUIREMENTS, pins, requirements
 from flash_ray.cluster.jobs.job import Job
 from flash_ray.cluster.jobs.logs import wait
 from flash_ray.errors import UserError
+from flash_ray.storage.address import split_address
 
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 ANSWER_S = 10.0  # for the job server's first answer
@@ -130,7 +130,7 @@ def _checked_address(address: str | None) -> str:
         raise UserError(
             f"--address: missing; allowed: http(s)://HEAD:8265; give it, or set {ADDRESS_VARIABLE}"
         )
-    parts = urlsplit(address)
+    parts = split_address(address)
     if parts.scheme not in ("http", "https") or not parts.netloc or "@" in parts.netloc:
         shown = address.rpartition("@")[2]
         raise UserError(
