@@ -5,8 +5,9 @@ from typing import BinaryIO, Literal
 
 import anyio
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from flash_ray.data.pictures import BadPicture, upright_rgb
 from flash_ray.serving.http import ApiError
 from flash_ray.serving.settings import Limits
 from flash_ray.serving.sizes import validate_reference
@@ -65,22 +66,23 @@ def _open(file: BinaryIO, limits: Limits, area: int | None, field: str) -> Image
         opened = Image.open(BytesIO(data), formats=FORMATS)
         # The header tells the size before anything is decoded.
         if area is not None:
-            validate_reference(opened.width, opened.height, area)
+            validate_reference((opened.height, opened.width))
         pixels = opened.width * opened.height
         if pixels > limits.image_pixels:
             raise Image.DecompressionBombError
-        side = 1.0 if area is None else min(1.0, (OVERSAMPLED * area / pixels) ** 0.5)
-        size = (max(1, round(opened.width * side)), max(1, round(opened.height * side)))
-        opened.draft(None, size)  # a JPEG is decoded at an eighth of its sides if that will do
-        picture = _eight_bit(opened)
-        picture.thumbnail(size, Image.Resampling.LANCZOS)
-        return ImageOps.exif_transpose(picture)
+        # A JPEG is decoded at an eighth of its sides if that will do.
+        opened.draft(None, _kept(opened.size, area))
+        picture = upright_rgb(opened)
+        picture.thumbnail(_kept(picture.size, area), Image.Resampling.LANCZOS)
+        return picture
     except ApiError:
         raise
     except Image.DecompressionBombError as error:
         raise ApiError(
             400, f"{field}: too many pixels; allowed: at most {limits.image_pixels}.", field
         ) from error
+    except BadPicture as error:
+        raise ApiError(400, f"{field}: {error}; send 8 or 16 bits a channel.", field) from error
     except Exception as error:  # of many kinds: Pillow knows many ways to be broken
         raise ApiError(
             400,
@@ -89,12 +91,8 @@ def _open(file: BinaryIO, limits: Limits, area: int | None, field: str) -> Image
         ) from error
 
 
-def _eight_bit(picture: Image.Image) -> Image.Image:
-    """The picture as RGB or RGBA; gray of 16 bits by its upper eight."""
-    picture.load()
-    if picture.mode.startswith("I"):
-        info = picture.info
-        picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
-        picture.info = info
-    mode = "RGBA" if picture.has_transparency_data else "RGB"
-    return picture if picture.mode == mode else picture.convert(mode)
+def _kept(size: tuple[int, int], area: int | None) -> tuple[int, int]:
+    """The size at which a picture is kept, in its aspect ratio."""
+    width, height = size
+    side = 1.0 if area is None else min(1.0, (OVERSAMPLED * area / (width * height)) ** 0.5)
+    return max(1, round(width * side)), max(1, round(height * side))

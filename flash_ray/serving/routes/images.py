@@ -29,7 +29,7 @@ from flash_ray.serving.schemas import (
     Usage,
 )
 from flash_ray.serving.service import Served, Service, needs
-from flash_ray.serving.sizes import edited_size, parse_size, validate_reference
+from flash_ray.serving.sizes import edited_size, parse_size
 
 logger = logging.getLogger("ray.serve")
 
@@ -83,9 +83,8 @@ async def _asked(
     area = size[0] * size[1]
     pictures = [await open_upload(one.file, service.settings.limits, area) for one in uploads]
     if pictures and body.size == "auto":
-        size = edited_size(*pictures[0].size, pixels)
-    for picture in pictures:
-        validate_reference(*picture.size, size[0] * size[1])
+        first = pictures[0]
+        size = edited_size((first.height, first.width), pixels)
     files = tuple([await run_in_threadpool(png, picture) for picture in pictures])
     seed = secrets.randbelow(2**31) if body.seed is None else body.seed
     return GenerationRequest(

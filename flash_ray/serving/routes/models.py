@@ -2,12 +2,12 @@
 
 from fastapi import APIRouter
 
+from flash_ray.recipe.sizes import MAX_ASPECT, MULTIPLE
 from flash_ray.serving.benchmark import judge_names
 from flash_ray.serving.http import ApiError
 from flash_ray.serving.registry import ServedModel
 from flash_ray.serving.schemas import Bounds, Me, ModelCard, ModelCards
 from flash_ray.serving.service import Caller, Served, Service, needs
-from flash_ray.serving.sizes import ASPECT, STEP
 
 router = APIRouter(prefix="/v1", tags=["models"])
 
@@ -18,7 +18,7 @@ def me(service: Served, caller: Caller) -> Me:
     limits = service.settings.limits.model_dump() | {"pixels": service.most_pixels}
     return Me(
         role=caller,
-        limits=Bounds(**limits, size_step=STEP, aspect=ASPECT),
+        limits=Bounds(**limits, size_step=MULTIPLE, aspect=MAX_ASPECT),
         judges=judge_names(service.recipe, service.settings),
     )
 
