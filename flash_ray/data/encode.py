@@ -1,11 +1,13 @@
 """Encodes what a recipe's cases still lack: a Ray Data pipeline into a pool of encoder actors."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from ray.data import ActorPoolStrategy
 from ray.exceptions import RayActorError
+from ray.util.annotations import RayDeprecationWarning
 
 from flash_ray.cluster.environment import one_process, thread_limits
 from flash_ray.data.cache import ConditionCache
@@ -126,6 +128,14 @@ def _encode_all(
                 return None
 
 
+def _never_restarted() -> dict[str, int]:
+    """Options of encoders: a dead one stays so, and `_encode_all` tries again.
+
+    Of one that may restart Ray's core prints an error: that its arguments might be lost by then.
+    """
+    return {"max_restarts": 0}
+
+
 def _encode(recipe: Recipe, source: DataSource, store: Store, missing: Sequence[Shard]) -> None:
     """Run the pipeline over missing shards of a source.
 
@@ -134,22 +144,23 @@ def _encode(recipe: Recipe, source: DataSource, store: Store, missing: Sequence[
     """
     quiet_ray_data()
     runtime, batch = recipe.runtime, max(1, BATCH // source.shard_size)
-    encoded = source.read(missing).map_batches(
-        Encoder,
-        fn_constructor_args=(recipe, store),
-        compute=ActorPoolStrategy(
-            min_size=1, max_size=min(runtime.max_workers, -(-len(missing) // batch))
-        ),
-        batch_size=batch,
-        batch_format="numpy",
-        num_cpus=runtime.cpus_per_worker,
-        num_gpus=1 if runtime.gpu else 0,
-        resources={"trainer": 1},
-        runtime_env={"env_vars": thread_limits(recipe)},
-        # Else Ray's core prints an error: that the arguments of an encoder to restart might be
-        # lost by then. `_encode_all` tries again instead.
-        max_restarts=0,
-    )
+    with warnings.catch_warnings():
+        # Ray has no other way yet to say how often an actor may be restarted.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        encoded = source.read(missing).map_batches(
+            Encoder,
+            fn_constructor_args=(recipe, store),
+            compute=ActorPoolStrategy(
+                min_size=1, max_size=min(runtime.max_workers, -(-len(missing) // batch))
+            ),
+            batch_size=batch,
+            batch_format="numpy",
+            num_cpus=runtime.cpus_per_worker,
+            num_gpus=1 if runtime.gpu else 0,
+            resources={"trainer": 1},
+            runtime_env={"env_vars": thread_limits(recipe)},
+            ray_remote_args_fn=_never_restarted,
+        )
     stored = {row["digest"] for row in encoded.iter_rows()}
     if lost := [shard for shard in missing if shard.digest not in stored]:
         for task in {shard.task for shard in lost}:

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypedDict
 
@@ -56,7 +57,8 @@ def run_trial(
         live=live,
         final=lambda student: encoded.images(student, sampler),
     )
-    unscored = Record(
+    record = partial(
+        Record,
         trial=trial.name,
         arm=trial.arm,
         seed=trial.seed,
@@ -72,20 +74,18 @@ def run_trial(
                 trial.recipe, store, trial.name, folder, resume, callbacks, teacher_set
             )
         except Diverged as error:
-            return unscored.model_copy(update={"diverged": str(error)}), None
+            return record(diverged=str(error)), None
         images: dict[Task, list[np.ndarray]] = result.final
         cases = {task: encoded.cases(task) for task in images}
         scores = {task: score_answers(judge, cases[task], images[task]) for task in images}
         url = _publish(trial, store, result, scores)
-    record = unscored.model_copy(
-        update={
-            **summary(result.history, "GPU-seconds" if trial.recipe.runtime.gpu else "CPU-seconds"),
-            "scores": {task: _by_case(score) for task, score in scores.items()},
-            "diversity": {task: gaps for task in scores if (gaps := _gaps(scores[task]))},
-            "published": url,
-        }
+    finished = record(
+        **summary(result.history, "GPU-seconds" if trial.recipe.runtime.gpu else "CPU-seconds"),
+        scores={task: _by_case(score) for task, score in scores.items()},
+        diversity={task: gaps for task in scores if (gaps := _gaps(scores[task]))},
+        published=url,
     )
-    return record, strip(images, cases)
+    return finished, strip(images, cases)
 
 
 def forget_run(store: Store, name: str) -> None:

@@ -597,7 +597,7 @@ def test_the_document_has_every_path_and_an_example(client):
         for name, field in schemas["Evaluation"]["properties"].items()
         if "$ref" in field.get("anyOf", [{}])[0]
     }
-    assert references == {"result": "EvaluationResult"}
+    assert references == {"score": "MeanScore", "result": "EvaluationResult"}
     fastapis = {"HTTPValidationError", "ValidationError"}
     assert {name for name, schema in schemas.items() if "description" not in schema} == fastapis
     assert set(schemas["Bounds"]["required"]) == set(client.get("/v1/me").json()["limits"])

@@ -144,7 +144,7 @@ def test_a_server_that_is_gone_and_comes_back_with_its_evaluations(page, start):
     before = page.api("/v1/evaluations")["data"]
     evaluation = page.api("/v1/evaluations", {"model": "bold", "task": "edit", "cases": 3})["id"]
     page.served.stop()
-    assert page.served.process.returncode == 0
+    assert page.served.process.returncode == 130
 
     page.generate()
     first = page.wait(lambda: page.one("#alerts .alert"))
