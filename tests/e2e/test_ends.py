@@ -9,6 +9,7 @@ import pytest
 from flash_ray.cluster.session import free_ports
 from tests.helpers.watched import watch
 
+pytestmark = pytest.mark.slow  # each starts a Ray of its own
 OWN_LINE = re.compile(r" *\d+ s  \S.*|flash-ray: \S.*")
 LONG = ("--set", "training.iterations=100000")
 
@@ -32,10 +33,7 @@ def test_a_run_says_its_own_lines_only_and_leaves_nothing(tmp_path, small):
 
 @pytest.mark.parametrize(
     ("number", "line", "code"),
-    [
-        (signal.SIGINT, "interrupted", 130),
-        pytest.param(signal.SIGTERM, "terminated", 143, marks=pytest.mark.slow),
-    ],
+    [(signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "terminated", 143)],
 )
 def test_a_run_that_is_stopped_says_so_in_one_line(tmp_path, small, number, line, code):
     words = ["distill", "miniature", "--store", "store", *small, *LONG]
