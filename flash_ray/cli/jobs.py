@@ -1,6 +1,5 @@
 """`flash-ray submit ...`: the commands as jobs of a cluster; `flash-ray jobs ...`: what they do."""
 
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -36,7 +35,6 @@ jobs_app = typer.Typer(help="See, follow, await and stop the jobs of a Ray clust
 
 
 def _ready_ray(address: str | None) -> str | None:
-    logging.disable(logging.WARNING)  # Ray's client logs every upload and connection
     if any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it as it is imported
     return address

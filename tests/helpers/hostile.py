@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import strategies as st
@@ -48,7 +49,7 @@ def nothing_starts() -> Iterator[None]:
         raise Reached
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, mock.patch.dict(os.environ):
         patch.setattr(builtins, "__import__", imported)
         patch.setattr(subprocess.Popen, "__init__", reached)
         patch.setattr(socket.socket, "connect", reached)

@@ -1,5 +1,6 @@
 """Sends jobs to a cluster: files and this flash_ray travel along, no job is sent twice."""
 
+import logging
 import os
 import re
 import shlex
@@ -45,6 +46,7 @@ def connect(address: str | None) -> JobSubmissionClient:
     _validate_reachable(address)
     # Ray takes the variable before the argument.
     os.environ[ADDRESS_VARIABLE] = address
+    logging.getLogger("ray.dashboard").setLevel(logging.ERROR)  # it tells of every upload and poll
     try:
         client = JobSubmissionClient(address)
     except AuthenticationError as error:
