@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from ray.train.torch import TorchConfig
 from ray.train.v2.api.config import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.result import Result
 from ray.train.v2.torch.torch_trainer import TorchTrainer
@@ -31,6 +30,7 @@ from flash_ray.teachers.validation import validate_teachers
 from flash_ray.trainer.claim import claimed_run
 from flash_ray.trainer.divergence import Diverged
 from flash_ray.trainer.metrics import UpdateMetrics
+from flash_ray.trainer.process_group import ProcessGroupConfig
 from flash_ray.trainer.resume import forget_latest, keep_whole
 from flash_ray.trainer.worker import (
     Evaluate,
@@ -192,7 +192,7 @@ def _fit_once(config: WorkerConfig) -> Outcome:
     trainer = _Trainer(
         train_worker,
         train_loop_config={"config": config},
-        torch_config=TorchConfig(backend="nccl" if runtime.gpu else "gloo"),
+        torch_config=ProcessGroupConfig(backend="nccl" if runtime.gpu else "gloo"),
         scaling_config=ScalingConfig(
             **_group_size(recipe),
             use_gpu=runtime.gpu,

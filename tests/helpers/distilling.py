@@ -4,13 +4,13 @@ import multiprocessing
 import multiprocessing.connection
 import os
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
 
-from flash_ray.cluster.session import free_ports
 from flash_ray.data.cache import ConditionCache
 from flash_ray.data.encode import encode_shards
 from flash_ray.data.select import plan_cases
@@ -27,6 +27,7 @@ from flash_ray.teachers.scorer import group_scorer
 from flash_ray.trainer.checkpoint import HISTORY
 from flash_ray.trainer.learners import build_engine, ready_deepspeed
 from flash_ray.trainer.metrics import UpdateMetrics
+from flash_ray.trainer.process_group import Meeting, join
 from flash_ray.trainer.step import DistillationStep
 from tests.helpers.storage import FolderStore
 
@@ -108,12 +109,12 @@ def read_history(out: Path) -> list[UpdateMetrics]:
 
 def in_processes(world: int, out: Path, job: Callable[..., None], *args: Any) -> None:
     """Runs job(rank, world, out, *args) in plain processes joined by gloo; all must succeed."""
-    (port,) = free_ports(1)
     out.mkdir(parents=True)
+    meeting = Meeting("127.0.0.1", folder=str(out))
     context = multiprocessing.get_context("forkserver")  # imports once for all processes
     context.set_forkserver_preload([__name__])
     workers = [
-        context.Process(target=_joined, args=(port, rank, world, out, job, args), daemon=True)
+        context.Process(target=_joined, args=(meeting, rank, world, out, job, args), daemon=True)
         for rank in range(world)
     ]
     for worker in workers:
@@ -132,16 +133,14 @@ def in_processes(world: int, out: Path, job: Callable[..., None], *args: Any) ->
 
 
 def _joined(
-    port: int, rank: int, world: int, out: Path, job: Callable[..., None], args: tuple
+    meeting: Meeting, rank: int, world: int, out: Path, job: Callable[..., None], args: tuple
 ) -> None:
     with (out / f"worker-{rank}.log").open("w", buffering=1) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         torch.set_num_threads(1)
         os.environ["LOCAL_RANK"] = str(rank)
-        torch.distributed.init_process_group(
-            "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world
-        )
+        join(meeting, rank, world, "gloo", timedelta(minutes=30))
         job(rank, world, out, *args)
         torch.distributed.destroy_process_group()
 
