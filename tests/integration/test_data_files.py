@@ -156,6 +156,7 @@ def damage(path):
     path.write_bytes(data[:-64] + bytes(byte ^ 0x80 for byte in data[-64:]))
 
 
+@pytest.mark.slow
 def test_damaged_conditions_are_not_trained_on(prepared, base, bucket, files, tmp_path):
     recipe = recipe_of(base, bucket, files[0], files[1], "name=whole", "tasks={t2i: 0, edit: 1}")
     whole = distill(recipe, bucket, "whole", tmp_path / "whole")

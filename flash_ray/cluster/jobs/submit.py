@@ -46,7 +46,8 @@ def connect(address: str | None) -> JobSubmissionClient:
     _validate_reachable(address)
     # Ray takes the variable before the argument.
     os.environ[ADDRESS_VARIABLE] = address
-    logging.getLogger("ray.dashboard").setLevel(logging.ERROR)  # it tells of every upload and poll
+    for handler in logging.getLogger("ray").handlers:
+        handler.setLevel(logging.ERROR)  # it tells of every upload
     try:
         client = JobSubmissionClient(address)
     except AuthenticationError as error:

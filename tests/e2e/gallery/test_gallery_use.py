@@ -136,6 +136,7 @@ def test_a_narrow_window_does_not_scroll_sideways(page, tmp_path):
         page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+@pytest.mark.slow
 def test_a_server_that_is_gone_and_comes_back_with_its_evaluations(page, start):
     page.sign_in()
     page.write_prompts("a face")
