@@ -56,6 +56,7 @@ velocity is the teacher:
         samples = dmd.student_x(student, torch.randn(64, 4, 2), rung=3)
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,10 @@ if TYPE_CHECKING:
     from flash_ray.recipe import Recipe, load_recipe
     from flash_ray.storage.students import load_student
     from flash_ray.trainer.driver import distill
+
+# Ray, and onnxruntime wherever a library loads it, report what is run to their makers unless told.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 __all__ = ["DMD", "Recipe", "__version__", "distill", "load_recipe", "load_student"]

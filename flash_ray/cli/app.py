@@ -3,17 +3,30 @@
 Commands import what they run when they run it: that takes seconds.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from flash_ray import __version__
 from flash_ray.cli import evaluate, jobs, run, serve
 from flash_ray.cli.cluster import cluster_app, telemetry_app
-from flash_ray.cli.ends import run_command
+from flash_ray.cli.ends import Interrupted, run_command
 from flash_ray.cli.study import study_app
 
+
+class _Commands(TyperGroup):
+    """All commands; Ctrl-C in one reaches `ends`."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise Interrupted from error
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Distill many-step image models into few-step students.",
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -25,6 +25,10 @@ TRACES = ("traceback_str", "_traceback_str")  # where Ray's errors keep those of
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
+class Interrupted(BaseException):
+    """Ctrl-C, under a name of ours: typer makes a bare exit code of KeyboardInterrupt."""
+
+
 class Terminated(BaseException):
     """SIGTERM or SIGHUP came: what was opened is closed on the way out, as after Ctrl-C."""
 
@@ -38,7 +42,7 @@ def run_command(command: Callable[[], object]) -> None:
     except BrokenPipeError:  # `flash-ray ... | head`: nobody reads any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(FAILED)
-    except (Exception, KeyboardInterrupt, Terminated) as error:
+    except (Exception, KeyboardInterrupt, Interrupted, Terminated) as error:
         reason, code = describe_end(error)
         if reason.startswith(UNEXPECTED):
             print(_trace(error), file=sys.stderr)
@@ -50,7 +54,7 @@ def describe_end(error: BaseException) -> tuple[str, int]:
     """The line and the exit code of a command that ended with that error."""
     if isinstance(error, typer.exceptions.TyperException):
         return f"{error.format_message().rstrip('.')}; see `flash-ray --help`", BAD_INPUT
-    if isinstance(error, typer.Abort | KeyboardInterrupt):
+    if isinstance(error, typer.Abort | KeyboardInterrupt | Interrupted):
         return "interrupted", INTERRUPTED
     if isinstance(error, Terminated):
         return "terminated", TERMINATED

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -193,17 +194,21 @@ def validate_port(host: str, port: int) -> None:
 def _handlers_kept() -> Iterator[None]:
     """Keeps what the block does from taking SIGTERM over, if the command has a handler of its own.
 
-    Ray's handler ends Ray's processes first, so that nothing can be closed after them.
+    Ray's handler ends Ray's processes first, so that nothing can be closed after them. That of its
+    C++ core, which Python does not see, prints a stack.
     """
     from ray._private import utils
 
-    set_handler = utils.set_sigterm_handler
-    if callable(signal.getsignal(signal.SIGTERM)):
+    set_handler, own = utils.set_sigterm_handler, signal.getsignal(signal.SIGTERM)
+    is_kept = callable(own) and threading.current_thread() is threading.main_thread()
+    if is_kept:
         utils.set_sigterm_handler = lambda handler: None
     try:
         yield
     finally:
         utils.set_sigterm_handler = set_handler
+        if is_kept:
+            signal.signal(signal.SIGTERM, own)
 
 
 @contextmanager

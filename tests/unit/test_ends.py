@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from flash_ray.cli.ends import Terminated, describe_end, run_command
+from flash_ray.cli.ends import Interrupted, Terminated, describe_end, run_command
 from flash_ray.errors import UserError
 
 WAITS = """
@@ -37,6 +37,7 @@ class Wrapper(Exception):
         (UserError("seed: wrong"), "seed: wrong", 2),
         (Wrapper(failures={0: Wrapper(UserError("no such model"))}), "no such model", 2),
         (KeyboardInterrupt(), "interrupted", 130),
+        (Interrupted(), "interrupted", 130),
         (Terminated(), "terminated", 143),
         (
             FileNotFoundError(errno.ENOENT, "", "/x/y"),

@@ -24,6 +24,14 @@ def test_importing_the_package_loads_nothing_heavy():
     assert loaded_by("import flash_ray") == set()
 
 
+def test_nothing_is_reported_to_the_makers_of_onnxruntime(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    loaded_by("import flash_ray, onnxruntime")
+    assert list(tmp_path.iterdir()) == []  # no session of its telemetry
+
+
 def test_a_recipe_needs_no_torch():
     loaded = loaded_by("import flash_ray as fr; fr.load_recipe('miniature'); fr.Recipe")
     assert "pydantic" in loaded
