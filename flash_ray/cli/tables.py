@@ -29,6 +29,8 @@ def comparison_table(result: Mapping[str, Any]) -> None:
     for name, rows in models.items():
         scores = [_with_interval(rows[task]["score"], rows[task]["interval"]) for task in tasks]
         table.add_row(name, str(max(row["nfe"] for row in rows.values())), *scores)
+    table.add_section()
+    table.add_row("gap closed", "", *(_closed(result["gap_closed"][task]) for task in tasks))
     Console().print(table)
 
 
@@ -143,6 +145,13 @@ def _with_interval(score: float | None, interval: Sequence[float] | None) -> str
     if score is None or interval is None:
         return ""
     return f"{score:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
+
+
+def _closed(gap: Mapping[str, Any] | None) -> str:
+    if gap is None:
+        return "no gap"
+    low, high = gap["interval"]
+    return f"{gap['share']:.0%} [{low:.0%}, {high:.0%}]"
 
 
 def _counts(kinds: Mapping[str, int]) -> str:

@@ -10,12 +10,13 @@ from torch import nn
 from flash_ray.evaluation.benchmark import Benchmark, Case
 from flash_ray.evaluation.judges.base import CaseScore, Judge, JudgeResult, summarize
 from flash_ray.evaluation.sample import EncodedBenchmark, encode_cases, sample_cases
-from flash_ray.evaluation.statistics import interval
+from flash_ray.evaluation.statistics import interval, share
 from flash_ray.models.base import Model
 from flash_ray.models.sampling import SamplerConfig
 from flash_ray.recipe.schema import Task
 
 CHUNK = 8  # pictures of one Ray task
+GAP = ("student", "teacher", "untrained")
 Progress = Callable[[str, int, int], None]  # what is done, evaluations so far, of how many
 
 
@@ -145,6 +146,18 @@ def difference(ours: JudgeResult, theirs: JudgeResult) -> tuple[float, tuple[flo
     if not paired:
         raise ValueError("no case has a score in both results")
     return float(np.mean(paired)), interval(paired)
+
+
+def gap_closed(comparison: Comparison) -> dict[str, Any] | None:
+    """What `share` of the gap between the untrained base and the teacher the student closes, with
+    its 95 % `interval`; None if the teacher is not better than the base beyond chance."""
+    results = {name: comparison.answers[name].result.cases for name in GAP}
+    scores = [[results[name][case].score for name in GAP] for case in results["student"]]
+    scored = [[s for s in row if s is not None] for row in scores]
+    rows = [(s - u, t - u) for s, t, u in (row for row in scored if len(row) == len(GAP))]
+    if not rows or (found := share(*zip(*rows, strict=True))) is None:
+        return None
+    return {"share": found.mean, "interval": (found.low, found.high)}
 
 
 def score_answers(

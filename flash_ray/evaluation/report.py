@@ -49,7 +49,7 @@ def write_report(
         trim_blocks=True,
     )
     page.globals["score"] = page.filters["score"] = _number
-    page.filters["signed"] = _signed
+    page.filters["signed"], page.filters["percent"] = _signed, _percent
     models = list(next(iter(comparisons.values())).answers)
     text = page.get_template("report.html.jinja").render(
         version=__version__,
@@ -198,6 +198,10 @@ def _diversity(comparison: Comparison) -> list[dict[str, Any]]:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
+
+
+def _percent(value: float) -> str:
+    return f"{value:.0%}".replace("-", "−")
 
 
 def _signed(value: float) -> str:

@@ -14,25 +14,34 @@ from torch import Tensor, nn
 from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import Benchmark, Case
 from flash_ray.models.base import PIXELS_PER_TOKEN, ConditionPair, Model
-from flash_ray.models.loading import dtype_of, load_decoder, load_model
+from flash_ray.models.loading import dtype_of, load_decoder, load_model, own_sigmas
 from flash_ray.models.sampling import SamplerConfig, sample
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task, TeacherDefaults, sigma_schedule
 from flash_ray.recipe.sizes import aspect_problem, size_problem
 
-TEACHER_STEPS = 40
 BATCH_TOKENS = 1024  # latent tokens of a batch: one picture of 512x512 pixels, 64 of an eighth
 
 
-def teacher_samplers(defaults: TeacherDefaults) -> list[SamplerConfig]:
-    """The base model in 40 evenly spaced steps, guided as the recipe's teachers are."""
-    return [_guided(defaults, TEACHER_STEPS)]
+def teacher_sampler(recipe: Recipe) -> SamplerConfig:
+    """The base as its checkpoint says that it is sampled, guided as the recipe's teachers are.
+
+    Raises:
+        UserError: the checkpoint cannot be read, or is not sampled by Euler's method.
+    """
+    return _guided(recipe.teacher_defaults, own_sigmas(recipe.base), scheduled=True)
 
 
-def untrained_samplers(defaults: TeacherDefaults) -> list[SamplerConfig]:
-    """How the base model can spend 4 evaluations: 4 unguided steps or 2 guided ones."""
-    unguided = SamplerConfig(tuple(sigma_schedule(4)))
-    return [unguided] if defaults.guidance_scale == 1.0 else [unguided, _guided(defaults, 2)]
+def untrained_samplers(recipe: Recipe) -> list[SamplerConfig]:
+    """How the base can spend the student's evaluations: at even sigmas that its scheduler shifts,
+    or at the student's own; and with guidance at half as many steps of either kind."""
+    student, defaults = recipe.student, recipe.teacher_defaults
+    even = SamplerConfig(tuple(sigma_schedule(student.steps)), scheduled=True)
+    samplers = [even, student_sampler(student.rungs)]
+    if (half := student.steps // 2) and defaults.guidance_scale != 1.0:
+        samplers.append(_guided(defaults, sigma_schedule(half), scheduled=True))
+        samplers.append(_guided(defaults, sigma_schedule(half, student.timestep_shift)))
+    return samplers
 
 
 def student_sampler(sigmas: Sequence[float]) -> SamplerConfig:
@@ -155,9 +164,11 @@ def encode_benchmark(
     return EncodedBenchmark(recipe.base, dtype_of(recipe), batches)
 
 
-def _guided(defaults: TeacherDefaults, steps: int) -> SamplerConfig:
+def _guided(
+    defaults: TeacherDefaults, sigmas: Sequence[float], scheduled: bool = False
+) -> SamplerConfig:
     return SamplerConfig(
-        tuple(sigma_schedule(steps)), defaults.guidance_scale, defaults.guidance_rescale
+        tuple(sigmas), defaults.guidance_scale, defaults.guidance_rescale, scheduled
     )
 
 

@@ -101,6 +101,22 @@ def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     return _bootstrap((np.asarray(values),), np.mean, 10_000)
 
 
+def share(part: Sequence[float], whole: Sequence[float]) -> Estimate | None:
+    """Estimates what share of the mean of `whole` the mean of `part` is, paired by position.
+
+    None where the mean of `whole` may be 0 or less: then there is nothing to have a share of.
+    """
+    part_C, whole_C = np.asarray(part), np.asarray(whole)
+    if interval(whole_C)[0] <= 0:
+        return None
+
+    def statistic(chosen: np.ndarray, axis: int = -1) -> np.ndarray:
+        return part_C[chosen].mean(axis) / whole_C[chosen].mean(axis)
+
+    low, high = _bootstrap((np.arange(len(part_C)),), statistic, RESAMPLES)
+    return Estimate(float(part_C.mean() / whole_C.mean()), low, high)
+
+
 def _bootstrap(
     samples: Sequence[np.ndarray],
     statistic: Callable[..., np.ndarray],

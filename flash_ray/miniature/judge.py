@@ -1,7 +1,8 @@
 """The miniature's exact judge: reads pictures by synthesis, scores them and measures diversity.
 
-Compliance is the share of attributes that hold, quality the closeness to the nearest clean
-rendering, the score 1 to 5. `python -m tests.benchmarks.judge_errors` prints the judge's errors.
+Compliance is the share of attributes that hold, in which objects and letters weigh as much as all
+others; quality the closeness to the nearest clean rendering; the score 1 to 5.
+`python -m tests.benchmarks.judge_errors` prints the judge's errors.
 """
 
 from __future__ import annotations
@@ -74,9 +75,7 @@ def judge_scene(picture_3HW: Array, wanted: Scene) -> ExactScore:
     else:
         names = [f.name for f in FACTORS[wanted.category] if f.stated and f.name != "style"]
         credits = {name: reading.credit(wanted, name) for name in names}
-    no_letter = wanted.category == "text" and not any(credits[f"letter_{i}"] for i in (1, 2, 3))
-    cap = "no letter of the word is right" if no_letter else None
-    return _capped_score(reading, _mean(credits), credits, cap)
+    return _capped_score(reading, _compliance(credits), credits, _missing(credits))
 
 
 def judge_edit(picture_3HW: Array, edit: Edit) -> ExactScore:
@@ -284,6 +283,24 @@ def _undone(reading: _Reading, edit: Edit, changed: dict[str, float]) -> str | N
         if name in ("kind", "colour") or edit.target.factors[name] != edit.source.factors[name]
     }
     return None if any(asked.values()) else "nothing of what was asked was done"
+
+
+def _compliance(credits: dict[str, float]) -> float:
+    """The share of attributes that hold; what a picture is of weighs as much as all the rest."""
+    main = _main(credits)
+    rest = {name: credit for name, credit in credits.items() if name not in main}
+    return (_mean(main) + _mean(rest)) / 2 if main and rest else _mean(credits)
+
+
+def _missing(credits: dict[str, float]) -> str | None:
+    """Says so if nothing of what a picture should be of is there."""
+    main = _main(credits)
+    return "nothing of what was asked for is there" if main and not any(main.values()) else None
+
+
+def _main(credits: dict[str, float]) -> dict[str, float]:
+    """The objects of a landscape, the letters of a word: what a person looks for first."""
+    return {k: credit for k, credit in credits.items() if k.startswith(("object_", "letter_"))}
 
 
 def _mean(credits: dict[str, float]) -> float:

@@ -246,6 +246,13 @@ class Model(Protocol):
     ) -> Callable[[Tensor, Tensor], Tensor]:
         """(x_BNC, t_B) -> v_BNC with a filled cache, for many steps and without gradients."""
 
+    def scheduled(self, sigmas: Sequence[float], layout: Layout) -> list[float]:
+        """The noise levels at which the checkpoint's pipeline takes the steps of a call with these
+        `sigmas`: its scheduler may shift them, by the size of the picture too."""
+
+    def save_scheduler(self, folder: Path) -> None:
+        """Saves a scheduler config, with which the pipeline takes its `sigmas` as they are."""
+
     def to_latents(self, images: list[Image.Image]) -> Tensor:
         """Encodes images of one size: x_BNC."""
 
@@ -282,6 +289,10 @@ class ModelFamily(Protocol):
 
         Raises UserError if that cannot be loaded.
         """
+
+    def own_sigmas(self, source: str | Path) -> list[float]:
+        """The `sigmas` with which the pipeline samples when a call names none, from its
+        configuration alone; ValueError if it is not sampled by Euler's method."""
 
     def transformer_shapes(self, source: str | Path) -> dict[str, list[int]]:
         """Shapes of the transformer's weights by name, from its configuration alone."""

@@ -148,6 +148,23 @@ def load_decoder(base: str, dtype: "torch.dtype") -> "Model":
     return family.from_pretrained(source, dtype, "cpu", encoders=False, transformer=False)
 
 
+def own_sigmas(base: str) -> list[float]:
+    """The `sigmas` with which the base's pipeline samples when a call names none.
+
+    Raises:
+        UserError: the base cannot be read, or its scheduler is one that is not supported.
+    """
+    family, source = family_of(base), resolve_base(base)
+    try:
+        return family.own_sigmas(source)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"base: {source}: {reason}; allowed: a FlowMatchEulerDiscreteScheduler without noise; "
+            "choose another base"
+        ) from error
+
+
 def import_components(source: str | Path) -> None:
     """Imports the modules that a pipeline's model_index.json names for parts of its own.
 

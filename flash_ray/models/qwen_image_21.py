@@ -1,7 +1,7 @@
 """Qwen-Image-2.1 behind the model interface, on top of diffusers' own pipeline."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -21,8 +21,11 @@ from flash_ray.models.base import PIXELS_PER_TOKEN, Condition, ConditionPair, La
 from flash_ray.models.loading import import_components
 from flash_ray.models.lora import read_lora
 from flash_ray.models.prompt_cache import SLOT, decoder, token_shapes
+from flash_ray.models.schedule import save_unshifted, scheduled, validate_scheduler
 from flash_ray.models.user_text import as_text, user_text
 from flash_ray.recipe.sizes import follow_aspect
+
+STEPS = 40  # of the pipeline, where the checkpoint states no sigmas
 
 
 class QwenImage21:
@@ -70,6 +73,19 @@ class QwenImage21:
                 "save_pretrained, or an id owner/name of the Hugging Face hub"
             ) from error
         return cls(pipeline.to(device))
+
+    @staticmethod
+    def own_sigmas(source: str | Path) -> list[float]:
+        """The `sigmas` with which the pipeline samples when a call names none, before its
+        scheduler shifts them, from the configuration alone.
+
+        Raises:
+            ValueError: the scheduler does not sample by Euler's method.
+        """
+        validate_scheduler(source)
+        config: Any = QwenImage21Pipeline.load_config(source)
+        sigmas = config.get("sample_sigmas")
+        return list(np.linspace(1.0, 1 / STEPS, STEPS) if sigmas is None else sigmas)
 
     @staticmethod
     def transformer_shapes(source: str | Path) -> dict[str, list[int]]:
@@ -245,6 +261,14 @@ class QwenImage21:
         if not isinstance(transformer, QwenImage21Transformer2DModel):
             raise TypeError(f"decoder takes the transformer itself, not a {type(transformer)}")
         return decoder(transformer, condition.to(*_kind(transformer)), cache)
+
+    def scheduled(self, sigmas: Sequence[float], layout: Layout) -> list[float]:
+        """The noise levels at which the pipeline takes the steps of a call with these `sigmas`."""
+        return scheduled(self.pipeline.scheduler, sigmas, layout.tokens)
+
+    def save_scheduler(self, folder: Path) -> None:
+        """Saves a scheduler config, with which the pipeline takes its `sigmas` as they are."""
+        save_unshifted(self.pipeline.scheduler, folder)
 
     @torch.no_grad()
     def to_latents(self, images: list[Image.Image]) -> Tensor:

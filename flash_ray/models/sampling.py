@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from flash_ray.methods.base import VelocityFn
 from flash_ray.methods.flow import euler
 from flash_ray.methods.guidance import guided_velocity
-from flash_ray.models.base import Condition, ConditionPair, Model, PromptCache
+from flash_ray.models.base import Condition, ConditionPair, Layout, Model, PromptCache
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,8 @@ class SamplerConfig:
 
     Args:
         sigmas: descending in (0, 1], without the terminal 0; one Euler step each.
+        scheduled: whether the checkpoint's scheduler shifts them for the size of the picture, as it
+            does with the `sigmas` of a call of its pipeline.
         guidance_scale: 1 is unguided; any other scale asks the transformer twice a step.
         guidance_rescale: whether guided velocities keep the conditional one's norm per token.
     """
@@ -25,6 +27,7 @@ class SamplerConfig:
     sigmas: tuple[float, ...]
     guidance_scale: float = 1.0
     guidance_rescale: bool = True
+    scheduled: bool = False
 
     @property
     def nfe(self) -> int:
@@ -33,9 +36,16 @@ class SamplerConfig:
 
     @property
     def title(self) -> str:
-        """The sampler in words, for tables, e.g. "40 guided steps"."""
+        """The sampler in words, for tables, e.g. "40 guided steps" or, at sigmas that are not the
+        checkpoint's, "2 steps at 1, 0.667"."""
         kind = "" if self.guidance_scale == 1.0 else "guided "
-        return f"{len(self.sigmas)} {kind}steps"
+        own = "" if self.scheduled else " at " + ", ".join(f"{s:.3g}" for s in self.sigmas)
+        return f"{len(self.sigmas)} {kind}steps{own}"
+
+    def levels(self, model: Model, layout: Layout) -> list[float]:
+        """The noise levels of the steps for pictures of a layout, with the 0 at the end."""
+        sigmas = model.scheduled(self.sigmas, layout) if self.scheduled else self.sigmas
+        return [*sigmas, 0.0]
 
 
 def guide(positive: VelocityFn, negative: VelocityFn, sampler: SamplerConfig | None) -> VelocityFn:
@@ -91,7 +101,7 @@ def sample(
         progress: called with (steps done, steps in all) after each step.
     """
     velocity = velocity_of(model, transformer, conditions, sampler)
-    sigmas = [*sampler.sigmas, 0.0]
+    sigmas = sampler.levels(model, conditions.layout)
     z_BNC = noise_BNC
     for i in range(len(sampler.sigmas)):
         z_BNC = euler(velocity, z_BNC, sigmas[i : i + 2])

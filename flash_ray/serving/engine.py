@@ -185,7 +185,7 @@ class Engine:
         velocity = guide(positive, negative, sampler)
         if any(watchers):
             velocity = self._watched(velocity, watchers, layout, alpha)
-        x_BNC = euler(velocity, x_BNC, [*sampler.sigmas, 0.0])
+        x_BNC = euler(velocity, x_BNC, sampler.levels(self.base, layout))
         denoised = time.perf_counter()
         pictures = self._pictures(x_BNC, layout, alpha)
         return Sampling(

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
-from flash_ray.evaluation.sample import teacher_samplers
+from flash_ray.evaluation.sample import teacher_sampler
 from flash_ray.models.loading import base_digest, resolve_base
 from flash_ray.models.sampling import SamplerConfig
 from flash_ray.recipe import Recipe
@@ -95,7 +95,7 @@ class ServedModel(Section):
 
 def teacher_of(recipe: Recipe, benchmark: ServedBenchmark | None = None) -> ServedModel:
     """The recipe's base, sampled as evaluations sample a teacher."""
-    (sampler,) = teacher_samplers(recipe.teacher_defaults)
+    sampler = teacher_sampler(recipe)
     return ServedModel(
         id=TEACHER,
         kind="teacher",

@@ -243,6 +243,7 @@ def _fetch(store: Store, run_name: str, outcome: Outcome, folder: Path) -> None:
         partial = Path(name) / "student"
         partial.mkdir()
         for path in outcome.files:
+            (partial / path).parent.mkdir(parents=True, exist_ok=True)
             store.get_file(f"{student_key(run_name)}/{path}", partial / path)
         verify(partial, outcome.files, store.url(student_key(run_name)))
         partial.replace(folder)

@@ -202,6 +202,7 @@ class _Run:
             return {}, None
         with tempfile.TemporaryDirectory() as name:
             transformer.save_pretrained(name)
+            self.step.model.save_scheduler(Path(name) / "scheduler")
             files = record(Path(name))
             for path in files:
                 self.config.store.put_file(

@@ -113,10 +113,10 @@ def _compare(
 
     student = read_student(store, recipe.name)
     load_student(store, recipe.name, folder)
-    model, defaults = sample.load_base(recipe), recipe.teacher_defaults
+    model = sample.load_base(recipe)
     models = {
-        "teacher": Sampled(model.transformer, sample.teacher_samplers(defaults)),
-        "untrained": Sampled(model.transformer, sample.untrained_samplers(defaults)),
+        "teacher": Sampled(model.transformer, [sample.teacher_sampler(recipe)]),
+        "untrained": Sampled(model.transformer, sample.untrained_samplers(recipe)),
         "student": Sampled(
             model.load_transformer(folder), [sample.student_sampler(student.sigmas)]
         ),
@@ -137,11 +137,13 @@ def _result(
     `models`: by name (teacher, untrained, student) and task, the `sampler` in words, its `nfe`
     (evaluations a picture) and the fields of `JudgeResult`: score, interval, measures, categories,
     cases. `differences`: of the student to teacher and untrained, by task, the mean `difference`
-    in score case by case with its `interval`; null if no case has both.
+    in score case by case with its `interval`; null if no case has both. `gap_closed`: by task, the
+    `share` of the way from the untrained base to the teacher that the student is, with its
+    `interval`; null where the teacher is not better beyond chance.
     `seconds`: train, evaluate, total. And what was run: recipe_digest, benchmark, judge,
     cases_per_category, and the `published` student's address.
     """
-    from flash_ray.evaluation.compare import differences
+    from flash_ray.evaluation.compare import differences, gap_closed
 
     names = list(next(iter(comparisons.values())).answers)
     return {
@@ -154,6 +156,7 @@ def _result(
             for other in names
             if other != "student"
         },
+        "gap_closed": {task: gap_closed(c) for task, c in comparisons.items()},
         "seconds": seconds,
         "recipe_digest": recipe.digest,
         "benchmark": scoring.benchmark.name,

@@ -156,8 +156,9 @@ class _Model:
         if self.folder:
             transformer = base.load_transformer(self.folder)
             return Sampled(transformer, [sample.student_sampler(self.sigmas)])
-        samplers = {"teacher": sample.teacher_samplers, "untrained": sample.untrained_samplers}
-        return Sampled(base.transformer, samplers[self.name](self.recipe.teacher_defaults))
+        if self.name == "teacher":
+            return Sampled(base.transformer, [sample.teacher_sampler(self.recipe)])
+        return Sampled(base.transformer, sample.untrained_samplers(self.recipe))
 
 
 @contextmanager

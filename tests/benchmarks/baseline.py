@@ -1,7 +1,7 @@
 """`python -m tests.benchmarks.baseline`: what the base scores without any training.
 
-In 4 evaluations the base can take 4 unguided steps evenly spaced, 2 guided ones, or 4 unguided
-steps at the student's own sigmas. All answer the cases of the recipe's benchmark from the same
+In the student's evaluations the base can take unguided steps at even sigmas or at the student's
+own, or half as many guided ones. All answer the cases of the recipe's benchmark from the same
 noise.
 """
 
@@ -33,7 +33,7 @@ def main(
     name = loaded.evaluation.benchmark
     if name is None:
         raise typer.BadParameter(f"{recipe} names no benchmark")
-    benchmark, judge = load_benchmark(name), load_judge(loaded.evaluation.judge)
+    benchmark, judge = load_benchmark(name), load_judge(loaded.evaluation.judge_name)
     model = load_base(loaded)
     at_sigmas = student_sampler(loaded.student.rungs)
     table = Table("task", "sampler", "evaluations", "score", "student's sigmas minus it")
@@ -47,12 +47,11 @@ def main(
                 sample_cases(model, batches, model.transformer, sampler),
                 in_tasks=False,
             )
-            for sampler in (*untrained_samplers(loaded.teacher_defaults), at_sigmas)
+            for sampler in untrained_samplers(loaded)
         }
         for sampler, result in results.items():
             gain = "" if sampler == at_sigmas else _signed(*difference(results[at_sigmas], result))
-            title = "at the student's sigmas" if sampler == at_sigmas else sampler.title
-            table.add_row(task, title, str(sampler.nfe), f"{result.score:.2f}", gain)
+            table.add_row(task, sampler.title, str(sampler.nfe), f"{result.score:.2f}", gain)
     Console().print(table)
 
 

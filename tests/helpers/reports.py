@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from flash_ray.evaluation.benchmark import Case
-from flash_ray.evaluation.compare import Answers, Comparison, differences
+from flash_ray.evaluation.compare import Answers, Comparison, differences, gap_closed
 from flash_ray.evaluation.judges.base import CaseScore, CategoryScore, JudgeResult
 from flash_ray.evaluation.report import write_report
 from flash_ray.miniature.benchmark import MiniatureBenchmark
@@ -62,7 +62,9 @@ def _comparison(task: Task, cases: Sequence[Case], rng: np.random.Generator) -> 
             categories={case.category: category for case in cases},
             cases={case.id: score for case in cases},
         )
-        sampler = SamplerConfig((1.0,) * (4 if number else 40), 1.0 if number else 2.5)
+        sampler = SamplerConfig(
+            (1.0,) * (4 if number else 40), 1.0 if number else 2.5, scheduled=not number
+        )
         answers[name] = Answers(sampler, images, result)
     return Comparison(task, cases, answers)
 
@@ -78,6 +80,7 @@ def result_of(comparisons: Mapping[Task, Comparison], recipe: Recipe) -> dict[st
             other: {task: differences(c, "student", other) for task, c in comparisons.items()}
             for other in MODELS[:2]
         },
+        "gap_closed": {task: gap_closed(c) for task, c in comparisons.items()},
         "benchmark": "miniature",
         "judge": "exact",
         "cases_per_category": 2,

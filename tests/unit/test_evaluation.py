@@ -16,6 +16,7 @@ from flash_ray.evaluation.compare import (
     compare,
     difference,
     differences,
+    gap_closed,
     score_answers,
 )
 from flash_ray.evaluation.judges.base import CaseScore, JudgeResult
@@ -24,8 +25,7 @@ from flash_ray.evaluation.sample import (
     encode_cases,
     sample_cases,
     student_sampler,
-    teacher_samplers,
-    untrained_samplers,
+    teacher_sampler,
 )
 from flash_ray.evaluation.statistics import interval
 from flash_ray.miniature.benchmark import MiniatureBenchmark
@@ -50,21 +50,14 @@ def uint8(picture_3HW):
     return np.round(picture_3HW.transpose(1, 2, 0) * 255).astype(np.uint8)
 
 
-def test_evaluations_of_the_three_models():
-    (many,) = teacher_samplers(DEFAULTS)
-    few = untrained_samplers(DEFAULTS)
-    assert (many.nfe, many.title) == (80, "40 guided steps")
-    assert [(s.nfe, s.title) for s in few] == [(4, "4 steps"), (4, "2 guided steps")]
-    assert few[0].sigmas == (1.0, 0.75, 0.5, 0.25)
+def test_the_teacher_is_guided_as_the_recipe_says():
+    sampler = teacher_sampler(RECIPE)
+    assert (sampler.nfe, sampler.title) == (80, "40 guided steps")
+    assert sampler.guidance_scale == DEFAULTS.guidance_scale
+    assert sampler.guidance_rescale == DEFAULTS.guidance_rescale
+    unguided = load_recipe("miniature", ["teacher_defaults.guidance_scale=1"])
+    assert teacher_sampler(unguided).nfe == 40
     assert student_sampler([1.0, 0.75, 0.5, 0.25]).nfe == 4
-    assert many.guidance_scale == DEFAULTS.guidance_scale
-    assert many.guidance_rescale == DEFAULTS.guidance_rescale
-
-
-def test_an_unguided_teacher_spends_one_evaluation_a_step():
-    unguided = DEFAULTS.model_copy(update={"guidance_scale": 1.0})
-    assert [sampler.nfe for sampler in teacher_samplers(unguided)] == [40]
-    assert [sampler.title for sampler in untrained_samplers(unguided)] == ["4 steps"]
 
 
 @pytest.mark.parametrize("task", ["t2i", "edit"])
@@ -140,6 +133,25 @@ def test_differences_are_paired():
         difference(ours, result_of(1, 2))
 
 
+def test_the_share_of_the_gap_that_a_student_closes():
+    def compared(student, teacher, untrained):
+        scores = {"student": student, "teacher": teacher, "untrained": untrained}
+        answers = {
+            name: Answers(SamplerConfig((1.0,)), [], result_of(*values))
+            for name, values in scores.items()
+        }
+        return Comparison("t2i", [], answers)
+
+    closed = gap_closed(compared([4.0, 4.5, 3.0, 3.5], [5.0, 5.0, 4.0, 4.0], [3.0, 4.0, 2.0, 3.0]))
+    assert closed["share"] == pytest.approx(3 / 6)
+    low, high = closed["interval"]
+    assert 0.4 < low <= 0.5 <= high < 0.6
+    unscored = compared([4.0, None, 3.0], [5.0, 5.0, 4.0], [3.0, 4.0, 2.0])
+    assert gap_closed(unscored)["share"] == pytest.approx(0.5)
+    for teacher in ([3.0, 4.0, 2.0], [2.0, 5.0, 2.0]):  # no better, perhaps no better
+        assert gap_closed(compared([4.0, 4.0, 4.0], teacher, [3.0, 4.0, 2.0])) is None
+
+
 def test_of_several_samplers_the_better_counts(backbone, monkeypatch):
     results = iter([result_of(2), result_of(3), result_of(4)])
     monkeypatch.setattr(
@@ -160,7 +172,7 @@ def test_of_several_samplers_the_better_counts(backbone, monkeypatch):
     assert comparison.task == "t2i"
     assert comparison.answers["untrained"].sampler is long
     assert comparison.answers["student"].result.score == 4
-    assert shown[-1] == ("t2i: student, 1 steps", 4, 4)
+    assert shown[-1] == ("t2i: student, 1 steps at 1", 4, 4)
 
 
 def test_results_name_the_sampler_and_what_both_models_have_is_compared():
@@ -171,7 +183,7 @@ def test_results_name_the_sampler_and_what_both_models_have_is_compared():
 
     both = comparison(a=[4, 4], b=[2, 2])
     shown = both.answers["a"].to_json()
-    assert (shown["sampler"], shown["nfe"], shown["score"]) == ("2 guided steps", 4, 4.0)
+    assert (shown["sampler"], shown["nfe"], shown["score"]) == ("2 guided steps at 1, 0.5", 4, 4.0)
     assert differences(both, "a", "b") == {"difference": 2.0, "interval": (2.0, 2.0)}
     assert differences(comparison(a=[4, None], b=[None, 3]), "a", "b") is None
     assert differences(comparison(a=[4, 4], b=[None, None]), "a", "b") is None

@@ -155,7 +155,7 @@ def test_wrong_words_and_meaningless_pictures_are_capped():
     wanted = _scenes("text", 1, 113)[0]
     letters = {f"letter_{i}": (wanted.factors[f"letter_{i}"] + 5) % 12 for i in (1, 2, 3)}
     verdict = judge_scene(draw([wanted.with_(**letters)])[0], wanted)
-    assert verdict.score == 2.5 and "letter" in verdict.cap
+    assert verdict.score == 2.5 and verdict.cap == "nothing of what was asked for is there"
     noise = np.random.default_rng(114).random((3, 64, 64)).astype(np.float32)
     for picture in (
         noise,
@@ -163,6 +163,23 @@ def test_wrong_words_and_meaningless_pictures_are_capped():
         draw(_scenes("portrait", 1, 5))[0],
     ):
         assert judge_scene(picture, wanted).score <= 2.0
+
+
+def test_a_picture_without_the_only_object_that_was_asked_for_fails():
+    wanted = _landscape().with_(right=0)
+    empty, other = wanted.with_(left=0), wanted.with_(left=2)
+    verdict = judge_scene(draw([empty])[0], wanted)
+    assert verdict.score == 2.5 and verdict.cap == "nothing of what was asked for is there"
+    assert verdict.compliance == 0.5 and verdict.quality > 0.95  # and both are shown
+    assert 2.5 < judge_scene(draw([other])[0], wanted).score < 4.5  # of the right color
+
+
+def test_what_a_picture_is_of_weighs_as_much_as_all_the_rest():
+    wanted = _landscape()
+    one_of_two = judge_scene(draw([wanted.with_(right=0)])[0], wanted)
+    assert one_of_two.cap is None and one_of_two.compliance == 0.75
+    other_sky = judge_scene(draw([wanted.with_(sky=(wanted.factors["sky"] + 1) % 3)])[0], wanted)
+    assert other_sky.compliance == pytest.approx(1 - 0.5 / 3)
 
 
 def test_a_case_is_judged_by_what_it_wants():

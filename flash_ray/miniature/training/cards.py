@@ -10,7 +10,7 @@ from typing import Any
 from flash_ray.cluster.resources import cluster_needs
 from flash_ray.cluster.session import ray_session
 from flash_ray.evaluation.compare import Comparison, Sampled, compare_tasks
-from flash_ray.evaluation.sample import load_base, teacher_samplers, untrained_samplers
+from flash_ray.evaluation.sample import load_base, teacher_sampler, untrained_samplers
 from flash_ray.evaluation.statistics import interval
 from flash_ray.miniature.benchmark import MiniatureBenchmark
 from flash_ray.miniature.captions import OMITTED, WRONG
@@ -85,8 +85,8 @@ def write_teacher_card(pipeline: Path, plan: TeacherPlan, per_category: int) -> 
     with Steps() as steps, ray_session(cluster_needs(recipe, teachers=0)):
         model = load_base(recipe)
         models = {
-            "teacher": Sampled(model.transformer, teacher_samplers(defaults)),
-            "untrained": Sampled(model.transformer, untrained_samplers(defaults)),
+            "teacher": Sampled(model.transformer, [teacher_sampler(recipe)]),
+            "untrained": Sampled(model.transformer, untrained_samplers(recipe)),
         }
         comparisons = compare_tasks(model, models, benchmark, judge, per_category, steps.show)
     results = {
@@ -154,7 +154,7 @@ def write_specialized_card(
     """
     recipe = load_recipe("miniature", [f"base={base}"])
     defaults = recipe.teacher_defaults
-    (sampler,) = teacher_samplers(defaults)
+    sampler = teacher_sampler(recipe)
     with Steps() as steps, ray_session(cluster_needs(recipe, teachers=0)):
         model, narrow = load_base(recipe), load_base(recipe)
         narrow.add_lora(lora / LORA, "specialized")
