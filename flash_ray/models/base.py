@@ -214,8 +214,9 @@ class Model(Protocol):
     def copy_transformer(self) -> nn.Module:
         """A trainable deep copy of the base transformer, made before any LoRA is added."""
 
-    def load_transformer(self, folder: Path) -> nn.Module:
-        """A frozen transformer with the weights in `folder` (diffusers format)."""
+    def load_transformer(self, source: Path | str) -> nn.Module:
+        """A frozen transformer of the base's shape: a folder or a hub id, in diffusers format, of a
+        transformer or of a pipeline."""
 
     def add_lora(self, file: Path, name: str) -> None:
         """Adds a LoRA to the base transformer, frozen and not in use."""
@@ -302,3 +303,21 @@ class ModelFamily(Protocol):
 
     def transformer_channels(self, source: str | Path) -> int:
         """C of the latents that the transformer takes, from its configuration alone."""
+
+
+def shapes_of(transformer: nn.Module) -> dict[str, list[int]]:
+    """Shapes of a transformer's own weights by name, whatever adapters it has."""
+    return {
+        name.replace(".base_layer.", "."): list(weight.shape)
+        for name, weight in transformer.state_dict().items()
+        if ".lora_" not in name
+    }
+
+
+def first_difference(shapes: dict[str, list[int]], wanted: dict[str, list[int]]) -> str:
+    """The first weight in which shapes differ from those that are wanted; "" if none does."""
+    for name in sorted({*shapes, *wanted}):
+        ours, theirs = shapes.get(name, "missing"), wanted.get(name, "missing")
+        if ours != theirs:
+            return f"{name}: {ours}, not {theirs}"
+    return ""

@@ -17,7 +17,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from flash_ray.errors import UserError
-from flash_ray.models.base import PIXELS_PER_TOKEN, Condition, ConditionPair, Layout, PromptCache
+from flash_ray.models.base import (
+    PIXELS_PER_TOKEN,
+    Condition,
+    ConditionPair,
+    Layout,
+    PromptCache,
+    first_difference,
+    shapes_of,
+)
 from flash_ray.models.loading import import_components
 from flash_ray.models.lora import read_lora
 from flash_ray.models.prompt_cache import SLOT, decoder, token_shapes
@@ -37,7 +45,7 @@ class QwenImage21:
     def __init__(self, pipeline: QwenImage21Pipeline):
         self.pipeline = pipeline
         self._loras: set[str] = set()
-        self._shapes = _shapes(pipeline.transformer) if pipeline.transformer is not None else {}
+        self._shapes = shapes_of(pipeline.transformer) if pipeline.transformer is not None else {}
         self._empty: dict[Layout, Condition] = {}  # the empty prompt's
         for part in (pipeline.transformer, pipeline.vae, pipeline.text_encoder):
             if part is not None:
@@ -93,7 +101,7 @@ class QwenImage21:
         config = QwenImage21Transformer2DModel.load_config(source, subfolder="transformer")
         with torch.device("meta"):
             transformer = QwenImage21Transformer2DModel.from_config(config)
-        return _shapes(transformer)
+        return shapes_of(transformer)
 
     @staticmethod
     def check_lora(file: Path, source: str | Path) -> None:
@@ -126,22 +134,32 @@ class QwenImage21:
             raise ValueError("copy the transformer before a LoRA is added")
         return copy.deepcopy(self.transformer).requires_grad_(True).train()
 
-    def load_transformer(self, folder: Path) -> QwenImage21Transformer2DModel:
-        """Loads the transformer saved in `folder`, with the base's dtype and device, frozen.
+    def load_transformer(self, source: Path | str) -> QwenImage21Transformer2DModel:
+        """Loads the transformer in a folder or of a hub id, which may be a pipeline's, with the
+        base's dtype and device, frozen.
 
         Raises:
-            UserError: there is none.
+            UserError: there is none, or it has another shape than the base's.
         """
+        given = {"dtype": self.transformer.dtype, "use_safetensors": True}
         try:
-            transformer = QwenImage21Transformer2DModel.from_pretrained(
-                folder, dtype=self.transformer.dtype
-            )
+            try:
+                loaded = QwenImage21Transformer2DModel.from_pretrained(str(source), **given)
+            except OSError:
+                loaded = QwenImage21Transformer2DModel.from_pretrained(
+                    str(source), subfolder="transformer", **given
+                )
         except (OSError, ValueError) as error:
             raise UserError(
-                f"transformer: none can be loaded from {folder}; give a folder with config.json "
+                f"transformer: none can be loaded from {source}; give a folder with config.json "
                 "and safetensors in diffusers format"
             ) from error
-        return transformer.to(self.transformer.device).requires_grad_(False).eval()
+        if strange := first_difference(shapes_of(loaded), self._shapes):
+            raise UserError(
+                f"transformer: {source} is not of the base's shape ({strange}); give one that "
+                "was made from this base"
+            )
+        return loaded.to(self.transformer.device).requires_grad_(False).eval()
 
     def add_lora(self, file: Path, name: str) -> None:
         """Adds the LoRA in `file`, of any format that `read_lora` reads, frozen and not in use.
@@ -379,13 +397,3 @@ def _kv_cache(
         cache.store = QwenImage21KVCache(len(module.transformer_blocks))
         return cache.store, "extract"
     return cache.store, "cached"
-
-
-def _shapes(transformer: nn.Module) -> dict[str, list[int]]:
-    """Shapes of a transformer's own weights by name, whatever adapters it has."""
-    weights = transformer.state_dict().items()
-    return {
-        name.replace(".base_layer.", "."): list(weight.shape)
-        for name, weight in weights
-        if ".lora_" not in name
-    }

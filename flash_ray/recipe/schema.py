@@ -258,7 +258,12 @@ def sigma_schedule(steps: int, shift: float = 1.0) -> list[float]:
 class Student(Section):
     """The model that is trained."""
 
-    init: Literal["base"] = Field("base", description="'base': start from the base model's weights")
+    init: str = Field(
+        "base",
+        min_length=1,
+        description="what it starts from: 'base', students/NAME of the run's store, or a "
+        "transformer of the base's shape: a folder, or a hub id",
+    )
     weights: Literal["full", "lora"] = Field("full", description="'full' or 'lora'")
     steps: int = Field(4, ge=1, le=64, description="rungs, one evaluation of the model each: 1-64")
     timestep_shift: float = Field(

@@ -43,6 +43,7 @@ from flash_ray.trainer.learners import build_engine, ready_deepspeed
 from flash_ray.trainer.metrics import UpdateMetrics
 from flash_ray.trainer.prometheus import RunMetrics
 from flash_ray.trainer.step import DistillationStep
+from flash_ray.trainer.student_init import initial_student
 
 # The averaged student, frozen -> scores by task; runs on worker 0 between iterations.
 Evaluate = Callable[[nn.Module], dict[Task, float]]
@@ -280,10 +281,13 @@ def _load(
     """Loads what may be rejected, before anything is shared with the other workers."""
     recipe, teacher_set = config.recipe, config.teacher_set
     model = _load_pipeline(recipe, recipe.base, device)
-    student, fake_score = model.copy_transformer(), model.copy_transformer()  # before any LoRA
+    # Before any LoRA is added.
+    student, fake_score = initial_student(model, recipe, config.store), model.copy_transformer()
     cache = ConditionCache.at(config.store, config.live.put_nowait)
     stream = Stream(recipe, cache, config.shards, rank, world)
     fingerprints = [fingerprint(model.transformer)]
+    if recipe.student.init != "base":
+        fingerprints.append(fingerprint(student))
     fingerprints += [lora_digest(t.model) for t in recipe.teachers if is_lora(t.model)]
     running = teacher_set.recipe if teacher_set else recipe
     positions = teacher_set.positions(recipe) if teacher_set else list(range(len(recipe.teachers)))

@@ -213,6 +213,10 @@ def validate_name(recipe: Recipe, store: Store, name: str, student: str, resume:
             f"{option}: student {student!r} exists in {store.url()}; allowed: a new name; "
             f"choose one, e.g. {option} {student}-2"
         )
+    if recipe.student.init != "base":
+        from flash_ray.trainer.student_init import validate_init
+
+        validate_init(recipe, store)
     validate_claim(recipe, store, name, resume)
 
 
