@@ -1,4 +1,4 @@
-"""`flash-ray evaluate`, `rank` and `models`: how good models are, and which there are."""
+"""`flash-ray evaluate`, `rank`, `models`, `export`: what models are worth, and students to take."""
 
 import json
 from pathlib import Path
@@ -91,7 +91,29 @@ def models(store: StoreAddress = None) -> None:
     fault_lines(faults)
 
 
+def export(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A published student.")],
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="A new folder for its files and its card.")
+    ] = None,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OWNER/NAME",
+            help="A repository of the Hugging Face hub, made if it is not there; the login is "
+            "HF_TOKEN's or that of `hf auth login`.",
+        ),
+    ] = None,
+    store: StoreAddress = None,
+    force: Force = False,
+) -> None:
+    """Write a published student as plain diffusers loads it, with a model card."""
+    from flash_ray.workflows.export import export as workflow
+
+    typer.echo(workflow(name, folder, push, store, force))
+
+
 def add_to(app: typer.Typer) -> None:
     """Adds the commands to `flash-ray`."""
-    for command in (evaluate, rank, models):
+    for command in (evaluate, rank, models, export):
         app.command()(command)

@@ -94,6 +94,7 @@ class PublishedScores(BaseModel):
         judge: the name of the judge.
         cases_per_category: how many of each category were scored, 1 or more.
         tasks: the mean score of each task that was scored, 1 to 5.
+        intervals: 95 % bootstrap intervals of these over the cases.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -102,6 +103,7 @@ class PublishedScores(BaseModel):
     judge: Text
     cases_per_category: int = Field(ge=1)
     tasks: dict[Task, Annotated[float, Field(ge=1, le=5)]]
+    intervals: dict[Task, tuple[float, float]] = {}
 
 
 class Student(BaseModel):

@@ -181,6 +181,7 @@ def _publish(
         judge=trial.recipe.evaluation.judge_name,
         cases_per_category=min(trial.cases.values()),
         tasks={task: of.score for task, of in scores.items() if of.score is not None},
+        intervals={task: of.interval for task, of in scores.items() if of.interval},
     )
     return publish_student(store, trial.name, result.folder, trial.recipe, published)
 

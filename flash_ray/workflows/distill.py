@@ -156,6 +156,7 @@ class StudentScorer:
                 judge=judge.name,
                 cases_per_category=count,
                 tasks=scores,
+                intervals={task: r.interval for task, r in results.items() if r.interval},
             )
             if scores
             else None

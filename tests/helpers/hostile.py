@@ -192,6 +192,7 @@ def words() -> st.SearchStrategy[list[str]]:
         ),
         "rank": ((path, path), ()),
         "models": ((), (store,)),
+        "export": ((name, path), (("--push", name), store, ("--force", None))),
         "serve": ((recipe,), serving),
         "token": ((path, name), (("--role", name),)),
         "alias": ((name, name), (store,)),
