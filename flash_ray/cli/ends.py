@@ -30,20 +30,23 @@ class Interrupted(BaseException):
 
 
 class Terminated(BaseException):
-    """SIGTERM or SIGHUP came: what was opened is closed on the way out, as after Ctrl-C."""
+    """SIGTERM or SIGHUP came."""
 
 
 def run_command(command: Callable[[], object]) -> None:
     """Runs a command and exits with its code; what went wrong is a line on stderr."""
+    came: list[int] = []
     try:
-        with _signals_heeded():
+        with _signals_heeded(came):
             code = command()
             sys.stdout.flush()
+        if came:  # the command took it for Ctrl-C, and ended in its own way
+            raise Terminated
     except BrokenPipeError:  # `flash-ray ... | head`: nobody reads any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(FAILED)
     except (Exception, KeyboardInterrupt, Interrupted, Terminated) as error:
-        reason, code = describe_end(error)
+        reason, code = describe_end(Terminated() if came else error)
         if reason.startswith(UNEXPECTED):
             print(_trace(error), file=sys.stderr)
         print(f"flash-ray: {' '.join(reason.split())}", file=sys.stderr)
@@ -109,13 +112,15 @@ def _of_system(error: OSError) -> tuple[str, int]:
 
 
 @contextmanager
-def _signals_heeded() -> Iterator[None]:
-    """Raises `Terminated` where SIGTERM or SIGHUP would end the process, and only once."""
+def _signals_heeded(came: list[int]) -> Iterator[None]:
+    """Has SIGTERM and SIGHUP close what is open as Ctrl-C does, once, where they would end the
+    process; notes in `came` which it was."""
 
     def end(number: int, frame: FrameType | None) -> None:
         for each in heeded:
             signal.signal(each, signal.SIG_IGN)  # `timeout` and service managers send more
-        raise Terminated
+        came.append(number)
+        raise KeyboardInterrupt  # any other error is lost where Ray's core waits
 
     is_main = threading.current_thread() is threading.main_thread()
     numbers = (signal.SIGTERM, signal.SIGHUP) if is_main else ()
