@@ -48,6 +48,20 @@ def validate_embedded(recipe: Recipe) -> None:
         )
 
 
+def validate_shared(store: str | None) -> None:
+    """Raises UserError if this is a job, and its cluster's nodes could not reach --store."""
+    if in_cluster_job() and not (store or "").startswith("s3://"):
+        raise not_shared(store)
+
+
+def not_shared(store: str | None) -> UserError:
+    """The problem with a --store of one machine in a cluster."""
+    return UserError(
+        f"--store: {store or 'the embedded store'} in a Ray cluster; allowed: s3://bucket/prefix "
+        "that all its nodes can reach"
+    )
+
+
 def validate_gpu(recipe: Recipe) -> None:
     """Raises UserError if a Ray of this machine is to run the recipe on GPUs that it has not."""
     if not recipe.runtime.gpu or in_cluster_job():

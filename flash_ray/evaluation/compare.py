@@ -9,7 +9,12 @@ from torch import nn
 
 from flash_ray.evaluation.benchmark import Benchmark, Case
 from flash_ray.evaluation.judges.base import CaseScore, Judge, JudgeResult, summarize
-from flash_ray.evaluation.sample import EncodedBenchmark, encode_cases, sample_cases
+from flash_ray.evaluation.sample import (
+    EncodedBatch,
+    EncodedBenchmark,
+    encode_cases,
+    sample_cases,
+)
 from flash_ray.evaluation.statistics import interval, share
 from flash_ray.models.base import Model
 from flash_ray.models.sampling import SamplerConfig
@@ -18,14 +23,8 @@ from flash_ray.recipe.schema import Task
 CHUNK = 8  # pictures of one Ray task
 GAP = ("student", "teacher", "untrained")
 Progress = Callable[[str, int, int], None]  # what is done, evaluations so far, of how many
-
-
-@dataclass(frozen=True)
-class Sampled:
-    """A transformer and the samplers to try with it; the one that scores best counts."""
-
-    transformer: nn.Module
-    samplers: Sequence[SamplerConfig]
+# (model's name, sampler, cases, what counts evaluations) -> a uint8 picture (H, W, 3) of each case.
+Draw = Callable[[str, SamplerConfig, Sequence[Case], Callable[[int], None]], Sequence[np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -73,9 +72,24 @@ class TrainingEval:
         return scores
 
 
+def draw_here(model: Model, transformers: Mapping[str, nn.Module]) -> Draw:
+    """Draws in this process, with transformers by name."""
+    encoded: dict[tuple[int, ...], list[EncodedBatch]] = {}
+
+    def draw(
+        name: str, sampler: SamplerConfig, cases: Sequence[Case], progress: Callable[[int], None]
+    ) -> list[np.ndarray]:
+        asked = tuple(map(id, cases))
+        if asked not in encoded:
+            encoded[asked] = encode_cases(model, cases)
+        return sample_cases(model, encoded[asked], transformers[name], sampler, progress)
+
+    return draw
+
+
 def compare_tasks(
-    model: Model,
-    models: Mapping[str, Sampled],
+    draw: Draw,
+    models: Mapping[str, Sequence[SamplerConfig]],
     benchmark: Benchmark,
     judge: Judge,
     per_category: int,
@@ -83,14 +97,14 @@ def compare_tasks(
 ) -> dict[Task, Comparison]:
     """Compares the models on the first `per_category` cases of each category, by task."""
     return {
-        task: compare(model, models, benchmark.cases(task, per_category), judge, progress)
+        task: compare(draw, models, benchmark.cases(task, per_category), judge, progress)
         for task in benchmark.categories
     }
 
 
 def compare(
-    model: Model,
-    models: Mapping[str, Sampled],
+    draw: Draw,
+    models: Mapping[str, Sequence[SamplerConfig]],
     cases: Sequence[Case],
     judge: Judge,
     progress: Progress | None = None,
@@ -98,27 +112,25 @@ def compare(
     """Has every model answer the cases of one task, and the judge score the pictures.
 
     Args:
-        model: encodes the cases and decodes the pictures.
-        models: by name; one with several samplers is known by the best-scored one.
+        models: by name the samplers to try; one with several is known by the best-scored one.
     """
     task = cases[0].task
-    batches = encode_cases(model, cases)
-    total = len(cases) * sum(s.nfe for sampled in models.values() for s in sampled.samplers)
+    total = len(cases) * sum(sampler.nfe for samplers in models.values() for sampler in samplers)
     done = 0
 
-    def attempt(name: str, transformer: nn.Module, sampler: SamplerConfig) -> Answers:
+    def attempt(name: str, sampler: SamplerConfig) -> Answers:
         def evaluated(count: int) -> None:
             nonlocal done
             done += count
             if progress:
                 progress(f"{task}: {name}, {sampler.title}", done, total)
 
-        images = sample_cases(model, batches, transformer, sampler, evaluated)
+        images = draw(name, sampler, cases, evaluated)
         return Answers(sampler, images, score_answers(judge, cases, images))
 
     answers = {}
-    for name, sampled in models.items():
-        attempts = [attempt(name, sampled.transformer, sampler) for sampler in sampled.samplers]
+    for name, samplers in models.items():
+        attempts = [attempt(name, sampler) for sampler in samplers]
         answers[name] = max(attempts, key=lambda attempt: attempt.result.score or 0.0)
     return Comparison(task, cases, answers)
 
@@ -195,4 +207,4 @@ def _score_in_tasks(
 def _judge(
     judge: Judge, cases: Sequence[Case], images_BHW3: Sequence[np.ndarray]
 ) -> list[CaseScore]:
-    return judge.judge(cases, images_BHW3)
+    return judge.judge(cases, list(images_BHW3))

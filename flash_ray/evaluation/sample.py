@@ -20,7 +20,7 @@ from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task, TeacherDefaults, sigma_schedule
 from flash_ray.recipe.sizes import aspect_problem, size_problem
 
-BATCH_TOKENS = 1024  # latent tokens of a batch: one picture of 512x512 pixels, 64 of an eighth
+BATCH_TOKENS = 256  # latent tokens of a batch: one picture of 256x256 pixels, 16 of 64x64
 
 
 def teacher_sampler(recipe: Recipe) -> SamplerConfig:
@@ -85,7 +85,7 @@ def encode_cases(model: Model, cases: Sequence[Case]) -> list[EncodedBatch]:
     """
     for case in cases:
         _validate_sizes(case)
-    return [_encode(model, part) for part in _batches(cases)]
+    return [_encode(model, part) for part in case_batches(cases)]
 
 
 def sample_cases(
@@ -172,7 +172,7 @@ def _guided(
     )
 
 
-def _batches(cases: Sequence[Case]) -> Iterator[tuple[Case, ...]]:
+def case_batches(cases: Sequence[Case]) -> Iterator[tuple[Case, ...]]:
     """Runs of cases that share a layout, of at most BATCH_TOKENS latent tokens."""
     for (size, _), group in groupby(cases, key=_sizes):
         tokens = (size[0] // PIXELS_PER_TOKEN) * (size[1] // PIXELS_PER_TOKEN)

@@ -250,6 +250,11 @@ def load_student(store: Store, name: str, dest: Path) -> Path:
     return dest
 
 
+def student_home(student: Student) -> str:
+    """The prefix of the keys of a student's files."""
+    return f"{HOME}{student.name}/{student.folder}/"
+
+
 def content_digest(files: Mapping[str, FileRecord]) -> str:
     """16 hex digits that change with any file: equal ones draw equal pictures."""
     content = json.dumps({path: file.sha256 for path, file in files.items()}, sort_keys=True)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import ray
 
-from flash_ray.cluster.environment import one_process, thread_limits
 from flash_ray.cluster.resources import bundles, can_provision, check_worker, cluster_needs
 from flash_ray.cluster.session import in_cluster_job, ray_session
 from flash_ray.data.encode import prepare
 from flash_ray.errors import UserError
-from flash_ray.evaluation.sample import EncodedBenchmark, encode_benchmark, load_base
+from flash_ray.evaluation.drawing import encode_in_task
+from flash_ray.evaluation.sample import EncodedBenchmark
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
 from flash_ray.storage.s3 import Store
@@ -68,30 +68,11 @@ def study_resources(
             first, *others = _of_different_data(recipes)
             for line in prepare(first, store, others).complaints:
                 steps.say(line)
-            encoded = encode_by_task(recipes[0], cases)
+            encoded = encode_in_task(recipes[0], benchmark_of(recipes[0]), cases)
             yield StudyResources(at_once, teacher_set, encoded)
         finally:
             if teacher_set:
                 teacher_set.stop()
-
-
-def encode_by_task(recipe: Recipe, cases: Sequence[Mapping[Task, int]]) -> list[EncodedBenchmark]:
-    """Encodes the recipe's benchmark by a Ray task, where a worker will be."""
-    runtime = recipe.runtime
-    task = ray.remote(_encode).options(
-        num_cpus=runtime.cpus_per_worker,
-        num_gpus=1 if runtime.gpu else 0,
-        resources={"trainer": 1},
-        runtime_env={"env_vars": thread_limits(recipe)},
-    )
-    encoded: list[EncodedBenchmark] = ray.get(task.remote(recipe, cases))
-    return encoded
-
-
-def _encode(recipe: Recipe, cases: Sequence[Mapping[Task, int]]) -> list[EncodedBenchmark]:
-    one_process(recipe)
-    model, benchmark = load_base(recipe), benchmark_of(recipe)
-    return [encode_benchmark(recipe, model, benchmark, count) for count in cases]
 
 
 def _of_different_data(recipes: Sequence[Recipe]) -> list[Recipe]:

@@ -13,7 +13,7 @@ from flash_ray.recipe import Recipe
 from flash_ray.storage.embedded import held_store
 from flash_ray.storage.outputs import new_folder, validate_folder
 from flash_ray.storage.s3 import Store
-from flash_ray.storage.students import load_student, read_student
+from flash_ray.storage.students import load_student, read_student, student_home
 from flash_ray.telemetry.progress import Steps
 from flash_ray.workflows.distill import (
     Published,
@@ -89,7 +89,8 @@ def _run(
         name = recipe.name
         published = distill_and_publish(recipe, scoring, store, name, name, False, steps)
         trained = time.monotonic()
-        comparisons = _compare(recipe, scoring, store, out / "student", per_category, steps)
+        load_student(store, name, out / "student")
+        comparisons = _compare(recipe, scoring, store, per_category, steps)
     ended = time.monotonic()
     seconds = {"train": trained - started, "evaluate": ended - trained, "total": ended - started}
     result = _result(recipe, scoring, comparisons, per_category, published, seconds)
@@ -100,28 +101,28 @@ def _run(
 
 
 def _compare(
-    recipe: Recipe,
-    scoring: Scoring,
-    store: Store,
-    folder: Path,
-    per_category: int,
-    steps: Steps,
+    recipe: Recipe, scoring: Scoring, store: Store, per_category: int, steps: Steps
 ) -> "dict[Task, Comparison]":
-    """Compares the student, as published and downloaded again, with teacher and untrained base."""
+    """Compares the student, as published, with teacher and untrained base."""
     from flash_ray.evaluation import sample
-    from flash_ray.evaluation.compare import Sampled, compare_tasks
+    from flash_ray.evaluation.compare import compare_tasks
+    from flash_ray.evaluation.drawing import Weights, drawn_by_actors
 
     student = read_student(store, recipe.name)
-    load_student(store, recipe.name, folder)
-    model = sample.load_base(recipe)
-    models = {
-        "teacher": Sampled(model.transformer, [sample.teacher_sampler(recipe)]),
-        "untrained": Sampled(model.transformer, sample.untrained_samplers(recipe)),
-        "student": Sampled(
-            model.load_transformer(folder), [sample.student_sampler(student.sigmas)]
-        ),
+    samplers = {
+        "teacher": [sample.teacher_sampler(recipe)],
+        "untrained": sample.untrained_samplers(recipe),
+        "student": [sample.student_sampler(student.sigmas)],
     }
-    return compare_tasks(model, models, scoring.benchmark, scoring.judge, per_category, steps.show)
+    weights = {
+        "teacher": Weights(),
+        "untrained": Weights(),
+        "student": Weights(student.folder, student_home(student), student.files),
+    }
+    with drawn_by_actors(recipe, store, weights) as draw:
+        return compare_tasks(
+            draw, samplers, scoring.benchmark, scoring.judge, per_category, steps.show
+        )
 
 
 def _result(

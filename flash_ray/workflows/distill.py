@@ -19,14 +19,14 @@ from flash_ray.models.loading import validate_base
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
 from flash_ray.storage.embedded import open_store
+from flash_ray.storage.manifest import record
 from flash_ray.storage.s3 import Store, check_name
-from flash_ray.storage.students import MANIFEST, PublishedScores, publish_student
+from flash_ray.storage.students import MANIFEST, PublishedScores, content_digest, publish_student
 from flash_ray.telemetry.progress import Steps
 from flash_ray.trainer.claim import validate_claim
 
 if TYPE_CHECKING:
     from flash_ray.evaluation.compare import TrainingEval
-    from flash_ray.models.base import Model
     from flash_ray.trainer.metrics import UpdateMetrics
 
 
@@ -90,7 +90,7 @@ def distill_and_publish(
     """
     from flash_ray.trainer import driver
 
-    scorer = StudentScorer(recipe, scoring) if scoring else None
+    scorer = StudentScorer(recipe, scoring, store, name) if scoring else None
     last = recipe.training.iterations
 
     def show(metrics: "UpdateMetrics") -> None:
@@ -108,45 +108,47 @@ def distill_and_publish(
 
 
 class StudentScorer:
-    """Scores a run's student on the recipe's benchmark; holds the base, which encodes its cases."""
+    """Scores a run's student on the recipe's benchmark, on the cluster."""
 
-    def __init__(self, recipe: Recipe, scoring: Scoring):
-        from flash_ray.evaluation.sample import load_base, student_sampler
+    def __init__(self, recipe: Recipe, scoring: Scoring, store: Store, run_name: str):
+        from flash_ray.evaluation.sample import student_sampler
 
-        self._recipe, self._scoring = recipe, scoring
+        self._recipe, self._scoring, self._store, self._run = recipe, scoring, store, run_name
         self._sampler = student_sampler(recipe.student.rungs)
-        self._model: Model = load_base(recipe)
 
     def during_training(self) -> "TrainingEval | None":
         """Makes what a worker calls every `evaluation.every` iterations; None if that is never."""
         from flash_ray.evaluation.compare import TrainingEval
-        from flash_ray.evaluation.sample import (
-            encode_benchmark,
-        )
+        from flash_ray.evaluation.drawing import encode_in_task
 
         evaluation = self._recipe.evaluation
         if not evaluation.every:
             return None
         cases: dict[Task, int] = {"t2i": evaluation.cases.t2i, "edit": evaluation.cases.edit}
-        encoded = encode_benchmark(self._recipe, self._model, self._scoring.benchmark, cases)
+        (encoded,) = encode_in_task(self._recipe, self._scoring.benchmark, [cases])
         return TrainingEval(encoded, self._scoring.judge, self._sampler)
 
     def at_the_end(self, folder: Path, steps: Steps) -> PublishedScores | None:
-        """Scores the student in `folder` on `evaluation.published_cases` of each category.
+        """Scores the run's student, a copy of which is in `folder`, on `evaluation.published_cases`
+        of each category.
 
         Returns:
             None if that is none, or if no case has a score.
         """
-        from flash_ray.evaluation.compare import Sampled, compare_tasks
+        from flash_ray.evaluation.compare import compare_tasks
+        from flash_ray.evaluation.drawing import Weights, drawn_by_actors
+        from flash_ray.trainer.worker import student_key
 
         count = self._recipe.evaluation.published_cases
         if not count:
             return None
         benchmark, judge = self._scoring.benchmark, self._scoring.judge
-        student = Sampled(self._model.load_transformer(folder), [self._sampler])
-        comparisons = compare_tasks(
-            self._model, {"student": student}, benchmark, judge, count, steps.show
-        )
+        files = record(folder)
+        student = Weights(content_digest(files), f"{student_key(self._run)}/", files)
+        with drawn_by_actors(self._recipe, self._store, {"student": student}) as draw:
+            comparisons = compare_tasks(
+                draw, {"student": [self._sampler]}, benchmark, judge, count, steps.show
+            )
         results = {task: c.answers["student"].result for task, c in comparisons.items()}
         scores = {task: r.score for task, r in results.items() if r.score is not None}
         return (

@@ -1,35 +1,41 @@
 """`flash-ray evaluate` and `models`: scores a model on a task of a benchmark, lists students."""
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flash_ray.cluster.session import validate_gpu
+from flash_ray.cluster.session import validate_gpu, validate_shared
 from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import Benchmark, Case, load_benchmark
-from flash_ray.evaluation.judges.base import load_judge, open_judges, read_judges, validate_judge
+from flash_ray.evaluation.judges.base import (
+    JudgeChoice,
+    load_judge,
+    open_judges,
+    read_judges,
+    validate_judge,
+)
 from flash_ray.models.loading import validate_base
 from flash_ray.recipe import Recipe, parse_recipe
 from flash_ray.recipe.schema import Task
 from flash_ray.storage.embedded import open_store
 from flash_ray.storage.manifest import verify
 from flash_ray.storage.records import CorruptRecord, parse_record
+from flash_ray.storage.s3 import Store
 from flash_ray.storage.students import (
     MANIFEST,
     Student,
     list_students,
-    load_student,
     read_aliases,
+    read_student,
+    student_home,
 )
 from flash_ray.telemetry.progress import Steps
 
 if TYPE_CHECKING:
-    from flash_ray.evaluation.compare import Sampled
-    from flash_ray.evaluation.judges.base import Judge
-    from flash_ray.models.base import Model
+    from flash_ray.evaluation.drawing import Weights
+    from flash_ray.models.sampling import SamplerConfig
 
 BASES = ("teacher", "untrained")
 
@@ -64,23 +70,20 @@ def evaluate(
             used.
     """
     choices = read_judges(judges)
-    with _open_model(model, recipe, store_address) as opened:
-        evaluation = opened.recipe.evaluation
-        chosen = _load_benchmark(benchmark, opened.recipe, task)
-        cases = chosen.cases(task, per_category)
-        choices = choices or [load_judge(evaluation.judge_name, "evaluation.judge")]
-        for choice in choices:
-            validate_judge(choice, cases, chosen.name, "--judge")
-        validate_base(opened.recipe.base)
-        validate_gpu(opened.recipe)
-        with open_judges(choices, store_address) as ready:
-            scored = _evaluate(opened, cases, ready, steps)
+    validate_shared(store_address)
+    if (known := _known(model, recipe)) is not None:
+        plan = _plan(known, benchmark, task, per_category, choices)
+    with open_store(store_address, create=known is not None) as store:
+        if known is None:
+            known = _published(store, model)
+            plan = _plan(known, benchmark, task, per_category, choices)
+        scored = _evaluate(known, plan, store, steps)
     return {
         "model": model,
-        "benchmark": chosen.name,
+        "benchmark": plan.benchmark.name,
         "task": task,
         "cases_per_category": per_category,
-        "recipe_digest": opened.recipe.digest,
+        "recipe_digest": known.recipe.digest,
         **scored,
     }
 
@@ -141,70 +144,115 @@ def _load_benchmark(name: str | None, recipe: Recipe, task: Task) -> Benchmark:
 
 @dataclass(frozen=True)
 class _Model:
-    """The base of a recipe, under one of the names in `BASES`, or a student with its files."""
+    """The base of a recipe, under one of the names in `BASES`, or a student.
+
+    Args:
+        student: None for a base.
+        folder: of a student that is not in the store.
+    """
 
     name: str
     recipe: Recipe
+    student: Student | None = None
     folder: Path | None = None
-    sigmas: tuple[float, ...] = ()  # of a student
-
-    def sampled(self, base: "Model") -> "Sampled":
-        """The transformer and its samplers."""
-        from flash_ray.evaluation import sample
-        from flash_ray.evaluation.compare import Sampled
-
-        if self.folder:
-            transformer = base.load_transformer(self.folder)
-            return Sampled(transformer, [sample.student_sampler(self.sigmas)])
-        if self.name == "teacher":
-            return Sampled(base.transformer, [sample.teacher_sampler(self.recipe)])
-        return Sampled(base.transformer, sample.untrained_samplers(self.recipe))
 
 
-@contextmanager
-def _open_model(name: str, recipe: Recipe | None, store_address: str | None) -> Iterator[_Model]:
-    """Finds the model; a student in a store is downloaded for the block."""
+@dataclass(frozen=True)
+class _Plan:
+    """What is asked of a model, and who judges the answers."""
+
+    benchmark: Benchmark
+    cases: Sequence[Case]
+    choices: Sequence[JudgeChoice]
+
+
+def _known(name: str, recipe: Recipe | None) -> _Model | None:
+    """A model that needs no store to be known; None for a published student."""
     if name in BASES:
         if recipe is None:
             raise UserError(
                 f"--recipe: missing with {name}; allowed: a preset's name or a YAML file, whose "
                 "base and guidance are evaluated; add --recipe RECIPE"
             )
-        yield _Model(name, recipe)
-    elif "/" in name:
-        yield _student(name, Path(name))
-    else:
-        with tempfile.TemporaryDirectory(prefix="flash-ray-") as folder:
-            with open_store(store_address) as store:
-                downloaded = load_student(store, name, Path(folder) / "student")
-            yield _student(name, downloaded)
+        return _Model(name, recipe)
+    if "/" not in name:
+        return None
+    student = read_manifest(Path(name))
+    return _Model(name, parse_recipe(student.recipe), student, Path(name))
 
 
-def _student(name: str, folder: Path) -> _Model:
-    manifest = read_manifest(folder)
-    return _Model(name, parse_recipe(manifest.recipe), folder, tuple(manifest.sigmas))
+def _published(store: Store, name: str) -> _Model:
+    student = read_student(store, name)
+    return _Model(name, parse_recipe(student.recipe), student)
 
 
-def _evaluate(
-    model: _Model, cases: Sequence[Case], judges: "Sequence[Judge]", steps: Steps
-) -> dict[str, Any]:
+def _plan(
+    model: _Model,
+    benchmark: str | None,
+    task: Task,
+    per_category: int,
+    choices: Sequence[JudgeChoice],
+) -> _Plan:
+    """Raises UserError for what can be known before anything is drawn."""
+    chosen = _load_benchmark(benchmark, model.recipe, task)
+    cases = chosen.cases(task, per_category)
+    choices = choices or [load_judge(model.recipe.evaluation.judge_name, "evaluation.judge")]
+    for choice in choices:
+        validate_judge(choice, cases, chosen.name, "--judge")
+    validate_base(model.recipe.base)
+    validate_gpu(model.recipe)
+    return _Plan(chosen, cases, choices)
+
+
+def _evaluate(model: _Model, plan: _Plan, store: Store, steps: Steps) -> dict[str, Any]:
     """The sampler that was best by the first judge, and what each judge says of its pictures."""
     from flash_ray.cluster.resources import cluster_needs
     from flash_ray.cluster.session import ray_session
     from flash_ray.evaluation.compare import compare, score_answers
-    from flash_ray.evaluation.sample import load_base
+    from flash_ray.evaluation.drawing import drawn_by_actors
 
-    first, *others = judges
-    with ray_session(cluster_needs(model.recipe, teachers=0)):
-        base = load_base(model.recipe)
-        models = {model.name: model.sampled(base)}
-        answers = compare(base, models, cases, first, steps.show).answers[model.name]
+    first, *others = open_judges(plan.choices, store)
+    samplers = {model.name: _samplers(model)}
+    with ray_session(cluster_needs(model.recipe, teachers=0)), _weights(model, store) as weights:
+        with drawn_by_actors(model.recipe, store, {model.name: weights}) as draw:
+            compared = compare(draw, samplers, plan.cases, first, steps.show)
+        answers = compared.answers[model.name]
         results = {first.name: answers.result}
         for judge in others:
             steps.say(f"judge by {judge.name}")
-            results[judge.name] = score_answers(judge, cases, answers.images)
+            results[judge.name] = score_answers(judge, plan.cases, answers.images)
     return {
         "sampler": answers.sampler.title,
         "nfe": answers.sampler.nfe,
         "judges": {name: result.model_dump(mode="json") for name, result in results.items()},
     }
+
+
+def _samplers(model: _Model) -> "list[SamplerConfig]":
+    from flash_ray.evaluation import sample
+
+    if model.student:
+        return [sample.student_sampler(model.student.sigmas)]
+    if model.name == "teacher":
+        return [sample.teacher_sampler(model.recipe)]
+    return sample.untrained_samplers(model.recipe)
+
+
+@contextmanager
+def _weights(model: _Model, store: Store) -> "Iterator[Weights]":
+    """Where nodes find the model's weights; a local student is in the store for the block."""
+    from flash_ray.evaluation.drawing import Weights
+
+    student = model.student
+    if student is None:
+        yield Weights()
+    elif model.folder is None:
+        yield Weights(student.folder, student_home(student), student.files)
+    else:
+        home = f"uploads/{student.folder}/"
+        try:
+            for path in student.files:
+                store.put_file(model.folder / path, f"{home}{path}")
+            yield Weights(student.folder, home, student.files)
+        finally:
+            store.delete_all(home)

@@ -9,7 +9,7 @@ import yaml
 
 from flash_ray import plugins
 from flash_ray.cluster.jobs.job import Job
-from flash_ray.cluster.session import validate_embedded
+from flash_ray.cluster.session import not_shared, validate_embedded
 from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import load_benchmark
 from flash_ray.evaluation.judges.base import unknown_judge
@@ -65,8 +65,7 @@ def plan_evaluate(
     check_name("MODEL", model)
     if benchmark:
         load_benchmark(benchmark, "--benchmark")
-    if store or model not in BASES:
-        _validate_store(store)
+    _validate_store(store)
     words = ["evaluate", model, "--task", task, "--cases", str(per_category), "--recipe", RECIPE]
     words += ["--benchmark", benchmark] if benchmark else []
     files = {RECIPE: dump_yaml(recipe)}
@@ -78,7 +77,7 @@ def plan_evaluate(
         elif judge not in plugins.names(plugins.JUDGES):
             raise UserError(unknown_judge(judge))
         words += ["--judge", judge]
-    words += ["--store", store] if store else []
+    words += ["--store", str(store)]
     return Job("evaluate", f"{model}-{task}", tuple(words), recipe, files)
 
 
@@ -122,7 +121,7 @@ def plan_serve(
         files[f"judge-{judge}.yaml"] = _yaml(judge_fields)
     fields["judges"] = {judge: f"judge-{judge}.yaml" for judge in fields["judges"]}
     files[SETTINGS] = _yaml(fields)
-    return Job("serve", recipe.name, tuple(words), recipe, files, serves=True)
+    return Job("serve", recipe.name, tuple(words), recipe, files)
 
 
 def _validate_storage(recipe: Recipe) -> None:
@@ -132,10 +131,7 @@ def _validate_storage(recipe: Recipe) -> None:
 
 def _validate_store(store: str | None) -> None:
     if not (store or "").startswith("s3://"):
-        raise UserError(
-            f"--store: {store or 'the embedded store'} in a Ray cluster; allowed: "
-            "s3://bucket/prefix that all its nodes can reach"
-        )
+        raise not_shared(store)
     Store.from_url(str(store))
 
 

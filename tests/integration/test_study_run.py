@@ -93,13 +93,13 @@ def test_a_study_leaves_records_retries_from_checkpoints_and_repeats_nothing(
         cases={"t2i": 1, "edit": 1},
     )
     trials = plan_trials(loaded)
-    marker, encode = tmp_path / "marker", resources.encode_by_task
+    marker, encode = tmp_path / "marker", resources.encode_in_task
 
-    def encode_to_kill(recipe, cases):
-        encoded, curve = encode(recipe, cases)
+    def encode_to_kill(recipe, benchmark, cases):
+        encoded, curve = encode(recipe, benchmark, cases)
         return [encoded, KillOnce(curve, marker, store, "two-arms-two-0")]
 
-    monkeypatch.setattr(resources, "encode_by_task", encode_to_kill)
+    monkeypatch.setattr(resources, "encode_in_task", encode_to_kill)
     out = tmp_path / "out"
     out.mkdir()
     with Steps() as steps:
@@ -140,7 +140,7 @@ def test_a_search_stops_what_is_worse_and_leaves_no_workers(
         fixed=[],
         space={"student.steps": [4, 2]},
     )
-    monkeypatch.setattr(resources, "encode_by_task", lambda recipe, cases: [ByRungs()])
+    monkeypatch.setattr(resources, "encode_in_task", lambda *asked: [ByRungs()])
     choices = combinations(loaded)
     about = SearchResult(study=loaded.name, method="asha", every=1)
     with Steps() as steps:

@@ -11,11 +11,11 @@ from flash_ray.evaluation.benchmark import Case, first_of_each
 from flash_ray.evaluation.compare import (
     Answers,
     Comparison,
-    Sampled,
     TrainingEval,
     compare,
     difference,
     differences,
+    draw_here,
     gap_closed,
     score_answers,
 )
@@ -95,9 +95,9 @@ def test_cases_of_other_sizes_are_encoded_apart_and_answered_in_order(backbone):
 
 
 def test_a_batch_has_so_many_tokens(backbone):
-    """The same batches whoever answers: 64 pictures of 64x64, one of 512x512."""
-    small = [Case(f"s-{i}", "t2i", "s", "a tree", (64, 64), i) for i in range(65)]
-    assert [len(batch.cases) for batch in encode_cases(backbone, small)] == [64, 1]
+    """The same batches whoever answers: 16 pictures of 64x64, one of 256x256."""
+    small = [Case(f"s-{i}", "t2i", "s", "a tree", (64, 64), i) for i in range(17)]
+    assert [len(batch.cases) for batch in encode_cases(backbone, small)] == [16, 1]
     large = [Case(f"l-{i}", "t2i", "l", "a tree", (512, 512), i) for i in range(2)]
     assert [len(batch.cases) for batch in encode_cases(backbone, large)] == [1, 1]
 
@@ -160,11 +160,8 @@ def test_of_several_samplers_the_better_counts(backbone, monkeypatch):
     short, long = SamplerConfig((1.0,)), SamplerConfig((1.0, 0.5))
     shown = []
     comparison = compare(
-        backbone,
-        {
-            "untrained": Sampled(backbone.transformer, [short, long]),
-            "student": Sampled(backbone.transformer, [short]),
-        },
+        draw_here(backbone, dict.fromkeys(("untrained", "student"), backbone.transformer)),
+        {"untrained": [short, long], "student": [short]},
         BENCHMARK.cases("t2i", 1)[:1],
         ExactJudge(),
         lambda *step: shown.append(step),

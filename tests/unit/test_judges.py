@@ -15,7 +15,6 @@ from flash_ray.evaluation.judges.base import (
     CaseScore,
     load_judge,
     load_scoring,
-    open_judges,
     read_judges,
     summarize,
     validate_judge,
@@ -178,12 +177,6 @@ def test_a_missing_extra_is_named(monkeypatch, word, extra):
     monkeypatch.setattr(base, "find_spec", lambda module: None)
     with pytest.raises(UserError, match=rf"--judge: .* is not installed; .*flash-ray\[{extra}\]"):
         read_judges([word])
-
-
-def test_judges_without_a_vlm_open_no_store(tmp_path):
-    with open_judges(read_judges(["ocr", "exact"]), str(tmp_path / "store")) as judges:
-        assert [judge.name for judge in judges] == ["ocr", "exact"]
-    assert not (tmp_path / "store").exists()
 
 
 def test_judges_are_found_by_the_name_that_a_package_registers():

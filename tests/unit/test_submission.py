@@ -94,10 +94,10 @@ def test_an_evaluation_travels_with_recipe_and_judges(tmp_path):
     judge = tmp_path / "vlm.yaml"
     judge.write_text("base_url: https://judge.example/v1\nmodel: m\nmax_requests: 5\n")
     judges = ["exact", f"vlm:{judge}"]
-    job = plan_evaluate("untrained", RECIPE, None, "edit", "miniature", 4, judges)
+    job = plan_evaluate("untrained", RECIPE, "s3://b", "edit", "miniature", 4, judges)
     assert job.name == "untrained-edit" and set(job.files) == {"recipe.yaml", "judge-1.yaml"}
     words = "evaluate untrained --task edit --cases 4 --recipe recipe.yaml --benchmark miniature"
-    assert " ".join(job.words) == f"{words} --judge exact --judge vlm:judge-1.yaml"
+    assert " ".join(job.words) == f"{words} --judge exact --judge vlm:judge-1.yaml --store s3://b"
 
 
 @pytest.mark.parametrize(
@@ -108,6 +108,7 @@ def test_an_evaluation_travels_with_recipe_and_judges(tmp_path):
         (lambda: plan_distill(RECIPE, "Bad/Name", False), "--name"),
         (lambda: plan_evaluate("./mine", RECIPE, "s3://b", "t2i", None, 1, []), "MODEL"),
         (lambda: plan_evaluate("mine", RECIPE, None, "t2i", None, 1, []), "--store"),
+        (lambda: plan_evaluate("teacher", RECIPE, None, "t2i", None, 1, []), "--store"),
         (lambda: plan_evaluate("mine", RECIPE, "s3://b", "t2i", "crowd", 1, []), "--benchmark"),
         (lambda: plan_evaluate("mine", RECIPE, "s3://b", "t2i", None, 1, ["crowd"]), "'crowd'"),
         (lambda: plan_study("three-factors", Path("out"), None, "s3://b"), "--out"),

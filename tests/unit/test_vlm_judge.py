@@ -19,6 +19,7 @@ from flash_ray.recipe.schema import Task
 from flash_ray.storage.embedded import embedded_store
 from flash_ray.storage.s3 import Store
 from tests.helpers.chat_server import KEY, Answer, Asked, ChatServer, chat_server, good
+from tests.helpers.storage import MemoryStore
 
 
 def cases(task: Task, count: int) -> list[Case]:
@@ -384,12 +385,12 @@ def test_other_judges_are_refused(tmp_path, words, says):
         read_judges([word.format(file=file) for word in words])
 
 
-def test_a_vlm_opens_the_store_for_its_answers(tmp_path):
+def test_judges_are_asked_in_the_order_in_which_they_were_named(tmp_path):
     file = tmp_path / "judge.yaml"
     file.write_text(GOOD)
-    with open_judges(read_judges(["exact", f"vlm:{file}"]), str(tmp_path / "store")) as judges:
-        assert [judge.name for judge in judges] == ["exact", "vlm:seer"]
-        assert (tmp_path / "store" / "credentials.json").is_file()
+    store = MemoryStore("bucket", "", None)
+    judges = open_judges(read_judges(["exact", f"vlm:{file}", "ocr"]), store)
+    assert [judge.name for judge in judges] == ["exact", "vlm:seer", "ocr"]
 
 
 def one_line(refusal: pytest.ExceptionInfo[UserError], *says: str) -> None:

@@ -17,10 +17,9 @@ class Job:
         command: of `flash-ray submit`.
         name: of the run, the student or the study.
         words: of the `flash-ray` command that the job runs, in a folder with `files`.
-        recipe: whose digest goes into the id; its runtime says what the entry point needs.
+        recipe: whose digest goes into the id.
         files: text by name.
         repeats: words that do not make it another job, such as --resume.
-        serves: computes in actors only, so that the entry point needs nothing.
     """
 
     command: str
@@ -29,7 +28,6 @@ class Job:
     recipe: Recipe
     files: Mapping[str, str] = field(default_factory=dict)
     repeats: tuple[str, ...] = ()
-    serves: bool = False
 
     @property
     def id(self) -> str:
@@ -47,12 +45,3 @@ class Job:
             "recipe": self.recipe.name,
             "recipe_digest": self.recipe.digest,
         }
-
-    @property
-    def gpus(self) -> int:
-        """GPUs that the entry point asks for.
-
-        Without any it runs on the head, also on one that offers no CPU. A recipe on GPUs has it
-        load the base, to score the student: it takes a GPU of a worker node.
-        """
-        return int(self.recipe.runtime.gpu and not self.serves)

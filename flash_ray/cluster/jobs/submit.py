@@ -13,12 +13,11 @@ from typing import Any
 import ray
 import requests
 from ray.exceptions import AuthenticationError
-from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+from ray.job_submission import JobDetails, JobSubmissionClient
 
 import flash_ray
 from flash_ray.cluster.environment import REQUIREMENTS, pins, requirements
 from flash_ray.cluster.jobs.job import Job
-from flash_ray.cluster.jobs.logs import wait
 from flash_ray.errors import UserError
 from flash_ray.storage.address import split_address
 
@@ -88,8 +87,6 @@ def send(client: JobSubmissionClient, job: Job, again: bool = False, pip: bool =
         }
         if pip:
             environment["pip"] = pins(required)
-        if job.gpus:
-            _check_offer(client, environment, f"GPU={job.gpus}")
         try:
             return _submitted(
                 client,
@@ -97,7 +94,6 @@ def send(client: JobSubmissionClient, job: Job, again: bool = False, pip: bool =
                 submission_id=name,
                 runtime_env=environment,
                 metadata=job.metadata,
-                entrypoint_num_gpus=job.gpus or None,
             )
         except RuntimeError as error:
             free_id(job.id, client.list_jobs(), again)  # another may have sent it meanwhile
@@ -182,18 +178,6 @@ def _submitted(client: JobSubmissionClient, **job: Any) -> str:
             if STARTING not in str(error) or time.monotonic() > until:
                 raise
             time.sleep(1.0)
-
-
-def _check_offer(client: JobSubmissionClient, environment: dict[str, Any], amount: str) -> None:
-    """Raises UserError if no node can offer `amount` (NAME=AMOUNT), as a job on the head finds."""
-    name = _submitted(client, entrypoint=f"{ENTRYPOINT} --check {amount}", runtime_env=environment)
-    ended = wait(client, name)
-    problems = [x for x in client.get_job_logs(name).splitlines() if x.startswith(ERROR_PREFIX)]
-    client.delete_job(name)
-    if ended.status != JobStatus.SUCCEEDED:
-        raise UserError(
-            problems[-1].removeprefix(ERROR_PREFIX) if problems else f"{name}: {ended.message}"
-        )
 
 
 def _last_line(error: RuntimeError) -> str:

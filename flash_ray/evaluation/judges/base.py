@@ -1,7 +1,6 @@
 """What a judge is, how it is made from its name, and the means of its scores."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Protocol
@@ -16,7 +15,7 @@ from flash_ray.evaluation.judges.endpoint import VlmSettings, read_settings
 from flash_ray.evaluation.statistics import interval
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Section
-from flash_ray.storage.embedded import open_store
+from flash_ray.storage.s3 import Store
 
 
 class CaseScore(Section):
@@ -173,23 +172,15 @@ def read_judges(words: Sequence[str]) -> list[JudgeChoice]:
     return choices
 
 
-@contextmanager
-def open_judges(choices: Sequence[JudgeChoice], store_address: str | None) -> Iterator[list[Judge]]:
-    """Makes judges ready to be asked, in order.
-
-    VLMs keep their answers in the store at `store_address`, which is opened for the block if there
-    is one of them.
-    """
+def open_judges(choices: Sequence[JudgeChoice], store: Store) -> list[Judge]:
+    """Makes judges ready to be asked, in order; VLMs keep their answers in the store."""
     if not any(isinstance(choice, VlmSettings) for choice in choices):
-        yield [choice for choice in choices if not isinstance(choice, VlmSettings)]
-        return
+        return [choice for choice in choices if not isinstance(choice, VlmSettings)]
     from flash_ray.evaluation.judges.vlm import VlmJudge
 
-    with open_store(store_address, create=True) as store:
-        yield [
-            VlmJudge(choice, store) if isinstance(choice, VlmSettings) else choice
-            for choice in choices
-        ]
+    return [
+        VlmJudge(choice, store) if isinstance(choice, VlmSettings) else choice for choice in choices
+    ]
 
 
 def validate_judge(choice: JudgeChoice, cases: Sequence[Case], benchmark: str, field: str) -> None:

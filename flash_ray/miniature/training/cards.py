@@ -9,7 +9,7 @@ from typing import Any
 
 from flash_ray.cluster.resources import cluster_needs
 from flash_ray.cluster.session import ray_session
-from flash_ray.evaluation.compare import Comparison, Sampled, compare_tasks
+from flash_ray.evaluation.compare import Comparison, compare_tasks, draw_here
 from flash_ray.evaluation.sample import load_base, teacher_sampler, untrained_samplers
 from flash_ray.evaluation.statistics import interval
 from flash_ray.miniature.benchmark import MiniatureBenchmark
@@ -84,11 +84,9 @@ def write_teacher_card(pipeline: Path, plan: TeacherPlan, per_category: int) -> 
     defaults, benchmark, judge = recipe.teacher_defaults, MiniatureBenchmark(), ExactJudge()
     with Steps() as steps, ray_session(cluster_needs(recipe, teachers=0)):
         model = load_base(recipe)
-        models = {
-            "teacher": Sampled(model.transformer, [teacher_sampler(recipe)]),
-            "untrained": Sampled(model.transformer, untrained_samplers(recipe)),
-        }
-        comparisons = compare_tasks(model, models, benchmark, judge, per_category, steps.show)
+        models = {"teacher": [teacher_sampler(recipe)], "untrained": untrained_samplers(recipe)}
+        draw = draw_here(model, dict.fromkeys(models, model.transformer))
+        comparisons = compare_tasks(draw, models, benchmark, judge, per_category, steps.show)
     results = {
         name: {task: c.answers[name].to_json() for task, c in comparisons.items()}
         for name in models
@@ -158,13 +156,11 @@ def write_specialized_card(
     with Steps() as steps, ray_session(cluster_needs(recipe, teachers=0)):
         model, narrow = load_base(recipe), load_base(recipe)
         narrow.add_lora(lora / LORA, "specialized")
-        models = {
-            "base": Sampled(model.transformer, [sampler]),
-            "specialized": Sampled(narrow.transformer, [sampler]),
-        }
+        transformers = {"base": model.transformer, "specialized": narrow.transformer}
+        draw, models = draw_here(model, transformers), dict.fromkeys(transformers, [sampler])
         with narrow.lora("specialized"):
             comparisons = compare_tasks(
-                model, models, MiniatureBenchmark(), ExactJudge(), per_category, steps.show
+                draw, models, MiniatureBenchmark(), ExactJudge(), per_category, steps.show
             )
     rows = [row for comparison in comparisons.values() for row in by_category(comparison)]
     (lora / "scores.json").write_text(json.dumps(rows, indent=1, allow_nan=False))
