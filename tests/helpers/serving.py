@@ -94,7 +94,7 @@ def error(answer: Any, status: int, param: str | None, *words: str) -> None:
     assert answer.status_code == status, answer.text
     body = answer.json()["error"]
     assert set(body) == {"message", "type", "param", "code"}
-    assert body["param"] == param
+    assert body["param"] == param and body["code"]
     for word in words:
         assert word in body["message"]
 

@@ -67,6 +67,21 @@ def test_without_tokens_only_this_machine_and_its_pages_may_ask(client, service,
         assert guarded.get("/v1/models", headers=headers).status_code == 200
 
 
+def test_every_error_has_a_code_that_a_client_can_tell_it_by(client):
+    codes = [
+        (draw(client, foo=1), "unknown_parameter"),
+        (client.post("/v1/images/generations", json={}), "missing_required_parameter"),
+        (draw(client, n="many"), "invalid_value"),
+        (draw(client, size="100x64"), "invalid_value"),
+        (draw(client, model="nobody"), "model_not_found"),
+        (client.get("/v1/nothing"), "not_found"),
+        (client.delete("/v1/models"), "method_not_allowed"),
+        (client.post("/v1/images/generations", content=bytes(3 * 2**20)), "too_large"),
+    ]
+    for answer, code in codes:
+        assert answer.json()["error"]["code"] == code
+
+
 def test_tokens_give_roles(service, tmp_path):
     secrets = {
         role: add_token(tmp_path / "tokens.json", role, role)
