@@ -86,7 +86,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._unread += len(data)
         super().data_received(data)
         if self._unread > HEADER_BYTES and not self.transport.is_closing():
-            self._answer(431, "The headers are too large; allowed: 64 KiB.")
+            self._answer(431, "The headers are too large; allowed: 64 KiB.", "too_large")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if name.lower() not in RAYS:
@@ -121,7 +121,7 @@ class BoundedHttp(HttpToolsProtocol):
             self._limit(IDLE_S)
 
     def send_400_response(self, msg: str) -> None:
-        self._answer(400, msg)
+        self._answer(400, msg, "invalid_request")
 
     def drop(self) -> None:
         """Ends the connection at once."""
@@ -150,9 +150,9 @@ class BoundedHttp(HttpToolsProtocol):
             self._timer.cancel()
             self._timer = None
 
-    def _answer(self, status: int, message: str) -> None:
+    def _answer(self, status: int, message: str, code: str) -> None:
         """Answers what is no request, in the shape of all errors, and hangs up."""
-        error = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
+        error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
         body = json.dumps({"error": error}).encode()
         head = (
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"

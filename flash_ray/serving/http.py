@@ -31,6 +31,17 @@ KINDS = {
     408: "timeout_error",
     429: "rate_limit_error",
 }
+CODES = {  # of an error that has none of its own
+    400: "invalid_value",
+    401: "invalid_api_key",
+    403: "permission_denied",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "timeout",
+    413: "too_large",
+    429: "rate_limit_exceeded",
+    503: "unavailable",
+}
 
 
 class ApiError(Exception):
@@ -54,7 +65,8 @@ def error_response(error: ApiError) -> JSONResponse:
     kind = KINDS.get(error.status) or ("server_error" if error.status >= 500 else KINDS[400])
     param = error.param and _encodable(error.param)
     message = _encodable(error.message)
-    body = {"message": message, "type": kind, "param": param, "code": error.code}
+    code = error.code or CODES.get(error.status, kind)
+    body = {"message": message, "type": kind, "param": param, "code": code}
     return JSONResponse({"error": body}, error.status, error.headers)
 
 
@@ -68,7 +80,6 @@ def busy(retry_after_s: int) -> ApiError:
     return ApiError(
         429,
         f"The queue is full; ask again in {retry_after_s} s.",
-        code="rate_limit_exceeded",
         headers={"Retry-After": str(retry_after_s)},
     )
 
@@ -100,7 +111,7 @@ def _handler(
 def _from_user_error(error: UserError) -> ApiError:
     # Requests are checked before anything is done: what is wrong now is the server's part.
     logger.error("%s", error)
-    return ApiError(503, "The server cannot do its part; its log says why.", code="unavailable")
+    return ApiError(503, "The server cannot do its part; its log says why.")
 
 
 def _from_corrupt_record(error: CorruptRecord) -> ApiError:
@@ -113,7 +124,8 @@ def _from_validation(error: RequestValidationError) -> ApiError:
     first = error.errors()[0]
     path = [part for part in first["loc"][1:] if isinstance(part, str)]
     param = ".".join(path) or None
-    return ApiError(400, f"{param or 'body'}: {first['msg']}", param)
+    code = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
+    return ApiError(400, f"{param or 'body'}: {first['msg']}", param, code.get(first["type"]))
 
 
 HEADERS = {

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import re
 from pathlib import Path
 
@@ -93,6 +94,26 @@ def test_embedded_store_is_refused_in_a_cluster(flash_ray, tmp_path, base):
     assert files(tmp_path) == set()
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "distill miniature",
+        "demo --out demo",
+        "data encode miniature",
+        "evaluate teacher --task t2i --recipe miniature",
+        "serve miniature",
+    ],
+)
+def test_a_gpu_that_is_not_there_is_named_before_anything_starts(
+    flash_ray_forked, tmp_path, base, command
+):
+    settings = (f"base={base}", "runtime.gpu=true")
+    words = [*command.split(), *(word for setting in settings for word in ("--set", setting))]
+    ended = flash_ray_forked(*words, CUDA_VISIBLE_DEVICES="")
+    refuses(ended, "runtime.gpu: true, and torch finds no GPU", "set runtime.gpu=false")
+    assert files(tmp_path) == set()
+
+
 def test_demo_leaves_a_foreign_folder_alone(flash_ray_forked, tmp_path, base):
     out = tmp_path / "thesis"
     out.mkdir()
@@ -170,3 +191,15 @@ def test_what_the_store_holds_is_respected(flash_ray_forked, tmp_path, used_stor
     with open_store(str(used_store)) as store:
         assert len(set(store.list("runs/"))) == 2
         assert json.loads(store.get_bytes("students/done/model.json"))["name"] == "done"
+
+
+def test_a_taken_name_is_known_before_ray_is_asked_for(flash_ray_forked, used_store, base):
+    with open_store(str(used_store)) as store:
+        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3")
+        variables = {name: os.environ[name] for name in names}
+        words = ("distill", "miniature", "--name", "mine", "--set", f"base={base}")
+        # Nobody listens there: whoever asked for Ray first would say so.
+        ended = flash_ray_forked(
+            *words, "--store", store.url(), RAY_ADDRESS="127.0.0.1:9", **variables
+        )
+    refuses(ended, "run 'mine' exists", "--resume")

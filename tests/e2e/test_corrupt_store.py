@@ -77,6 +77,11 @@ def test_odd_objects_cost_nobody_anything_but_themselves(
     wanted = {"model": "plain", "task": "t2i", "cases": 1, "seed": 4711}
     status, view = served.call("POST", "/v1/evaluations", wanted)
     assert status == 202 and served.settled(view["id"])["status"] == "succeeded"
+    (case, *_) = served.call("GET", "/v1/benchmarks/miniature/t2i/cases?per_category=1")[1]["data"]
+    given = {"case": case["id"], "b64_json": drawn["data"][0]["b64_json"]}
+    asked = {"benchmark": "miniature", "task": "t2i", **given}
+    status, score = served.call("POST", "/v1/scores", asked)
+    assert status == 200 and score["score"] >= 1
     status, listed = served.call("GET", "/v1/evaluations?limit=100")
     assert status == 200 and view["id"] in [one["id"] for one in listed["data"]]
     assert ODD not in [one["id"] for one in listed["data"]]

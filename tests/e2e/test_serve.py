@@ -214,6 +214,8 @@ def test_bad_input_is_one_line(flash_ray_forked, tmp_path):
         (["serve"], "Missing argument 'RECIPE'"),
         ([*serve, "--host", "0.0.0.0"], "--tokens"),
         ([*serve, "--store", "nowhere"], "--store: no store in nowhere"),
+        # Loopback has more addresses than one: no tokens are asked for.
+        ([*serve, "--host", "127.0.0.2", "--store", "nowhere"], "--store: no store in nowhere"),
         ([*serve, "--serving", "limits.m=4"], "limits.m: unknown key; did you mean limits.n?"),
         ([*serve, "--serving", "judges.mine=nowhere.yaml"], "judges:nowhere.yaml: No such file"),
         ([*serve, "--tokens", "nowhere.json"], "--tokens: nowhere.json"),

@@ -1,8 +1,13 @@
-"""Shared by the tests of the endpoints: the application in one process."""
+"""Shared by the tests of the endpoints: the application in one process, and what asks it."""
 
+import base64
 from collections.abc import AsyncIterator, Sequence
+from io import BytesIO
+from typing import Any
 
+import numpy as np
 from fastapi.testclient import TestClient
+from PIL import Image
 
 from flash_ray.evaluation.judges.base import CaseScore
 from flash_ray.recipe import Recipe
@@ -15,11 +20,13 @@ from flash_ray.serving.generator import GenerationRequest, GenerationResult, Gen
 from flash_ray.serving.links import Links
 from flash_ray.serving.registry import ModelRegistry
 from flash_ray.serving.service import Service
-from flash_ray.serving.settings import MIB, Serving
+from flash_ray.serving.settings import MIB, Limits, Serving
 from flash_ray.serving.tokens import Token
 from flash_ray.storage.s3 import Store
 
 HERE = "http://127.0.0.1:8000"
+BENCHMARK = "/v1/benchmarks/miniature"
+SETTINGS = Serving(limits=Limits(n=3, prompt=200, steps=20, image_bytes=100_000, images=2, cases=2))
 
 
 def client_of(service: Service) -> TestClient:
@@ -68,3 +75,34 @@ def in_process(
         start=start,
         cancel=cancel,
     )
+
+
+def draw(client: TestClient, **fields: Any) -> Any:
+    """The answer to a generation."""
+    body = {"model": "plain", "prompt": "A red circle", "seed": 3, **fields}
+    return client.post("/v1/images/generations", json=body)
+
+
+def edit(client: TestClient, data: bytes, **fields: Any) -> Any:
+    """The answer to an edit of an upload."""
+    body = {"model": "plain", "prompt": "Make it blue", **fields}
+    return client.post("/v1/images/edits", data=body, files={"image": ("in", data)})
+
+
+def error(answer: Any, status: int, param: str | None, *words: str) -> None:
+    """Asserts that it is an error in OpenAI's shape, of that status and parameter."""
+    assert answer.status_code == status, answer.text
+    body = answer.json()["error"]
+    assert set(body) == {"message", "type", "param", "code"}
+    assert body["param"] == param and body["code"]
+    for word in words:
+        assert word in body["message"]
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def pixels(b64_json: str) -> np.ndarray:
+    """A picture of an answer, uint8 (H, W, C)."""
+    return np.asarray(Image.open(BytesIO(base64.b64decode(b64_json))))

@@ -1,7 +1,11 @@
-"""Two local clusters on one machine do not get in each other's way."""
+"""A local cluster of one's own: nobody else's, and not in the way of another on the machine."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 ASKS = """
 import ray
@@ -24,6 +28,27 @@ with local_cluster(cpus=1, trainers=0, teachers=0):
 """
 
 
-def test_a_worker_finds_its_own_cluster_beside_another(cluster):
-    ended = subprocess.run([sys.executable, "-c", ASKS], capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def another(
+    cluster: None, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """(the home of another user, what they saw who started a cluster beside this one)."""
+    home = tmp_path_factory.mktemp("home")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
+    ended = subprocess.run(
+        [sys.executable, "-c", ASKS],
+        env={**kept, "HOME": str(home)},
+        capture_output=True,
+        text=True,
+    )
+    return home, ended
+
+
+def test_a_worker_finds_its_own_cluster_beside_another(another):
+    _, ended = another
     assert ended.stdout.strip().endswith("ALIVE"), ended.stdout + ended.stderr
+
+
+def test_the_token_that_it_makes_is_its_owners_alone(another):
+    home, _ = another
+    assert (home / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600

@@ -45,18 +45,28 @@ def put(name: str, data: bytes) -> Callable[[MemoryStore, str], None]:
     return lambda store, folder: store.put_bytes(f"{HOME}{folder}/{name}", data)
 
 
-DAMAGES = [
-    remove("ema-1.pt"),
-    remove("manifest-00000.json"),
-    remove("manifest-00001.json"),
-    put("ema-0.pt", b"short"),
-    put("strange.pt", b""),
-    *(
-        put(f"manifest-0000{part}.json", data)
+NO_RECORDS = {
+    "empty": b"",
+    "cut": b"{",
+    "a list": b"[]",
+    "null": b"null",
+    "no text": b"\xff",
+    "without fields": b'{"step": 4}',
+    "too deep": b"[" * 100_000,
+}
+DAMAGES = {
+    "weights missing": remove("ema-1.pt"),
+    "manifest 0 missing": remove("manifest-00000.json"),
+    "manifest 1 missing": remove("manifest-00001.json"),
+    "weights short": put("ema-0.pt", b"short"),
+    "a file of nobody's": put("strange.pt", b""),
+    **{
+        f"manifest {part} {name}": put(f"manifest-0000{part}.json", data)
         for part in (0, 1)
-        for data in (b"", b"{", b"[]", b"null", b"\xff", b'{"step": 4}', b"[" * 100_000)
-    ),
-]
+        for name, data in NO_RECORDS.items()
+    },
+}
+NO_LISTS = {"empty": b"", "cut": b"{", "a list": b"[]", "a number": b'{"checkpoint_results": 3}'}
 
 
 def test_whole_checkpoints_stay(store: MemoryStore) -> None:
@@ -65,7 +75,7 @@ def test_whole_checkpoints_stay(store: MemoryStore) -> None:
     assert store.objects == before and known(store) == ["iteration-000002", "iteration-000004"]
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
 @pytest.mark.parametrize("lost, left", [(2, 4), (4, 2)])
 def test_a_damaged_checkpoint_costs_itself(
     store: MemoryStore,
@@ -82,7 +92,7 @@ def test_a_damaged_checkpoint_costs_itself(
     assert len(list(store.list(f"{HOME}iteration-{left:06d}/"))) == 4
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"checkpoint_results": 3}'])
+@pytest.mark.parametrize("data", NO_LISTS.values(), ids=NO_LISTS.keys())
 def test_a_damaged_list_of_checkpoints_is_made_anew(store: MemoryStore, data: bytes) -> None:
     store.objects[HOME + SNAPSHOT] = data
     keep_whole(store, "run")

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests.helpers.hostile import nothing_starts, passes_to_the_system, prepare, run, words
+from tests.helpers.hostile import HEAVY, nothing_starts, passes_to_the_system, prepare, run, words
 
 CALLS = 400
 KNOWN = {0, 2, None}  # None: the checks passed
@@ -28,6 +28,18 @@ REAL = (
     "evaluate teacher --task t2i --recipe miniature --out file.txt",
     "submit distill miniature --store s3://x/y",
 )
+
+REFUSE_ALL = f"""
+import contextlib, io, sys
+from flash_ray.cli.app import main
+for line in sys.argv[1:]:
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            main(line.split(" "))
+    except SystemExit as ended:
+        assert ended.code == 2, (line, ended.code)
+print(sorted({{*sys.modules}} & {set(HEAVY)}))
+"""
 
 
 @pytest.fixture
@@ -84,3 +96,25 @@ def test_a_process_of_its_own_ends_alike(here, line):
     )
     assert (ended.returncode, ended.stdout) == (2, ""), ended.stderr
     assert ended.stderr.startswith("flash-ray: ") and ended.stderr.count("\n") == 1
+
+
+def test_what_is_refused_loads_nothing_heavy(here):
+    asked = [line.replace("\xa0", " ") for line in (*REAL, "models --store nowhere")]
+    ended = subprocess.run(
+        [sys.executable, "-c", REFUSE_ALL, *asked], capture_output=True, text=True
+    )
+    assert ended.stdout == "[]\n", ended.stdout + ended.stderr
+
+
+def test_a_hub_that_does_not_answer_is_one_line(here):
+    hub = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(here / "cache")}
+    words = ["distill", "qwen-image-2.1", "--set", "runtime.gpu=false", "--store", "store"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "flash_ray", *words],
+        env={**os.environ, **hub},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 2 and ended.stderr.count("\n") == 1, ended.stderr
+    assert "base: 'Qwen/Qwen-Image-2.1' is neither a folder nor a hub model" in ended.stderr
+    assert "(it does not answer)" in ended.stderr and not (here / "store").exists()

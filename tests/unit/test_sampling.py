@@ -1,12 +1,16 @@
 """The samplers against diffusers' own pipeline."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
+from diffusers import QwenImage21Pipeline
 from PIL import Image
 
 from flash_ray.methods.flow import euler, shift_time
 from flash_ray.models.sampling import SamplerConfig, sample
+from flash_ray.recipe import load_recipe
 from flash_ray.recipe.schema import sigma_schedule
 
 PROMPTS = ["A red house", 'A blue tree on a dark field with the word "CAT"']
@@ -97,3 +101,8 @@ def test_guidance_one_asks_once_a_step_and_progress_is_told(backbone, monkeypatc
         )
         assert len(calls) == asked
         assert told == [(1, 2), (2, 2)]
+
+
+def test_the_large_preset_guides_its_teacher_as_the_pipeline_does_unless_it_is_told():
+    told = inspect.signature(QwenImage21Pipeline.__call__).parameters["true_cfg_scale"]
+    assert load_recipe("qwen-image-2.1").teacher_defaults.guidance_scale == told.default == 1.0

@@ -2,17 +2,21 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from io import BytesIO
 
 import pytest
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
+from PIL import Image
 
-from flash_ray.serving import connections, doors
+from flash_ray.serving import connections, doors, images
 from flash_ray.serving.doors import Authenticated, BoundedBodies, SameMachine
 from flash_ray.serving.http import install_error_answers
+from flash_ray.serving.settings import Limits
 from flash_ray.serving.tokens import add_token, read_tokens
 
 HERE = "http://127.0.0.1:8000"
@@ -132,6 +136,30 @@ def test_bodies_are_bounded_one_by_one_and_together():
     assert full.json()["error"]["type"] == "rate_limit_error"
 
 
+def test_uploads_are_decoded_one_at_a_time(monkeypatch):
+    now = most = 0
+    real = images.upright_rgb
+
+    def counted(opened):
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        time.sleep(0.02)  # another would begin meanwhile, if it were let
+        now -= 1
+        return real(opened)
+
+    monkeypatch.setattr(images, "upright_rgb", counted)
+    file = images.png(Image.new("RGB", (64, 64)))
+
+    async def scenario():
+        return await asyncio.gather(
+            *(images.open_upload(BytesIO(file), Limits()) for _ in range(8))
+        )
+
+    assert [picture.size for picture in asyncio.run(scenario())] == [(64, 64)] * 8
+    assert (now, most) == (0, 1)
+
+
 def test_liveness_is_answered_while_every_slot_is_taken(monkeypatch):
     monkeypatch.setattr(doors, "REQUESTS", 0)
     client = TestClient(bounded(), base_url=HERE)
@@ -218,7 +246,8 @@ def test_what_has_no_end_and_noise_are_answered_as_all_errors(first, noise, stat
             writer.write(noise + b"x" * missing)
             head, _, body = (await reader.read()).partition(b"\r\n\r\n")
             assert int(head.split()[1]) == status
-            assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
+            said = json.loads(body)["error"]
+            assert set(said) == {"message", "type", "param", "code"} and said["code"]
 
     within(scenario())
 
