@@ -78,7 +78,7 @@ def test_scores_that_begin_at_1_are_compared_by_their_difference(page):
     assert "<b>+2.00</b> [+2.00, +2.00] against\nthe teacher" in page
     assert "<b>+1.00</b> [+1.00, +1.00] against the untrained base" in page
     text = re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
-    # From the beginning of a word alone: within a picture's megabyte of base64 it would take seconds.
+    # From the beginning of a word: elsewhere in a picture's base64 it would take seconds.
     assert re.findall(r"(?<!\S)\S+ %", text) == ["95 %"]  # what the intervals are of
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,8 +24,9 @@ from flash_ray.studies.records import (
 from flash_ray.studies.report import LINE, grid, strip, write_report
 from flash_ray.studies.study import load_study, plan_trials
 from flash_ray.studies.trial import summary
-from flash_ray.trainer.metrics import TaskLosses, TeacherStats, UpdateMetrics
+from flash_ray.trainer.metrics import TaskLosses, TeacherStats
 from flash_ray.workflows import study as commands
+from tests.helpers.metrics import update_metrics
 
 STUDY = """
 name: small
@@ -48,20 +50,9 @@ LEVEL = {"half": 3.0, "good": 3.6, "bad": 2.4}
 
 def history(iterations=10):
     return [
-        UpdateMetrics(
-            iteration=n + 1,
+        replace(
+            update_metrics(n + 1),
             num_workers=1,
-            student_loss=0.5,
-            fake_score_loss=0.4,
-            diagnostics={},
-            spread=1.0,
-            excess=1.0,
-            student_grad_norm=1.0,
-            fake_score_grad_norm=1.0,
-            seconds=2.0,
-            stages={},
-            teacher_wait_share=0.0,
-            memory_mib=1.0,
             images=32,
             teacher_calls=64,
             cpu_seconds=1.5,
