@@ -226,12 +226,19 @@ def architecture_of(base: str) -> Architecture:
     """The architecture of a base; the defaults for a hub id, of which nothing is downloaded.
 
     Raises:
-        UserError: `base` is a checkpoint or looks like a folder, and holds no pipeline.
+        UserError: `base` is a checkpoint or looks like a folder, and holds no pipeline, or one
+            whose transformer cannot be told.
     """
     config = Path(resolve_base(base)) / "transformer" / "config.json"
     if not config.is_file():
         return Architecture()
-    return Architecture.from_config(json.loads(config.read_text(encoding="utf-8")))
+    try:
+        return Architecture.from_config(json.loads(config.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"base: {config} cannot be read ({type(error).__name__}: {error}); give a folder "
+            "written by save_pretrained"
+        ) from error
 
 
 def assume(values: dict[str, Any]) -> Assumptions:

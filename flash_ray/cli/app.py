@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from flash_ray import __version__
-from flash_ray.cli import evaluate, jobs, run, serve
+from flash_ray.cli import capacity, evaluate, jobs, run, serve
 from flash_ray.cli.cluster import cluster_app, telemetry_app
 from flash_ray.cli.ends import Interrupted, run_command
 from flash_ray.cli.study import study_app
@@ -31,7 +31,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for group in (run, evaluate, serve, jobs):
+for group in (run, evaluate, serve, jobs, capacity):
     group.add_to(app)
 app.add_typer(study_app, name="study")
 app.add_typer(cluster_app, name="cluster")

@@ -49,7 +49,7 @@ def run_command(command: Callable[[], object]) -> None:
         reason, code = describe_end(Terminated() if came else error)
         if reason.startswith(UNEXPECTED):
             print(_trace(error), file=sys.stderr)
-        print(f"flash-ray: {' '.join(reason.split())}", file=sys.stderr)
+        print(f"flash-ray: {_one_line(reason)}", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -74,6 +74,12 @@ def describe_end(error: BaseException) -> tuple[str, int]:
     words = str(cause).strip() or "no reason given"
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
     return f"{UNEXPECTED}{type(cause).__name__}: {words.splitlines()[-1]}{notes}", FAILED
+
+
+def _one_line(reason: str) -> str:
+    """Without what moves a terminal's cursor: names of files and keys may be a stranger's."""
+    line = " ".join(reason.split())
+    return "".join(char if char.isprintable() else "?" for char in line)
 
 
 def cause_of(error: BaseException) -> BaseException:

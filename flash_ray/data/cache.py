@@ -23,17 +23,13 @@ from flash_ray.data.shard_file import Damaged, check_shard, read_layout, write_s
 from flash_ray.data.source import Shard
 from flash_ray.errors import UserError
 from flash_ray.models.base import Condition, ConditionPair, Layout
+from flash_ray.storage.outputs import cache_home
 from flash_ray.storage.s3 import Store
 from flash_ray.telemetry.metrics import count_conditions
 
 FETCHES = 16  # downloads at the same time
 _SIDES = ("positive", "negative")
 _REFERENCES = "references_BNC"
-
-
-def cache_home() -> Path:
-    """This node's folder for what can be had again: $FLASH_RAY_CACHE, or ~/.cache/flash_ray."""
-    return Path(os.environ.get("FLASH_RAY_CACHE") or Path.home() / ".cache" / "flash_ray")
 
 
 class ConditionsLost(RuntimeError):

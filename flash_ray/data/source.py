@@ -13,14 +13,16 @@ from PIL import Image, ImageOps
 from flash_ray import plugins
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Files, Task
-from flash_ray.recipe.sizes import Size, follow_aspect
+from flash_ray.recipe.sizes import MAX_ASPECT, Size, follow_aspect
 
 if TYPE_CHECKING:
     import ray.data
 
     from flash_ray.storage.s3 import Store
 
-RATIOS = ((1, 1), (4, 3), (3, 4), (3, 2), (2, 3), (16, 9), (9, 16), (2, 1), (1, 2))  # width:height
+# width:height, up to what `recipe.sizes` allows
+WIDE = ((4, 3), (3, 2), (16, 9), (2, 1), (5, 2), (3, 1), (4, 1), (6, 1), (MAX_ASPECT, 1))
+RATIOS = ((1, 1), *(ratio for w, h in WIDE for ratio in ((w, h), (h, w))))
 READ_CPUS = 0.25  # of a core for each reading task: it must fit beside teachers and encoders
 
 

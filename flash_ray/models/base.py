@@ -299,7 +299,7 @@ class ModelFamily(Protocol):
         """Shapes of the transformer's weights by name, from its configuration alone."""
 
     def check_lora(self, file: Path, source: str | Path) -> None:
-        """Checks from headers that a LoRA fits the transformer of `source`; ValueError if not."""
+        """Checks that a LoRA fits the transformer of `source`; ValueError if not."""
 
     def transformer_channels(self, source: str | Path) -> int:
         """C of the latents that the transformer takes, from its configuration alone."""

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 ENCODER_PARTS = ("text_encoder", "processor", "vae", "scheduler")
 INDEX = "model_index.json"
-LORA = "pytorch_lora_weights.safetensors"
 _MIB = 2**20
 
 
@@ -32,10 +31,11 @@ def resolve_base(base: str) -> str:
     Raises:
         UserError: `base` is a checkpoint or looks like a folder, and holds no pipeline.
     """
-    source = str(_checkpoint(base) or base)
+    source = str(checkpoint_folder(base) or base)
     is_hub_id = source.count("/") == 1 and not source.startswith((".", "/"))
     if not (Path(source) / INDEX).is_file() and not is_hub_id:
-        shipped = [name for name in plugins.names(plugins.CHECKPOINTS) if not is_lora(name)]
+        folders = {name: checkpoint_folder(name) for name in plugins.names(plugins.CHECKPOINTS)}
+        shipped = [name for name, at in folders.items() if at and (at / INDEX).is_file()]
         raise UserError(
             f"base: no pipeline in {source} ({INDEX} is missing); give a folder written by "
             f"save_pretrained, a hub id, or one of {', '.join(map(repr, shipped))}"
@@ -46,36 +46,6 @@ def resolve_base(base: str) -> str:
 def validate_base(base: str) -> None:
     """Raises UserError if there is no pipeline, neither in a folder nor within reach of the hub."""
     _index(resolve_base(base))
-
-
-def is_lora(model: str) -> bool:
-    """Whether a teacher's model, a registered checkpoint, a folder or a file, is a LoRA.
-
-    Raises:
-        UserError: it is a folder of several weights, and none has diffusers' name for a LoRA.
-    """
-    return _lora_file(model) is not None
-
-
-def lora_file(model: str) -> Path:
-    """The safetensors file of a LoRA.
-
-    Raises:
-        UserError: there is none, or there are several.
-    """
-    if (file := _lora_file(model)) is None:
-        raise UserError(f"teachers: no LoRA in {model}; give a .safetensors file, or its folder")
-    return file
-
-
-def lora_digest(model: str) -> str:
-    """16 hex digits of the SHA-256 of a LoRA's weights, and of PEFT's settings beside them."""
-    path = lora_file(model)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-    if (settings := path.with_name("adapter_config.json")).is_file():
-        digest.update(settings.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def dtype_of(recipe: Recipe) -> "torch.dtype":
@@ -198,30 +168,26 @@ def base_digest(base: str) -> str:
     return _digest(base, (*ENCODER_PARTS, "transformer"))
 
 
-def _lora_file(model: str) -> Path | None:
-    """A file; or the one in a folder that holds no pipeline, whatever its name is."""
-    path = _checkpoint(model) or Path(model)
-    if path.suffix == ".safetensors" and path.is_file():
-        return path
-    if (path / LORA).is_file():
-        return path / LORA
-    if not path.is_dir() or (path / INDEX).is_file():
-        return None
-    found = sorted(file for file in path.glob("*.safetensors") if not file.name.startswith("."))
-    if len(found) > 1:
-        names = ", ".join(file.name for file in found[:5])
-        raise UserError(
-            f"teachers: {model} holds {len(found)} files of weights ({names}); allowed: one; "
-            "give the LoRA's file"
-        )
-    return found[0] if found else None
-
-
-def _checkpoint(name: str) -> Path | None:
+def checkpoint_folder(name: str) -> Path | None:
     """The folder that an installed package registers under the name; None if none does."""
     if name not in plugins.names(plugins.CHECKPOINTS):
         return None
     return Path(plugins.load(plugins.CHECKPOINTS, name, "base")())
+
+
+@functools.cache
+def hub_answers() -> bool:
+    """Whether the hub can be reached; its own client would try for a minute, with a line a try."""
+    import requests
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        requests.head(constants.ENDPOINT, timeout=5)
+    except requests.RequestException:
+        return False
+    return True
 
 
 def _digest(base: str, parts: tuple[str, ...]) -> str:
@@ -260,25 +226,10 @@ def _index(source: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(source, INDEX, local_files_only=not _hub_answers()))
+        return Path(hf_hub_download(source, INDEX, local_files_only=not hub_answers()))
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200] if _hub_answers() else "it does not answer"
+        reason = " ".join(str(error).split())[:200] if hub_answers() else "it does not answer"
         raise UserError(
             f"base: {source!r} is neither a folder nor a hub model that can be reached ({reason}); "
             "download it first, or give its folder"
         ) from error
-
-
-@functools.cache
-def _hub_answers() -> bool:
-    """Whether the hub can be reached; its own client would try for a minute, with a line a try."""
-    import requests
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        requests.head(constants.ENDPOINT, timeout=5)
-    except requests.RequestException:
-        return False
-    return True

@@ -4,7 +4,6 @@ Taken are diffusers' and PEFT's keys, ComfyUI's (`diffusion_model.`), kohya's (`
 `lora_down`, `lora_up`, `alpha`), keys without a prefix, and DoRA by output.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,53 +13,90 @@ from diffusers.pipelines.qwenimage21.pipeline_qwenimage21 import QwenImage21Pipe
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-PREFIX = "transformer."
+from flash_ray.models.lora_settings import (
+    BIAS,
+    MAGNITUDE,
+    MOST_ALPHA,
+    PREFIX,
+    BadLora,
+    read_settings,
+)
+
 _PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", PREFIX)
 _FLAT = ("lora_unet_", "lora_transformer_")  # kohya's: dots are underscores
 _OTHER_KINDS = {"lokr_": "LoKr", "hada_": "LoHa", "oft_": "OFT", ".diff": "full differences"}
-_MAGNITUDE = ".lora_magnitude_vector"  # of DoRA, one for each output
-_APART = (_MAGNITUDE, ".lora_B.bias")  # what diffusers' converter does not know, but its loader
-_SETTINGS = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora")
-
-
-class BadLora(ValueError):
-    """The file is no LoRA that fits; the message says why."""
+_APART = (MAGNITUDE, BIAS)  # what diffusers' converter does not know, but its loader
+_FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+_MOST_TENSORS = 8  # for each of the base's weights
 
 
 def read_lora(
-    file: Path, shapes: Mapping[str, Sequence[int]], headers_only: bool = False
+    file: Path, shapes: Mapping[str, Sequence[int]], check_only: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     """A LoRA for a transformer: its matrices with diffusers' names, and settings of its adapter.
 
+    The header is checked before any matrix is read: what does not fit takes no memory.
+
     Args:
         shapes: of the transformer's weights, by name.
-        headers_only: reads no matrix: they come as tensors on the device "meta".
+        check_only: keeps no matrix: they come as tensors on the device "meta".
 
     Raises:
-        BadLora: it cannot be read, is of another kind, or does not fit.
+        BadLora: it cannot be read, is of another kind, does not fit, or holds no finite numbers.
     """
     try:
         with safe_open(file, framework="pt") as opened:
-            given = {key: _tensor(opened, key, headers_only) for key in opened.keys()}
-            metadata = opened.metadata() or {}
-    except (OSError, SafetensorError) as error:
+            keys, metadata = opened.keys(), opened.metadata() or {}
+            if len(keys) > _MOST_TENSORS * len(shapes):
+                raise BadLora(f"holds {len(keys)} tensors, too many for the base")
+            matrices = _matrices({key: _header(opened, key) for key in keys}, shapes)
+            values = {key: _finite(opened, key, keep=not check_only) for key in keys}
+    except (OSError, RuntimeError, SafetensorError) as error:  # no memory to map it is torch's
         raise BadLora(f"cannot be read ({error}); download it again") from error
+    ranks, extras = _ranks_and_extras(matrices)
+    if not check_only:
+        matrices = _matrices(values, shapes)
+    has_alphas = any(key.endswith(".alpha") for key in values)
+    return matrices, None if has_alphas else read_settings(file, metadata, ranks, extras)
+
+
+def _header(opened: Any, key: str) -> Tensor:
+    """The tensor without its values, but for an alpha."""
+    found = opened.get_slice(key)
+    shape, kind = found.get_shape(), found.get_dtype()
+    if key.endswith(".alpha"):
+        alpha: Tensor = opened.get_tensor(key) if shape in ([], [1]) else torch.zeros(())
+        if not 0 < float(alpha) <= MOST_ALPHA:  # also NaN; diffusers' converter would not end
+            raise BadLora(f"has an alpha that is no number above 0 and up to {MOST_ALPHA:g}: {key}")
+        return alpha
+    if kind not in _FLOATS:
+        raise BadLora(f"holds numbers of kind {kind}, where LoRAs have floats: {key}")
+    if 0 in shape or not 1 <= len(shape) <= 2:
+        raise BadLora(f"holds a tensor of shape {shape}, which is no matrix: {key}")
+    return torch.empty(shape, device="meta")
+
+
+def _finite(opened: Any, key: str, keep: bool) -> Tensor:
+    tensor: Tensor = opened.get_tensor(key)
+    if not torch.isfinite(tensor.float()).all():
+        raise BadLora(f"holds numbers that are not finite: {key}")
+    return tensor if keep else torch.empty(tensor.shape, device="meta")
+
+
+def _matrices(
+    given: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]
+) -> dict[str, Tensor]:
+    """The matrices by diffusers' names, which fit the transformer."""
     for mark, kind in _OTHER_KINDS.items():
         if any(mark in key for key in given):
             raise BadLora(f"holds {kind}, which is no LoRA")
     flat = {layer.replace(".", "_"): layer for layer in _layers(shapes)}
     named = {_without_prefix(key, flat): value for key, value in given.items()}
+    if len(named) < len(given):
+        raise BadLora("names a matrix in two ways")
     matrices = _converted(named)
     _check_fit(matrices, shapes)
-    has_alphas = any(key.endswith(".alpha") for key in named)
-    return matrices, None if has_alphas else _settings(file, metadata, matrices)
-
-
-def _tensor(opened: Any, key: str, headers_only: bool) -> Tensor:
-    if headers_only and not key.endswith(".alpha"):
-        return torch.empty(opened.get_slice(key).get_shape(), device="meta")
-    tensor: Tensor = opened.get_tensor(key)
-    return tensor
+    return matrices
 
 
 def _layers(shapes: Mapping[str, Sequence[int]]) -> list[str]:
@@ -84,7 +120,7 @@ def _converted(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if key.endswith(".dora_scale"):
             if value.dim() == 2 and value.shape[1] != 1:
                 raise BadLora("is a DoRA whose magnitudes are by input; those by output are taken")
-            apart[key.removesuffix(".dora_scale") + _MAGNITUDE] = value.flatten()
+            apart[key.removesuffix(".dora_scale") + MAGNITUDE] = value.flatten()
     rest = {k: v for k, v in named.items() if k not in apart and not k.endswith(".dora_scale")}
     if not any(".lora_" in key for key in rest):
         raise BadLora("holds no LoRA")
@@ -101,37 +137,40 @@ def _converted(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _check_fit(matrices: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> None:
-    for key, down in matrices.items():
-        layer, is_down, _ = key.removeprefix(PREFIX).partition(".lora_A.")
-        if not is_down:
-            continue
-        up = matrices[key.replace(".lora_A.", ".lora_B.")]
-        own, expected = [up.shape[0], down.shape[-1]], shapes.get(f"{layer}.weight")
-        if down.dim() != 2 or up.shape[1] != down.shape[0] or list(expected or ()) != own:
-            has = "none" if expected is None else "x".join(map(str, expected))
+    parts: dict[str, dict[str, Tensor]] = {}
+    for key, value in matrices.items():
+        layer, dot, part = key.removeprefix(PREFIX).partition(".lora_")
+        parts.setdefault(layer, {})[f"{dot}{part}"] = value
+    for layer, of in parts.items():
+        down, up = of.pop(".lora_A.weight", None), of.pop(".lora_B.weight", None)
+        if down is None or up is None or set(of) - set(_APART):
+            raise BadLora(f"has no pair of matrices for {layer}, or more than that")
+        expected = list(shapes.get(f"{layer}.weight", ()))
+        if down.dim() != 2 or up.dim() != 2 or [up.shape[0], down.shape[1]] != expected:
+            has = "x".join(map(str, expected)) or "none"
+            own = f"{up.shape[0]}x{down.shape[-1]}"
+            raise BadLora(f"has matrices for {layer} of {own}, the base has {has} there")
+        if not up.shape[1] == down.shape[0] <= max(expected):
+            ranks = f"{down.shape[0]} and {up.shape[1]}"
+            raise BadLora(f"has matrices for {layer} of ranks {ranks}, for {max(expected)} at most")
+        if wrong := [value for value in of.values() if list(value.shape) != expected[:1]]:
             raise BadLora(
-                f"has matrices for {layer} of {own[0]}x{own[1]}, the base has {has} there"
+                f"has {wrong[0].numel()} magnitudes or biases for {layer}, which has {expected[0]}"
             )
-        magnitude = matrices.get(f"{PREFIX}{layer}{_MAGNITUDE}")
-        if magnitude is not None and list(magnitude.shape) != own[:1]:
-            raise BadLora(f"has {magnitude.shape[0]} magnitudes for {layer}, which has {own[0]}")
 
 
-def _settings(
-    file: Path, metadata: Mapping[str, str], matrices: Mapping[str, Tensor]
-) -> dict[str, Any] | None:
-    """The adapter's settings in the file, or in PEFT's adapter_config.json beside it; None: there
-    are none, and the LoRA's scale is 1."""
-    try:
-        if "lora_adapter_metadata" in metadata:
-            settings: dict[str, Any] = json.loads(metadata["lora_adapter_metadata"])
-            return settings
-        beside = file.with_name("adapter_config.json")
-        if not beside.is_file():
-            return None
-        config = json.loads(beside.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadLora(f"has settings that cannot be read ({type(error).__name__})") from error
-    layers = {key.removeprefix(PREFIX).partition(".lora_")[0] for key in matrices}
-    settings = {name: config[name] for name in _SETTINGS if name in config}
-    return {f"{PREFIX}{k}": v for k, v in {**settings, "target_modules": sorted(layers)}.items()}
+def _ranks_and_extras(matrices: Mapping[str, Tensor]) -> tuple[dict[str, int], set[str]]:
+    """The rank of each layer's matrices, and which of `_APART` there are.
+
+    Raises:
+        BadLora: some layers have magnitudes and others do not, which PEFT cannot make.
+    """
+    ranks = {
+        key.removeprefix(PREFIX).removesuffix(".lora_A.weight"): value.shape[0]
+        for key, value in matrices.items()
+        if key.endswith(".lora_A.weight")
+    }
+    counts = {ending: sum(key.endswith(ending) for key in matrices) for ending in _APART}
+    if counts[MAGNITUDE] not in (0, len(ranks)):
+        raise BadLora(f"has magnitudes for {counts[MAGNITUDE]} of its {len(ranks)} layers")
+    return ranks, {ending for ending, count in counts.items() if count}

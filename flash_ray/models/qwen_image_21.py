@@ -105,12 +105,12 @@ class QwenImage21:
 
     @staticmethod
     def check_lora(file: Path, source: str | Path) -> None:
-        """Checks from headers alone that a LoRA fits the transformer of `source`.
+        """Checks that a LoRA fits the transformer of `source` and is finite, a matrix at a time.
 
         Raises:
             BadLora: it cannot be read, is of a kind that cannot be loaded, or does not fit.
         """
-        read_lora(file, QwenImage21.transformer_shapes(source), headers_only=True)
+        read_lora(file, QwenImage21.transformer_shapes(source), check_only=True)
 
     @staticmethod
     def transformer_channels(source: str | Path) -> int:

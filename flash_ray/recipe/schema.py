@@ -175,7 +175,8 @@ class Teacher(Section):
     model: str = Field(
         "base",
         description="'base'; a LoRA of the base, or a diffusers pipeline: a registered "
-        "checkpoint's name, a folder, a LoRA's .safetensors file, or a pipeline's hub id",
+        "checkpoint's name, a folder, a LoRA's .safetensors file, or a hub id owner/name; a LoRA "
+        "also owner/name@revision, owner/name/FILE@revision or s3://bucket/prefix",
     )
     guidance_scale: GuidanceScale | None = Field(
         None,

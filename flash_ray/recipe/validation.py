@@ -17,7 +17,7 @@ def validate(recipe: Recipe) -> None:
         UserError: names that nothing registers, fields that cannot hold together, or what this
             version cannot do; one line.
     """
-    rules = (_registered, _data, _teachers, _lambdas, _rungs, _workers, _storage)
+    rules = (_registered, _data, _lora_address, _teachers, _lambdas, _rungs, _workers, _storage)
     problems = [problem for rule in rules for problem in rule(recipe)]
     if problems or (problems := list(_unsupported(recipe))):
         raise UserError(one_line(problems))
@@ -89,11 +89,20 @@ def _address(recipe: Recipe, task: str, address: str | None, share: int) -> Iter
             f"files; add it, or set tasks.{task}=0"
         )
     if address and address.startswith("s3://") and recipe.runtime.storage.url == "embedded":
-        yield (
-            f"data.source.{task}: a bucket with runtime.storage.url embedded, whose server takes "
-            "the place of any other; allowed: files on disk, or a store in S3; "
-            "set runtime.storage.url=s3://BUCKET/PREFIX"
-        )
+        yield _beside_embedded(f"data.source.{task}", "files on disk")
+
+
+def _lora_address(recipe: Recipe) -> Iterator[str]:
+    for index, teacher in enumerate(recipe.teachers):
+        if teacher.model.startswith("s3://") and recipe.runtime.storage.url == "embedded":
+            yield _beside_embedded(f"teachers.{index}.model", "a file or folder on disk, a hub id")
+
+
+def _beside_embedded(field: str, allowed: str) -> str:
+    return (
+        f"{field}: a bucket with runtime.storage.url embedded, whose server takes the place of any "
+        f"other; allowed: {allowed}, or a store in S3; set runtime.storage.url=s3://BUCKET/PREFIX"
+    )
 
 
 def _filter(recipe: Recipe) -> Iterator[str]:

@@ -7,6 +7,7 @@ RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH makes Ray call it in every process tha
 
 import asyncio
 import json
+import os
 import resource
 from collections import OrderedDict
 from http import HTTPStatus
@@ -21,6 +22,7 @@ HEADER_BYTES = 65_536
 MOST = 1000  # connections that have asked for nothing yet; as many wait between two requests
 # Headers by which a client would tell Ray Serve when to give up, or not to notice that it has gone.
 RAYS = (b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
+HOST_VARIABLE = "FLASH_RAY_SERVE_HOST"  # where the gateway's replica listens; unset: as Serve does
 FILES = 8192  # that a process may have open, if the machine's hard limit lets it
 
 
@@ -35,7 +37,25 @@ def install() -> list[Any]:
     wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if host := os.environ.get(HOST_VARIABLE):
+        _replicas_listen_on(host)
     return []
+
+
+def _replicas_listen_on(host: str) -> None:
+    """Has a replica that listens itself do so on another address than Serve's proxies.
+
+    Serve has one address for both, and a proxy where nobody needs one.
+    """
+    from ray.serve._private import replica
+
+    module: Any = replica  # whose own name for it is what it calls
+    start = module.start_asgi_http_server
+
+    async def start_there(app: Any, options: Any, **more: Any) -> Any:
+        return await start(app, options.model_copy(update={"host": host}), **more)
+
+    module.start_asgi_http_server = start_there
 
 
 class Waiting:

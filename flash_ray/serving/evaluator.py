@@ -11,7 +11,6 @@ import ray
 from PIL import Image
 
 from flash_ray.cluster.environment import one_process, thread_limits
-from flash_ray.data.cache import cache_home
 from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import Case
 from flash_ray.evaluation.compare import score_answers
@@ -39,6 +38,7 @@ from flash_ray.serving.registry import ServedModel
 from flash_ray.serving.schemas import Answer, EvaluationResult, Failure
 from flash_ray.serving.settings import MIB, Serving
 from flash_ray.serving.weights import WeightCache
+from flash_ray.storage.outputs import cache_home
 from flash_ray.storage.s3 import Store
 
 SEEDS = 2**31

@@ -12,7 +12,6 @@ import torch
 from ray import serve
 from torch import nn
 
-from flash_ray.data.cache import cache_home
 from flash_ray.recipe import Recipe
 from flash_ray.serving.batching import Batcher
 from flash_ray.serving.engine import (
@@ -29,6 +28,7 @@ from flash_ray.serving.metrics import DrawingMetrics
 from flash_ray.serving.registry import ServedModel
 from flash_ray.serving.settings import MIB, Serving
 from flash_ray.serving.weights import WeightCache
+from flash_ray.storage.outputs import cache_home
 from flash_ray.storage.s3 import Store
 
 

@@ -62,6 +62,11 @@ def write_whole(path: Path, content: str | bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
+def cache_home() -> Path:
+    """This node's folder for what can be had again: $FLASH_RAY_CACHE, or ~/.cache/flash_ray."""
+    return Path(os.environ.get("FLASH_RAY_CACHE") or Path.home() / ".cache" / "flash_ray")
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill; it takes its place at the end of the block, and then replaces another.

@@ -1,6 +1,6 @@
 """The files in a study's folder: a line of JSON for each finished trial, and a search's trials."""
 
-import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -12,11 +12,13 @@ from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import Case
 from flash_ray.evaluation.judges.base import CaseScore
 from flash_ray.recipe.schema import Section, Task
+from flash_ray.storage.outputs import write_whole
 from flash_ray.storage.records import CorruptRecord, parse_record
 from flash_ray.studies.study import Trial
 
 STUDY, TRIALS, PICTURES, PROGRESS = "study.json", "trials.jsonl", "pictures", "progress.json"
 SEARCH, BEST = "search.json", "best.yaml"
+_NAMED = re.compile(rb'"trial"\s*:\s*"([a-z0-9._-]+)"')
 
 
 class Cost(Section):
@@ -118,14 +120,20 @@ class Record(Section):
 
 
 def append_record(out: Path, record: Record) -> None:
-    """Adds a line to OUT/trials.jsonl; whole or not at all."""
-    file, partial = out / TRIALS, out / f".{TRIALS}.partial"
-    lines = file.read_bytes() if file.exists() else b""
-    with partial.open("wb") as written:
-        written.write(lines + record.model_dump_json(exclude_defaults=True).encode() + b"\n")
-        written.flush()
-        os.fsync(written.fileno())
-    partial.replace(file)
+    """Adds a line to OUT/trials.jsonl, whole or not at all.
+
+    It takes the place of earlier lines of its trial, damaged ones too, and of those that name none.
+    """
+    lines = (out / TRIALS).read_bytes().splitlines() if (out / TRIALS).exists() else []
+    kept = [line for line in lines if _trial_of(line) not in (record.trial, None)]
+    own = record.model_dump_json(exclude_defaults=True).encode()
+    write_whole(out / TRIALS, b"".join(line + b"\n" for line in [*kept, own]))
+
+
+def _trial_of(line: bytes) -> str | None:
+    """The trial that a line names, were it damaged anywhere else."""
+    found = _NAMED.search(line)
+    return found[1].decode() if found else None
 
 
 def read_records(
@@ -145,7 +153,10 @@ def read_records(
     changed: list[CorruptRecord] = []
     ids = _case_ids(next(iter(by_name.values()))) if lines and by_name else {}
     for number, line in enumerate(lines, 1):
-        where, cure = f"--out: {file}, line {number}", "its trial is run anew; remove the line"
+        where, cure = (
+            f"--out: {file}, line {number}",
+            "its trial is run anew and replaces it",
+        )
         try:
             record = parse_record(Record, line, where, cure)
         except CorruptRecord as fault:

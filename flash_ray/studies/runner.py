@@ -5,7 +5,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ray import tune
 from ray.util.queue import Queue
 
 from flash_ray.evaluation.sample import EncodedBenchmark
+from flash_ray.models.lora_source import with_pinned_loras
 from flash_ray.recipe.schema import Task
 from flash_ray.storage.outputs import write_whole
 from flash_ray.storage.s3 import Store
@@ -114,7 +115,11 @@ def run_trials(
         steps.say(str(fault))
     for name in done:
         forget_run(store, name)
-    waiting = {trial.name: trial for trial in trials if trial.name not in done}
+    waiting = {
+        trial.name: replace(trial, recipe=with_pinned_loras(trial.recipe))
+        for trial in trials
+        if trial.name not in done
+    }
     steps.say(f"{len(trials)} trials, {len(done)} of them finished")
     if not waiting:
         return {}

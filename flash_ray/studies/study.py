@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from flash_ray.data.select import unique_cases
 from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import Case
-from flash_ray.models.loading import is_lora, lora_digest
+from flash_ray.models.lora_source import is_lora, lora_digest, without_pins
 from flash_ray.recipe import Recipe, messages, parse_recipe
 from flash_ray.recipe.load import load_raw, override
 from flash_ray.recipe.plain import parse_yaml, read_text
@@ -285,12 +285,13 @@ class Trial:
     @property
     def digest(self) -> str:
         """16 hex digits that change with whatever decides the trial's result."""
+        endpoint = self.recipe.runtime.storage.endpoint
         content: list[object] = [
-            self.recipe.digest,
+            without_pins(self.recipe).digest,
             dict(self.cases),
             validation.benchmark_of(self.recipe).digest,
             self.recipe.evaluation.judge_name,
-            *(lora_digest(t.model) for t in self.recipe.teachers if is_lora(t.model)),
+            *(lora_digest(t.model, endpoint) for t in self.recipe.teachers if is_lora(t.model)),
         ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

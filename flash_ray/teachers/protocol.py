@@ -7,7 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 from flash_ray.models.base import ConditionPair
-from flash_ray.models.loading import is_lora
+from flash_ray.models.lora_source import is_lora
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Teacher
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from flash_ray.methods.guidance import guided_velocity
 from flash_ray.models.base import Condition, ConditionPair, Model, PromptCache
-from flash_ray.models.loading import is_lora, lora_digest, lora_file
+from flash_ray.models.lora_source import is_lora, lora_digest, lora_file
 from flash_ray.models.prompt_cache import prefill
 from flash_ray.recipe import Recipe
 from flash_ray.teachers.protocol import Group, UnknownRequest
@@ -114,14 +114,16 @@ def group_scorer(recipe: Recipe, group: Group, model: Model) -> Scorer:
     for index in group.members:
         teacher = recipe.teachers[index]
         if is_lora(teacher.model):
-            model.add_lora(lora_file(teacher.model), teacher.name)
+            file = lora_file(teacher.model, recipe.runtime.storage.endpoint)
+            model.add_lora(file, teacher.name)
     return Scorer(model, {index: spec_of(recipe, index) for index in group.members})
 
 
 def group_fingerprint(recipe: Recipe, group: Group, transformer: nn.Module) -> str:
     """Tells a group's weights from others: its pipeline's without LoRAs, then its LoRAs'."""
     models = [recipe.teachers[index].model for index in group.members]
-    loras = [lora_digest(model) for model in models if is_lora(model)]
+    endpoint = recipe.runtime.storage.endpoint
+    loras = [lora_digest(model, endpoint) for model in models if is_lora(model)]
     return "+".join([fingerprint(transformer), *loras])
 
 

@@ -1,13 +1,10 @@
 """Whether teachers fit the student's base, by their files' headers, before anything starts."""
 
+from pathlib import Path
+
 from flash_ray.errors import UserError
-from flash_ray.models.loading import (
-    encoder_digest,
-    family_of,
-    is_lora,
-    lora_file,
-    resolve_base,
-)
+from flash_ray.models.loading import encoder_digest, family_of, resolve_base
+from flash_ray.models.lora_source import is_lora, lora_file
 from flash_ray.recipe import Recipe
 
 _CURE = "give a LoRA or a pipeline that was trained from this base"
@@ -24,22 +21,22 @@ def validate_teachers(recipe: Recipe) -> None:
     """
     for index, teacher in enumerate(recipe.teachers):
         field = f"teachers.{index}.model"
-        if _is_lora(field, teacher.model):
-            _check_lora(field, teacher.model, recipe.base)
+        if file := _lora_file(field, recipe, teacher.model):
+            _check_lora(field, teacher.model, file, recipe.base)
         elif teacher.model not in ("base", recipe.base):
             _check_pipeline(field, teacher.model, recipe.base)
 
 
-def _is_lora(field: str, model: str) -> bool:
+def _lora_file(field: str, recipe: Recipe, model: str) -> Path | None:
     try:
-        return is_lora(model)
+        return lora_file(model, recipe.runtime.storage.endpoint) if is_lora(model) else None
     except UserError as error:
         raise UserError(str(error).replace("teachers:", f"{field}:", 1)) from error
 
 
-def _check_lora(field: str, model: str, base: str) -> None:
+def _check_lora(field: str, model: str, file: Path, base: str) -> None:
     try:
-        family_of(base).check_lora(lora_file(model), resolve_base(base))
+        family_of(base).check_lora(file, resolve_base(base))
     except ValueError as error:
         raise UserError(f"{field}: the LoRA {model} {error}; {_CURE}") from error
 

@@ -21,6 +21,7 @@ from flash_ray.cluster.resources import check_cluster
 from flash_ray.data.encode import prepare
 from flash_ray.errors import UserError
 from flash_ray.models.loading import validate_family
+from flash_ray.models.lora_source import with_pinned_loras
 from flash_ray.recipe import Recipe
 from flash_ray.storage.manifest import verify
 from flash_ray.storage.s3 import Store, train_storage
@@ -101,6 +102,7 @@ def distill(
     """
     validate_family(recipe)
     validate_teachers(recipe)
+    recipe = with_pinned_loras(recipe)
     check_cluster(recipe, teacher_actors(recipe) if teacher_set is None else 0)
     store.check()
     with claimed_run(recipe, store, run_name, resume):

@@ -26,7 +26,8 @@ from flash_ray.data.source import Shard
 from flash_ray.data.stream import Stream
 from flash_ray.errors import UserError
 from flash_ray.models.base import Model
-from flash_ray.models.loading import dtype_of, is_lora, load_model, lora_digest
+from flash_ray.models.loading import dtype_of, load_model
+from flash_ray.models.lora_source import is_lora, lora_digest
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
 from flash_ray.storage.manifest import FileRecord, record
@@ -288,7 +289,8 @@ def _load(
     fingerprints = [fingerprint(model.transformer)]
     if recipe.student.init != "base":
         fingerprints.append(fingerprint(student))
-    fingerprints += [lora_digest(t.model) for t in recipe.teachers if is_lora(t.model)]
+    endpoint = recipe.runtime.storage.endpoint
+    fingerprints += [lora_digest(t.model, endpoint) for t in recipe.teachers if is_lora(t.model)]
     running = teacher_set.recipe if teacher_set else recipe
     positions = teacher_set.positions(recipe) if teacher_set else list(range(len(recipe.teachers)))
     members: list[tuple[Group, Teachers]] = []

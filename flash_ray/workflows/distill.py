@@ -16,6 +16,7 @@ from flash_ray.data.select import validate_data
 from flash_ray.errors import UserError
 from flash_ray.evaluation.judges.base import Scoring, load_scoring
 from flash_ray.models.loading import validate_base
+from flash_ray.models.lora_source import with_pinned_loras
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
 from flash_ray.storage.embedded import open_store
@@ -59,6 +60,7 @@ def distill(
         what `trainer.driver.distill` and `publish_student` raise.
     """
     validate_recipe(recipe)
+    recipe = with_pinned_loras(recipe)
     scoring = load_scoring(recipe)
     check_name("--name", name)
     check_name("--publish", student)

@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from flash_ray.cluster.session import (
+    HOST,
     free_ports,
     in_cluster_job,
     ray_session,
@@ -80,7 +81,7 @@ def _serve(
 ) -> None:
     host, port = address
     if not in_cluster_job():
-        _configure_local_ray(port)
+        _configure_local_ray(host, port)
     from ray import serve  # here, so that the checks above cost nothing
 
     from flash_ray.serving.app import NAME, application
@@ -91,8 +92,9 @@ def _serve(
     steps.say("start Ray")
     with ray_session({"CPU": cpus, "trainer": 0, "teacher": 0}):
         steps.say("start the replicas")
-        proxy = port if in_cluster_job() else free_ports(1)[0]
-        serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": proxy})
+        # On a Ray of one's own Serve's proxy has nothing to do, and others must not reach it.
+        proxy = (host, port) if in_cluster_job() else (HOST, free_ports(1)[0])
+        serve.start(proxy_location="HeadOnly", http_options={"host": proxy[0], "port": proxy[1]})
         try:
             serve.run(application(recipe, store, settings, tokens), name=NAME, route_prefix="/")
             steps.say(f"serving at http://{host}:{port}  (Ctrl-C ends it)")
@@ -114,13 +116,16 @@ def _shut_down() -> None:
         pass  # it has ended, or ends with its Ray
 
 
-def _configure_local_ray(port: int) -> None:
+def _configure_local_ray(host: str, port: int) -> None:
     """Sets what a Ray of this command reads as it starts and as it is imported."""
+    from flash_ray.serving.connections import HOST_VARIABLE
+
     settings = {
         "RAY_worker_niceness": 0,  # workers are nice by default: here they answer people
         # The gateway listens itself: Serve's proxy before it would cost 10 ms a request. It takes
         # a port from a range, whose end is not in it.
         "RAY_SERVE_ENABLE_DIRECT_INGRESS": 1,
+        HOST_VARIABLE: host,
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": port,
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": port + 1,
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": 0,  # no load balancer to wait for

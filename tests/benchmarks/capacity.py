@@ -22,8 +22,8 @@ import typer
 from rich.table import Table
 from torch import Tensor
 
-from flash_ray.capacity.__main__ import wide_console
 from flash_ray.capacity.estimate import stage_seconds
+from flash_ray.capacity.tables import wide_console
 from flash_ray.capacity.timeline import Timing, simulate
 from flash_ray.capacity.workload import Architecture, Assumptions, architecture_of, workload
 from flash_ray.cluster.environment import environment

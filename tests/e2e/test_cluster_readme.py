@@ -85,12 +85,11 @@ def test_on_one_machine(flash_ray, small):
     assert ended.stdout == "s3://flash-ray/students/alone\n", ended.stderr
 
 
-def test_what_size():
+def test_what_size(flash_ray_forked):
     plan, check = lines("What size")
     assert check == "python -m tests.benchmarks.capacity"  # it is run by the next test
-    ended = subprocess.run(
-        [sys.executable, *shlex.split(plan)[1:]], capture_output=True, text=True, check=True
-    )
+    ended = flash_ray_forked(*shlex.split(plan)[1:])
+    assert ended.returncode == 0, ended.stderr
     rows = [line for line in PAGE.splitlines() if re.match(r"\| (8|64|512) \|", line)]
     assert len(rows) > 10
     for row in rows:

@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from flash_ray.cluster.session import free_ports
+from flash_ray.serving.tokens import add_token
 from tests.helpers.watched import watch
 
 pytestmark = pytest.mark.slow  # each starts a Ray of its own
@@ -42,6 +43,17 @@ def test_a_run_that_is_stopped_says_so_in_one_line(tmp_path, small, number, line
     assert ended.err.endswith(f"\nflash-ray: {line}\n")
     assert [one for one in ended.err.splitlines() if not OWN_LINE.fullmatch(one)] == []
     closed_and_clean(ended)
+
+
+def test_a_server_for_others_opens_its_own_port_alone(tmp_path, base):
+    (port,) = free_ports(1)
+    add_token(tmp_path / "tokens.json", "ann", "generate")
+    words = ["serve", "miniature", "--set", f"base={base}", "--port", str(port)]
+    words += ["--host", "0.0.0.0", "--tokens", str(tmp_path / "tokens.json")]
+    ended = watch(words, tmp_path, "serving at", signal.SIGTERM)
+    assert ended.code == 143, ended.err
+    assert ended.open_to_others == {("0.0.0.0", port)}
+    assert len(ended.ports) > 10
 
 
 def test_a_server_that_is_terminated_says_so_in_one_line(tmp_path, base):

@@ -5,23 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from flash_ray.miniature.pipeline import build_pipeline
 from flash_ray.models.qwen_image_21 import QwenImage21
-
-SMALL_VAE = {
-    "base_dim": 8,
-    "decoder_base_dim": 8,
-    "z_dim": 64,
-    "dim_mult": [1, 2, 2],
-    "num_res_blocks": 1,
-    "temperal_downsample": [False, False],
-    "in_channels": 64,
-    "out_channels": 64,
-    "patch_size": 4,
-    "is_residual": True,
-    "latents_mean": [0.0] * 64,
-    "latents_std": [1.0] * 64,
-}
+from tests.helpers.small import untrained_pipeline
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -48,11 +33,6 @@ def make_model():
     """make_model(device, dtype): the miniature's architecture, untrained; the same every time."""
 
     def make(device, dtype=torch.float32):
-        pipeline = build_pipeline(["a red circle"], SMALL_VAE)
-        generator = torch.Generator().manual_seed(1)
-        for weight in pipeline.transformer.parameters():
-            if weight.dim() == 2:
-                torch.nn.init.normal_(weight, std=weight.shape[1] ** -0.5, generator=generator)
-        return QwenImage21(pipeline.to(device, dtype))
+        return QwenImage21(untrained_pipeline(["a red circle"]).to(device, dtype))
 
     return make

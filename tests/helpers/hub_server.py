@@ -1,120 +1,117 @@
-"""A Hugging Face hub on this machine: what its client asks for to make and fill a repository."""
+"""A hub of models on loopback, which huggingface_hub's own client asks: HF_ENDPOINT is its URL."""
 
-import base64
+import hashlib
 import json
-import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
-
-import uvicorn
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
-
-from flash_ray.cluster.session import free_ports
-
-TOKEN = "hf_of-the-tests"
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from urllib.parse import unquote, urlsplit
 
 
 @dataclass
 class Hub:
-    """A hub that runs.
+    """`url`, and the repositories: by owner/name, the commits of each from the first."""
 
-    Args:
-        address: http://host:port.
-        files: of each repository by path, as of its last commit.
-        messages: of the commits, in order.
-    """
+    url: str = ""
+    commits: dict[str, list[tuple[str, dict[str, bytes]]]] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
 
-    address: str
-    files: dict[str, dict[str, bytes]] = field(default_factory=dict)
-    messages: list[str] = field(default_factory=list)
-    uploads: dict[str, bytes] = field(default_factory=dict)
+    def push(self, repository: str, files: Mapping[str, bytes]) -> str:
+        """Adds a commit that holds just these files; returns its id."""
+        history = self.commits.setdefault(repository, [])
+        commit = hashlib.sha1(f"{repository} {len(history)}".encode()).hexdigest()
+        history.append((commit, dict(files)))
+        return commit
+
+    def find(self, repository: str, revision: str) -> tuple[str, dict[str, bytes]] | None:
+        """A commit's id and files; None if there is none."""
+        history = self.commits.get(repository, [])
+        if revision == "main" and history:
+            return history[-1]
+        return next((found for found in history if found[0] == revision), None)
+
+    def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers and body of a GET, as the hub gives them."""
+        parts = unquote(urlsplit(path).path).strip("/").split("/")
+        if parts[:2] == ["api", "models"]:
+            repository, rest = "/".join(parts[2:4]), parts[4:]
+            revision = rest[1] if rest[:1] in (["revision"], ["tree"]) else "main"
+            found = self.find(repository, revision)
+            return self._described(repository, found, rest[:1] == ["tree"])
+        if len(parts) >= 5 and parts[2] == "resolve":
+            return self._file("/".join(parts[:2]), parts[3], "/".join(parts[4:]))
+        return (200, {}, b"a hub") if parts == [""] else (404, {}, b"")
+
+    def _missing(self, repository: str) -> tuple[int, dict[str, str], bytes]:
+        code = "RevisionNotFound" if repository in self.commits else "RepoNotFound"
+        status = 404 if repository in self.commits else 401  # as the hub hides what is private
+        return status, {"X-Error-Code": code, "X-Error-Message": code}, b"{}"
+
+    def _described(
+        self, repository: str, found: tuple[str, dict[str, bytes]] | None, as_tree: bool
+    ) -> tuple[int, dict[str, str], bytes]:
+        if found is None:
+            return self._missing(repository)
+        commit, files = found
+        if as_tree:
+            tree = [
+                {"type": "file", "path": name, "size": len(data), "oid": _etag(data)}
+                for name, data in files.items()
+            ]
+            return 200, {}, json.dumps(tree).encode()
+        about = {"id": repository, "sha": commit, "siblings": [{"rfilename": n} for n in files]}
+        return 200, {}, json.dumps(about).encode()
+
+    def _file(self, repository: str, revision: str, name: str) -> tuple[int, dict[str, str], bytes]:
+        if (found := self.find(repository, revision)) is None:
+            return self._missing(repository)
+        commit, files = found
+        if name not in files:
+            return 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit}, b""
+        headers = {"ETag": f'"{_etag(files[name])}"', "X-Repo-Commit": commit}
+        return 200, headers, files[name]
+
+
+def _etag(data: bytes) -> str:
+    return hashlib.sha1(data).hexdigest()
 
 
 @contextmanager
 def hub_server() -> Iterator[Hub]:
-    """Serves a hub for the block; who writes needs `TOKEN`."""
-    (port,) = free_ports(1)
-    hub = Hub(f"http://127.0.0.1:{port}")
-    server = uvicorn.Server(uvicorn.Config(_app(hub), port=port, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
+    """A hub without models, for the block."""
+    hub = Hub()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            hub.asked.append(f"{self.command} {self.path}")
+            status, headers, body = hub.answer(self.path)
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield hub
     finally:
-        server.should_exit = True
-        thread.join()
+        server.shutdown()
+        server.server_close()
 
 
-def _app(hub: Hub) -> FastAPI:
-    app = FastAPI()
-
-    @app.middleware("http")
-    async def authorized(request: Request, call: Any) -> Any:
-        if not request.url.path.startswith("/lfs/"):  # these addresses are signed
-            if request.headers.get("authorization") != f"Bearer {TOKEN}":
-                return JSONResponse({"error": "Invalid username or password."}, 401)
-        return await call(request)
-
-    @app.post("/api/repos/create")
-    async def create(request: Request) -> Any:
-        asked = await request.json()
-        name = f"{asked['organization']}/{asked['name']}"
-        address = {"url": f"{hub.address}/{name}"}
-        if name in hub.files:
-            return JSONResponse({"error": "You already created this model repo", **address}, 409)
-        hub.files[name] = {}
-        return address
-
-    @app.post("/api/validate-yaml")
-    async def validate(request: Request) -> Any:
-        return {"errors": [], "warnings": []}
-
-    @app.post("/api/models/{owner}/{name}/preupload/main")
-    async def preupload(owner: str, name: str, request: Request) -> Any:
-        def mode(path: str) -> str:
-            return "lfs" if path.endswith(".safetensors") else "regular"
-
-        asked = (await request.json())["files"]
-        return {
-            "files": [
-                {"path": f["path"], "uploadMode": mode(f["path"]), "shouldIgnore": False}
-                for f in asked
-            ]
-        }
-
-    @app.post("/{owner}/{name}.git/info/lfs/objects/batch")
-    async def batch(owner: str, name: str, request: Request) -> Any:
-        asked = await request.json()
-        objects = [
-            {**one, "actions": {"upload": {"href": f"{hub.address}/lfs/{one['oid']}"}}}
-            for one in asked["objects"]
-        ]
-        return {"transfer": "basic", "objects": objects}
-
-    @app.put("/lfs/{oid}")
-    async def upload(oid: str, request: Request) -> Any:
-        hub.uploads[oid] = await request.body()
-        return {}
-
-    @app.post("/api/models/{owner}/{name}/commit/main")
-    async def commit(owner: str, name: str, request: Request) -> Any:
-        lines = [json.loads(line) for line in (await request.body()).splitlines()]
-        files = hub.files[f"{owner}/{name}"]
-        for line in lines:
-            value = line["value"]
-            if line["key"] == "header":
-                hub.messages.append(value["summary"])
-            elif line["key"] == "file":
-                files[value["path"]] = base64.b64decode(value["content"])
-            elif line["key"] == "lfsFile":
-                files[value["path"]] = hub.uploads[value["oid"]]
-        where = f"{hub.address}/{owner}/{name}/commit/{'0' * 40}"
-        return {"commitUrl": where, "commitOid": "0" * 40, "success": True}
-
-    return app
+def hub_environment(hub: Hub, home: Path) -> dict[str, str]:
+    """The variables by which huggingface_hub asks this hub, with its cache in a folder."""
+    return {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}

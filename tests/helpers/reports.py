@@ -16,6 +16,7 @@ from flash_ray.models.sampling import SamplerConfig
 from flash_ray.recipe import Recipe, load_recipe
 from flash_ray.recipe.schema import Task
 from flash_ray.trainer.metrics import UpdateMetrics
+from tests.helpers.metrics import update_metrics
 
 MODELS = ("teacher", "untrained", "student")
 BENCHMARK = MiniatureBenchmark()
@@ -92,27 +93,8 @@ def result_of(comparisons: Mapping[Task, Comparison], recipe: Recipe) -> dict[st
 
 def metrics(iteration: int, **changes: Any) -> UpdateMetrics:
     """What a run has measured in one iteration."""
-    fields = UpdateMetrics(
-        iteration=iteration,
-        num_workers=1,
-        student_loss=1.0,
-        fake_score_loss=1 / iteration,
-        diagnostics={"dmd_gradient": 1.0},
-        spread=1.0,
-        excess=1.0,
-        student_grad_norm=1.0,
-        fake_score_grad_norm=1.0,
-        seconds=2.0,
-        stages={},
-        teacher_wait_share=0.5,
-        memory_mib=100.0,
-        images=4,
-        teacher_calls=8,
-        cpu_seconds=1.0,
-        tasks={},
-        teachers={},
-    )
-    return replace(fields, **changes)
+    fields = update_metrics(iteration, student_loss=1.0, fake_score_loss=1 / iteration)
+    return replace(fields, **{"diagnostics": {"dmd_gradient": 1.0}, "tasks": {}, **changes})
 
 
 def write_page(comparisons: Mapping[Task, Comparison], file: Path) -> str:

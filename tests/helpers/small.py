@@ -1,9 +1,11 @@
 """Shared by all tests: a very small base, and students of it that differ."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from diffusers.pipelines.qwenimage21.pipeline_qwenimage21 import QwenImage21Pipeline
 
 from flash_ray.miniature.benchmark import MiniatureBenchmark
 from flash_ray.miniature.captions import corpus
@@ -13,19 +15,25 @@ from flash_ray.recipe import Recipe
 from flash_ray.storage.s3 import Store
 from flash_ray.storage.students import PublishedScores, publish_student
 
+SMALL_VAE = {**VAE_CONFIG, "base_dim": 8, "decoder_base_dim": 8}
+SMALL_TRANSFORMER = {**TRANSFORMER_CONFIG, "num_layers": 2, "num_attention_heads": 2}
 
-def build_base(folder: Path, texts: Iterable[str] = tuple(corpus(60))) -> Path:
-    """A saved pipeline, untrained; weights are scaled so that prompts and times matter."""
-    pipeline = build_pipeline(
-        texts,
-        {**VAE_CONFIG, "base_dim": 8, "decoder_base_dim": 8},
-        {**TRANSFORMER_CONFIG, "num_layers": 2, "num_attention_heads": 2},
-    )
+
+def untrained_pipeline(
+    texts: Iterable[str], transformer: Mapping[str, Any] = TRANSFORMER_CONFIG
+) -> QwenImage21Pipeline:
+    """A pipeline with weights scaled so that prompts and times matter; the same every time."""
+    pipeline = build_pipeline(texts, SMALL_VAE, transformer)
     generator = torch.Generator().manual_seed(1)
     for weight in pipeline.transformer.parameters():
         if weight.dim() == 2:
             torch.nn.init.normal_(weight, std=weight.shape[1] ** -0.5, generator=generator)
-    pipeline.save_pretrained(folder)
+    return pipeline
+
+
+def build_base(folder: Path, texts: Iterable[str] = tuple(corpus(60))) -> Path:
+    """A saved pipeline, very small and untrained."""
+    untrained_pipeline(texts, SMALL_TRANSFORMER).save_pretrained(folder)
     return folder
 
 

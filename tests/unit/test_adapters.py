@@ -7,7 +7,7 @@ import torch
 
 from flash_ray.models.adapters import Adapters
 from flash_ray.models.base import Condition, Layout
-from flash_ray.models.loading import lora_file
+from flash_ray.models.lora_source import lora_file
 from flash_ray.models.qwen_image_21 import QwenImage21
 from flash_ray.recipe.sections import Adam
 from flash_ray.trainer.adapter_learner import AdapterEMA, AdapterLearner

@@ -7,7 +7,6 @@ import torch
 from diffusers import QwenImage21Transformer2DModel
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from flash_ray.capacity.__main__ import estimate_rows, read
 from flash_ray.capacity.estimate import (
     Memory,
     best,
@@ -18,6 +17,7 @@ from flash_ray.capacity.estimate import (
     traffic_seconds,
     trainer_memory,
 )
+from flash_ray.capacity.tables import estimate_rows, read
 from flash_ray.capacity.timeline import StageSeconds, simulate
 from flash_ray.capacity.workload import (
     Architecture,

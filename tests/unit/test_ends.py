@@ -73,6 +73,15 @@ def test_an_error_is_one_line_and_a_code(error, line, code, capsys):
     assert said[:-1] == (["remote trace"] if line.startswith("failed") else [])
 
 
+def test_a_strangers_words_move_no_cursor(capsys):
+    def fails():
+        raise UserError("no LoRA in \x1b[2Ja\u202eb\n\tc")
+
+    with pytest.raises(SystemExit):
+        run_command(fails)
+    assert capsys.readouterr().err == "flash-ray: no LoRA in ?[2Ja?b c\n"
+
+
 def test_a_failure_names_what_was_noted_with_it(capsys):
     def fails():
         error = ValueError("broken")

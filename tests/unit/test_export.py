@@ -18,7 +18,7 @@ from flash_ray.recipe import load_recipe
 from flash_ray.storage.students import PublishedScores, publish_student
 from flash_ray.workflows import export as module
 from flash_ray.workflows.export import export
-from tests.helpers.hub_server import TOKEN, Hub, hub_server
+from tests.helpers.hub_writes import TOKEN, Hub, hub_server
 from tests.helpers.small import build_base
 from tests.helpers.storage import MemoryStore
 

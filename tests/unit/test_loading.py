@@ -10,12 +10,11 @@ from flash_ray.errors import UserError
 from flash_ray.models.loading import (
     dtype_of,
     family_of,
-    is_lora,
     load_model,
-    lora_file,
     resolve_base,
     validate_family,
 )
+from flash_ray.models.lora_source import is_lora, lora_file
 from flash_ray.models.qwen_image_21 import QwenImage21
 from flash_ray.recipe import load_recipe
 

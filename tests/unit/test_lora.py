@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from flash_ray.errors import UserError
-from flash_ray.models.loading import LORA, is_lora, lora_digest, lora_file
 from flash_ray.models.lora import BadLora, read_lora
+from flash_ray.models.lora_source import LORA, is_lora, lora_digest, lora_file
 from flash_ray.models.qwen_image_21 import QwenImage21
 
 ALPHA, RANK = 1.0, 2

@@ -12,7 +12,10 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 from PIL import Image
+from ray.serve._private import replica
+from ray.serve.config import HTTPOptions
 
+from flash_ray.cluster.session import free_ports
 from flash_ray.serving import connections, doors, images
 from flash_ray.serving.doors import Authenticated, BoundedBodies, SameMachine
 from flash_ray.serving.http import install_error_answers
@@ -302,3 +305,27 @@ async def end_of(reader: asyncio.StreamReader) -> bool:
 
 def within(scenario) -> None:
     asyncio.run(asyncio.wait_for(scenario, 60))
+
+
+def test_a_replica_that_listens_itself_does_so_where_it_is_told(monkeypatch):
+    monkeypatch.setattr(replica, "start_asgi_http_server", replica.start_asgi_http_server)
+    monkeypatch.setenv(connections.HOST_VARIABLE, "127.0.0.2")
+    assert connections.install() == []
+    (port,) = free_ports(1)
+
+    async def listens_on() -> str:
+        options = HTTPOptions(host="127.0.0.1", port=port)  # Serve's own, and its proxies'
+        task, served = await replica.start_asgi_http_server(
+            application(), options, event_loop=asyncio.get_running_loop()
+        )
+        while not served.started:
+            await asyncio.sleep(0.01)
+        _, writer = await asyncio.open_connection("127.0.0.2", port)
+        peer = writer.get_extra_info("peername")
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port)
+        writer.close()
+        task.cancel()
+        return str(peer[0])
+
+    assert asyncio.run(listens_on()) == "127.0.0.2"

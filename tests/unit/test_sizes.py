@@ -6,12 +6,21 @@ import pytest
 from diffusers.pipelines.qwenimage21.pipeline_qwenimage21 import calculate_dimensions
 from PIL import Image
 
-from flash_ray.data.source import bucket_of, buckets, case_buckets
+from flash_ray.data.encode import encode_shards
+from flash_ray.data.source import (
+    Shard,
+    ShardCases,
+    TrainingCase,
+    bucket_of,
+    buckets,
+    case_buckets,
+)
 from flash_ray.errors import UserError
 from flash_ray.evaluation.sample import encode_cases
 from flash_ray.miniature.benchmark import MiniatureBenchmark
 from flash_ray.recipe import load_recipe
 from flash_ray.recipe.sizes import aspect_problem, follow_aspect, nearest_size, size_problem
+from flash_ray.serving.sizes import edited_size
 
 
 @pytest.mark.parametrize(
@@ -59,6 +68,26 @@ def test_training_takes_the_bucket_nearest_to_the_first_picture():
     for size in ((1080, 1920), (3000, 2000), (500, 510)):
         output, *_ = case_buckets([size, (64, 64)], area)
         assert output == bucket_of(follow_aspect(size, area), area)
+
+
+@pytest.mark.parametrize("area", [(512, 512), (1024, 1024), (768, 1344)])
+def test_a_picture_of_any_allowed_shape_is_drawn_and_edited_in_about_its_own(area):
+    for width in range(512, 8 * 512 + 1, 64):
+        for size in ((512, width), (width, 512)):
+            output, reference = case_buckets([size, size], area)
+            assert output == reference == edited_size(size, area)
+            assert size_problem(output) is None
+            own, drawn = size[1] / size[0], output[1] / output[0]
+            assert 0.78 < own / drawn < 1.28  # what is cropped is less than a quarter
+
+
+def test_a_long_picture_is_encoded_long(backbone):
+    area, picture = (64, 64), Image.new("RGB", (500, 100))
+    shapes = case_buckets([(100, 500)], area)
+    shard = Shard("0", "edit", "a", ("1",), 1, shapes)
+    case = TrainingCase("redder", (picture,))
+    layout = encode_shards(backbone, [ShardCases(shard, [case])])["0"].layout
+    assert layout.references == ((32, 160),) == ((layout.height, layout.width),)
 
 
 def test_a_model_edits_pictures_of_any_allowed_shape(backbone):

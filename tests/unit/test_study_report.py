@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,8 +24,9 @@ from flash_ray.studies.records import (
 from flash_ray.studies.report import LINE, grid, strip, write_report
 from flash_ray.studies.study import load_study, plan_trials
 from flash_ray.studies.trial import summary
-from flash_ray.trainer.metrics import TaskLosses, TeacherStats, UpdateMetrics
+from flash_ray.trainer.metrics import TaskLosses, TeacherStats
 from flash_ray.workflows import study as commands
+from tests.helpers.metrics import update_metrics
 
 STUDY = """
 name: small
@@ -48,20 +50,9 @@ LEVEL = {"half": 3.0, "good": 3.6, "bad": 2.4}
 
 def history(iterations=10):
     return [
-        UpdateMetrics(
-            iteration=n + 1,
+        replace(
+            update_metrics(n + 1),
             num_workers=1,
-            student_loss=0.5,
-            fake_score_loss=0.4,
-            diagnostics={},
-            spread=1.0,
-            excess=1.0,
-            student_grad_norm=1.0,
-            fake_score_grad_norm=1.0,
-            seconds=2.0,
-            stages={},
-            teacher_wait_share=0.0,
-            memory_mib=1.0,
             images=32,
             teacher_calls=64,
             cpu_seconds=1.5,
@@ -221,6 +212,47 @@ def test_a_corrupt_line_or_picture_is_named_and_costs_only_itself(filled, study_
         (out / "study.json").write_text(damaged)
         with pytest.raises(UserError, match=r"study.json is corrupt \(.*write {.name.: .small.}"):
             commands.status(study_file, out)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda line: line[:-20],
+        lambda line: line[:40],
+        lambda line: b"\x00\xff" + line[2:],
+        lambda line: line.replace(b'"seed":', b'"sead":'),
+        lambda line: re.sub(rb'"digest":"[0-9a-f]+"', b'"digest":"0123456789abcdef"', line),
+        lambda line: b"\xff" * 100,
+        lambda line: b"[]",
+    ],
+)
+@pytest.mark.parametrize("number", [2, -1])
+def test_a_corrupt_line_is_replaced_when_its_trial_is_run_again(filled, damage, number):
+    _, trials, out = filled
+    lines = (out / TRIALS).read_bytes().splitlines()
+    trial = trials[number]
+    others = [line for line in lines if line != lines[number]]
+    lines[number] = damage(lines[number])
+    (out / TRIALS).write_bytes(b"\n".join(lines))  # cut off: the last line has no end
+    found, (fault,) = read_records(out, trials)
+    assert set(found) == {each.name for each in trials} - {trial.name}
+    assert str(fault).endswith("is run anew and replaces it")
+
+    append_record(out, record(trial))
+    found, faults = read_records(out, trials)
+    assert (set(found), faults) == ({each.name for each in trials}, [])
+    assert (out / TRIALS).read_bytes().splitlines()[:-1] == others
+
+
+def test_a_record_replaces_no_damaged_line_of_another_trial(filled):
+    _, trials, out = filled
+    lines = (out / TRIALS).read_bytes().splitlines()
+    lines[1] = lines[1][:-1]
+    (out / TRIALS).write_bytes(b"\n".join([*lines[:3], lines[3][:-1]]))
+    append_record(out, record(trials[3]))
+    found, (fault,) = read_records(out, trials)
+    assert set(found) == {trials[n].name for n in (0, 2, 3)}
+    assert "line 2 is corrupt" in str(fault)
 
 
 def test_a_record_is_a_line_that_is_read_back_whole(filled):

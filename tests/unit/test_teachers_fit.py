@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from flash_ray.errors import UserError
-from flash_ray.models.loading import LORA, is_lora, lora_digest
+from flash_ray.models.lora_source import LORA, is_lora, lora_digest
 from flash_ray.models.qwen_image_21 import QwenImage21
 from flash_ray.recipe import load_recipe
 from flash_ray.teachers.protocol import Group, groups

@@ -17,7 +17,7 @@ from flash_ray.miniature.captions import OMITTED, WRONG
 from flash_ray.miniature.plugin import ExactJudge
 from flash_ray.miniature.training.specialized import SUBSET, SpecializedPlan
 from flash_ray.miniature.training.teacher import TeacherPlan
-from flash_ray.models.loading import LORA
+from flash_ray.models.lora_source import LORA
 from flash_ray.recipe import load_recipe
 from flash_ray.recipe.schema import Task
 from flash_ray.storage.manifest import record

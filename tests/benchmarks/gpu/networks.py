@@ -16,6 +16,7 @@ from flash_ray.miniature.pipeline import build_processor, build_tokenizer
 from flash_ray.models.base import PIXELS_PER_TOKEN, Condition, ConditionPair, Layout
 from flash_ray.models.prompt_cache import SLOT
 from flash_ray.models.qwen_image_21 import QwenImage21
+from tests.helpers.small import SMALL_TRANSFORMER, SMALL_VAE
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "proj", "out", "gate_layer")  # of every block
 SIGMAS = (1.0, 0.9, 0.75, 0.5)
@@ -49,29 +50,11 @@ class Size:
 
 
 REAL = Size()
-_TINY = {
-    "num_layers": 2,
-    "attention_head_dim": 48,
-    "num_attention_heads": 4,
-    "context_in_dim": 64,
-    "axes_dims_rope": (12, 18, 18),
-}
+_TINY = {**SMALL_TRANSFORMER, "num_attention_heads": 4, "context_in_dim": 64}
 TINY = Size(
     transformer=_TINY,
     full={**_TINY, "num_layers": 1},
-    vae={
-        "base_dim": 8,
-        "decoder_base_dim": 8,
-        "dim_mult": [1, 2, 2],
-        "num_res_blocks": 1,
-        "temperal_downsample": [False, False],
-        "in_channels": 64,
-        "out_channels": 64,
-        "patch_size": 4,
-        "is_residual": True,
-        "latents_mean": [0.0] * 64,
-        "latents_std": [1.0] * 64,
-    },
+    vae=SMALL_VAE,
     side=64,
     text=8,
     rank=2,

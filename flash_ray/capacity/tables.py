@@ -1,23 +1,17 @@
-"""`python -m flash_ray.capacity RECIPE`: what the recipe would take on 8, 64 and 512 GPUs."""
+"""The tables that `flash-ray capacity` prints, and what may be set."""
 
-import sys
 from collections.abc import Sequence
-from typing import Annotated
 
-import typer
 from rich.console import Console
 from rich.table import Table
 
-from flash_ray.capacity.estimate import Estimate, best, estimates
+from flash_ray.capacity.estimate import Estimate, best
 from flash_ray.capacity.workload import (
     Architecture,
     Assumptions,
     Workload,
-    architecture_of,
     assume,
-    workload,
 )
-from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe, load_recipe
 from flash_ray.recipe.load import override
 
@@ -127,50 +121,3 @@ def describe(architecture: Architecture, assumed: Assumptions) -> list[str]:
     """Lists what the tables rest on."""
     lines = [f"{architecture.parameters:,} parameters; assumed:"]
     return lines + [f"  {name}={value}" for name, value in assumed.model_dump().items()]
-
-
-def command(
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A preset's name or a YAML file.")
-    ] = "qwen-image-2.1",
-    gpus: Annotated[list[int], typer.Option(help="How many; again for another size.")] = [  # noqa: B006
-        8,
-        64,
-        512,
-    ],
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Of an assumption, or of the recipe."),
-    ] = None,
-) -> None:
-    """Print what a recipe would take on so many GPUs, by a model that states its assumptions."""
-    loaded, assumed = read(recipe, settings or [])
-    architecture = architecture_of(loaded.base)
-    rows = [e for size in gpus for e in estimates(loaded, architecture, assumed, size)]
-    console = wide_console()
-    console.print("\n".join(describe(architecture, assumed)), highlight=False)
-    work = workload(loaded, architecture, assumed)
-    console.print(work_table(work, loaded.training.fake_score.updates_per_iteration))
-    console.print(estimate_table(rows), bytes_table(rows))
-
-
-def main() -> None:
-    """Runs the command; bad input is one line on stderr, exit code 2."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(command)
-    try:
-        code = app(prog_name="python -m flash_ray.capacity", standalone_mode=False)
-    except UserError as error:
-        sys.exit(_bad_input(str(error)))
-    except typer.exceptions.TyperException as error:
-        sys.exit(_bad_input(error.format_message()))
-    sys.exit(code or 0)
-
-
-def _bad_input(reason: str) -> int:
-    print(f"flash-ray: {' '.join(reason.split())}", file=sys.stderr)
-    return 2
-
-
-if __name__ == "__main__":
-    main()
