@@ -27,7 +27,9 @@ def keep_whole(store: Store, run_name: str) -> None:
             to tell. Then nothing is removed.
     """
     home = f"runs/{run_name}/train/"
-    names = filter(FOLDER.fullmatch, store.folders(home))
+    # A server may list a folder whose files Ray Train has removed.
+    stored = {key[len(home) :].partition("/")[0] for key in store.sizes(home)}
+    names = filter(FOLDER.fullmatch, stored)
     found = {int(name.rpartition("-")[2]): name for name in names}
     whole: list[int] = []
     faults: dict[str, CorruptRecord] = {}

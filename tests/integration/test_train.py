@@ -122,7 +122,7 @@ def test_resume_with_another_recipe_is_refused_by_the_keys_name(whole, base, sto
 
 
 @pytest.mark.slow
-def test_a_run_that_has_ended_goes_on_for_more_iterations(recipe, base, store, tmp_path):
+def test_a_run_that_has_ended_goes_on_for_more_iterations(recipe, base, store, cluster, tmp_path):
     short = distill(recipe, store, "short", tmp_path / "short")
     more = small_recipe(base, *TWO_WORKERS, "training.iterations=5", "runtime.checkpoint_every=5")
     result = distill(more, store, "short", tmp_path / "long", resume=True)
