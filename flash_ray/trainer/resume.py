@@ -27,13 +27,10 @@ def keep_whole(store: Store, run_name: str) -> None:
             to tell. Then nothing is removed.
     """
     home = f"runs/{run_name}/train/"
-    # A server may list a folder whose files Ray Train has removed.
-    stored = {key[len(home) :].partition("/")[0] for key in store.sizes(home)}
-    names = filter(FOLDER.fullmatch, stored)
-    found = {int(name.rpartition("-")[2]): name for name in names}
+    found = _checkpoints(store, home)
     whole: list[int] = []
     faults: dict[str, CorruptRecord] = {}
-    for iteration, name in sorted(found.items()):
+    for iteration, name in found.items():
         try:
             check_stored(store, f"{home}{name}/")
             whole.append(iteration)
@@ -53,13 +50,20 @@ def keep_whole(store: Store, run_name: str) -> None:
 def forget_latest(store: Store, run_name: str, reason: CorruptRecord) -> bool:
     """Removes the latest checkpoint of a run, whose content is damaged, if there is an earlier one;
     returns whether there is."""
-    folders = store.folders(f"runs/{run_name}/train/")
-    names = sorted(filter(FOLDER.fullmatch, folders), key=lambda name: (len(name), name))
+    names = list(_checkpoints(store, f"runs/{run_name}/train/").values())
     if len(names) < 2:
         return False
     _forget(store, run_name, names[-1], reason)
     keep_whole(store, run_name)
     return True
+
+
+def _checkpoints(store: Store, home: str) -> dict[int, str]:
+    """The checkpoints' folders by iteration, the earliest first."""
+    # By their files: a server may list a folder whose files Ray Train has removed.
+    names = {key[len(home) :].partition("/")[0] for key in store.sizes(home)}
+    found = {int(name.rpartition("-")[2]): name for name in filter(FOLDER.fullmatch, names)}
+    return dict(sorted(found.items()))
 
 
 def _forget(store: Store, run_name: str, name: str, fault: CorruptRecord) -> None:
