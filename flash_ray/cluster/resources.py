@@ -10,7 +10,6 @@ from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from flash_ray.cluster.environment import image_problem
-from flash_ray.cluster.session import in_cluster_job
 from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe
 from flash_ray.storage.s3 import Store
@@ -55,8 +54,6 @@ def check_cluster(recipe: Recipe, teachers: int) -> None:
     """
     offered = ray.cluster_resources()
     needs = cluster_needs(recipe, teachers, least=True)
-    if in_cluster_job() and recipe.runtime.gpu:
-        needs["GPU"] += 1  # of the job's entry point, which scores the student
     lacking = [name for name, need in needs.items() if need > offered.get(name, 0) + 1e-6]
     wanted = {role: bundles(recipe, role, int(needs[role])) for role in ("trainer", "teacher")}
     everyone = [*wanted["trainer"], *wanted["teacher"]]

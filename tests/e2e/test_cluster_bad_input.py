@@ -115,7 +115,7 @@ def test_no_place_for_the_trainers(flash_ray, server, small):
 
 def test_no_gpu(flash_ray, server, small):
     ended = submit(flash_ray, server, "gpu", *small, "--set", "runtime.gpu=true")
-    refuses(ended, "no node type of the cluster offers GPU=1", "runtime.gpu")
+    job_refuses(ended, "GPU, the cluster has 0", "no node type brings enough nodes")
 
 
 def test_a_bucket_that_refuses_the_workers(flash_ray, server, small):
