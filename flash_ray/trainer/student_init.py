@@ -5,10 +5,10 @@ from pathlib import Path
 
 from torch import nn
 
-from flash_ray.data.cache import cache_home
 from flash_ray.errors import UserError
 from flash_ray.models.base import Model
 from flash_ray.recipe import Recipe
+from flash_ray.storage.outputs import cache_home
 from flash_ray.storage.s3 import Store
 from flash_ray.storage.students import load_student, read_student
 
