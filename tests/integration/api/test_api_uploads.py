@@ -31,7 +31,7 @@ def test_an_edit_has_the_shape_of_its_first_picture(client):
     assert size(Image.new("RGB", (64, 64))) == "64x64"
     assert size(Image.new("RGB", (1000, 500))) == "96x64"
     assert size(Image.new("RGB", (500, 1000))) == "64x96"
-    assert size(Image.new("RGB", (400, 100))) == "96x32"  # the nearest that is trained on
+    assert size(Image.new("RGB", (400, 100))) == "128x32"
     assert size(Image.new("RGB", (1000, 500)), size="64x64") == "64x64"
 
 
