@@ -19,6 +19,7 @@ from pathlib import Path
 
 from flash_ray.errors import UserError
 from flash_ray.storage.compaction import compacted
+from flash_ray.storage.local_sockets import remove_dead_sockets, remove_sockets
 from flash_ray.storage.s3 import Store
 from flash_ray.storage.security import ADDRESS, write_security
 
@@ -205,6 +206,7 @@ def _start(
         private.chmod(0o700)  # the folder itself may be one that others can enter
     (data / "mini.options").unlink(missing_ok=True)  # would bring back the ports of last time
     write_security(security)
+    remove_dead_sockets()
     ports = dict(zip(SERVICES, _free_ports(len(SERVICES)), strict=True))
     command = [weed, f"-config_dir={security}", f"-logdir={logs}", "mini", f"-dir={data}"]
     command += [f"-ip={ADDRESS}", f"-ip.bind={ADDRESS}", f"-bucket={BUCKET}", "-webdav=false"]
@@ -276,9 +278,7 @@ def _stop(server: subprocess.Popen[bytes], ports: dict[str, int]) -> None:
     except subprocess.TimeoutExpired:
         server.kill()
         server.wait()
-    for service, port in ports.items():  # weed leaves some of its local sockets behind
-        for name in (f"{service}-{port}", f"{service}-grpc-{port + 10000}"):
-            Path(f"/tmp/seaweedfs-{name}.sock").unlink(missing_ok=True)
+    remove_sockets(ports)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -184,6 +185,40 @@ def test_a_killed_server_keeps_its_data_and_credentials(tmp_path: Path) -> None:
         assert folder.stat().st_mode & 0o777 == 0o700
         server = _weed()
     assert _ended(server)
+
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from flash_ray.storage.embedded import embedded_store
+with embedded_store(Path(sys.argv[1])) as store:
+    print(store.endpoint.rpartition(":")[2], flush=True)
+    time.sleep(600)
+"""
+
+
+def test_the_next_store_clears_what_a_killed_owner_left_and_that_alone(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(tmp_path / "killed")], stdout=subprocess.PIPE, text=True
+    ) as owner:
+        port = owner.stdout.readline().strip()
+        owner.kill()
+    left = Path(f"/tmp/seaweedfs-s3-{port}.sock")
+    while _listens(left):
+        time.sleep(0.1)
+    assert left.is_socket()  # if weed leaves none any more, nothing is to be cleared
+    with embedded_store(tmp_path / "other") as other:
+        assert not left.exists()
+        own = Path(f"/tmp/seaweedfs-s3-{other.endpoint.rpartition(':')[2]}.sock")
+        assert own.is_socket()
+        with embedded_store(tmp_path / "third"):
+            assert own.is_socket()
+        other.check()
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as caller:
+        return caller.connect_ex(str(path)) == 0
 
 
 def test_work_that_fails_with_its_store_says_so_in_one_line(tmp_path: Path) -> None:
