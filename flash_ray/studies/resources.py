@@ -13,6 +13,7 @@ from flash_ray.cluster.resources import bundles, can_provision, check_worker, cl
 from flash_ray.cluster.session import in_cluster_job, ray_session
 from flash_ray.data.encode import prepare
 from flash_ray.errors import UserError
+from flash_ray.evaluation.benchmark import Case, first_cases
 from flash_ray.evaluation.sample import EncodedBenchmark, encode_benchmark, load_base
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
@@ -75,9 +76,10 @@ def study_resources(
                 teacher_set.stop()
 
 
-def encode_by_task(recipe: Recipe, cases: Sequence[Mapping[Task, int]]) -> list[EncodedBenchmark]:
-    """Encodes the recipe's benchmark by a Ray task, where a worker will be."""
-    runtime = recipe.runtime
+def encode_by_task(recipe: Recipe, counts: Sequence[Mapping[Task, int]]) -> list[EncodedBenchmark]:
+    """Encodes the recipe's benchmark by a Ray task, where a worker will be: the cases go there."""
+    runtime, benchmark = recipe.runtime, benchmark_of(recipe)
+    cases = [first_cases(benchmark, count) for count in counts]
     task = ray.remote(_encode).options(
         num_cpus=runtime.cpus_per_worker,
         num_gpus=1 if runtime.gpu else 0,
@@ -88,10 +90,12 @@ def encode_by_task(recipe: Recipe, cases: Sequence[Mapping[Task, int]]) -> list[
     return encoded
 
 
-def _encode(recipe: Recipe, cases: Sequence[Mapping[Task, int]]) -> list[EncodedBenchmark]:
+def _encode(
+    recipe: Recipe, cases: Sequence[Mapping[Task, Sequence[Case]]]
+) -> list[EncodedBenchmark]:
     one_process(recipe)
-    model, benchmark = load_base(recipe), benchmark_of(recipe)
-    return [encode_benchmark(recipe, model, benchmark, count) for count in cases]
+    model = load_base(recipe)
+    return [encode_benchmark(recipe, model, by_task) for by_task in cases]
 
 
 def _of_different_data(recipes: Sequence[Recipe]) -> list[Recipe]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from flash_ray.cluster.session import in_cluster_job, validate_embedded_in_job, validate_gpu
 from flash_ray.data.select import validate_data
 from flash_ray.errors import UserError
+from flash_ray.evaluation.benchmark import first_cases
 from flash_ray.evaluation.judges.base import Scoring, load_scoring
 from flash_ray.models.loading import validate_base
 from flash_ray.recipe import Recipe
@@ -120,15 +121,14 @@ class StudentScorer:
     def during_training(self) -> "TrainingEval | None":
         """Makes what a worker calls every `evaluation.every` iterations; None if that is never."""
         from flash_ray.evaluation.compare import TrainingEval
-        from flash_ray.evaluation.sample import (
-            encode_benchmark,
-        )
+        from flash_ray.evaluation.sample import encode_benchmark
 
         evaluation = self._recipe.evaluation
         if not evaluation.every:
             return None
-        cases: dict[Task, int] = {"t2i": evaluation.cases.t2i, "edit": evaluation.cases.edit}
-        encoded = encode_benchmark(self._recipe, self._model, self._scoring.benchmark, cases)
+        counts: dict[Task, int] = {"t2i": evaluation.cases.t2i, "edit": evaluation.cases.edit}
+        cases = first_cases(self._scoring.benchmark, counts)
+        encoded = encode_benchmark(self._recipe, self._model, cases)
         return TrainingEval(encoded, self._scoring.judge, self._sampler)
 
     def at_the_end(self, folder: Path, steps: Steps) -> PublishedScores | None:
