@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from flash_ray import __version__
 from flash_ray.cli import capacity, evaluate, jobs, run, serve
+from flash_ray.cli.benchmark import benchmark_app
 from flash_ray.cli.cluster import cluster_app, telemetry_app
 from flash_ray.cli.ends import Interrupted, run_command
 from flash_ray.cli.study import study_app
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 for group in (run, evaluate, serve, jobs, capacity):
     group.add_to(app)
+app.add_typer(benchmark_app, name="benchmark")
 app.add_typer(study_app, name="study")
 app.add_typer(cluster_app, name="cluster")
 app.add_typer(telemetry_app, name="telemetry")

@@ -58,7 +58,12 @@ class TaskName(StrEnum):
 Task = Annotated[TaskName, typer.Option(help="Which task of the benchmark.")]
 BenchmarkName = Annotated[
     str | None,
-    typer.Option("--benchmark", metavar="NAME", help="Which benchmark; default: the recipe's."),
+    typer.Option(
+        "--benchmark",
+        metavar="NAME|FILE",
+        help="A registered benchmark, a file of cases or the YAML file of one; default: the "
+        "recipe's.",
+    ),
 ]
 Judges = Annotated[
     list[str] | None,

@@ -40,12 +40,16 @@ def recipe_check(recipe: RecipeName, overrides: Overrides = None) -> None:
 def data_describe(
     recipe: RecipeName, overrides: Overrides = None, store: StoreAddress = None
 ) -> None:
-    """Print what a run will see: counts, shares, passes, layouts, bytes of cached conditions."""
+    """Print what a run will see: counts, shares, passes, layouts, bytes of cached conditions,
+    and how many of the benchmark's prompts are trained on."""
     loaded = load_recipe(recipe, [*(overrides or []), *storage_of(store)])
     from flash_ray.cli.tables import data_table
     from flash_ray.workflows.data import describe_data
 
-    data_table(loaded, describe_data(loaded, store))
+    description, overlaps = describe_data(loaded, store)
+    data_table(loaded, description)
+    for overlap in overlaps:
+        typer.echo(overlap)
 
 
 @data_app.command("encode")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ray.job_submission import JobDetails
 
     from flash_ray.data.describe import Description
+    from flash_ray.evaluation.describe import BenchmarkDescription
     from flash_ray.evaluation.rank import Ranking
     from flash_ray.recipe import Recipe
     from flash_ray.storage.records import CorruptRecord
@@ -124,6 +125,26 @@ def data_table(recipe: "Recipe", description: "Description") -> None:
     console.print("layouts, height x width in pixels; one layout per micro-batch", table)
     console.print(_cache(description), highlight=False)
     for line in description.complaints:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def benchmark_table(description: "BenchmarkDescription") -> None:
+    """Prints what is in a benchmark, as `evaluation.describe` has it."""
+    console = Console()
+    table = Table("task", "category", "cases")
+    for task, categories in description.counts.items():
+        for name, count in categories.items():
+            table.add_row(task, name, f"{count:,}")
+        table.add_section()
+    digest = description.digest or "depends on a recipe's resolution; give --recipe"
+    console.print(f"{description.name}, digest {digest}", table, highlight=False)
+    table = Table("task", "size", "cases")
+    for task, sizes in description.sizes.items():
+        for size, count in sorted(sizes.items(), key=lambda item: -item[1]):
+            table.add_row(task, _shape(size) if size else "as the recipe says", f"{count:,}")
+        table.add_section()
+    console.print("sizes of the answers, height x width in pixels", table)
+    for line in description.notes:
         console.print(line, highlight=False, soft_wrap=True)
 
 

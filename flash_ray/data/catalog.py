@@ -153,6 +153,23 @@ def read_shards(files: "FoundFiles", shards: Sequence[Shard]) -> ray.data.Datase
     return _read_rows(files).flat_map(pick, num_cpus=READ_CPUS)
 
 
+def read_prompts(files: "FoundFiles", shards: Sequence[Shard]) -> Iterator[str]:
+    """The prompts of the shards' cases that are in the files, as they are read."""
+    quiet_ray_data()
+    wanted = ray.put({case for shard in shards for case in shard.cases})
+
+    def pick(row: Mapping[str, Any]) -> list[dict[str, str]]:
+        _, raw = pickle.loads(row["row"])
+        try:
+            cases = cases_of(raw, files)
+        except (BadRow, OtherTask):
+            return []
+        return [{"prompt": case.prompt} for case in cases if case.digest in ray.get(wanted)]
+
+    rows = _read_rows(files).flat_map(pick, num_cpus=READ_CPUS)
+    return (row["prompt"] for row in rows.iter_rows())
+
+
 def cases_of(raw: RawRow, files: "FoundFiles") -> list[Row]:
     """The cases in a row of the files.
 

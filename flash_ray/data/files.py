@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as made
 from pathlib import Path
@@ -83,6 +83,16 @@ class FileSource(DataSource):
         )
         return first.union(*others) if others else first
 
+    def prompts(self, shards: Sequence[Shard]) -> Iterator[str]:
+        """The prompts of the shards' cases; all files are read again by Ray Data."""
+        from flash_ray.data.catalog import read_prompts
+
+        by_task: dict[Task, list[Shard]] = {}
+        for shard in shards:
+            by_task.setdefault(shard.task, []).append(shard)
+        for task, of_task in by_task.items():
+            yield from read_prompts(self._find(task), of_task)
+
     def forget(self, task: Task, store: Store) -> None:
         """Remove the task's catalog from the store: pictures changed, the files did not."""
         from flash_ray.data.catalog import catalog_key
@@ -100,7 +110,7 @@ class FoundFiles:
     """A task's files.
 
     Args:
-        field: of the recipe, for messages.
+        prefix: of the keys of the recipe's section, for messages: "data.source.".
         form: how their rows are read.
         kind: jsonl, json, csv, parquet, webdataset or captions.
         folder: the one given, or that of the file given: pictures' paths start there.
@@ -110,7 +120,7 @@ class FoundFiles:
         left_aside: a line about files that are not read.
     """
 
-    field: str
+    prefix: str
     form: RowFormat
     kind: str
     filesystem: FileSystem
@@ -119,6 +129,11 @@ class FoundFiles:
     digest: str
     beside: Mapping[str, str] = made(default_factory=dict)
     left_aside: tuple[str, ...] = ()
+
+    @property
+    def field(self) -> str:
+        """The key that names the files, for messages."""
+        return f"{self.prefix}{self.form.task}"
 
     def picture(self, path: str) -> bytes:
         """The bytes of the file that a row names: a path from the source's folder, or on disk an
@@ -147,18 +162,21 @@ class FoundFiles:
         return path if path.startswith("/") else f"{self.folder}/{path}"
 
 
-def find_files(source: Files, task: Task, endpoint: str | None) -> FoundFiles:
+def find_files(
+    source: Files, task: Task, endpoint: str | None, prefix: str = "data.source."
+) -> FoundFiles:
     """The files at a source's address for a task. Names that begin with . or _ are no data.
 
     Args:
         endpoint: of an S3 service that is not AWS's; None means AWS_ENDPOINT_URL_S3.
+        prefix: of the keys of the section that names the files, for messages.
 
     Raises:
         UserError: there are none, or they are of several formats, or the address cannot be read.
     """
     from pyarrow.fs import FileSelector, FileType
 
-    field, address = f"data.source.{task}", getattr(source, task)
+    field, address = f"{prefix}{task}", getattr(source, task)
     filesystem, path = _open_address(field, address, endpoint)
     try:
         info = filesystem.get_file_info(path)
@@ -186,11 +204,14 @@ def find_files(source: Files, task: Task, endpoint: str | None) -> FoundFiles:
     aside = tuple(_left_aside(field, infos, paths, kind))
     beside = beside if kind == "captions" else {}
     digest = _digest(infos if kind == "captions" else found)
-    return FoundFiles(field, form, kind, filesystem, path, paths, digest, beside, aside)
+    return FoundFiles(prefix, form, kind, filesystem, path, paths, digest, beside, aside)
 
 
-def validate_columns(files: FoundFiles) -> None:
+def validate_columns(files: FoundFiles, also: Mapping[str, str] | None = None) -> None:
     """Check that the first file has the columns that the recipe names; nothing else is read.
+
+    Args:
+        also: further columns that it must have, by key.
 
     Raises:
         UserError: it lacks one, or is not of its format.
@@ -210,12 +231,14 @@ def validate_columns(files: FoundFiles) -> None:
     for name in ("subset", "score", "rendered_text"):
         if (column := getattr(columns, name)) is not None:
             needed[name] = column
+    needed |= also or {}
     for name, column in needed.items():
         if column not in known:
             found = f", whose first sample holds {', '.join(members)[:200]}" if members else ""
-            cure = "; or set data.source.category=NAME for all rows" if name == "category" else ""
+            constant = f"; or set {files.prefix}category=NAME for all rows"
+            cure = constant if name == "category" else ""
             raise UserError(
-                unknown(f"data.source.columns.{name}", column, known, "column")
+                unknown(f"{files.prefix}columns.{name}", column, known, "column")
                 + f"{cure} (of {files.paths[0]}, for {files.field}{found})"
             )
 

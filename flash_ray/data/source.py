@@ -3,7 +3,7 @@
 Files are a source (`data/files.py`), and what packages register under `flash_ray.sources`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import log
 from typing import TYPE_CHECKING, ClassVar, Protocol, overload
@@ -141,7 +141,7 @@ class DataSource(Protocol):
 
     Attributes:
         shard_size: how many cases are encoded together, 1 or more.
-        needs_ray: whether `catalog` starts Ray tasks.
+        needs_ray: whether `catalog` or `prompts` starts Ray tasks.
     """
 
     shard_size: ClassVar[int] = 1
@@ -165,6 +165,10 @@ class DataSource(Protocol):
     def read(self, shards: Sequence[Shard]) -> "ray.data.Dataset":
         """Rows {"shard": ShardCases}, one for each shard whose cases are as they were when they
         were listed, in any order; what is drawn or decoded waits for the encoder."""
+        ...
+
+    def prompts(self, shards: Sequence[Shard]) -> Iterator[str]:
+        """The prompts of the cases that the recipe uses of the shards, in any order."""
         ...
 
     def forget(self, task: Task, store: "Store") -> None:

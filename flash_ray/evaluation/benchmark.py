@@ -1,15 +1,26 @@
 """What a benchmark is: named cases that models answer, the same ones for all."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pydantic import ValidationError
+
 from flash_ray import plugins
+from flash_ray.errors import UserError, unknown
+from flash_ray.recipe import Recipe
+from flash_ray.recipe.messages import problem
+from flash_ray.recipe.plain import parse_yaml, read_text
 from flash_ray.recipe.schema import Task
+from flash_ray.recipe.sections import BenchmarkFiles
+from flash_ray.recipe.validation import NO_FILES
 
 if TYPE_CHECKING:
     from PIL import Image
 
+OPTION, ARGUMENT = "--benchmark", "BENCHMARK"  # of commands; recipes and studies have keys
+MOST = 16  # cases of a category that are listed of a benchmark that draws them without end
 TASK_TITLES: Mapping[Task, str] = {"t2i": "text to image", "edit": "editing"}  # for people
 
 
@@ -40,13 +51,14 @@ class Case:
 
 
 class Benchmark(Protocol):
-    """Cases by task and category. A plug-in registers a function that returns one.
-
-    Attributes:
-        name: what recipes and commands call it.
+    """Cases by task and category. A plug-in registers a function that returns one, or the
+    `BenchmarkFiles` that its package ships. It is pickled where a server sends it to replicas.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What results call it, and, of a registered one, recipes and commands."""
+        ...
 
     @property
     def digest(self) -> str:
@@ -64,17 +76,93 @@ class Benchmark(Protocol):
         ...
 
 
-def load_benchmark(name: str, field: str = "--benchmark") -> Benchmark:
-    """Makes the benchmark that an installed package registers under a name.
+def named_benchmark(word: str, field: str = OPTION) -> str | BenchmarkFiles:
+    """What a word of the command line names: a registered benchmark, the YAML file of one from
+    files, or a file of cases itself.
 
     Args:
+        field: what the word was given as, for the message.
+
+    Raises:
+        UserError: it is none of these, or the YAML file is not as it should be.
+    """
+    known = plugins.names(plugins.BENCHMARKS)
+    if word in known:
+        return word
+    if not any(sign in word for sign in "/."):
+        raise UserError(f"{unknown(field, word, known, 'benchmark')}, or give a file of cases")
+    if not word.lower().endswith((".yaml", ".yml")):
+        return BenchmarkFiles(t2i=word, edit=word)
+    try:
+        raw = parse_yaml(read_text(word), f"{field}: {word}")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise UserError(f"{field}: {word}: {reason}; check the name") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{field}: {word}: not a mapping; allowed: the keys t2i, edit, columns")
+    try:
+        files = BenchmarkFiles.model_validate_json(json.dumps(raw), strict=True)
+    except ValidationError as error:
+        raise UserError(f"{field}: {word}: {problem(error, BenchmarkFiles)}") from None
+    if files.t2i is None and files.edit is None:
+        raise UserError(f"{field}: {word}: {NO_FILES}")
+    return files
+
+
+def load_benchmark(choice: str | BenchmarkFiles, recipe: Recipe, field: str = OPTION) -> Benchmark:
+    """Makes the benchmark that an installed package registers under a name, or that files hold.
+
+    Args:
+        recipe: whose resolution cases have that state no size, and whose endpoint S3 has.
         field: what named it, for the message.
+
+    Raises:
+        UserError: there is none, or a row of its files cannot be used.
+    """
+    made = registered(choice, field) if isinstance(choice, str) else choice
+    if not isinstance(made, BenchmarkFiles):
+        return made
+    from flash_ray.evaluation.case_files import FileBenchmark, name_of, read_cases
+
+    name = choice if isinstance(choice, str) else name_of(choice)
+    cases, _ = read_cases(made, recipe.runtime.storage.endpoint, key_prefix(field))
+    return FileBenchmark(name, cases, recipe.data.resolution)
+
+
+def registered(name: str, field: str) -> "Benchmark | BenchmarkFiles":
+    """What an installed package registers under a name.
 
     Raises:
         UserError: there is none.
     """
-    benchmark: Benchmark = plugins.load(plugins.BENCHMARKS, name, field)()
-    return benchmark
+    made: Benchmark | BenchmarkFiles = plugins.load(plugins.BENCHMARKS, name, field)()
+    return made
+
+
+def key_prefix(field: str) -> str:
+    """What stands before a key of what a field names, in messages."""
+    return f"{field}: " if field in (OPTION, ARGUMENT) else f"{field}."
+
+
+def listed_cases(benchmark: Benchmark, task: Task, drawn: int = MOST) -> list[Case]:
+    """All cases of a task of a benchmark from files; of one that draws its cases and may have no
+    end, the first `drawn` of each category."""
+    from flash_ray.evaluation.case_files import FileBenchmark
+
+    most = len(benchmark.stated) if isinstance(benchmark, FileBenchmark) else drawn
+    return benchmark.cases(task, most)
+
+
+def first_cases(benchmark: Benchmark, per_category: Mapping[Task, int]) -> dict[Task, list[Case]]:
+    """The first cases of each category, as many as `per_category` says by task.
+
+    Tasks that the benchmark does not have, or of which no case is wanted, are left out.
+    """
+    return {
+        task: benchmark.cases(task, count)
+        for task, count in per_category.items()
+        if count and task in benchmark.categories
+    }
 
 
 def first_of_each(cases: Sequence[Case], count: int) -> list[int]:

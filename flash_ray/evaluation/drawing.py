@@ -18,7 +18,7 @@ from ray.actor import ActorHandle
 from torch import nn
 
 from flash_ray.cluster.environment import one_process, thread_limits
-from flash_ray.evaluation.benchmark import Benchmark, Case
+from flash_ray.evaluation.benchmark import Benchmark, Case, first_cases
 from flash_ray.evaluation.compare import Draw
 from flash_ray.evaluation.pictures import StoredPictures, case_digest, picture_home, put_picture
 from flash_ray.evaluation.sample import (
@@ -56,11 +56,13 @@ class Weights:
 
 
 def encode_in_task(
-    recipe: Recipe, benchmark: Benchmark, cases: Sequence[Mapping[Task, int]]
+    recipe: Recipe, benchmark: Benchmark, counts: Sequence[Mapping[Task, int]]
 ) -> list[EncodedBenchmark]:
-    """Encodes the first cases of each category, for each of `cases` as many as it says by task."""
+    """Encodes the first cases of each category, for each of `counts` as many as it says by task;
+    the cases go to the node, where their files need not be."""
+    cases = [first_cases(benchmark, count) for count in counts]
     encoded: list[EncodedBenchmark] = ray.get(
-        ray.remote(_encode).options(**_resources(recipe)).remote(recipe, benchmark, cases)
+        ray.remote(_encode).options(**_resources(recipe)).remote(recipe, cases)
     )
     return encoded
 
@@ -191,11 +193,11 @@ class _Drawing:
 
 
 def _encode(
-    recipe: Recipe, benchmark: Benchmark, cases: Sequence[Mapping[Task, int]]
+    recipe: Recipe, cases: Sequence[Mapping[Task, Sequence[Case]]]
 ) -> list[EncodedBenchmark]:
     one_process(recipe)
     model = load_base(recipe)
-    return [encode_benchmark(recipe, model, benchmark, count) for count in cases]
+    return [encode_benchmark(recipe, model, by_task) for by_task in cases]
 
 
 def _resources(recipe: Recipe) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class Result(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True)
     model: str
     benchmark: str
+    benchmark_digest: str
     task: Task
     judges: dict[str, JudgeResult] = Field(min_length=1)
 
@@ -172,7 +173,7 @@ def _scores(result: Result, judges: Iterable[str]) -> list[list[float]]:
 
 
 def _unlike(one: Result, other: Result) -> str | None:
-    for field in ("benchmark", "task"):
+    for field in ("benchmark", "benchmark_digest", "task"):
         if (left := getattr(one, field)) != (right := getattr(other, field)):
             return f"{field} ({left}, {right})"
     if one.judges.keys() != other.judges.keys():

@@ -12,7 +12,7 @@ import transformers
 from torch import Tensor, nn
 
 from flash_ray.errors import UserError
-from flash_ray.evaluation.benchmark import Benchmark, Case
+from flash_ray.evaluation.benchmark import Case
 from flash_ray.models.base import PIXELS_PER_TOKEN, ConditionPair, Model
 from flash_ray.models.loading import dtype_of, load_decoder, load_model, own_sigmas
 from flash_ray.models.sampling import SamplerConfig, sample
@@ -150,17 +150,10 @@ class EncodedBenchmark:
 
 
 def encode_benchmark(
-    recipe: Recipe, model: Model, benchmark: Benchmark, per_category: Mapping[Task, int]
+    recipe: Recipe, model: Model, cases: Mapping[Task, Sequence[Case]]
 ) -> EncodedBenchmark:
-    """Encodes the first cases of each category, as many as `per_category` says by task.
-
-    Tasks that the benchmark does not have, or of which no case is wanted, are left out.
-    """
-    batches = {
-        task: encode_cases(model, benchmark.cases(task, count))
-        for task, count in per_category.items()
-        if count and task in benchmark.categories
-    }
+    """Encodes cases by task, as `first_cases` gives them."""
+    batches = {task: encode_cases(model, of_task) for task, of_task in cases.items()}
     return EncodedBenchmark(recipe.base, dtype_of(recipe), batches)
 
 

@@ -49,6 +49,12 @@ class MiniatureSource(DataSource):
 
         return ray.data.from_items([{"shard": self.with_cases(shard)} for shard in shards])
 
+    def prompts(self, shards: Sequence[Shard]) -> Iterator[str]:
+        """The prompts of the shards' cases that are used."""
+        for shard in shards:
+            for case in shard.cases[: shard.rows]:
+                yield training_case(shard.task, shard.category, int(case)).prompt
+
     def with_cases(self, shard: Shard) -> ShardCases:
         """A shard of this source with its cases."""
         cases = (training_case(shard.task, shard.category, int(case)) for case in shard.cases)

@@ -8,7 +8,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from flash_ray.recipe import identity, sizes
-from flash_ray.recipe.sections import Evaluation, Runtime, Section, Training, number_or_range
+from flash_ray.recipe.sections import (
+    Evaluation,
+    RowColumns,
+    RowFiles,
+    Runtime,
+    Section,
+    Training,
+    name_or_files,
+    number_or_range,
+)
 
 Task = Literal["t2i", "edit"]
 TASKS: tuple[Task, ...] = ("t2i", "edit")
@@ -41,16 +50,9 @@ class Composition(Section):
     )
 
 
-class Columns(Section):
+class Columns(RowColumns):
     """Which fields of a file's rows say what; a null field is not read."""
 
-    prompt: str = Field("prompt", description="the prompt or the instruction, a string")
-    category: str = Field("category", description="the category, a string")
-    image: str = Field(
-        "image",
-        description="the pictures to edit: a path, encoded bytes, base64, a data URI, or a list of "
-        "them; in WebDataset files the members of that name, or else those named as inputs are",
-    )
     subset: str | None = Field(None, description="the named subset that a row belongs to, a string")
     score: str | None = Field(None, description="a number to filter by, e.g. an aesthetic score")
     rendered_text: str | None = Field(
@@ -60,24 +62,9 @@ class Columns(Section):
     )
 
 
-class Files(Section):
+class Files(RowFiles):
     """Prompts and edits: JSONL, JSON, CSV, Parquet, WebDataset, or captions beside pictures."""
 
-    t2i: str | None = Field(
-        None,
-        description="a .jsonl, .parquet, .tar, .csv or .json file, a folder of them or of pictures "
-        "with .txt files, or s3://bucket/path",
-    )
-    edit: str | None = Field(
-        None,
-        description="the same; where it is the address of t2i, rows with a picture are edits and "
-        "the others text to image",
-    )
-    category: str | None = Field(
-        None,
-        min_length=1,
-        description="the category of every row, or null: the category column says it",
-    )
     columns: Columns = Columns()
     max_bad: float = Field(
         0.01, ge=0, le=1, description="share of unusable rows above which the job fails, 0 to 1"
@@ -101,16 +88,12 @@ class Filter(Section):
     )
 
 
-def _source_kind(value: Any) -> str:
-    return "<files>" if isinstance(value, dict | Files) else "<name>"
-
-
 class Data(Section):
     """The cases that the student is trained on."""
 
     source: Annotated[
         Annotated[str, Tag("<name>")] | Annotated[Files, Tag("<files>")],
-        Discriminator(_source_kind),
+        Discriminator(name_or_files),
     ] = Field(description="a registered source's name, or {t2i: FILE, edit: FILE}")
     composition: Composition
     filter: Filter = Filter()

@@ -19,6 +19,83 @@ def number_or_range(value: Any) -> str:
     return "<range>" if isinstance(value, dict | Section) else "<number>"
 
 
+def name_or_files(value: Any) -> str:
+    """The tag of the branch, in a union of a name, files and null, that a value belongs to."""
+    if value is None:
+        return "<none>"
+    return "<files>" if isinstance(value, dict | Section) else "<name>"
+
+
+class RowColumns(Section):
+    """Which fields of a file's rows say what a case is made of."""
+
+    prompt: str = Field("prompt", description="the prompt or the instruction, a string")
+    category: str = Field("category", description="the category, a string")
+    image: str = Field(
+        "image",
+        description="the pictures to edit: a path, encoded bytes, base64, a data URI, or a list of "
+        "them; in WebDataset files the members of that name, or else those named as inputs are",
+    )
+
+
+class CaseColumns(RowColumns):
+    """Those of a benchmark's rows; null: the field of the same name, where rows have it."""
+
+    id: str | None = Field(None, description="the case's id: 1 to 100 of A-Z a-z 0-9 . _ -")
+    text: str | None = Field(None, description="the text to be rendered, a string")
+    seed: str | None = Field(None, description="the seed of the noise, 0 to 4294967295")
+    size: str | None = Field(None, description="[height, width] of the answer in pixels")
+
+    @property
+    def stated(self) -> dict[str, str]:
+        """The columns of id, text, seed and size that the recipe names."""
+        return {name: column for name in OF_A_CASE if (column := getattr(self, name)) is not None}
+
+    @property
+    def read(self) -> dict[str, str]:
+        """The columns that id, text, seed and size are read from, where rows have them."""
+        others = (self.prompt, self.category, self.image, *self.stated.values())
+        unsaid = {name: name for name in OF_A_CASE if name not in others}
+        return {**unsaid, **self.stated}
+
+
+OF_A_CASE = ("id", "text", "seed", "size")
+
+
+class RowFiles(Section):
+    """Where the files of rows are, by task."""
+
+    t2i: str | None = Field(
+        None,
+        description="a .jsonl, .parquet, .tar, .csv or .json file, a folder of them or of pictures "
+        "with .txt files, or s3://bucket/path",
+    )
+    edit: str | None = Field(
+        None,
+        description="the same; where it is the address of t2i, rows with a picture are edits and "
+        "the others text to image",
+    )
+    category: str | None = Field(
+        None,
+        min_length=1,
+        description="the category of every row, or null: the category column says it",
+    )
+
+
+class BenchmarkFiles(RowFiles):
+    """A benchmark's cases in files of the formats that training data may have."""
+
+    columns: CaseColumns = CaseColumns()
+
+
+BenchmarkChoice = Annotated[
+    Annotated[str, Field(min_length=1), Tag("<name>")]
+    | Annotated[BenchmarkFiles, Tag("<files>")]
+    | Annotated[None, Tag("<none>")],
+    Discriminator(name_or_files),
+]
+
+
 class Adam(Section):
     """AdamW settings of one network."""
 
@@ -70,8 +147,9 @@ class Evaluation(Section):
     Without a benchmark nothing is scored and no score is shown, whatever the other keys say.
     """
 
-    benchmark: str | None = Field(
-        None, min_length=1, description="a registered benchmark's name, or null: no scores"
+    benchmark: BenchmarkChoice = Field(
+        None,
+        description="a registered benchmark's name, {t2i: FILE, edit: FILE}, or null: no scores",
     )
     judge: str | None = Field(
         None,

@@ -5,9 +5,12 @@ from collections.abc import Iterator, Sequence
 from flash_ray import plugins
 from flash_ray.errors import UserError, one_line, unknown
 from flash_ray.recipe.schema import OBJECTIVES, TASKS, Recipe
+from flash_ray.recipe.sections import BenchmarkFiles
 from flash_ray.recipe.sizes import nearest_size, size_problem
 from flash_ray.recipe.teacher_weights import moments, weight_at
 from flash_ray.storage.address import NO_LOGIN, bucket_problem, endpoint_problem
+
+NO_FILES = "neither t2i nor edit; allowed: the address of files for one or both; add one"
 
 
 def validate(recipe: Recipe) -> None:
@@ -17,7 +20,17 @@ def validate(recipe: Recipe) -> None:
         UserError: names that nothing registers, fields that cannot hold together, or what this
             version cannot do; one line.
     """
-    rules = (_registered, _data, _lora_address, _teachers, _lambdas, _rungs, _workers, _storage)
+    rules = (
+        _registered,
+        _benchmark,
+        _data,
+        _lora_address,
+        _teachers,
+        _lambdas,
+        _rungs,
+        _workers,
+        _storage,
+    )
     problems = [problem for rule in rules for problem in rule(recipe)]
     if problems or (problems := list(_unsupported(recipe))):
         raise UserError(one_line(problems))
@@ -30,12 +43,15 @@ def _registered(recipe: Recipe) -> Iterator[str]:
         ("family", recipe.family, plugins.names(plugins.MODELS), "model family"),
         ("objective.name", recipe.objective.name, OBJECTIVES, "objective"),
     ]
-    if evaluation.benchmark is not None:
-        benchmarks, judges = plugins.names(plugins.BENCHMARKS), plugins.names(plugins.JUDGES)
+    if isinstance(evaluation.benchmark, str):
+        benchmarks = plugins.names(plugins.BENCHMARKS)
         named.append(("evaluation.benchmark", evaluation.benchmark, benchmarks, "benchmark"))
+    if evaluation.benchmark is not None:
+        judges = plugins.names(plugins.JUDGES)
         if evaluation.judge is None:
+            what = evaluation.benchmark if isinstance(evaluation.benchmark, str) else "from files"
             yield (
-                f"evaluation.judge: missing with evaluation.benchmark {evaluation.benchmark}; "
+                f"evaluation.judge: missing with evaluation.benchmark {what}; "
                 f"allowed: {', '.join(judges)}; set evaluation.judge to one that can judge it"
             )
         else:
@@ -43,6 +59,17 @@ def _registered(recipe: Recipe) -> Iterator[str]:
     for field, name, known, kind in named:
         if name not in known:
             yield unknown(field, name, known, kind)
+
+
+def _benchmark(recipe: Recipe) -> Iterator[str]:
+    """Problems with the addresses of a benchmark from files."""
+    files = recipe.evaluation.benchmark
+    if not isinstance(files, BenchmarkFiles):
+        return
+    if files.t2i is None and files.edit is None:
+        yield f"evaluation.benchmark: {NO_FILES}"
+    for task in TASKS:
+        yield from _bucket(recipe, f"evaluation.benchmark.{task}", getattr(files, task))
 
 
 def _data(recipe: Recipe) -> Iterator[str]:
@@ -88,8 +115,12 @@ def _address(recipe: Recipe, task: str, address: str | None, share: int) -> Iter
             f"data.source.{task}: missing with tasks.{task} {share}; allowed: the address of "
             f"files; add it, or set tasks.{task}=0"
         )
+    yield from _bucket(recipe, f"data.source.{task}", address)
+
+
+def _bucket(recipe: Recipe, field: str, address: str | None) -> Iterator[str]:
     if address and address.startswith("s3://") and recipe.runtime.storage.url == "embedded":
-        yield _beside_embedded(f"data.source.{task}", "files on disk")
+        yield _beside_embedded(field, "files on disk")
 
 
 def _lora_address(recipe: Recipe) -> Iterator[str]:

@@ -10,7 +10,7 @@ from flash_ray.cluster.environment import environment
 from flash_ray.models.loading import resolve_base
 from flash_ray.recipe import Recipe, load_recipe
 from flash_ray.recipe.schema import Section
-from flash_ray.serving.benchmark import validate_judges
+from flash_ray.serving.benchmark import ServedBenchmark, checked_benchmark
 from flash_ray.serving.evaluator import Evaluator
 from flash_ray.serving.gateway import Gateway
 from flash_ray.serving.generator import generator_keeping
@@ -22,22 +22,32 @@ NAME = "flash-ray"
 
 
 def application(
-    recipe: Recipe, store: Store, settings: Serving, tokens: Sequence[Token]
+    recipe: Recipe,
+    store: Store,
+    settings: Serving,
+    tokens: Sequence[Token],
+    benchmark: ServedBenchmark | None,
 ) -> serve.Application:
-    """Makes the application for `serve.run`. Every process reads its own AWS_* variables."""
+    """Makes the application for `serve.run`. Every process reads its own AWS_* variables.
+
+    Args:
+        benchmark: as `checked_benchmark` gives it.
+    """
     generators = {
         "generate": _generator("generate", settings.generate, recipe, store, settings),
         "edit": _generator("edit", settings.edit, recipe, store, settings),
     }
     evaluator = serve.deployment(
         name="score", max_ongoing_requests=64, ray_actor_options={"num_cpus": 0}
-    )(Evaluator).bind(recipe, store, settings)
+    )(Evaluator).bind(recipe, store, settings, benchmark)
     return serve.deployment(
         name="gateway",
         # The doors and the generators' queues are the limit, so that liveness is always answered.
         max_ongoing_requests=100_000,
         ray_actor_options={"num_cpus": 0},
-    )(serve.ingress()(Gateway)).bind(recipe, store, settings, tokens, generators, evaluator)
+    )(serve.ingress()(Gateway)).bind(
+        recipe, store, settings, tokens, benchmark, generators, evaluator
+    )
 
 
 def _generator(
@@ -83,8 +93,8 @@ def build(args: BuildArgs) -> serve.Application:
     """
     recipe = load_recipe(args.recipe, args.overrides)
     resolve_base(recipe.base)
-    validate_judges(recipe, args.serving)
+    benchmark = checked_benchmark(recipe, args.serving)
     tokens = read_tokens(args.tokens)
     store = Store.from_url(args.store)
     store.check()
-    return application(recipe, store, args.serving, tokens)
+    return application(recipe, store, args.serving, tokens, benchmark)

@@ -1,13 +1,12 @@
 """What a server can score: the cases of its recipe's benchmark, and the judges that it has."""
 
 from collections.abc import Mapping
-from functools import cache
 from urllib.parse import quote
 
 from pydantic import JsonValue
 
 from flash_ray.errors import UserError
-from flash_ray.evaluation.benchmark import Benchmark, Case, load_benchmark
+from flash_ray.evaluation.benchmark import Benchmark, Case, listed_cases, load_benchmark
 from flash_ray.evaluation.judges.base import Judge, load_judge, require, validate_judge
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
@@ -20,37 +19,41 @@ FIELD, JUDGE = "evaluation.benchmark", "evaluation.judge"  # of the recipe
 class ServedBenchmark:
     """A benchmark's cases, as many of each category as one request may ask for.
 
+    It is made where the server is started and sent to the replicas: files need not be there.
+
     Args:
         limit: the most cases of a category.
     """
 
     def __init__(self, benchmark: Benchmark, limit: int):
-        self._benchmark = benchmark
+        self.benchmark, self._limit = benchmark, limit
         self.name, self.digest = benchmark.name, benchmark.digest
-        self.categories: Mapping[Task, tuple[str, ...]] = benchmark.categories
-        self._by_id = cache(lambda task: {case.id: case for case in benchmark.cases(task, limit)})
+        self.categories: Mapping[Task, tuple[str, ...]] = dict(benchmark.categories)
+        self._by_id: dict[Task, dict[str, Case]] = {}
 
     def cases(self, task: Task, per_category: int) -> list[Case]:
         """The first cases of each category of a task; none of a task that it does not have."""
         if task not in self.categories:
             return []
-        return self._benchmark.cases(task, per_category)
+        return self.benchmark.cases(task, per_category)
 
     def case(self, task: Task, id: str) -> Case | None:
         """The case of that id, of the first `limit` in its category."""
-        return self._by_id(task).get(id) if task in self.categories else None
+        if task not in self._by_id:
+            self._by_id[task] = {case.id: case for case in self.cases(task, self._limit)}
+        return self._by_id[task].get(id)
 
 
 def served_benchmark(recipe: Recipe, settings: Serving) -> ServedBenchmark | None:
     """The benchmark of the recipe, None if it names none.
 
     Raises:
-        UserError: no installed package registers it.
+        UserError: no installed package registers it, or a row of its files cannot be used.
     """
-    name = recipe.evaluation.benchmark
-    if name is None:
+    choice = recipe.evaluation.benchmark
+    if choice is None:
         return None
-    return ServedBenchmark(load_benchmark(name, FIELD), settings.limits.cases)
+    return ServedBenchmark(load_benchmark(choice, recipe, FIELD), settings.limits.cases)
 
 
 def reference_paths(benchmark: str, case: Case) -> list[str]:
@@ -70,28 +73,30 @@ def judge_names(recipe: Recipe, settings: Serving) -> list[str]:
     return names
 
 
-def validate_judges(recipe: Recipe, settings: Serving) -> None:
-    """Checks what a server needs to score, before it starts.
+def checked_benchmark(recipe: Recipe, settings: Serving) -> ServedBenchmark | None:
+    """The benchmark of the recipe, None if it names none; with what else a server needs to score
+    checked, before it starts.
 
     Raises:
         UserError: the benchmark or its judge does not exist, the judge can judge none of its cases,
             or a VLM lacks its extra, its key or a benchmark.
     """
-    benchmark = served_benchmark(recipe, settings)
-    if benchmark is None:
+    served = served_benchmark(recipe, settings)
+    if served is None:
         if settings.judges:
             raise UserError(
                 f"judges: {', '.join(settings.judges)} without a benchmark, {FIELD} is null; "
                 f"allowed: judges of a recipe with one; set {FIELD}, or remove them"
             )
-        return
+        return None
     judge = load_judge(recipe.evaluation.judge_name, JUDGE)
-    cases = [case for task in benchmark.categories for case in benchmark.cases(task, 1)]
-    validate_judge(judge, cases, benchmark.name, JUDGE)
+    cases = [case for task in served.categories for case in listed_cases(served.benchmark, task, 1)]
+    validate_judge(judge, cases, served.name, JUDGE)
     if settings.judges:
         require("openai", "vlm")
     for vlm in settings.judges.values():
         vlm.key()
+    return served
 
 
 def vlm_identity(judge: str, settings: Serving) -> dict[str, JsonValue] | None:

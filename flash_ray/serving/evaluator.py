@@ -28,7 +28,6 @@ from flash_ray.serving.benchmark import (
     ServedBenchmark,
     open_judge,
     reference_paths,
-    served_benchmark,
     vlm_identity,
 )
 from flash_ray.serving.engine import Engine, LoadedModel, Prompt, load_engine
@@ -49,10 +48,12 @@ logger = logging.getLogger("ray.serve")
 class Evaluator:
     """One replica; it takes up what an earlier one left unfinished, from the store's records."""
 
-    def __init__(self, recipe: Recipe, store: Store, settings: Serving):
+    def __init__(
+        self, recipe: Recipe, store: Store, settings: Serving, benchmark: ServedBenchmark | None
+    ):
         self._recipe, self._store, self._settings = recipe, store, settings
-        self._benchmark = served_benchmark(recipe, settings)
-        self._judge = None if self._benchmark is None else CaseJudge(recipe, self._benchmark)
+        self._benchmark = benchmark
+        self._judge = None if benchmark is None else CaseJudge(recipe, benchmark)
         self._evaluations = EvaluationStore(store)
         self._running: dict[str, ray.ObjectRef] = {}
         self._places = asyncio.Semaphore(settings.evaluations)
@@ -115,7 +116,7 @@ class Evaluator:
             scheduling_strategy="DEFAULT",  # anywhere, not in the replica's own placement group
             runtime_env={"env_vars": thread_limits(self._recipe)},
         )
-        return task.remote(id, self._recipe, self._store, self._settings)
+        return task.remote(id, self._recipe, self._store, self._settings, self._benchmark)
 
 
 class CaseJudge:
@@ -136,7 +137,9 @@ class CaseJudge:
         return CaseScore(**score.model_dump())  # plain: a judge's own class may not be picklable
 
 
-def evaluate(id: str, recipe: Recipe, store: Store, settings: Serving) -> None:
+def evaluate(
+    id: str, recipe: Recipe, store: Store, settings: Serving, benchmark: ServedBenchmark | None
+) -> None:
     """Draws and judges what an evaluation asks for, and writes how it ended."""
     evaluations = EvaluationStore(store)
     spec = evaluations.spec(id)
@@ -144,7 +147,7 @@ def evaluate(id: str, recipe: Recipe, store: Store, settings: Serving) -> None:
         return
     one_process(recipe)
     try:
-        cases = _cases(spec, recipe, settings)
+        cases = _cases(spec, settings, benchmark)
         judge = _judge(spec, cases, settings, store)  # before anything is drawn
         images = _answers(evaluations, spec, cases, recipe, store, settings)
         # In this process: the cluster's cores belong to the replicas.
@@ -155,8 +158,9 @@ def evaluate(id: str, recipe: Recipe, store: Store, settings: Serving) -> None:
     evaluations.finish(id, "result", _result(spec, cases, judged))
 
 
-def _cases(spec: EvaluationSpec, recipe: Recipe, settings: Serving) -> list[Case]:
-    benchmark = served_benchmark(recipe, settings)
+def _cases(
+    spec: EvaluationSpec, settings: Serving, benchmark: ServedBenchmark | None
+) -> list[Case]:
     if benchmark is None or (benchmark.name, benchmark.digest) != (spec.benchmark, spec.digest):
         raise UserError(
             f"benchmark: the server does not have {spec.benchmark!r} with the digest {spec.digest} "

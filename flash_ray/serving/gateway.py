@@ -17,7 +17,7 @@ from flash_ray.evaluation.words import WORDS_FILE
 from flash_ray.models.loading import family_of
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
-from flash_ray.serving.benchmark import served_benchmark
+from flash_ray.serving.benchmark import ServedBenchmark
 from flash_ray.serving.doors import HEALTH, Authenticated, BoundedBodies, SameMachine
 from flash_ray.serving.evaluations import EvaluationStore
 from flash_ray.serving.generator import GenerationRequest, GenerationResult
@@ -58,11 +58,11 @@ class Gateway:
         store: Store,
         settings: Serving,
         tokens: Sequence[Token],
+        benchmark: ServedBenchmark | None,
         generators: Mapping[str, DeploymentHandle],
         evaluator: DeploymentHandle,
     ):
         self._settings, self._generators, self._evaluator = settings, generators, evaluator
-        benchmark = served_benchmark(recipe, settings)
         self._service = Service(
             recipe=recipe,
             settings=settings,

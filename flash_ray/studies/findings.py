@@ -11,7 +11,6 @@ from flash_ray.evaluation.statistics import Estimate, Scores, common_seeds, diff
 from flash_ray.recipe.schema import Task
 from flash_ray.studies.records import Record, TeacherMeans
 from flash_ray.studies.study import Claim, Study, Trial
-from flash_ray.studies.validation import benchmark_of
 
 AVERAGE = "average"
 Cases = Mapping[Task, Sequence[Case]]
@@ -146,7 +145,7 @@ def compare_arms(
     }
     return Findings(
         study,
-        benchmark_of(trials[0].recipe).name,
+        trials[0].benchmark[0],
         trials[0].recipe.evaluation.judge_name,
         records,
         tuple(_tables(study, scores, of_seeds)),

@@ -20,6 +20,7 @@ from flash_ray.recipe import Recipe, messages, parse_recipe
 from flash_ray.recipe.load import load_raw, override
 from flash_ray.recipe.plain import parse_yaml, read_text
 from flash_ray.recipe.schema import Section, Task
+from flash_ray.recipe.sections import BenchmarkChoice
 from flash_ray.studies import validation
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,39}$")]
@@ -84,10 +85,10 @@ class Study(Section):
         ("base", "family", "objective", "student", "training", "runtime"),
         description="fields of the recipe that no arm may change, as dotted paths",
     )
-    benchmark: str | None = Field(
+    benchmark: BenchmarkChoice = Field(
         None,
-        min_length=1,
-        description="the name of a benchmark, or null: the recipe's evaluation.benchmark",
+        description="the name of a benchmark, {t2i: FILE, edit: FILE}, or null: the recipe's "
+        "evaluation.benchmark",
     )
     judge: str | None = Field(
         None,
@@ -197,10 +198,11 @@ def changed_recipe(study: Study, changes: Mapping[str, Any], seed: int) -> Recip
         UserError: it is no recipe.
     """
     raw = load_raw(study.recipe)
-    judged_by = {"evaluation.benchmark": study.benchmark, "evaluation.judge": study.judge}
+    fields = study.model_dump(mode="json", include={"benchmark", "judge"})
+    judged_by = {f"evaluation.{key}": value for key, value in fields.items()}
     overrides = {
         **study.set,
-        **{path: name for path, name in judged_by.items() if name is not None},
+        **{path: value for path, value in judged_by.items() if value is not None},
         **changes,
         "seed": seed,
         "name": study.name,
@@ -269,6 +271,7 @@ class Trial:
         study: its name.
         recipe: named as the trial; its `evaluation` names the study's benchmark and judge.
         cases: that the student is scored on, of each category, by task.
+        benchmark: its name and digest: where a trial runs, its files need not be.
     """
 
     study: str
@@ -276,6 +279,7 @@ class Trial:
     seed: int
     recipe: Recipe
     cases: Mapping[Task, int]
+    benchmark: tuple[str, str]
 
     @property
     def name(self) -> str:
@@ -289,7 +293,7 @@ class Trial:
         content: list[object] = [
             without_pins(self.recipe).digest,
             dict(self.cases),
-            validation.benchmark_of(self.recipe).digest,
+            self.benchmark[1],
             self.recipe.evaluation.judge_name,
             *(lora_digest(t.model, endpoint) for t in self.recipe.teachers if is_lora(t.model)),
         ]
@@ -320,4 +324,5 @@ def plan_trials(study: Study) -> list[Trial]:
 def _trial(study: Study, arm: str, seed: int) -> Trial:
     recipe = arm_recipe(study, arm, seed)
     named = recipe.model_copy(update={"name": f"{study.name}-{arm}-{seed}"})
-    return Trial(study.name, arm, seed, named, study.cases)
+    benchmark = validation.benchmark_of(recipe)
+    return Trial(study.name, arm, seed, named, study.cases, (benchmark.name, benchmark.digest))

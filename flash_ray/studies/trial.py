@@ -22,7 +22,6 @@ from flash_ray.storage.students import MANIFEST, PublishedScores, publish_studen
 from flash_ray.studies.records import CategoryData, Cost, Losses, Record, TeacherMeans
 from flash_ray.studies.report import strip
 from flash_ray.studies.study import Trial
-from flash_ray.studies.validation import benchmark_of
 from flash_ray.teachers.launch import TeacherSet
 from flash_ray.trainer.divergence import Diverged
 from flash_ray.trainer.driver import Callbacks, DistillResult, distill
@@ -174,10 +173,10 @@ def _publish(
     if store.get_bytes(f"students/{trial.name}/{MANIFEST}") is not None:
         if read_student(store, trial.name).recipe_digest == trial.recipe.digest:
             return store.url(f"students/{trial.name}")
-    benchmark = benchmark_of(trial.recipe)
+    benchmark, digest = trial.benchmark
     published = PublishedScores(
-        benchmark=benchmark.name,
-        digest=benchmark.digest,
+        benchmark=benchmark,
+        digest=digest,
         judge=trial.recipe.evaluation.judge_name,
         cases_per_category=min(trial.cases.values()),
         tasks={task: of.score for task, of in scores.items() if of.score is not None},

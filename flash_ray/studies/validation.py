@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flash_ray import plugins
 from flash_ray.errors import UserError, one_line, unknown
-from flash_ray.evaluation.benchmark import Benchmark, load_benchmark
+from flash_ray.evaluation.benchmark import Benchmark, listed_cases, load_benchmark
 from flash_ray.evaluation.judges.base import load_judge, validate_judge
 from flash_ray.recipe.schema import Recipe
 
@@ -69,23 +69,23 @@ def validate_measures(study: Study, recipe: Recipe) -> None:
     if problems := [*_tasks(study, benchmark), *_measures(study, benchmark)]:
         raise UserError(one_line(problems))
     for task in study.cases:
-        validate_judge(judge, benchmark.cases(task, 1), benchmark.name, "judge")
+        validate_judge(judge, listed_cases(benchmark, task, 1), benchmark.name, "judge")
 
 
 def benchmark_of(recipe: Recipe) -> Benchmark:
     """The benchmark that a study's trials are scored on, which their recipes name.
 
     Raises:
-        UserError: they name none, or one that is not registered.
+        UserError: they name none, or one that is not registered, or a row of its files is bad.
     """
-    name = recipe.evaluation.benchmark
-    if name is None:
+    choice = recipe.evaluation.benchmark
+    if choice is None:
         known = ", ".join(plugins.names(plugins.BENCHMARKS))
         raise UserError(
             "benchmark: the study names none and its recipe's evaluation.benchmark is null; "
-            f"allowed: {known}; name one, as trials are compared by their scores"
+            f"allowed: {known}, or files; name one, as trials are compared by their scores"
         )
-    return load_benchmark(name, "benchmark")
+    return load_benchmark(choice, recipe, "benchmark")
 
 
 def field_of(recipe: Recipe, path: str) -> object:

@@ -40,7 +40,8 @@ def demo(recipe: Recipe, out: Path, per_category: int, force: bool, steps: Steps
         force: whether the new demo takes the place of an earlier one.
 
     Returns:
-        what result.json holds: see `_result`.
+        what result.json holds: see `_result`; and `overlap`, lines on which of the benchmark's
+        prompts are trained on.
 
     Raises:
         UserError: bad input, found before anything is started.
@@ -82,6 +83,8 @@ def _run(
 ) -> dict[str, Any]:
     from flash_ray.cluster.resources import cluster_needs
     from flash_ray.cluster.session import ray_session
+    from flash_ray.data.select import plan_cases
+    from flash_ray.evaluation.overlap import find_overlap
     from flash_ray.evaluation.report import save_grid, write_report
     from flash_ray.teachers.protocol import teacher_actors
 
@@ -91,9 +94,11 @@ def _run(
         trained = time.monotonic()
         load_student(store, name, out / "student")
         comparisons = _compare(recipe, scoring, store, per_category, steps)
+        overlaps = find_overlap(scoring.benchmark, plan_cases(recipe, store))
     ended = time.monotonic()
     seconds = {"train": trained - started, "evaluate": ended - trained, "total": ended - started}
     result = _result(recipe, scoring, comparisons, per_category, published, seconds)
+    result["overlap"] = [str(overlap) for overlap in overlaps]
     save_grid(list(comparisons.values()), out / "grid.png")
     write_report(out / "report.html", recipe, result, comparisons, published.history)
     (out / "result.json").write_text(json.dumps(result, indent=1, allow_nan=False))

@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from flash_ray.cluster.session import validate_gpu, validate_shared
 from flash_ray.errors import UserError
-from flash_ray.evaluation.benchmark import Benchmark, Case, load_benchmark
+from flash_ray.evaluation.benchmark import (
+    OPTION,
+    Benchmark,
+    Case,
+    load_benchmark,
+    named_benchmark,
+)
 from flash_ray.evaluation.judges.base import (
+    Judge,
     JudgeChoice,
     load_judge,
     open_judges,
@@ -57,13 +64,14 @@ def evaluate(
             a / in it, the folder of a student (model.json).
         recipe: of teacher and untrained; a student brings its own.
         store_address: the store, as `open_store` takes it.
-        benchmark: None: the recipe's.
+        benchmark: a registered one's name, a file of cases, or the YAML file of a benchmark; None:
+            the recipe's.
         judges: names of registered judges and `vlm:FILE.yaml`; the first one says which sampler is
             best where the model has several. None given: the recipe's.
 
     Returns:
-        model, benchmark, task, cases_per_category, recipe_digest; the `sampler` in words and its
-        `nfe`; `judges`: by name, the fields of `JudgeResult`.
+        model, benchmark, benchmark_digest, task, cases_per_category, recipe_digest; the `sampler`
+        in words and its `nfe`; `judges`: by name, the fields of `JudgeResult`.
 
     Raises:
         UserError: bad input, found before anything is started; a judge or a base that cannot be
@@ -81,6 +89,7 @@ def evaluate(
     return {
         "model": model,
         "benchmark": plan.benchmark.name,
+        "benchmark_digest": plan.benchmark.digest,
         "task": task,
         "cases_per_category": per_category,
         "recipe_digest": known.recipe.digest,
@@ -121,25 +130,35 @@ def read_manifest(folder: Path) -> Student:
     return student
 
 
-def _load_benchmark(name: str | None, recipe: Recipe, task: Task) -> Benchmark:
+def _load_benchmark(word: str | None, recipe: Recipe, task: Task) -> Benchmark:
     """The benchmark that was named, or else the recipe's.
 
     Raises:
         UserError: neither names one, or it has no such task.
     """
-    if name is None and recipe.evaluation.benchmark is None:
+    choice = recipe.evaluation.benchmark if word is None else named_benchmark(word)
+    if choice is None:
         raise UserError(
             f"--benchmark: missing, and recipe {recipe.name} names none; allowed: the name of a "
-            "benchmark; add --benchmark NAME"
+            "benchmark, or a file of cases; add --benchmark NAME"
         )
-    field = "evaluation.benchmark" if name is None else "--benchmark"
-    benchmark = load_benchmark(name or str(recipe.evaluation.benchmark), field)
+    field = "evaluation.benchmark" if word is None else OPTION
+    benchmark = load_benchmark(choice, recipe, field)
     if task not in benchmark.categories:
         raise UserError(
             f"--task: {task} is no task of benchmark {benchmark.name!r}; allowed: "
             f"{', '.join(benchmark.categories)}; choose one"
         )
     return benchmark
+
+
+def _own_judge(recipe: Recipe) -> Judge:
+    if recipe.evaluation.judge is None:
+        raise UserError(
+            f"--judge: missing, and recipe {recipe.name} names none; allowed: ocr, vlm:FILE.yaml "
+            "or another that can judge the cases; add --judge"
+        )
+    return load_judge(recipe.evaluation.judge, "evaluation.judge")
 
 
 @dataclass(frozen=True)
@@ -196,7 +215,7 @@ def _plan(
     """Raises UserError for what can be known before anything is drawn."""
     chosen = _load_benchmark(benchmark, model.recipe, task)
     cases = chosen.cases(task, per_category)
-    choices = choices or [load_judge(model.recipe.evaluation.judge_name, "evaluation.judge")]
+    choices = choices or [_own_judge(model.recipe)]
     for choice in choices:
         validate_judge(choice, cases, chosen.name, "--judge")
     validate_base(model.recipe.base)

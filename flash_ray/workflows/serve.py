@@ -19,7 +19,7 @@ from flash_ray.cluster.session import (
 from flash_ray.errors import UserError
 from flash_ray.models.loading import validate_base
 from flash_ray.recipe import Recipe
-from flash_ray.serving.benchmark import validate_judges
+from flash_ray.serving.benchmark import ServedBenchmark, checked_benchmark
 from flash_ray.serving.settings import Serving
 from flash_ray.serving.tokens import Token, read_tokens
 from flash_ray.storage.embedded import open_store
@@ -47,7 +47,7 @@ def serve(
     """
     validate_base(recipe.base)
     validate_gpu(recipe)
-    validate_judges(recipe, settings)
+    benchmark = checked_benchmark(recipe, settings)
     tokens = read_tokens(tokens_file) if tokens_file else []
     host, port = address
     if not _is_loopback(host) and not tokens:
@@ -62,7 +62,7 @@ def serve(
         )
     validate_port(host, port)
     with open_store(store_url, create=store_url is None) as store:
-        _serve(recipe, store, settings, tokens, address, steps)
+        _serve(recipe, store, settings, tokens, benchmark, address, steps)
 
 
 def _is_loopback(host: str) -> bool:
@@ -77,6 +77,7 @@ def _serve(
     store: Store,
     settings: Serving,
     tokens: Sequence[Token],
+    benchmark: ServedBenchmark | None,
     address: tuple[str, int],
     steps: Steps,
 ) -> None:
@@ -100,7 +101,8 @@ def _serve(
         proxy = (host, port) if in_cluster_job() else (HOST, free_ports(1)[0])
         serve.start(proxy_location="HeadOnly", http_options={"host": proxy[0], "port": proxy[1]})
         try:
-            serve.run(application(recipe, store, settings, tokens), name=NAME, route_prefix="/")
+            app = application(recipe, store, settings, tokens, benchmark)
+            serve.run(app, name=NAME, route_prefix="/")
             steps.say(f"serving at http://{host}:{port}  (Ctrl-C ends it)")
             threading.Event().wait()  # until Ctrl-C or SIGTERM
         finally:

@@ -11,18 +11,21 @@ from flash_ray import plugins
 from flash_ray.cluster.jobs.job import Job
 from flash_ray.cluster.session import not_shared, validate_embedded
 from flash_ray.errors import UserError
-from flash_ray.evaluation.benchmark import load_benchmark
+from flash_ray.evaluation.benchmark import OPTION, load_benchmark, named_benchmark
 from flash_ray.evaluation.judges.base import unknown_judge
 from flash_ray.evaluation.judges.endpoint import read_settings
 from flash_ray.recipe import Recipe, dump_yaml
 from flash_ray.recipe.load import load_raw
 from flash_ray.recipe.schema import Task
+from flash_ray.recipe.sections import BenchmarkFiles
 from flash_ray.serving.settings import load_serving
 from flash_ray.storage.s3 import Store, check_name
 from flash_ray.studies.study import load_study, plan_trials
 from flash_ray.workflows.evaluate import BASES
 
 RECIPE, SETTINGS, STUDY = "recipe.yaml", "serving.yaml", "study.yaml"
+BENCHMARK = "benchmark.yaml"
+MOST_BYTES = 256 * 2**20  # of a benchmark that goes along with a job
 
 
 def plan_distill(recipe: Recipe, name: str | None, resume: bool, student: str | None = None) -> Job:
@@ -33,7 +36,7 @@ def plan_distill(recipe: Recipe, name: str | None, resume: bool, student: str | 
     if student:
         words += ("--publish", check_name("--publish", student))
     repeats = ("--resume",) if resume else ()
-    return Job("distill", name, words, recipe, {RECIPE: dump_yaml(recipe)}, repeats)
+    return Job("distill", name, words, recipe, _recipe_files(recipe), repeats)
 
 
 def plan_encode(recipe: Recipe) -> Job:
@@ -63,12 +66,17 @@ def plan_evaluate(
             f"{' or '.join(BASES)}; publish it, or evaluate it here"
         )
     check_name("MODEL", model)
-    if benchmark:
-        load_benchmark(benchmark, "--benchmark")
+    choice = named_benchmark(benchmark) if benchmark else None
+    if isinstance(choice, str):
+        load_benchmark(choice, recipe, OPTION)
     _validate_store(store)
     words = ["evaluate", model, "--task", task, "--cases", str(per_category), "--recipe", RECIPE]
-    words += ["--benchmark", benchmark] if benchmark else []
-    files = {RECIPE: dump_yaml(recipe)}
+    files = _recipe_files(recipe if choice is None else _naming(recipe, None))
+    there, carried = _carried(choice, recipe, OPTION)
+    if isinstance(there, BenchmarkFiles):
+        files |= {BENCHMARK: _yaml(there.model_dump(mode="json")), **carried}
+    if there:
+        words += ["--benchmark", there if isinstance(there, str) else BENCHMARK]
     for number, judge in enumerate(judges):
         kind, _, file = judge.partition(":")
         if kind == "vlm" and file:  # its key is the cluster's matter
@@ -91,7 +99,10 @@ def plan_study(name: str, out: Path, at_once: int | None, store: str | None) -> 
     else:
         _validate_storage(recipe)
     fields = {**study.model_dump(mode="json", exclude_unset=True), "recipe": RECIPE}
-    files = {STUDY: _yaml(fields), RECIPE: _yaml(load_raw(study.recipe))}
+    there, carried = _carried(recipe.evaluation.benchmark, recipe, "benchmark")
+    if isinstance(there, BenchmarkFiles):
+        fields["benchmark"] = there.model_dump(mode="json")
+    files = {STUDY: _yaml(fields), RECIPE: _yaml(load_raw(study.recipe)), **carried}
     words = ["study", "run", STUDY, "--out", str(out)]
     words += ["--at-once", str(at_once)] if at_once else []
     words += ["--store", store] if store else []
@@ -116,12 +127,50 @@ def plan_serve(
     words += ["--host", host, "--port", str(port)]
     words += ["--tokens", str(tokens)] if tokens else []
     fields = serving.model_dump(mode="json")
-    files = {RECIPE: dump_yaml(recipe)}
+    files = _recipe_files(recipe)
     for judge, judge_fields in fields["judges"].items():
         files[f"judge-{judge}.yaml"] = _yaml(judge_fields)
     fields["judges"] = {judge: f"judge-{judge}.yaml" for judge in fields["judges"]}
     files[SETTINGS] = _yaml(fields)
     return Job("serve", recipe.name, tuple(words), recipe, files)
+
+
+def _recipe_files(recipe: Recipe) -> dict[str, str]:
+    """The recipe, and beside it the benchmark that it names if that is in files of this machine."""
+    there, carried = _carried(recipe.evaluation.benchmark, recipe, "evaluation.benchmark")
+    return {RECIPE: dump_yaml(_naming(recipe, there)), **carried}
+
+
+def _naming(recipe: Recipe, benchmark: str | BenchmarkFiles | None) -> Recipe:
+    evaluation = recipe.evaluation.model_copy(update={"benchmark": benchmark})
+    return recipe.model_copy(update={"evaluation": evaluation})
+
+
+def _carried(
+    choice: str | BenchmarkFiles | None, recipe: Recipe, field: str
+) -> tuple[str | BenchmarkFiles | None, dict[str, str]]:
+    """(what names the benchmark in the job's folder, the files that it needs there).
+
+    What is in S3 stays there; a file of this machine goes along, with its pictures in it.
+
+    Raises:
+        UserError: a row of it cannot be used, or it is too large to be sent.
+    """
+    if not isinstance(choice, BenchmarkFiles) or all(
+        address is None or address.startswith("s3://") for address in (choice.t2i, choice.edit)
+    ):
+        return choice, {}
+    from flash_ray.evaluation.case_files import FileBenchmark
+
+    benchmark = load_benchmark(choice, recipe, field)
+    assert isinstance(benchmark, FileBenchmark), "it is from files"
+    name, text = f"{benchmark.name}.jsonl", benchmark.to_jsonl()
+    if len(text) > MOST_BYTES:
+        raise UserError(
+            f"{field}: its {len(text) / 1e6:,.0f} MB are too large to be sent with a job; allowed: "
+            f"{MOST_BYTES / 1e6:,.0f} MB, or files in S3; put them there"
+        )
+    return BenchmarkFiles(t2i=name, edit=name), {name: text}
 
 
 def _validate_storage(recipe: Recipe) -> None:

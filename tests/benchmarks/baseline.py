@@ -33,7 +33,7 @@ def main(
     name = loaded.evaluation.benchmark
     if name is None:
         raise typer.BadParameter(f"{recipe} names no benchmark")
-    benchmark, judge = load_benchmark(name), load_judge(loaded.evaluation.judge_name)
+    benchmark, judge = load_benchmark(name, loaded), load_judge(loaded.evaluation.judge_name)
     model = load_base(loaded)
     at_sigmas = student_sampler(loaded.student.rungs)
     table = Table("task", "sampler", "evaluations", "score", "student's sigmas minus it")

@@ -1,6 +1,7 @@
 """What the tests of the commands share: the installed `flash-ray`, a very small base, a server."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from tests.helpers.endpoints import Served, ServedStore, start_server, store_wit
 from tests.helpers.gallery_page import LIMITS
 from tests.helpers.small import build_base
 
+PACKAGE = Path(__file__).parents[1] / "helpers/plugin_package"
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 # A run of seconds: what is left of the preset is its structure.
@@ -44,6 +46,19 @@ def small(base: Path) -> list[str]:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The user's home: nothing of the tests ends up in the real one."""
     return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder into which pip has installed somebody else's package, with a judge."""
+    folder = tmp_path_factory.mktemp("plugin")
+    source = shutil.copytree(PACKAGE, folder / "source")
+    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--quiet"]
+    ended = subprocess.run(
+        [*pip, "--no-index", "--target", folder / "site", source], capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    return folder / "site"
 
 
 @pytest.fixture

@@ -68,6 +68,15 @@ def files(folder: Path) -> set[Path]:
         ("evaluate teacher --task t2i --recipe miniature --judge crowd", "'crowd' is no judge"),
         ("evaluate teacher --task t2i --recipe miniature --judge vlm:none.yaml", "vlm:none.yaml"),
         ("evaluate teacher --task t2i --recipe miniature --benchmark x", "--benchmark: unknown"),
+        ("evaluate teacher --task t2i --recipe miniature --benchmark x.csv", "x.csv holds no such"),
+        (
+            "evaluate teacher --task t2i --recipe qwen-image-2.1 --benchmark starter",
+            "--judge: missing",
+        ),
+        ("benchmark describe x", "BENCHMARK: unknown benchmark 'x'"),
+        ("benchmark describe x.yaml", "BENCHMARK: x.yaml: No such file"),
+        ("benchmark describe starter --set seed=1", "--set: given without --recipe"),
+        ("distill miniature --set evaluation.benchmark={}", "evaluation.benchmark: neither t2i"),
         (
             "evaluate teacher --task t2i --recipe miniature --set evaluation.benchmark=null",
             "--benchmark: missing",

@@ -1,27 +1,6 @@
 """Somebody else's package adds a benchmark and a judge, which the commands then know by name."""
 
 import json
-import shutil
-import subprocess
-import sys
-from pathlib import Path
-
-import pytest
-
-PACKAGE = Path(__file__).parents[1] / "helpers/plugin_package"
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory) -> Path:
-    """The folder into which pip has installed the package."""
-    folder = tmp_path_factory.mktemp("plugin")
-    source = shutil.copytree(PACKAGE, folder / "source")
-    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--quiet"]
-    ended = subprocess.run(
-        [*pip, "--no-index", "--target", folder / "site", source], capture_output=True, text=True
-    )
-    assert ended.returncode == 0, ended.stderr
-    return folder / "site"
 
 
 def test_a_model_is_scored_on_its_benchmark_by_its_judge(flash_ray, installed, base, tmp_path):

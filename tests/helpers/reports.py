@@ -82,6 +82,7 @@ def result_of(comparisons: Mapping[Task, Comparison], recipe: Recipe) -> dict[st
             for other in MODELS[:2]
         },
         "gap_closed": {task: gap_closed(c) for task, c in comparisons.items()},
+        "overlap": ["signs, text to image: 1 of 3 prompts are training prompts too"],
         "benchmark": "miniature",
         "judge": "exact",
         "cases_per_category": 2,

@@ -55,7 +55,7 @@ def in_process(
         return CaseJudge(recipe, benchmark)(task, case, picture)
 
     async def start(id: str) -> None:
-        evaluate(id, recipe, store, settings)
+        evaluate(id, recipe, store, settings, benchmark)
 
     async def cancel(id: str) -> None:
         pass

@@ -334,7 +334,7 @@ class Signs:
 
 
 def test_sizes_categories_and_references_are_the_benchmarks(recipe, own_store, monkeypatch):
-    monkeypatch.setattr(benchmark, "load_benchmark", lambda name, field: Signs())
+    monkeypatch.setattr(benchmark, "load_benchmark", lambda name, recipe, field: Signs())
     evaluation = Evaluation(benchmark="signs", judge="ocr")
     recipe = recipe.model_copy(update={"evaluation": evaluation})
     with client_of(in_process(recipe, own_store, Serving())) as client:

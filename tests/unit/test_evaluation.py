@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from flash_ray.evaluation.benchmark import Case, first_of_each
+from flash_ray.evaluation.benchmark import Case, first_cases, first_of_each
 from flash_ray.evaluation.compare import (
     Answers,
     Comparison,
@@ -203,8 +203,8 @@ class TextOnly:
 
 def test_scores_during_training_are_of_the_tasks_that_can_be_scored(backbone, miniature_folder):
     recipe = load_recipe("miniature", [f"base={miniature_folder}", "training.precision=fp32"])
-    counts = {"t2i": 1, "edit": 0}
-    encoded = encode_benchmark(recipe, backbone, BENCHMARK, counts)
+    cases = first_cases(BENCHMARK, {"t2i": 1, "edit": 0})
+    encoded = encode_benchmark(recipe, backbone, cases)
     assert list(encoded.batches) == ["t2i"]
     evaluate = TrainingEval(encoded, TextOnly(), SamplerConfig((1.0,)))
     assert evaluate(backbone.transformer) == {"t2i": 3.0}

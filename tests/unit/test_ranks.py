@@ -27,6 +27,7 @@ def result(model: str, failure: str | None = None, task: str = "t2i", **judges: 
     return {
         "model": model,
         "benchmark": "miniature",
+        "benchmark_digest": "1" * 16,
         "task": task,
         "nfe": 4,
         "judges": {
@@ -162,11 +163,18 @@ GOOD = result("a", x=about(3.0))
             {**result("b", x=about(3.0)), "benchmark": "signs"},
             "differ in their benchmark (miniature, signs)",
         ),
+        (
+            {**result("b", x=about(3.0)), "benchmark_digest": "2" * 16},
+            "differ in their benchmark_digest (1111111111111111, 2222222222222222)",
+        ),
         (result("b", x=about(3.0)[:8]), "differ in their cases (16, 8)"),
         (result("b", y=about(3.0)), "differ in their judges (x; y)"),
         (result("b", x=[None] * 16), "judge x has a score in every result of 0 cases"),
         (result("b", x=[7.0] * 16), "is no result (judges.x.cases.landscape-000.score)"),
-        ({"model": "b", "benchmark": "m", "task": "t2i"}, "is no result (judges)"),
+        (
+            {"model": "b", "benchmark": "m", "benchmark_digest": "1", "task": "t2i"},
+            "is no result (judges)",
+        ),
         (result("b"), "is no result (judges)"),
         (result("b", x=about(3.0), y=about(3.0)[:3]), "is no result"),
         ([], "is no result"),

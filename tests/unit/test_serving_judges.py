@@ -1,5 +1,6 @@
 """What a server can score: its benchmark and judges, and what decides an evaluation's id."""
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,10 @@ from flash_ray.errors import UserError
 from flash_ray.evaluation.judges import base
 from flash_ray.recipe import Recipe, load_recipe
 from flash_ray.serving.benchmark import (
+    checked_benchmark,
     judge_names,
     reference_paths,
     served_benchmark,
-    validate_judges,
     vlm_identity,
 )
 from flash_ray.serving.evaluations import EvaluationSpec
@@ -29,6 +30,23 @@ def settings(tmp_path: Path) -> Serving:
 
 def recipe(*overrides: str) -> Recipe:
     return load_recipe("miniature", list(overrides))
+
+
+def test_what_is_served_is_pickled_and_names_nothing_of_the_miniature(tmp_path):
+    file = tmp_path / "own.csv"
+    file.write_text(
+        "id,prompt,category,text\n1,a lake,land,\n2,a sign,signs,OPEN\n3,a hill,land,\n"
+    )
+    named = f"evaluation={{benchmark: {{t2i: {file}}}, judge: ocr}}"
+    here = checked_benchmark(recipe(named), load_serving(None, ["limits.cases=1"]))
+    file.unlink()
+    there = pickle.loads(pickle.dumps(here))
+    assert (there.name, there.digest) == ("own", here.digest)
+    assert there.categories == {"t2i": ("land", "signs")}
+    assert [case.id for case in there.cases("t2i", 1)] == ["1", "2"]
+    assert there.case("t2i", "2").text == "OPEN" and there.case("t2i", "3") is None
+    assert there.cases("edit", 1) == [] and there.case("edit", "1") is None
+    assert judge_names(recipe(named), Serving()) == ["ocr"]
 
 
 def test_judges_are_read_from_their_files_with_the_settings(settings, tmp_path):
@@ -52,9 +70,9 @@ def test_judges_are_read_from_their_files_with_the_settings(settings, tmp_path):
 def test_a_server_does_not_start_without_a_judges_key(settings, monkeypatch):
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     with pytest.raises(UserError, match="JUDGE_KEY is not in the environment"):
-        validate_judges(recipe(), settings)
+        checked_benchmark(recipe(), settings)
     monkeypatch.setenv("JUDGE_KEY", "x")
-    validate_judges(recipe(), settings)
+    checked_benchmark(recipe(), settings)
 
 
 def test_a_server_does_not_start_without_its_benchmark_or_its_judge(settings):
@@ -62,15 +80,15 @@ def test_a_server_does_not_start_without_its_benchmark_or_its_judge(settings):
         with pytest.raises(UserError) as error:
             found = recipe()
             evaluation = found.evaluation.model_copy(update=dict(o.split("=") for o in overrides))
-            validate_judges(found.model_copy(update={"evaluation": evaluation}), settings)
+            checked_benchmark(found.model_copy(update={"evaluation": evaluation}), settings)
         return str(error.value)
 
     assert "evaluation.benchmark: unknown benchmark 'none'" in problem(Serving(), "benchmark=none")
     assert "evaluation.judge: unknown judge 'none'" in problem(Serving(), "judge=none")
     without = recipe("evaluation.benchmark=")
     with pytest.raises(UserError, match="judges: mine without a benchmark"):
-        validate_judges(without, settings)
-    validate_judges(without, Serving())
+        checked_benchmark(without, settings)
+    checked_benchmark(without, Serving())
 
 
 def test_judges_are_the_recipes_first_then_ocr_and_the_settings(settings, monkeypatch):

@@ -1,5 +1,7 @@
 """Study files: what they refuse, which trials they make, and for how long these train."""
 
+import pickle
+
 import pytest
 import yaml
 
@@ -49,6 +51,21 @@ def test_every_arm_runs_under_every_seed_whole_seeds_first_noise_last(load):
     assert [t.recipe.seed for t in trials] == [0, 0, 1, 1, 7]
     assert trials[0].recipe.name == trials[0].name == "try-half-0"
     assert len({t.digest for t in trials}) == 5
+
+
+def test_a_trial_knows_its_benchmark_where_the_files_are_not(load, tmp_path):
+    file = tmp_path / "signs.csv"
+    file.write_text("prompt,category,text\na sign that says OPEN,signs,OPEN\n")
+    fields = {"benchmark": {"t2i": str(file)}, "judge": "ocr", "cases": {"t2i": 1}}
+    (first, *_) = plan_trials(load(**fields))
+    file.unlink()
+    there = pickle.loads(pickle.dumps(first))
+    assert there.digest == first.digest and there.benchmark[0] == "signs"
+    file.write_text("prompt,category,text\na sign that says EXIT,signs,EXIT\n")
+    assert plan_trials(load(**fields))[0].digest != first.digest
+    file.write_text("prompt,category,text\n,signs,EXIT\n")
+    message = refusal(load, **fields)
+    assert message.startswith("benchmark.t2i: signs.csv line 2: empty prompt")
 
 
 @pytest.mark.parametrize("name", shipped())

@@ -1,5 +1,6 @@
 """What is sent to a cluster: ids, files, refusals, and what an image lacks."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -7,15 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 from ray.job_submission import JobDetails
 
+from flash_ray import plugins
 from flash_ray.cluster.environment import REQUIREMENTS, lacking, pins, requirements
 from flash_ray.cluster.jobs.logs import exit_code
 from flash_ray.cluster.jobs.submit import free_id
 from flash_ray.errors import UserError
+from flash_ray.evaluation.benchmark import load_benchmark, named_benchmark
 from flash_ray.recipe import load_recipe
+from flash_ray.recipe.sections import BenchmarkFiles
 from flash_ray.serving.settings import load_serving
+from flash_ray.studies import validation
 from flash_ray.studies.study import load_study, plan_trials
+from flash_ray.workflows import submit
 from flash_ray.workflows.submit import (
     plan_distill,
     plan_encode,
@@ -24,6 +31,7 @@ from flash_ray.workflows.submit import (
     plan_study,
 )
 
+names = plugins.names
 STORED = "runtime.storage.url=s3://bucket/place"
 RECIPE = load_recipe("miniature", [STORED])
 
@@ -68,6 +76,87 @@ def test_a_study_travels_with_its_recipe(tmp_path, monkeypatch):
     monkeypatch.chdir(there)
     (tmp_path / "mine.yaml").unlink()
     assert plan_trials(load_study("study.yaml")) == here
+
+
+def with_cases(tmp_path):
+    """A benchmark in a file of this machine, with a picture beside it."""
+    Image.new("RGB", (96, 64), "teal").save(tmp_path / "yard.png")
+    rows = [
+        {"prompt": "a lake", "category": "land"},
+        {"prompt": "make it snow", "category": "weather", "image": "yard.png"},
+    ]
+    file = tmp_path / "own.jsonl"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return BenchmarkFiles(t2i=str(file), edit=str(file))
+
+
+def test_a_benchmark_in_a_file_goes_along_with_its_pictures(tmp_path, monkeypatch):
+    choice = with_cases(tmp_path)
+    named = ["evaluation.judge=exact", f"evaluation.benchmark={choice.model_dump_json()}"]
+    recipe = load_recipe("miniature", [STORED, *named])
+    here = load_benchmark(choice, recipe)
+    study = {"name": "small", "recipe": "miniature", "budget": {"iterations": 2}}
+    arms = {"a": {"tasks": {"t2i": 1, "edit": 1}}, "b": {"tasks": {"t2i": 1, "edit": 0}}}
+    study |= {
+        "arms": arms,
+        "set": {"runtime.storage.url": "s3://bucket"},
+    }
+    own = {"benchmark": choice.model_dump(), "cases": {"t2i": 1}, "judge": "sees-all"}
+    monkeypatch.setattr(plugins, "names", lambda group: names(group) + ["sees-all"])
+    monkeypatch.setattr(validation, "load_judge", lambda name, field: SeesAll())
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({**study, **own}))
+    trials = plan_trials(load_study(str(tmp_path / "own.yaml")))
+    there = tmp_path / "there"
+    there.mkdir()
+    address = ("127.0.0.1", 8000)
+    jobs = [
+        plan_study(str(tmp_path / "own.yaml"), tmp_path / "out", None, "s3://bucket/place"),
+        plan_distill(recipe, "mine", resume=False),
+        plan_serve(recipe, None, [], "s3://bucket/place", None, address),
+        plan_evaluate("teacher", RECIPE, None, "edit", choice.edit, 4, ["exact"]),
+    ]
+    for job in jobs:
+        assert job.files["own.jsonl"] == here.to_jsonl()
+    (tmp_path / "yard.png").unlink()
+    (tmp_path / "own.jsonl").unlink()
+    monkeypatch.chdir(there)
+    write(jobs[0], there)
+    assert [trial.digest for trial in plan_trials(load_study("study.yaml"))] == [
+        trial.digest for trial in trials
+    ]
+    write(jobs[1], there)
+    sent = load_recipe(there / "recipe.yaml")
+    assert sent.digest == recipe.digest
+    assert load_benchmark(sent.evaluation.benchmark, sent).digest == here.digest
+    write(jobs[3], there)
+    assert "--benchmark benchmark.yaml" in " ".join(jobs[3].words)
+    assert load_benchmark(named_benchmark("benchmark.yaml"), sent).digest == here.digest
+
+
+def test_a_benchmark_in_s3_stays_there(tmp_path):
+    choice = BenchmarkFiles(t2i="s3://bucket/prompts/")
+    named = ["evaluation.judge=exact", f"evaluation.benchmark={choice.model_dump_json()}"]
+    recipe = load_recipe("miniature", [STORED, *named])
+    job = plan_distill(recipe, "mine", resume=False)
+    assert list(job.files) == ["recipe.yaml"]
+    write(job, tmp_path)
+    assert load_recipe(tmp_path / "recipe.yaml") == recipe
+
+
+def test_a_benchmark_too_large_for_a_job_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(submit, "MOST_BYTES", 100)
+    words = ("teacher", RECIPE, None, "edit", with_cases(tmp_path).edit, 4, ["exact"])
+    with pytest.raises(UserError, match="^--benchmark: its 0 MB are too large to be sent"):
+        plan_evaluate(*words)
+
+
+class SeesAll:
+    """A judge of any case, as a package would register it."""
+
+    name, in_tasks = "sees-all", True
+
+    def can_judge(self, case):
+        return True
 
 
 def load_raw_miniature():

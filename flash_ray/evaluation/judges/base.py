@@ -10,7 +10,7 @@ from pydantic import Field
 
 from flash_ray import plugins
 from flash_ray.errors import UserError
-from flash_ray.evaluation.benchmark import Benchmark, Case, load_benchmark
+from flash_ray.evaluation.benchmark import Benchmark, Case, listed_cases, load_benchmark
 from flash_ray.evaluation.judges.endpoint import VlmSettings, read_settings
 from flash_ray.evaluation.statistics import interval
 from flash_ray.recipe import Recipe
@@ -137,9 +137,9 @@ def load_scoring(recipe: Recipe) -> Scoring | None:
     evaluation = recipe.evaluation
     if evaluation.benchmark is None:
         return None
-    benchmark = load_benchmark(evaluation.benchmark, "evaluation.benchmark")
+    benchmark = load_benchmark(evaluation.benchmark, recipe, "evaluation.benchmark")
     judge = load_judge(evaluation.judge_name, "evaluation.judge")
-    cases = [case for task in benchmark.categories for case in benchmark.cases(task, 1)]
+    cases = [case for task in benchmark.categories for case in listed_cases(benchmark, task, 1)]
     validate_judge(judge, cases, benchmark.name, "evaluation.judge")
     return Scoring(benchmark, judge)
 

@@ -95,7 +95,7 @@ def error_rate(read: str, wanted: str) -> float:
 
 def validate_missing() -> None:
     """Raises UserError if the extra is not installed."""
-    for module in ("rapidocr", "onnxruntime", "rapidfuzz"):
+    for module in ("rapidocr", "onnxruntime"):
         require(module, "ocr")
 
 

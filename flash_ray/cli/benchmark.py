@@ -1,0 +1,49 @@
+"""`flash-ray benchmark`: what models are compared on."""
+
+from typing import Annotated
+
+import typer
+
+from flash_ray.cli.options import Overrides, StoreAddress, storage_of
+from flash_ray.errors import UserError
+from flash_ray.recipe import load_recipe
+
+benchmark_app = typer.Typer(help="Look at benchmarks.")
+
+
+@benchmark_app.callback()
+def benchmark() -> None:
+    """Look at benchmarks."""
+
+
+@benchmark_app.command("describe")
+def benchmark_describe(
+    benchmark: Annotated[
+        str,
+        typer.Argument(
+            metavar="BENCHMARK",
+            help="A registered benchmark, a file of cases or the YAML file of one.",
+        ),
+    ],
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RECIPE", help="Whose training prompts are compared with the benchmark's."
+        ),
+    ] = None,
+    overrides: Overrides = None,
+    store: StoreAddress = None,
+) -> None:
+    """Print what is in a benchmark, and with --recipe how much of it that trains on."""
+    if recipe is None and (overrides or store):
+        option = "--set" if overrides else "--store"
+        raise UserError(f"{option}: given without --recipe, to which it belongs; add --recipe")
+    settings = [*(overrides or []), *storage_of(store)]
+    loaded = load_recipe(recipe, settings) if recipe else None
+    from flash_ray.cli.tables import benchmark_table
+    from flash_ray.workflows.benchmark import describe_benchmark
+
+    description, overlaps = describe_benchmark(benchmark, loaded, store)
+    benchmark_table(description)
+    for overlap in overlaps:
+        typer.echo(overlap)
