@@ -1,5 +1,6 @@
 """What `flash-ray serve` does: everything is checked before Ray starts."""
 
+import logging
 import math
 import os
 import threading
@@ -85,6 +86,9 @@ def _serve(
 
     from flash_ray.serving.app import NAME, application
 
+    if not in_cluster_job():
+        # It would call the address of the proxy, which nobody asks, the one to ask.
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
     replicas = settings.generate.max + settings.edit.max
     evaluations = settings.evaluations * recipe.runtime.cpus_per_worker
     cpus = math.ceil(replicas * settings.cpus + evaluations)

@@ -51,4 +51,5 @@ def test_a_server_that_is_terminated_says_so_in_one_line(tmp_path, base):
     assert ended.code == 143, ended.err
     assert ended.err.endswith("\nflash-ray: terminated\n")
     assert port in ended.ports and "(raylet)" not in ended.err and "\x1b" not in ended.err
+    assert re.findall(r"http://\S+", ended.err) == [f"http://127.0.0.1:{port}"]
     closed_and_clean(ended)
