@@ -113,7 +113,7 @@ def test_a_benchmark_in_a_file_goes_along_with_its_pictures(tmp_path, monkeypatc
         plan_study(str(tmp_path / "own.yaml"), tmp_path / "out", None, "s3://bucket/place"),
         plan_distill(recipe, "mine", resume=False),
         plan_serve(recipe, None, [], "s3://bucket/place", None, address),
-        plan_evaluate("teacher", RECIPE, None, "edit", choice.edit, 4, ["exact"]),
+        plan_evaluate("teacher", RECIPE, "s3://b", "edit", choice.edit, 4, ["exact"]),
     ]
     for job in jobs:
         assert job.files["own.jsonl"] == here.to_jsonl()
@@ -145,7 +145,7 @@ def test_a_benchmark_in_s3_stays_there(tmp_path):
 
 def test_a_benchmark_too_large_for_a_job_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(submit, "MOST_BYTES", 100)
-    words = ("teacher", RECIPE, None, "edit", with_cases(tmp_path).edit, 4, ["exact"])
+    words = ("teacher", RECIPE, "s3://b", "edit", with_cases(tmp_path).edit, 4, ["exact"])
     with pytest.raises(UserError, match="^--benchmark: its 0 MB are too large to be sent"):
         plan_evaluate(*words)
 
