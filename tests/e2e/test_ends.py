@@ -5,6 +5,7 @@ import re
 import signal
 
 import pytest
+import yaml
 
 from flash_ray.cluster.session import free_ports
 from flash_ray.serving.tokens import add_token
@@ -29,6 +30,30 @@ def test_a_run_says_its_own_lines_only_and_leaves_nothing(tmp_path, small):
     assert ended.code == 0, ended.err
     assert [line for line in ended.err.splitlines() if not OWN_LINE.fullmatch(line)] == []
     assert ended.out == "s3://flash-ray/students/miniature\n"
+    closed_and_clean(ended)
+
+
+def test_a_demo_opens_no_port_to_others_and_leaves_nothing(tmp_path, small):
+    words = ("demo", "--out", "demo", "--cases", "1", *small)
+    ended = watch([*words, "--set", "training.iterations=1"], tmp_path)
+    assert ended.code == 0, ended.err
+    closed_and_clean(ended)
+
+
+def test_a_study_opens_no_port_to_others_and_leaves_nothing(tmp_path, base):
+    small = {"base": str(base), "data.num_cases": 8, "runtime.num_workers": 1}
+    study = {
+        "name": "small",
+        "recipe": "miniature",
+        "seeds": [0],
+        "budget": {"iterations": 1},
+        "cases": {"t2i": 1},
+        "arms": {"images": {}, "edits": {"tasks": {"t2i": 1, "edit": 3}}},
+        "set": {**small, "runtime.micro_batch_size": 4},
+    }
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    ended = watch(["study", "run", "study.yaml", "--store", "store", "--out", "out"], tmp_path)
+    assert ended.code == 0, ended.err
     closed_and_clean(ended)
 
 
