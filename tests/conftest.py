@@ -1,5 +1,6 @@
 """How the tests share a machine when `pytest -n 2` runs them in two processes."""
 
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -7,6 +8,10 @@ import pytest
 if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import LoadScopeScheduling
+
+# What a shell starts in the background ignores Ctrl-C, and so would what tests end by it.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TOGETHER = ("tests/e2e/", "tests/integration/")  # each shares servers, a store, a Ray
 
