@@ -1,5 +1,7 @@
 """Shared by the unit tests: a very small untrained miniature with weights that matter."""
 
+import os
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
@@ -15,6 +17,13 @@ CORPUS = [
     for ground in ("dark", "bright")
     for word in ("CAT", "DOG", "SUN")
 ]
+
+
+@pytest.fixture(autouse=True)
+def nobodys_store(monkeypatch):
+    """Hides the store of tests of other tiers that run in this process."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="session")
