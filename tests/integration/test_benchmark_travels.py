@@ -10,12 +10,12 @@ from PIL import Image
 
 from flash_ray.data.select import plan_cases
 from flash_ray.evaluation.benchmark import first_cases, load_benchmark
+from flash_ray.evaluation.drawing import encode_in_task
 from flash_ray.evaluation.overlap import find_overlap
 from flash_ray.evaluation.sample import encode_benchmark
 from flash_ray.models.loading import load_model
 from flash_ray.recipe.sections import BenchmarkFiles
 from flash_ray.storage.s3 import Store
-from flash_ray.studies.resources import encode_by_task
 from tests.helpers.distilling import small_recipe
 
 ROWS = [
@@ -70,7 +70,8 @@ def test_a_task_encodes_the_cases_without_the_files(recipe, tmp_path, monkeypatc
     )
     recipe = recipe.model_copy(update={"evaluation": evaluation})
     remote, counts = ray.remote, {"t2i": 2, "edit": 1}
-    cases = first_cases(load_benchmark(evaluation.benchmark, recipe), counts)
+    benchmark = load_benchmark(evaluation.benchmark, recipe)
+    cases = first_cases(benchmark, counts)
 
     def without_files(function):
         for name in ("own.jsonl", "yard.png"):
@@ -78,7 +79,7 @@ def test_a_task_encodes_the_cases_without_the_files(recipe, tmp_path, monkeypatc
         return remote(function)
 
     monkeypatch.setattr(ray, "remote", without_files)
-    (encoded,) = encode_by_task(recipe, [counts])
+    (encoded,) = encode_in_task(recipe, benchmark, [counts])
     ids = {task: [case.id for case in encoded.cases(task)] for task in encoded.batches}
     assert ids == {task: [case.id for case in of_task] for task, of_task in cases.items()}
     model = load_model(recipe.base, torch.float32, "cpu", encoders=True)
