@@ -39,7 +39,7 @@ class StoredPictures(Sequence[np.ndarray]):
         data = self.store.get_bytes(key)
         try:
             return np.asarray(Image.open(io.BytesIO(data or b"")).convert("RGB"))
-        except OSError as error:
+        except (OSError, Image.DecompressionBombError) as error:
             raise UserError(
                 f"{self.store.url(key)} is gone or damaged; remove it, and run the command again, "
                 "which draws it anew"
