@@ -19,11 +19,13 @@ CORPUS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def nobodys_store(monkeypatch):
-    """Hides the store of tests of other tiers that run in this process."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
+@pytest.fixture(scope="module", autouse=True)
+def nobodys_store():
+    """Hides the store of other tiers of tests in this process; a module may start its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        yield
 
 
 @pytest.fixture(scope="session")
