@@ -18,7 +18,7 @@ from flash_ray.serving.tokens import Role
 from tests.helpers.endpoints import Served
 
 DESKTOP, PHONE = (1440, 900), (390, 844)  # windows that the pages are made for
-LIMITS = {"cases": 24, "prompt": 100, "image_bytes": 100_000}  # of the tests' server
+LIMITS = {"cases": 24, "prompt": 100, "image_bytes": 150_000}  # of the tests' server
 WAIT_S = 300  # the longest that a busy machine may take for one step
 
 
