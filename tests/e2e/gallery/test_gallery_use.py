@@ -82,7 +82,7 @@ def test_a_form_that_lacks_something_says_what(page):
 
 def test_what_the_server_would_not_take_is_known_before_it_is_asked(page, tmp_path):
     large = tmp_path / "large.png"
-    Image.effect_noise((400, 400), 200).save(large)
+    Image.effect_noise((500, 500), 200).save(large)
     assert large.stat().st_size > LIMITS["image_bytes"]
     page.sign_in()
     for tab, field, button in (
