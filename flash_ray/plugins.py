@@ -7,6 +7,7 @@ A module is imported when its name is used, not before. Groups: `flash_ray.model
 
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from typing import Any
 
 from flash_ray.errors import UserError, unknown
@@ -42,6 +43,19 @@ def load(group: str, name: str, field: str) -> Any:
             f"{field}: {name!r} is registered as {found[name].value}, which cannot be loaded "
             f"({error}); repair or remove the package that registers it"
         ) from error
+
+
+def require(module: str, extra: str, field: str) -> None:
+    """Raises UserError if an optional module is not installed, with what to install.
+
+    Args:
+        field: what needs it, for the message.
+    """
+    if find_spec(module) is None:
+        raise UserError(
+            f"{field}: {module} is not installed; run `pip install 'flash-ray[{extra}]'`, or "
+            "choose another"
+        )
 
 
 def packages() -> set[str]:

@@ -16,10 +16,11 @@ from flash_ray.cli.options import (
     StoreAddress,
     storage_of,
 )
+from flash_ray.errors import UserError
 from flash_ray.recipe import dump_yaml, load_recipe
 
 recipe_app = typer.Typer(help="Look at recipes and check them.")
-data_app = typer.Typer(help="Look at a recipe's training data, and encode it ahead.")
+data_app = typer.Typer(help="Look at training data, write some, and encode it ahead.")
 
 
 @recipe_app.command("show")
@@ -65,6 +66,35 @@ def data_encode(
         prepared = encode_data(loaded, store, steps)
     cases = sum(shard.rows for shard in prepared.shards)
     typer.echo(f"{cases} cases; {prepared.encoded} of {len(prepared.shards)} shards encoded now")
+
+
+@data_app.command("write")
+def data_write(
+    spec: Annotated[
+        str, typer.Argument(metavar="SPEC", help="A YAML file: what is written, and by whom.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder, or one to go on with.")],
+    recipe: Annotated[
+        str | None,
+        typer.Option(metavar="RECIPE", help="Whose base draws the pictures of edits."),
+    ] = None,
+    overrides: Overrides = None,
+    store: StoreAddress = None,
+) -> None:
+    """Have a language model write prompts and edits, by category, as a spec says."""
+    if recipe is None and (overrides or store):
+        option = "--set" if overrides else "--store"
+        raise UserError(f"{option}: given without --recipe, to which it belongs; add --recipe")
+    loaded = load_recipe(recipe, [*(overrides or []), *storage_of(store)]) if recipe else None
+    from flash_ray.cli.tables import written_table
+    from flash_ray.telemetry.progress import Steps
+    from flash_ray.workflows.write import write_data
+
+    with Steps() as steps:
+        written = write_data(spec, out, loaded, store, steps)
+    written_table(written)
+    if written.problem:
+        raise UserError(written.problem)
 
 
 def distill(

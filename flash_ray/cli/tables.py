@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import typer
+import yaml
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from flash_ray.recipe import Recipe
     from flash_ray.storage.records import CorruptRecord
     from flash_ray.storage.students import PublishedScores, Student
+    from flash_ray.workflows.write import Written
 
 
 def comparison_table(result: Mapping[str, Any]) -> None:
@@ -126,6 +128,28 @@ def data_table(recipe: "Recipe", description: "Description") -> None:
     console.print(_cache(description), highlight=False)
     for line in description.complaints:
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def written_table(written: "Written") -> None:
+    """Prints what a folder of `flash-ray data write` holds, what was spent, and what a recipe says
+    to train on it."""
+    table = Table("task", "category", "rows", "of", "with text", "languages")
+    for row in written.rows:
+        numbers = (row.written, row.wanted, row.with_text)
+        table.add_row(row.task, row.category, *map(str, numbers), _counts(row.languages))
+    dropped = _counts(written.dropped)
+    Console().print(
+        table,
+        f"asked {written.requests:,} times now, {written.tokens:,} tokens; "
+        f"{written.tokens_in_all:,} tokens for all that is in {written.folder}",
+        *([f"could not be used, and asked for again: {dropped}"] if dropped else []),
+        highlight=False,
+        sep="\n",
+        soft_wrap=True,
+    )
+    typer.echo(
+        yaml.safe_dump({"data": written.data}, sort_keys=False, allow_unicode=True), nl=False
+    )
 
 
 def benchmark_table(description: "BenchmarkDescription") -> None:

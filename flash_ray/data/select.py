@@ -21,18 +21,24 @@ if TYPE_CHECKING:
 PATIENCE = 50  # entries of an endless source for each that a filter must let through
 
 
-def category_counts(weights: Mapping[str, float], total: int, field: str) -> dict[str, int]:
-    """Divide `total` cases by weight (largest remainder); every positive weight gets one or more.
-
-    Raises:
-        UserError: `total` is too small for that; `field` names the weights in the message.
-    """
+def divide(total: int, weights: Mapping[str, float]) -> dict[str, int]:
+    """Divides a total by weight, the largest remainders rounded up."""
     whole = sum(weights.values())
     exact = {name: total * weight / whole for name, weight in weights.items()}
     counts = {name: int(share) for name, share in exact.items()}
     by_remainder = sorted(exact, key=lambda name: counts[name] - exact[name])
     for name in by_remainder[: total - sum(counts.values())]:
         counts[name] += 1
+    return counts
+
+
+def category_counts(weights: Mapping[str, float], total: int, field: str) -> dict[str, int]:
+    """Divide `total` cases by weight; every positive weight gets one or more.
+
+    Raises:
+        UserError: `total` is too small for that; `field` names the weights in the message.
+    """
+    counts = divide(total, weights)
     if empty := [name for name, weight in weights.items() if weight and not counts[name]]:
         raise UserError(
             f"data.num_cases: {total} cases leave none for {field}.{empty[0]}; allowed: enough for "

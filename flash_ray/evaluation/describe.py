@@ -10,6 +10,7 @@ from flash_ray.evaluation.benchmark import (
     Benchmark,
     key_prefix,
     listed_cases,
+    named_benchmark,
     registered,
 )
 from flash_ray.evaluation.case_files import FileBenchmark, name_of, read_cases
@@ -60,6 +61,29 @@ def describe_benchmark(choice: str | BenchmarkFiles, recipe: Recipe | None) -> B
         return _described(name, benchmark.digest, list(_listed(benchmark)), left_aside)
     unsized: list[Listed] = [(case.task, case.category, case.size) for case in cases]
     return _described(name, None, unsized, left_aside)
+
+
+def listed_prompts(word: str, recipe: Recipe | None, field: str) -> Iterator[tuple[Task, str]]:
+    """The task and the prompt of each case that is listed of a benchmark.
+
+    Args:
+        word: a registered one's name, a file of cases, or the YAML file of a benchmark.
+        recipe: whose endpoint S3 has; None: AWS_ENDPOINT_URL_S3.
+        field: what named it, for messages.
+
+    Raises:
+        UserError: there is no such benchmark, or a row of its files cannot be used.
+    """
+    choice = named_benchmark(word, field)
+    made = registered(choice, field) if isinstance(choice, str) else choice
+    if isinstance(made, BenchmarkFiles):
+        endpoint = recipe.runtime.storage.endpoint if recipe else None
+        yield from (
+            (case.task, case.prompt) for case in read_cases(made, endpoint, f"{field}: ")[0]
+        )
+        return
+    for task in made.categories:
+        yield from ((task, case.prompt) for case in listed_cases(made, task))
 
 
 def _listed(benchmark: Benchmark) -> Iterator[Listed]:

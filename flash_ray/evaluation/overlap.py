@@ -5,16 +5,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-import numpy as np
-from rapidfuzz import fuzz, process
-
+from flash_ray.data.alike import ALIKE, alike, plain
 from flash_ray.data.select import CasePlan
 from flash_ray.evaluation.benchmark import TASK_TITLES, Benchmark, listed_cases
 from flash_ray.recipe.schema import Task
 
-# Of 50 prompts with every 15th word or sign changed among 20,000 it finds 50, and of 450 others
-# none; MinHash of 128 permutations finds 38 at a threshold of 0.7, and takes longer.
-ALIKE = 85  # percent of the signs of both that need not be changed to make one of the other
 SECONDS = 60.0  # of a task, after which what is left is not compared
 BATCH = 2000  # training prompts that are compared at once
 
@@ -61,14 +56,14 @@ def find_overlap(benchmark: Benchmark, plan: CasePlan) -> list[Overlap]:
 
 
 def _overlap(benchmark: Benchmark, task: Task, plan: CasePlan) -> Overlap:
-    cases = [_plain(case.prompt) for case in listed_cases(benchmark, task)]
+    cases = [plain(case.prompt) for case in listed_cases(benchmark, task)]
     shards = [shard for shard in plan.shards if shard.task == task]
     exact, near, compared = set[str](), set[str](), 0
     for batch in _batches(plan.source.prompts(shards)):
         compared += len(batch)
-        seen = {_plain(prompt) for prompt in batch}
+        seen = {plain(prompt) for prompt in batch}
         exact |= seen.intersection(cases)
-        near |= _near(sorted(set(cases) - exact - near), sorted(seen))
+        near |= alike(sorted(set(cases) - exact - near), sorted(seen))
     total = sum(shard.rows for shard in shards)
     return Overlap(
         benchmark.name,
@@ -81,22 +76,8 @@ def _overlap(benchmark: Benchmark, task: Task, plan: CasePlan) -> Overlap:
     )
 
 
-def _near(prompts: list[str], training: list[str]) -> set[str]:
-    """The prompts that are alike to a training prompt."""
-    if not prompts:
-        return set()
-    alike_PT = process.cdist(
-        prompts, training, scorer=fuzz.ratio, score_cutoff=ALIKE, dtype=np.uint8
-    )
-    return {prompts[index] for index in np.flatnonzero(alike_PT.any(axis=1))}
-
-
 def _batches(prompts: Iterable[str]) -> Iterator[list[str]]:
     """Prompts in batches, for `SECONDS`."""
     end, source = time.monotonic() + SECONDS, iter(prompts)
     while time.monotonic() < end and (batch := list(islice(source, BATCH))):
         yield batch
-
-
-def _plain(prompt: str) -> str:
-    return " ".join(prompt.casefold().split())

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 import pytest
+from rapidfuzz import fuzz, process
 
 from flash_ray.data.select import CasePlan
 from flash_ray.data.source import DataSource, Shard
@@ -78,7 +79,7 @@ def test_the_starter_is_120_different_prompts_that_no_model_is_tied_to():
     for case in texts:  # what is to be read is in the prompt
         words = [word.strip(".,:!") for word in case.text.split()]
         assert all(word in case.prompt for word in words), case
-    near = overlap.process.cdist(prompts, prompts, scorer=overlap.fuzz.ratio)
+    near = process.cdist(prompts, prompts, scorer=fuzz.ratio)
     assert (near > 60).sum() == len(prompts)  # with themselves alone
     wide = load_recipe("miniature", ["data.resolution=[64, 96]"])
     assert load_benchmark("starter", wide).cases("t2i", 1)[0].size == (64, 96)

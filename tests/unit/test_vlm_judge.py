@@ -292,7 +292,7 @@ def test_another_protocol_is_an_error(server, store, answer):
 
 
 def test_a_slow_server_is_an_error(server, store, monkeypatch):
-    monkeypatch.setattr("flash_ray.evaluation.judges.endpoint.RETRIES", 0)
+    monkeypatch.setattr("flash_ray.models.endpoint.RETRIES", 0)
     release = Event()
 
     def wait(asked: Asked, number: int) -> Answer:
@@ -307,7 +307,7 @@ def test_a_slow_server_is_an_error(server, store, monkeypatch):
 
 
 def test_no_server_is_an_error(server, store, monkeypatch):
-    monkeypatch.setattr("flash_ray.evaluation.judges.endpoint.RETRIES", 0)
+    monkeypatch.setattr("flash_ray.models.endpoint.RETRIES", 0)
     with pytest.raises(UserError) as refusal:
         judge = VlmJudge(settings(server, base_url="http://127.0.0.1:9/v1"), store)
         judge.judge(CASES[:1], PICTURES[:1])

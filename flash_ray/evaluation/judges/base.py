@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any, Protocol
 
 import numpy as np
@@ -209,12 +208,8 @@ def unknown_judge(word: str) -> str:
 
 
 def require(module: str, extra: str) -> None:
-    """Raises UserError if an optional module is not installed, with what to install."""
-    if find_spec(module) is None:
-        raise UserError(
-            f"--judge: {module} is not installed; run `pip install 'flash-ray[{extra}]'`, or "
-            "choose another judge"
-        )
+    """Raises UserError if a judge's optional module is not installed, with what to install."""
+    plugins.require(module, extra, "--judge")
 
 
 def summarize(judge: Judge, cases: Sequence[Case], scores: Sequence[CaseScore]) -> JudgeResult:

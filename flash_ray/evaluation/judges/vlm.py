@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -19,7 +18,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 
 from flash_ray.evaluation.benchmark import Case
 from flash_ray.evaluation.judges.base import CaseScore, require
-from flash_ray.evaluation.judges.endpoint import Budget, Endpoint, Reply, VlmSettings
+from flash_ray.evaluation.judges.endpoint import VlmSettings
+from flash_ray.models.endpoint import Budget, Endpoint, Reply, answers
 from flash_ray.recipe.schema import Task
 from flash_ray.storage.s3 import Store
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 2  # at an answer that can be parsed
-THOUGHT = re.compile(r"^.*</think(?:ing)?>", re.DOTALL)  # what a model says before it answers
 Part = str | np.ndarray  # of a message: text, or a uint8 picture (H, W, 3)
 
 _REPLIES = TypeAdapter(tuple[Reply, ...])
@@ -155,22 +154,9 @@ def message_parts(case: Case, image_HW3: np.ndarray) -> list[Part]:
 def parse(text: str | None) -> Answer | None:
     """The last answer in the text, wherever it stands; None if there is none.
 
-    A model may think first, aloud or between <think> and </think>, and draft answers as it does:
-    only what follows its thoughts counts, and of that what it says last.
+    A model may draft answers before that: what it says last counts.
     """
-    said = THOUGHT.sub("", text or "")
-    decoder, answer, start = json.JSONDecoder(), None, said.find("{")
-    while start >= 0:
-        end = start + 1
-        try:
-            found, after = decoder.raw_decode(said, start)
-        except (ValueError, RecursionError):
-            pass  # a brace of its words
-        else:
-            if read := _answer(found):
-                answer, end = read, after
-        start = said.find("{", end)
-    return answer
+    return [None, *answers(text, _answer)][-1]
 
 
 def _answer(found: object) -> Answer | None:

@@ -1,0 +1,1 @@
+"""Prompts and edits that a language model writes, from a spec: `flash-ray data write`."""
