@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from flash_ray import plugins
 from flash_ray.cluster.session import validate_embedded_in_job, validate_gpu
 from flash_ray.data.writing.folder import PICTURES, ROWS, Row, WritingFolder, open_folder
-from flash_ray.data.writing.spec import EditCategory, EditSpec, WritingSpec, read_spec
-from flash_ray.data.writing.wanted import Wanted, wanted_edits, wanted_pictures, wanted_prompts
+from flash_ray.data.writing.spec import EditSpec, WritingSpec, read_spec
+from flash_ray.data.writing.wanted import wanted_edits, wanted_pictures, wanted_prompts
 from flash_ray.errors import UserError
 from flash_ray.models.endpoint import Budget, Endpoint
 from flash_ray.models.loading import base_digest, validate_base

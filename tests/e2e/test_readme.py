@@ -12,6 +12,7 @@ import typer
 import yaml
 
 from flash_ray.cli.app import app
+from flash_ray.data.writing.spec import read_spec
 from flash_ray.evaluation.judges.endpoint import VlmSettings
 from flash_ray.recipe.load import load_raw, parse_recipe
 from flash_ray.studies.study import load_study
@@ -91,13 +92,15 @@ def test_the_readme_is_for_ten_minutes():
 
 
 def yaml_blocks(wanted: str) -> list[object]:
-    """The YAML blocks of one kind: a judge's settings, a study, or parts of a recipe."""
+    """The YAML blocks of one kind: a judge's settings, a spec, a study, parts of a recipe."""
     found = []
     for page, text in blocks("yaml"):
         content = yaml.safe_load(text)
         kind = "recipe"
         if "base_url" in content:
             kind = "judge"
+        elif "writer" in content:
+            kind = "spec"
         elif "arms" in content:
             kind = "study"
         elif "apiVersion" in content or page.startswith("cluster/"):
@@ -119,6 +122,13 @@ def test_parts_of_recipes_are_valid(content):
 @pytest.mark.parametrize("content", yaml_blocks("judge"))
 def test_the_settings_of_a_judge_are_valid(content):
     assert VlmSettings.model_validate(content).max_requests == 500
+
+
+@pytest.mark.parametrize("content", yaml_blocks("spec"))
+def test_what_is_to_be_written_is_valid(content, tmp_path):
+    file = tmp_path / "spec.yaml"
+    file.write_text(yaml.safe_dump(content))
+    assert read_spec(str(file)).writer.max_requests == 500
 
 
 @pytest.mark.parametrize("content", yaml_blocks("study"))

@@ -1,4 +1,4 @@
-"""A stand-in for a VLM's server: speaks chat completions, and refuses requests that do not."""
+"""A stand-in for a model's server: speaks chat completions, and refuses requests that do not."""
 
 import base64
 import io
@@ -123,7 +123,7 @@ def _checked(path: str, body: dict[str, Any]) -> Asked:
         image = Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
         assert (image.format, image.mode) == ("PNG", "RGB"), (image.format, image.mode)
         pictures.append(np.asarray(image))
-    assert texts and pictures
+    assert texts
     fields = {name: body[name] for name in body.keys() - {"messages", "model"}}
     return Asked(body["model"], system["content"], "\n".join(texts), pictures, fields)
 

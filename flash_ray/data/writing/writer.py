@@ -177,8 +177,8 @@ class Writer:
         last = "it refuses" if reply.refused else repr((reply.text or "")[:80])
         raise UserError(
             f"writer.model: {USELESS} answers of {self._spec.writer.model} in succession hold no "
-            f"row, the last: {last}; allowed: a model that answers in JSON; choose another, or give "
-            "it more tokens in writer.parameters; what was written is kept"
+            f"row, the last: {last}; allowed: a model that answers in JSON; choose another, or "
+            "give it more tokens in writer.parameters; what was written is kept"
         )
 
 
