@@ -104,7 +104,8 @@ def _rows(
     order: random.Random,
 ) -> list[Wanted]:
     count = len(has_text)
-    shares = divide(count, {name: language.share for name, language in languages.items()})
+    # Sorted: which of a spec's keys comes first decides nothing.
+    shares = divide(count, {name: languages[name].share for name in sorted(languages)})
     spoken = [name for name, share in shares.items() for _ in range(share)]
     order.shuffle(spoken)
     rows = []
