@@ -26,4 +26,4 @@ def alike(prompts: Sequence[str], others: Sequence[str], percent: int = ALIKE) -
     alike_PO = process.cdist(
         prompts, others, scorer=fuzz.ratio, score_cutoff=percent, dtype=np.uint8
     )
-    return {prompt for prompt, found in zip(prompts, alike_PO.any(axis=1), strict=True) if found}
+    return {prompt for prompt, row_O in zip(prompts, alike_PO, strict=True) if row_O.any()}

@@ -120,12 +120,11 @@ class Writer:
         dropped = Counter[str]()
         for number, each in enumerate(tries, 1):
             answer = answers.get(number)
-            if answer is None:
-                reason = "refused" if reply.refused else "not answered"
-            else:
-                reason = fault(each.wanted, answer) or known.fault(answer.prompt)
+            reason = "refused" if reply.refused else "not answered"
+            if answer is not None:
+                reason = fault(each.wanted, answer) or known.fault(answer.prompt) or ""
             if answer is None or reason:
-                dropped[str(reason)] += 1
+                dropped[reason] += 1
                 again.append(_Try(each.wanted, each.count + 1))
                 continue
             known.add(each.wanted.category, answer.prompt)
