@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from flash_ray import plugins
 from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import Case
 from flash_ray.evaluation.compare import score_answers
-from flash_ray.evaluation.judges import base
 from flash_ray.evaluation.judges.base import (
     CaseScore,
     load_judge,
@@ -174,7 +174,7 @@ def test_ocr_imports_no_window_libraries(ocr):
 
 @pytest.mark.parametrize(("word", "extra"), [("ocr", "ocr"), ("vlm:judge.yaml", "vlm")])
 def test_a_missing_extra_is_named(monkeypatch, word, extra):
-    monkeypatch.setattr(base, "find_spec", lambda module: None)
+    monkeypatch.setattr(plugins, "find_spec", lambda module: None)
     with pytest.raises(UserError, match=rf"--judge: .* is not installed; .*flash-ray\[{extra}\]"):
         read_judges([word])
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from flash_ray import plugins
 from flash_ray.errors import UserError
-from flash_ray.evaluation.judges import base
 from flash_ray.recipe import Recipe, load_recipe
 from flash_ray.serving.benchmark import (
     checked_benchmark,
@@ -95,7 +95,7 @@ def test_judges_are_the_recipes_first_then_ocr_and_the_settings(settings, monkey
     assert judge_names(recipe(), settings) == ["exact", "ocr", "mine"]
     assert judge_names(recipe("evaluation.judge=ocr"), Serving()) == ["ocr"]
     assert judge_names(recipe("evaluation.benchmark="), Serving()) == []
-    monkeypatch.setattr(base, "find_spec", lambda module: None)
+    monkeypatch.setattr(plugins, "find_spec", lambda module: None)
     assert judge_names(recipe(), settings) == ["exact", "mine"]
 
 

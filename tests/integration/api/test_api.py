@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from flash_ray.evaluation.judges import base
+from flash_ray import plugins
 from flash_ray.evaluation.judges.endpoint import VlmSettings
 from flash_ray.serving.images import png
 from flash_ray.serving.tokens import add_token, read_tokens
@@ -144,7 +144,7 @@ def test_the_judges_that_there_are_are_told(service, client, monkeypatch):
     assert client.get("/v1/me").json()["judges"] == ["exact", "ocr"]
     with client_of(replace(service, settings=settings)) as other:
         assert other.get("/v1/me").json()["judges"] == ["exact", "ocr", "mine"]
-        monkeypatch.setattr(base, "find_spec", lambda module: None)
+        monkeypatch.setattr(plugins, "find_spec", lambda module: None)
         assert other.get("/v1/me").json()["judges"] == ["exact", "mine"]
         asked = {"model": "plain", "task": "t2i", "cases": 1, "judge": "ocr"}
         error(other.post("/v1/evaluations", json=asked), 400, "judge", "allowed: exact, mine.")
