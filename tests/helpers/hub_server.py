@@ -1,4 +1,4 @@
-"""A hub of models on loopback, which huggingface_hub's own client asks: HF_ENDPOINT is its URL."""
+"""A hub of models and data sets on loopback, which huggingface_hub's own client asks: HF_ENDPOINT is its URL."""
 
 import hashlib
 import json
@@ -13,7 +13,8 @@ from urllib.parse import unquote, urlsplit
 
 @dataclass
 class Hub:
-    """`url`, and the repositories: by owner/name, the commits of each from the first."""
+    """`url`, and the repositories: by owner/name, or datasets/owner/name, the commits of each from
+    the first."""
 
     url: str = ""
     commits: dict[str, list[tuple[str, dict[str, bytes]]]] = field(default_factory=dict)
@@ -36,13 +37,17 @@ class Hub:
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body of a GET, as the hub gives them."""
         parts = unquote(urlsplit(path).path).strip("/").split("/")
-        if parts[:2] == ["api", "models"]:
-            repository, rest = "/".join(parts[2:4]), parts[4:]
+        if parts[:1] == ["api"] and parts[1:2] in (["models"], ["datasets"]):
+            kind = "" if parts[1] == "models" else "datasets/"
+            repository, rest = kind + "/".join(parts[2:4]), parts[4:]
             revision = rest[1] if rest[:1] in (["revision"], ["tree"]) else "main"
             found = self.find(repository, revision)
-            return self._described(repository, found, rest[:1] == ["tree"])
-        if len(parts) >= 5 and parts[2] == "resolve":
-            return self._file("/".join(parts[:2]), parts[3], "/".join(parts[4:]))
+            folder = rest[2:] if rest[:1] == ["tree"] else None
+            is_flat = "recursive=false" in urlsplit(path).query.lower()
+            return self._described(repository, found, folder, not is_flat)
+        at = parts.index("resolve") if "resolve" in parts else 0
+        if at in (2, 3) and len(parts) > at + 2:
+            return self._file("/".join(parts[:at]), parts[at + 1], "/".join(parts[at + 2 :]))
         return (200, {}, b"a hub") if parts == [""] else (404, {}, b"")
 
     def _missing(self, repository: str) -> tuple[int, dict[str, str], bytes]:
@@ -51,19 +56,41 @@ class Hub:
         return status, {"X-Error-Code": code, "X-Error-Message": code}, b"{}"
 
     def _described(
-        self, repository: str, found: tuple[str, dict[str, bytes]] | None, as_tree: bool
+        self,
+        repository: str,
+        found: tuple[str, dict[str, bytes]] | None,
+        folder: list[str] | None,
+        recursive: bool,
     ) -> tuple[int, dict[str, str], bytes]:
+        """What a commit holds; with a folder what is below that."""
         if found is None:
             return self._missing(repository)
         commit, files = found
-        if as_tree:
-            tree = [
-                {"type": "file", "path": name, "size": len(data), "oid": _etag(data)}
-                for name, data in files.items()
-            ]
-            return 200, {}, json.dumps(tree).encode()
-        about = {"id": repository, "sha": commit, "siblings": [{"rfilename": n} for n in files]}
+        if folder is not None:
+            return self._tree(files, "/".join(folder), recursive)
+        id = repository.removeprefix("datasets/")
+        about = {"id": id, "sha": commit, "siblings": [{"rfilename": n} for n in files]}
         return 200, {}, json.dumps(about).encode()
+
+    def _tree(
+        self, files: Mapping[str, bytes], folder: str, recursive: bool
+    ) -> tuple[int, dict[str, str], bytes]:
+        """What is in a folder of a commit, folders too; with `recursive` also what is below."""
+        entries: dict[str, dict[str, object]] = {}
+        for name, data in files.items():
+            if not f"/{name}".startswith(f"/{folder}/" if folder else "/"):
+                continue
+            below = name[len(folder) :].lstrip("/").split("/")
+            for depth in range(1, len(below)):
+                path = "/".join([*([folder] if folder else []), *below[:depth]])
+                if recursive or depth == 1:
+                    entries[path] = {"type": "directory", "path": path, "oid": "0" * 40}
+            if recursive or len(below) == 1:
+                file = {"type": "file", "path": name, "size": len(data), "oid": _etag(data)}
+                entries[name] = file
+        if not entries:
+            return 404, {"X-Error-Code": "EntryNotFound"}, b"{}"
+        return 200, {}, json.dumps(list(entries.values())).encode()
 
     def _file(self, repository: str, revision: str, name: str) -> tuple[int, dict[str, str], bytes]:
         if (found := self.find(repository, revision)) is None:
