@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as made
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import unquote
 
+from flash_ray.data.hub import HUB, hub_filesystem, hub_split
 from flash_ray.data.readers import columns_of
 from flash_ray.data.row_pictures import shown
 from flash_ray.data.rows import RowFormat
@@ -27,15 +30,23 @@ if TYPE_CHECKING:
 
 # A folder's files of the first line that it has any of are read; a line tells of others.
 FORMATS = (
-    {"jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet", "tar": "webdataset"},
+    {
+        "jsonl": "jsonl",
+        "ndjson": "jsonl",
+        "parquet": "parquet",
+        "tar": "webdataset",
+        "arrow": "arrow",
+    },
     {"csv": "csv", "tsv": "csv", "json": "json"},
     {"txt": "captions", "caption": "captions"},
 )
 PICTURES = ("png", "jpg", "jpeg", "jfif", "webp", "bmp", "gif", "tif", "tiff")
 LOOKED_AT = 100  # rows of the first file, for their columns
+# What `datasets` leaves beside its .arrow files: descriptions, and results that it may need again.
+_DATASETS_OWN = re.compile(r"dataset_infos?\.json|state\.json|dataset_dict\.json|cache-.*\.arrow")
 _ALLOWED = (
-    "a .jsonl, .parquet, .tar, .csv or .json file, a folder of one kind of them or of pictures "
-    "with .txt files, or s3://bucket/path"
+    "a .jsonl, .parquet, .tar, .arrow, .csv or .json file, a folder of one kind of them or of "
+    "pictures with .txt files, s3://bucket/path, or hf://owner/name"
 )
 
 
@@ -112,7 +123,7 @@ class FoundFiles:
     Args:
         prefix: of the keys of the recipe's section, for messages: "data.source.".
         form: how their rows are read.
-        kind: jsonl, json, csv, parquet, webdataset or captions.
+        kind: jsonl, json, csv, parquet, webdataset, arrow or captions.
         folder: the one given, or that of the file given: pictures' paths start there.
         paths: as `filesystem` takes them, in order.
         digest: of paths, sizes and times of change: it changes when a file does.
@@ -148,16 +159,16 @@ class FoundFiles:
             return data
 
     def _resolve(self, path: str) -> str:
-        is_local = self.filesystem.type_name == "local"
+        is_local, is_s3 = (self.filesystem.type_name == name for name in ("local", "s3"))
         scheme = path.partition("://")[0].lower() if "://" in path else ""
         if scheme in ("http", "https"):
             raise BadRow("pictures at web addresses are not fetched; download them", shown(path))
-        if scheme == "s3" and not is_local:
+        if scheme == "s3" and is_s3:
             return path.partition("://")[2]
         if scheme == "file" and is_local:
             return unquote(split_address(path).path)
         if scheme or (path.startswith("/") and not is_local):
-            where = "on disk" if is_local else "in S3"
+            where = "on disk" if is_local else "in S3" if is_s3 else "on the hub"
             raise BadRow(f"pictures of a source {where} must be {where}", shown(path))
         return path if path.startswith("/") else f"{self.folder}/{path}"
 
@@ -174,23 +185,12 @@ def find_files(
     Raises:
         UserError: there are none, or they are of several formats, or the address cannot be read.
     """
-    from pyarrow.fs import FileSelector, FileType
-
     field, address = f"{prefix}{task}", getattr(source, task)
-    filesystem, path = _open_address(field, address, endpoint)
-    try:
-        info = filesystem.get_file_info(path)
-        if info.type == FileType.Directory:
-            infos = filesystem.get_file_info(FileSelector(path, recursive=True))
-            infos = [i for i in infos if i.is_file and not _is_hidden(i.path, path)]
-        else:
-            infos = [info] if info.is_file else []
-            path = path.rpartition("/")[0]
-    except OSError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{field}: {address} cannot be read ({reason}); allowed: {_ALLOWED}"
-        ) from error
+    if address.startswith(HUB):
+        filesystem, path, infos, note = _on_hub(field, address)
+    else:
+        filesystem, path, infos, note = *_listed(field, address, endpoint), None
+    infos = _without_own_of_datasets(field, address, infos)
     infos = sorted(infos, key=lambda i: i.path)
     beside = _pictures_beside(infos)
     by_kind = _by_kind(infos, beside)
@@ -201,7 +201,7 @@ def find_files(
     paths = tuple(info.path for info in found)
     shared = source.t2i == source.edit
     form = RowFormat(source.columns, task, source.category, shared)
-    aside = tuple(_left_aside(field, infos, paths, kind))
+    aside = (*_left_aside(field, infos, paths, kind), *([note] if note else []))
     beside = beside if kind == "captions" else {}
     digest = _digest(infos if kind == "captions" else found)
     return FoundFiles(prefix, form, kind, filesystem, path, paths, digest, beside, aside)
@@ -241,6 +241,53 @@ def validate_columns(files: FoundFiles, also: Mapping[str, str] | None = None) -
                 unknown(f"{files.prefix}columns.{name}", column, known, "column")
                 + f"{cure} (of {files.paths[0]}, for {files.field}{found})"
             )
+
+
+def _listed(
+    field: str, address: str, endpoint: str | None
+) -> tuple[FileSystem, str, list[FileInfo]]:
+    """The filesystem of an address on disk or in S3, its folder, and the files in it."""
+    from pyarrow.fs import FileSelector, FileType
+
+    filesystem, path = _open_address(field, address, endpoint)
+    try:
+        info = filesystem.get_file_info(path)
+        if info.type != FileType.Directory:
+            return filesystem, path.rpartition("/")[0], [info] if info.is_file else []
+        infos = filesystem.get_file_info(FileSelector(path, recursive=True))
+    except OSError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{field}: {address} cannot be read ({reason}); allowed: {_ALLOWED}"
+        ) from error
+    return filesystem, path, [i for i in infos if i.is_file and not _is_hidden(i.path, path)]
+
+
+def _on_hub(field: str, address: str) -> tuple[FileSystem, str, list[FileInfo], str | None]:
+    """The same of a split on the hub, with a line about which it is; nothing is fetched."""
+    from pyarrow.fs import FileInfo, FileType
+
+    split = hub_split(address, field)
+    infos = [FileInfo(path, FileType.File) for path in split.paths]
+    folder = os.path.commonpath([path.rpartition("/")[0] for path in split.paths])
+    return hub_filesystem(), folder, infos, split.note
+
+
+def _without_own_of_datasets(field: str, address: str, infos: list[FileInfo]) -> list[FileInfo]:
+    """The files but for those that `datasets` keeps for itself in the folders that it saves.
+
+    Raises:
+        UserError: the folder holds several splits.
+    """
+    if not any(_ending(info) == "arrow" for info in infos):
+        return infos
+    if any(info.base_name == "dataset_dict.json" for info in infos):
+        splits = {info.path.split("/")[-2] for info in infos if _ending(info) == "arrow"}
+        raise UserError(
+            f"{field}: {address} holds the splits {', '.join(sorted(splits))}; allowed: one of "
+            f"them; give {address.rstrip('/')}/SPLIT"
+        )
+    return [info for info in infos if not _DATASETS_OWN.fullmatch(info.base_name)]
 
 
 def _open_address(field: str, address: str, endpoint: str | None) -> tuple[FileSystem, str]:

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -14,10 +14,13 @@ from flash_ray.data.values import BadFile, BadRow
 from flash_ray.recipe.schema import Columns
 
 if TYPE_CHECKING:
+    import pyarrow
+
     from flash_ray.data.files import FoundFiles
 
 Place = str  # the file, from the source's folder, and where in it
 RawRow = dict[str, Any] | BadRow
+AT_ONCE = 64  # rows as Python's values: each may hold large pictures
 _NOTHING = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -128,13 +131,58 @@ def _parquet(files: "FoundFiles", path: str) -> Iterator[tuple[Place, RawRow]]:
 
     try:
         with files.filesystem.open_input_file(path) as file:
-            number = 0
-            for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=64):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"row {number}", row
+            parquet = pyarrow.parquet.ParquetFile(file)
+            yield from _numbered(parquet.iter_batches(batch_size=AT_ONCE), parquet.schema_arrow)
     except pyarrow.ArrowException as error:
         raise BadFile("the file cannot be read", " ".join(str(error).split())[:100]) from error
+
+
+def _arrow(files: "FoundFiles", path: str) -> Iterator[tuple[Place, RawRow]]:
+    """A stream of record batches, as `datasets` saves them."""
+    import pyarrow
+    import pyarrow.ipc
+
+    try:
+        with (
+            files.filesystem.open_input_stream(path) as stream,
+            pyarrow.ipc.open_stream(stream) as batches,
+        ):
+            parts = (
+                batch.slice(start, AT_ONCE)
+                for batch in batches
+                for start in range(0, batch.num_rows, AT_ONCE)
+            )
+            yield from _numbered(parts, batches.schema)
+    except pyarrow.ArrowException as error:
+        raise BadFile("the file cannot be read", " ".join(str(error).split())[:100]) from error
+
+
+def _numbered(
+    batches: "Iterable[pyarrow.RecordBatch]", schema: "pyarrow.Schema"
+) -> Iterator[tuple[Place, RawRow]]:
+    """The rows, with the names of labels that `datasets` keeps as numbers."""
+    labels, number = _labels(schema), 0
+    for batch in batches:
+        for row in batch.to_pylist():
+            number += 1
+            for column, names in labels.items():
+                if isinstance(value := row.get(column), int) and 0 <= value < len(names):
+                    row[column] = names[value]
+            yield f"row {number}", row
+
+
+def _labels(schema: "pyarrow.Schema") -> dict[str, list[str]]:
+    """By column, the names of the labels that are numbers there, as `datasets` writes them."""
+    try:
+        about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = about["info"]["features"].items()
+        return {
+            name: [str(label) for label in feature["names"]]
+            for name, feature in features
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):  # it says nothing of features
+        return {}
 
 
 def _parquet_columns(files: "FoundFiles") -> list[str]:
@@ -171,6 +219,7 @@ _READERS = {
     "json": _json,
     "csv": _csv,
     "parquet": _parquet,
+    "arrow": _arrow,
     "webdataset": _tar,
     "captions": _caption,
 }

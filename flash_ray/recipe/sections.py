@@ -67,8 +67,8 @@ class RowFiles(Section):
 
     t2i: str | None = Field(
         None,
-        description="a .jsonl, .parquet, .tar, .csv or .json file, a folder of them or of pictures "
-        "with .txt files, or s3://bucket/path",
+        description="a .jsonl, .parquet, .tar, .arrow, .csv or .json file, a folder of them or of "
+        "pictures with .txt files, s3://bucket/path, or hf://owner/name",
     )
     edit: str | None = Field(
         None,

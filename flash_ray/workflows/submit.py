@@ -157,7 +157,8 @@ def _carried(
         UserError: a row of it cannot be used, or it is too large to be sent.
     """
     if not isinstance(choice, BenchmarkFiles) or all(
-        address is None or address.startswith("s3://") for address in (choice.t2i, choice.edit)
+        address is None or address.startswith(("s3://", "hf://"))
+        for address in (choice.t2i, choice.edit)
     ):
         return choice, {}
     from flash_ray.evaluation.case_files import FileBenchmark

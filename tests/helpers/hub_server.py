@@ -1,4 +1,5 @@
-"""A hub of models and data sets on loopback, which huggingface_hub's own client asks: HF_ENDPOINT is its URL."""
+"""A hub of models and data sets on loopback, which huggingface_hub's own client asks: HF_ENDPOINT
+is its URL."""
 
 import hashlib
 import json
