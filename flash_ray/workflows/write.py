@@ -94,16 +94,19 @@ def write_data(
             "--recipe: missing, and the spec has edits, whose pictures a recipe's base draws; "
             "allowed: a preset's name or a YAML file; add --recipe RECIPE"
         )
-    painter = _Painter(recipe, spec.edit, store_address) if recipe and spec.edit else None
+    drawn = _DrawnPictures(recipe, spec.edit, store_address) if recipe and spec.edit else None
     avoid = _benchmark_prompts(spec.against, recipe)
-    identity = {"spec": spec.identity, "pictures": painter.identity if painter else None}
+    identity = {"spec": spec.identity, "pictures": drawn.identity if drawn else None}
     budget = Budget(spec.writer)
     with open_folder(out, identity) as folder, Endpoint(spec.writer, budget) as endpoint:
         from flash_ray.data.writing.writer import Writer
 
-        writer = Writer(spec, endpoint, folder.requests, steps.show)
+        def show(kind: str, done: int, wanted: int) -> None:
+            steps.show(kind, done, wanted, f"{budget.tokens:,} tokens")
+
+        writer = Writer(spec, endpoint, folder.requests, show)
         try:
-            problem = _write(spec, writer, folder, painter, avoid, steps)
+            problem = _write(spec, writer, folder, drawn, avoid, steps)
         except UserError as error:  # the command ends with it, after saying what there is
             problem = str(error)
         return Written(
@@ -117,8 +120,8 @@ def write_data(
         )
 
 
-class _Painter:
-    """Has a recipe's base draw the pictures to edit, as its checkpoint says that it is sampled."""
+class _DrawnPictures:
+    """The pictures to edit: a recipe's base draws them, sampled as its checkpoint says."""
 
     def __init__(self, recipe: Recipe, edit: EditSpec, store_address: str | None):
         """Raises UserError if the base or the machine cannot be used."""
@@ -208,16 +211,16 @@ def _write(
     spec: WritingSpec,
     writer: "Writer",
     folder: WritingFolder,
-    painter: _Painter | None,
+    drawn: _DrawnPictures | None,
     avoid: Mapping[Task, Sequence[str]],
     steps: Steps,
 ) -> str | None:
     """Writes, draws and looks; says what could not be had, if anything."""
     missed = writer.write(_t2i(spec, folder, avoid["t2i"]))
-    if painter:
+    if drawn:
         missed += writer.write(_pictures(spec, folder))
-        painter.draw(folder, steps)
-        missed += writer.write(_edits(spec, folder, painter, avoid["edit"]))
+        drawn.draw(folder, steps)
+        missed += writer.write(_edits(spec, folder, drawn, avoid["edit"]))
     if not missed:
         return None
     category, count = Counter(row.category for row in missed).most_common(1)[0]
@@ -249,7 +252,7 @@ def _pictures(spec: WritingSpec, folder: WritingFolder) -> "Stage":
 
 
 def _edits(
-    spec: WritingSpec, folder: WritingFolder, painter: _Painter, avoid: Sequence[str]
+    spec: WritingSpec, folder: WritingFolder, drawn: _DrawnPictures, avoid: Sequence[str]
 ) -> "Stage":
     from flash_ray.data.writing.writer import Stage
 
@@ -262,7 +265,7 @@ def _edits(
         lambda name: categories[name].about,
         avoid,
         lambda picture: folder.picture(picture).read_bytes(),
-        lambda picture: painter.origin(by_id[picture]),
+        lambda picture: drawn.origin(by_id[picture]),
     )
 
 
