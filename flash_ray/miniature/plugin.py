@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from flash_ray.evaluation.benchmark import Case
-from flash_ray.evaluation.judges.base import CaseScore
+from flash_ray.evaluation.judges.base import FIVE, CaseScore, Runs
 from flash_ray.miniature.edits import Edit
 from flash_ray.miniature.scenes import T2I_CATEGORIES, Scene
 
@@ -28,7 +28,8 @@ class ExactJudge:
     """Reads pictures of the small world by synthesis; it has a score for each of its cases."""
 
     name = "exact"
-    in_tasks = True
+    scale = FIVE
+    runs: Runs = "cpu"
 
     def can_judge(self, case: Case) -> bool:
         """Whether the case is one of the miniature's."""

@@ -85,15 +85,23 @@ def _published_files(files: dict[str, FileRecord]) -> dict[str, FileRecord]:
     return files
 
 
+FIVE = "1 to 5"  # the scale of judges that give points as people do
+
+
+def digits_of(scale: str) -> int:
+    """The decimals with which scores on that scale are shown."""
+    return 2 if scale == FIVE else 3
+
+
 class PublishedScores(BaseModel):
     """What a student scored on a benchmark before it was published.
 
     Args:
         benchmark: its name.
         digest: the benchmark's, 16 hex digits: scores of other cases are not comparable.
-        judge: the name of the judge.
+        judge: the name of the judge, and `scale`, what its scores are, in words.
         cases_per_category: how many of each category were scored, 1 or more.
-        tasks: the mean score of each task that was scored, 1 to 5.
+        tasks: the mean score of each task that was scored.
         intervals: 95 % bootstrap intervals of these over the cases.
     """
 
@@ -101,8 +109,9 @@ class PublishedScores(BaseModel):
     benchmark: Text
     digest: Text
     judge: Text
+    scale: Text = FIVE
     cases_per_category: int = Field(ge=1)
-    tasks: dict[Task, Annotated[float, Field(ge=1, le=5)]]
+    tasks: dict[Task, float]
     intervals: dict[Task, tuple[float, float]] = {}
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from flash_ray.cluster.session import in_cluster_job, validate_embedded_in_job, validate_gpu
 from flash_ray.data.select import validate_data
 from flash_ray.errors import UserError
-from flash_ray.evaluation.judges.base import Scoring, load_scoring
+from flash_ray.evaluation.judges.choose import Scoring, load_scoring
 from flash_ray.models.loading import validate_base
 from flash_ray.models.lora_source import with_pinned_loras
 from flash_ray.recipe import Recipe
@@ -137,7 +137,7 @@ class StudentScorer:
         Returns:
             None if that is none, or if no case has a score.
         """
-        from flash_ray.evaluation.compare import compare_tasks
+        from flash_ray.evaluation.compare import compare, draw_tasks
         from flash_ray.evaluation.drawing import Weights, drawn_by_actors
         from flash_ray.trainer.worker import student_key
 
@@ -148,9 +148,9 @@ class StudentScorer:
         files = record(folder)
         student = Weights(content_digest(files), f"{student_key(self._run)}/", files)
         with drawn_by_actors(self._recipe, self._store, {"student": student}) as draw:
-            comparisons = compare_tasks(
-                draw, {"student": [self._sampler]}, benchmark, judge, count, steps.show
-            )
+            models = {"student": [self._sampler]}
+            drawn = draw_tasks(draw, models, benchmark, count, steps.show)
+        comparisons = {task: compare(of, judge, self._recipe) for task, of in drawn.items()}
         results = {task: c.answers["student"].result for task, c in comparisons.items()}
         scores = {task: r.score for task, r in results.items() if r.score is not None}
         return (
@@ -158,6 +158,7 @@ class StudentScorer:
                 benchmark=benchmark.name,
                 digest=benchmark.digest,
                 judge=judge.name,
+                scale=judge.scale,
                 cases_per_category=count,
                 tasks=scores,
                 intervals={task: r.interval for task, r in results.items() if r.interval},
@@ -194,7 +195,7 @@ def in_words(metrics: "UpdateMetrics") -> str:
         "images/s": metrics.images_per_second,
     }
     words = [f"{name} {value:.3g}" for name, value in measures.items()]
-    words += [f"{task} score {score:.2f}" for task, score in (metrics.scores or {}).items()]
+    words += [f"{task} score {score:#.3g}" for task, score in (metrics.scores or {}).items()]
     return ", ".join(words)
 
 

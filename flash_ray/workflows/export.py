@@ -14,7 +14,7 @@ from flash_ray.evaluation.benchmark import TASK_TITLES
 from flash_ray.recipe.schema import Task
 from flash_ray.storage.embedded import open_store
 from flash_ray.storage.outputs import new_folder, validate_folder
-from flash_ray.storage.students import Student, load_student, read_student
+from flash_ray.storage.students import Student, digits_of, load_student, read_student
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
@@ -89,12 +89,18 @@ def _describe(student: Student, folder: Path, address: str) -> None:
 
     recipe = yaml.safe_dump(student.recipe, sort_keys=False, default_flow_style=None, width=100)
     (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    digits = digits_of(student.scores.scale) if student.scores else 2
+
+    def number(value: float) -> str:
+        return f"{value:.{digits}f}"
+
     page = Environment(
         loader=PackageLoader("flash_ray.workflows", "."),
         undefined=StrictUndefined,
         trim_blocks=True,
         keep_trailing_newline=True,
     )
+    page.filters["number"] = number
     text = page.get_template("model_card.md.jinja").render(
         student=student,
         version=__version__,
@@ -102,6 +108,7 @@ def _describe(student: Student, folder: Path, address: str) -> None:
         sigmas=[round(sigma, 6) for sigma in student.sigmas],
         dtype=DTYPES[student.recipe["training"]["precision"]],
         titles=TASK_TITLES,
+        number=number,
     )
     card = ModelCard(f"---\n{_metadata(student).to_yaml()}\n---\n\n{text}")
     card.save(folder / "README.md")
