@@ -10,7 +10,13 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from flash_ray.evaluation.benchmark import TASK_TITLES
-from flash_ray.storage.students import digits_of
+from flash_ray.recipe.schema import Task
+from flash_ray.storage.students import BaselineName, digits_of
+
+BASELINES: tuple[BaselineName, ...] = (
+    "untrained",
+    "teacher",
+)  # from the lower to the upper end of the gap
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails
@@ -103,13 +109,14 @@ def student_table(students: "Sequence[Student]") -> None:
     for student in students:
         cells = []
         if scored:
-            known = student.scores.tasks if student.scores else {}
-            digits = digits_of(student.scores.scale) if student.scores else 2
-            cells = [_number(known.get(task), digits) for task in tasks]
+            cells = [_published(student.scores, task) for task in tasks]
             cells.append(_scored_on(student.scores) if student.scores else "")
         digest, when = student.recipe_digest, student.created[:16].replace("T", " ")
         table.add_row(student.name, student.base, str(student.nfe), *cells, digest, when)
     Console().print(table)
+    if any(scores.baselines for scores in scored):
+        note = "In brackets: the untrained base to the teacher, and the share of that gap closed."
+        Console().print(note, highlight=False)
 
 
 def fault_lines(faults: "Iterable[CorruptRecord]") -> None:
@@ -157,6 +164,20 @@ def benchmark_table(description: "BenchmarkDescription") -> None:
     console.print("sizes of the answers, height x width in pixels", table)
     for line in description.notes:
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def _published(scores: "PublishedScores | None", task: Task) -> str:
+    """The mean score of a task; below it, if they are known, what the base scores in as many
+    evaluations and as the teacher, and the share of the gap between them that is closed."""
+    if scores is None or task not in scores.tasks:
+        return ""
+    digits = digits_of(scores.scale)
+    cell = _number(scores.tasks[task], digits)
+    if not scores.baselines:
+        return cell
+    ends = [scores.baselines[name].tasks.get(task) for name in BASELINES]
+    gap = f", {scores.gap_closed[task].share:.0%}" if task in scores.gap_closed else ""
+    return f"{cell}\n({' to '.join(_number(end, digits) for end in ends)}{gap})"
 
 
 def _scored_on(scores: "PublishedScores") -> str:

@@ -132,40 +132,33 @@ class StudentScorer:
 
     def at_the_end(self, folder: Path, steps: Steps) -> PublishedScores | None:
         """Scores the run's student, a copy of which is in `folder`, on `evaluation.published_cases`
-        of each category.
+        of each category, and the base beside it.
 
         Returns:
             None if that is none, or if no case has a score.
         """
+        from flash_ray.evaluation import sample
         from flash_ray.evaluation.compare import compare, draw_tasks
         from flash_ray.evaluation.drawing import Weights, drawn_by_actors
+        from flash_ray.evaluation.published import published_scores
         from flash_ray.trainer.worker import student_key
 
-        count = self._recipe.evaluation.published_cases
+        recipe, benchmark = self._recipe, self._scoring.benchmark
+        count = recipe.evaluation.published_cases
         if not count:
             return None
-        benchmark, judge = self._scoring.benchmark, self._scoring.judge
         files = record(folder)
         student = Weights(content_digest(files), f"{student_key(self._run)}/", files)
-        with drawn_by_actors(self._recipe, self._store, {"student": student}) as draw:
-            models = {"student": [self._sampler]}
+        models = {"student": [self._sampler]}
+        if recipe.evaluation.baselines:
+            models["teacher"] = [sample.teacher_sampler(recipe)]
+            models["untrained"] = sample.untrained_samplers(recipe)
+        weights = {**dict.fromkeys(models, Weights()), "student": student}
+        with drawn_by_actors(recipe, self._store, weights) as draw:
             drawn = draw_tasks(draw, models, benchmark, count, steps.show)
-        comparisons = {task: compare(of, judge, self._recipe) for task, of in drawn.items()}
-        results = {task: c.answers["student"].result for task, c in comparisons.items()}
-        scores = {task: r.score for task, r in results.items() if r.score is not None}
-        return (
-            PublishedScores(
-                benchmark=benchmark.name,
-                digest=benchmark.digest,
-                judge=judge.name,
-                scale=judge.scale,
-                cases_per_category=count,
-                tasks=scores,
-                intervals={task: r.interval for task, r in results.items() if r.interval},
-            )
-            if scores
-            else None
-        )
+        judge = self._scoring.judge
+        comparisons = {task: compare(of, judge, recipe) for task, of in drawn.items()}
+        return published_scores(comparisons, benchmark, count)
 
 
 @contextmanager
