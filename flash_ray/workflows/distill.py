@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from flash_ray.cluster.session import in_cluster_job, validate_embedded_in_job, validate_gpu
 from flash_ray.data.select import validate_data
+from flash_ray.data.source import load_source
 from flash_ray.errors import UserError
-from flash_ray.evaluation.judges.choose import Scoring, load_scoring
+from flash_ray.evaluation.judges.choose import Scoring, load_judge, load_scoring, validate_for_base
 from flash_ray.models.loading import validate_base
 from flash_ray.models.lora_source import with_pinned_loras
 from flash_ray.recipe import Recipe
@@ -190,6 +191,15 @@ def in_words(metrics: "UpdateMetrics") -> str:
     words = [f"{name} {value:.3g}" for name, value in measures.items()]
     words += [f"{task} score {score:#.3g}" for task, score in (metrics.scores or {}).items()]
     return ", ".join(words)
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raises UserError for what a recipe lacks, or names for another base; it opens no data."""
+    source = load_source(recipe)
+    source.validate_base(recipe.base)
+    if recipe.evaluation.benchmark is not None:
+        judge = load_judge(recipe.evaluation.judge_name, "evaluation.judge")
+        validate_for_base(judge, recipe.base)
 
 
 def validate_recipe(recipe: Recipe) -> None:

@@ -86,6 +86,9 @@ class JudgeResult(Section):
 class Judge(Protocol):
     """Says how good pictures are.
 
+    One that judges pictures of some bases only has a method `validate_base(base, field)`, which
+    raises UserError for a recipe's base that is none of these.
+
     Attributes:
         name: what commands and results call it.
         scale: what a score is, in words that tables repeat, such as "1 to 5"; more is better.

@@ -40,6 +40,7 @@ def load_scoring(recipe: Recipe) -> Scoring | None:
         return None
     benchmark = load_benchmark(evaluation.benchmark, recipe, "evaluation.benchmark")
     judge = load_judge(evaluation.judge_name, "evaluation.judge")
+    validate_for_base(judge, recipe.base)
     cases = [case for task in benchmark.categories for case in listed_cases(benchmark, task, 1)]
     validate_judge(judge, cases, benchmark.name, "evaluation.judge")
     return Scoring(benchmark, judge)
@@ -133,6 +134,13 @@ def validate_judge(choice: JudgeChoice, cases: Sequence[Case], benchmark: str, f
         f"{field}: {choice.name} can judge none of the {len(cases)} cases of benchmark "
         f"{benchmark!r}; allowed: a judge of such cases; choose another judge or benchmark"
     )
+
+
+def validate_for_base(judge: Judge, base: str) -> None:
+    """Raises UserError if a recipe's judge has a `validate_base`, and it rejects the base."""
+    validate = getattr(judge, "validate_base", None)
+    if validate is not None:
+        validate(base, "evaluation.judge")
 
 
 def name_of(choice: JudgeChoice) -> str:
