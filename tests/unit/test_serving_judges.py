@@ -51,7 +51,7 @@ def test_what_is_served_is_pickled_and_names_nothing_of_the_miniature(tmp_path):
 
 def test_judges_are_read_from_their_files_with_the_settings(settings, tmp_path):
     assert settings.judges["mine"].max_requests == 9
-    assert vlm_identity("mine", settings) == {"model": "seer", "parameters": {}}
+    assert vlm_identity("mine", settings) == {"model": "seer", "parameters": {}, "rubrics": {}}
     assert vlm_identity("exact", settings) is None and vlm_identity("ocr", settings) is None
     (tmp_path / "bad.yaml").write_text("model: seer\nmax_requests: 9\n")
     for change, message in (
@@ -120,14 +120,17 @@ def test_what_decides_a_result_decides_its_id():
         total=12,
         seed=7,
         judge="exact",
+        scale="1 to 5",
         vlm=None,
         created=1,
     )
-    seer = {"model": "seer", "parameters": {}}
+    seer = {"model": "seer", "parameters": {}, "rubrics": {}}
     student = spec.model.model_copy(update={"digest": "fedcba9876543210"})
     sampler = spec.model.sampler_for(4)
     others = [
         {"judge": "ocr"},
+        {"scale": "0 to 1"},
+        {"judge": "mine", "vlm": {**seer, "rubrics": {"t2i": {"all": "Look."}}}},
         {"judge": "mine", "vlm": seer},
         {"judge": "mine", "vlm": {**seer, "model": "seer 2"}},
         {"judge": "mine", "vlm": {**seer, "parameters": {"temperature": 0}}},

@@ -2,9 +2,12 @@
 
 from typing import ClassVar
 
+from pydantic import Field, JsonValue
+
 from flash_ray.errors import UserError
-from flash_ray.models.endpoint import EndpointSettings, validated
+from flash_ray.models.endpoint import EndpointSettings, Settings, validated
 from flash_ray.recipe.plain import parse_yaml, read_text
+from flash_ray.recipe.schema import Task
 
 
 class VlmSettings(EndpointSettings):
@@ -12,11 +15,44 @@ class VlmSettings(EndpointSettings):
 
     section: ClassVar[str] = "vlm"
 
+    rubrics: dict[Task, dict[str, str]] = Field(
+        {},
+        description="what it is told to look at, {t2i: {CATEGORY: TEXT, all: TEXT}, edit: ...}, in "
+        "place of what is told by default; all: of any category",
+    )
 
-def read_settings(file: str, option: str = "--judge vlm") -> VlmSettings:
+    @property
+    def judge_name(self) -> str:
+        """What results call the judge."""
+        return f"vlm:{self.model}"
+
+    @property
+    def identity(self) -> dict[str, JsonValue]:
+        """What decides the answers, as plain data."""
+        rubrics: JsonValue = {task: dict(texts) for task, texts in self.rubrics.items()}
+        return {"model": self.model, "parameters": self.parameters, "rubrics": rubrics}
+
+
+class PairSettings(VlmSettings):
+    """A model that says which of two pictures is better: a model's, or the reference's."""
+
+    reference: str = Field(
+        min_length=1,
+        description="the model whose answers to the same cases are the other picture: teacher, or "
+        "a published student's name",
+    )
+
+    @property
+    def judge_name(self) -> str:
+        """What results call the judge."""
+        return f"vlm-pair:{self.model}:{self.reference}"
+
+
+def read_settings(file: str, kind: type[Settings], option: str) -> Settings:
     """Reads a YAML file.
 
     Args:
+        kind: of settings that it holds.
         option: what named the file, for messages.
 
     Raises:
@@ -33,4 +69,4 @@ def read_settings(file: str, option: str = "--judge vlm") -> VlmSettings:
         raw = parse_yaml(text, field)
     except UserError:  # its own words may quote what is there
         raise UserError(f"{field}: not valid YAML; correct it") from None
-    return validated(VlmSettings, raw, field)
+    return validated(kind, raw, field)
