@@ -157,7 +157,7 @@ def _evaluate(folder: Path, run: Command, store: tuple[str, str], seer: ChatServ
             "vlm:seer": "1 to 5",
             "vlm-pair:seer:teacher": "share of wins, 0 to 1, a tie is half a win",
         }
-        assert all(len(judged["cases"]) == 8 for judged in result["judges"].values())
+        assert all(len(judged["cases"]) == 12 for judged in result["judges"].values())
     assert result["judges"]["vlm-pair:seer:teacher"]["measures"]["tie"] == 1.0  # against itself
     assert any("Look at the steam." in asked.rubric for asked in seer.asked)
     ranked = run("rank", "mine.json", "teacher.json")
