@@ -100,6 +100,14 @@ export class ModelScores {
     return this.#benchmark.tasks[task].length;
   }
 
+  /** The base in as many evaluations, where publishing scored it on the same cases. */
+  #beside({ scores }, cases) {
+    if (!scores?.baselines.untrained) return "";
+    if (scores.judge !== this.#judge || scores.cases_per_category !== cases) return "";
+    const tasks = Object.keys(scores.baselines.untrained.tasks);
+    return `; untrained: ${tasks.map((task) => baseOf(task, scores, this.#scale)).join(", ")}`;
+  }
+
   #lineOf(model, { cases, sets }) {
     const scores = sets.get(cases)?.get(model.id) ?? {};
     const tasks = Object.keys(this.#benchmark.tasks);
@@ -109,7 +117,8 @@ export class ModelScores {
       .map((task) => this.#underWay({ model: model.id, task, cases, judge: this.#judge }))
       .filter(Boolean)
       .map(({ task, progress }) => `${task} being scored, ${progress.done} of ${progress.total}`);
-    if (parts.length || running.length) return [...parts, ...running].join(", ");
+    const beside = this.#beside(model, cases);
+    if (parts.length || running.length) return [...parts, ...running].join(", ") + beside;
     const others = [...sets].filter(([, set]) => set.has(model.id)).map(([number]) => number);
     if (others.length) {
       const numbers = listed(others.sort((a, b) => a - b).map(String));
@@ -118,6 +127,12 @@ export class ModelScores {
     if (model.scores) return `scored by ${model.scores.judge} only`;
     return "not scored";
   }
+}
+
+/** What the untrained base scores on a task, and the share of its gap to the teacher that is closed. */
+function baseOf(task, { baselines, gap_closed: closed }, scale) {
+  const gap = closed[task] ? `, ${Math.round(100 * closed[task].share)} % of the gap closed` : "";
+  return `${task} ${decimal(baselines.untrained.tasks[task], scale)}${gap}`;
 }
 
 const shown = (score, scale) =>
