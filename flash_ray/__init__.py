@@ -69,6 +69,8 @@ if TYPE_CHECKING:
 # Ray, and onnxruntime wherever a library loads it, report what is run to their makers unless told.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# Ray's workers and trials stay where the command was called: recipes name files from there.
+os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
 
 __version__ = "0.1.0"
 __all__ = ["DMD", "Recipe", "__version__", "distill", "load_recipe", "load_student"]

@@ -13,7 +13,7 @@ from flash_ray.miniature.pipeline import TRANSFORMER_CONFIG, VAE_CONFIG, build_p
 from flash_ray.models.loading import load_model
 from flash_ray.recipe import Recipe
 from flash_ray.storage.s3 import Store
-from flash_ray.storage.students import PublishedScores, publish_student
+from flash_ray.storage.students import Baseline, GapClosed, PublishedScores, publish_student
 
 SMALL_VAE = {**VAE_CONFIG, "base_dim": 8, "decoder_base_dim": 8}
 SMALL_TRANSFORMER = {**TRANSFORMER_CONFIG, "num_layers": 2, "num_attention_heads": 2}
@@ -49,5 +49,10 @@ def publish(store: Store, recipe: Recipe, name: str, folder: Path, scale: float 
         judge="exact",
         cases_per_category=1,
         tasks={"t2i": 3.0, "edit": 3.0},
+        baselines={
+            "teacher": Baseline(nfe=80, tasks={"t2i": 4.0, "edit": 3.5}),
+            "untrained": Baseline(nfe=4, tasks={"t2i": 2.0, "edit": 3.5}),
+        },
+        gap_closed={"t2i": GapClosed(share=0.5, interval=(0.4, 0.6))},
     )
     publish_student(store, name, folder, recipe, scores)

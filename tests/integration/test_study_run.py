@@ -87,6 +87,7 @@ def test_a_study_leaves_records_retries_from_checkpoints_and_repeats_nothing(
     loaded = study(
         "teacher_defaults.placement=actors",
         "runtime.checkpoint_every=2",
+        "evaluation.baselines=false",
         name="two-arms",
         arms={"four": {}, "two": {"student.steps": 2}},
         fixed=[],

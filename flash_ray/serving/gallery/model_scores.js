@@ -9,6 +9,7 @@ export class ModelScores {
   #models;
   #benchmark;
   #judge;
+  #scale;
   #most;
   #chosen = [];
   #evaluations = [];
@@ -19,11 +20,15 @@ export class ModelScores {
   /** What stands under the list. */
   box = element("div", { className: "scores" }, this.#note, this.#button);
 
-  /** `judge` is the one whose scores are shown, `most` how many cases an evaluation may have. */
-  constructor(models, benchmark, judge, most) {
+  /**
+   * @param {string} judge whose scores are shown, and `scale`, what they are
+   * @param {number} most how many cases an evaluation may have
+   */
+  constructor(models, benchmark, judge, scale, most) {
     this.#models = models;
     this.#benchmark = benchmark;
     this.#judge = judge;
+    this.#scale = scale;
     this.#most = most;
     this.#button.addEventListener("click", () => {
       trying("scoring", () => this.#ask(this.#offered()));
@@ -81,7 +86,7 @@ export class ModelScores {
     this.#note.textContent =
       cases === null
         ? ""
-        : `Scores by ${this.#judge}, 1 to 5, on the same cases for all: the first ${cases} of each ` +
+        : `Scores by ${this.#judge} (${this.#scale}), on the same cases for all: the first ${cases} of each ` +
           `category of ${this.#benchmark.id}.`;
     this.#button.hidden = offered.length === 0;
     const pictures = offered.reduce((sum, { task }) => sum + this.#categories(task) * cases, 0);
@@ -95,16 +100,25 @@ export class ModelScores {
     return this.#benchmark.tasks[task].length;
   }
 
+  /** The base in as many evaluations, where publishing scored it on the same cases. */
+  #beside({ scores }, cases) {
+    if (!scores?.baselines.untrained) return "";
+    if (scores.judge !== this.#judge || scores.cases_per_category !== cases) return "";
+    const tasks = Object.keys(scores.baselines.untrained.tasks);
+    return `; untrained: ${tasks.map((task) => baseOf(task, scores, this.#scale)).join(", ")}`;
+  }
+
   #lineOf(model, { cases, sets }) {
     const scores = sets.get(cases)?.get(model.id) ?? {};
     const tasks = Object.keys(this.#benchmark.tasks);
-    const parts = tasks.filter((task) => scores[task]).map((task) => `${task} ${shown(scores[task])}`);
+    const parts = tasks.filter((task) => scores[task]).map((task) => `${task} ${shown(scores[task], this.#scale)}`);
     const running = tasks
       .filter((task) => !scores[task])
       .map((task) => this.#underWay({ model: model.id, task, cases, judge: this.#judge }))
       .filter(Boolean)
       .map(({ task, progress }) => `${task} being scored, ${progress.done} of ${progress.total}`);
-    if (parts.length || running.length) return [...parts, ...running].join(", ");
+    const beside = this.#beside(model, cases);
+    if (parts.length || running.length) return [...parts, ...running].join(", ") + beside;
     const others = [...sets].filter(([, set]) => set.has(model.id)).map(([number]) => number);
     if (others.length) {
       const numbers = listed(others.sort((a, b) => a - b).map(String));
@@ -115,4 +129,11 @@ export class ModelScores {
   }
 }
 
-const shown = (score) => (score.score === null ? decimal(null) : withInterval(score));
+/** What the untrained base scores on a task, and the share of its gap to the teacher that is closed. */
+function baseOf(task, { baselines, gap_closed: closed }, scale) {
+  const gap = closed[task] ? `, ${Math.round(100 * closed[task].share)} % of the gap closed` : "";
+  return `${task} ${decimal(baselines.untrained.tasks[task], scale)}${gap}`;
+}
+
+const shown = (score, scale) =>
+  score.score === null ? decimal(null) : withInterval(score, scale);

@@ -36,6 +36,8 @@ def test_models_show_scores_of_equal_cases_only_and_the_others_are_scored_on_the
     assert "the first 1 of each category of miniature" in page.one(".scores").text
     shown = score_lines(page)
     assert shown["bold"].startswith("t2i ") and shown["plain"].startswith("t2i ")
+    untrained = "; untrained: t2i 2.00, 50 % of the gap closed, edit 3.50"
+    assert shown["bold"].endswith(untrained) and shown["plain"].endswith(untrained)
     assert not page.one(".scores button").is_displayed()
 
     choose_models(page, "teacher", "bold")
