@@ -8,39 +8,33 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import ray
 import yaml
 
 from flash_ray.storage.embedded import embedded_store
 from flash_ray.storage.s3 import Store
 from flash_ray.storage.students import read_student
 from tests.helpers.commands import RAY
+from tests.helpers.job_server import JobServer, started
 
 REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """The job server's address; the nodes have the store's credentials in their environment."""
-    with embedded_store(tmp_path_factory.mktemp("store")), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FLASH_RAY_CACHE", str(tmp_path_factory.mktemp("cache")))
-        context = ray.init(
-            address="local",
-            num_cpus=4,
-            resources={"trainer": 1, "teacher": 1},
-            include_dashboard=True,
-            log_to_driver=False,
-        )
-        yield f"http://{context.dashboard_url}"
-        ray.shutdown()
+    """A job server whose nodes have the store's credentials in their environment."""
+    with (
+        embedded_store(tmp_path_factory.mktemp("store")),
+        started(tmp_path_factory.mktemp("cluster")) as running,
+    ):
+        yield running
 
 
-def submit(server: str, command: str, *more: str) -> subprocess.CompletedProcess[str]:
-    words = [RAY, "job", "submit", "--address", server, "--working-dir", ".", "--"]
+def submit(server: JobServer, command: str, *more: str) -> subprocess.CompletedProcess[str]:
+    words = [RAY, "job", "submit", "--address", server.address, "--working-dir", ".", "--"]
     return subprocess.run(
         [*words, *shlex.split(command), *more],
         cwd=REPOSITORY,
-        env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"},
+        env={**os.environ, **server.variables},
         capture_output=True,
         text=True,
     )

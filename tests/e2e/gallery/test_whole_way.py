@@ -60,7 +60,7 @@ STUDY = {
 JUDGES = ("clip:clip", "ocr", "vlm:vlm.yaml", "vlm-pair:pair.yaml")
 # What only the small world has: its name, its judge, its categories, its size.
 STRANGE = re.compile(
-    r"miniature|\bexact\b|landscape|portrait|enhancement|identity|\b64\s?[x×]\s?64\b", re.IGNORECASE
+    r"miniature|\bexact\b|landscape|portrait|enhancement|\b64\s?[x×]\s?64\b", re.IGNORECASE
 )
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
