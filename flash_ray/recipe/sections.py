@@ -1,4 +1,5 @@
-"""The sections of a recipe that say how it is trained, judged and run; `schema` has the others."""
+"""The sections of a recipe that say how it is trained, judged, followed and run; `schema` has the
+others."""
 
 from typing import Annotated, Any, Literal
 
@@ -175,6 +176,36 @@ class Evaluation(Section):
         if self.judge is None:
             raise ValueError("a recipe without a benchmark names no judge")
         return self.judge
+
+
+class WandbProject(Section):
+    """Where Weights & Biases puts a run. WANDB_* variables hold the key and all else, never here."""
+
+    project: str = Field(min_length=1, description="the project's name")
+
+
+class MlflowServer(Section):
+    """Where MLflow puts a run. A login comes from MLFLOW_TRACKING_* variables, never here."""
+
+    uri: str = Field(description="http(s)://host:port of a tracking server, or sqlite:///FILE")
+    experiment: str = Field("flash_ray", min_length=1, description="the experiment's name")
+
+
+class Tracking(Section):
+    """Where a run can be followed beside the terminal and Prometheus; nothing by default."""
+
+    tensorboard: bool = Field(
+        False, description="true or false: write events to tensorboard/RUN and to the store"
+    )
+    wandb: WandbProject | None = Field(None, description="{project: NAME}, or null")
+    mlflow: MlflowServer | None = Field(
+        None, description="{uri: http(s)://host:port, experiment: NAME}, or null"
+    )
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The keys of the trackers that are wanted, which name their extras and modules too."""
+        return tuple(name for name, value in self if value)
 
 
 class Storage(Section):

@@ -28,6 +28,7 @@ from flash_ray.storage.s3 import Store, train_storage
 from flash_ray.teachers.launch import TeacherSet, start_teachers
 from flash_ray.teachers.protocol import teacher_actors
 from flash_ray.teachers.validation import validate_teachers
+from flash_ray.telemetry.tracking import Tracking, tracked, validate_trackers
 from flash_ray.trainer.claim import claimed_run
 from flash_ray.trainer.divergence import Diverged
 from flash_ray.trainer.metrics import UpdateMetrics
@@ -102,11 +103,15 @@ def distill(
     """
     validate_family(recipe)
     validate_teachers(recipe)
+    validate_trackers(recipe)
     recipe = with_pinned_loras(recipe)
     check_cluster(recipe, teacher_actors(recipe) if teacher_set is None else 0)
     store.check()
-    with claimed_run(recipe, store, run_name, resume):
-        return _distill(recipe, store, run_name, folder, resume, callbacks, teacher_set)
+    with (
+        claimed_run(recipe, store, run_name, resume),
+        tracked(recipe, store, run_name, callbacks.say) as tracking,
+    ):
+        return _distill(recipe, store, run_name, folder, resume, callbacks, teacher_set, tracking)
 
 
 def _distill(
@@ -117,6 +122,7 @@ def _distill(
     resume: bool,
     callbacks: Callbacks,
     teacher_set: TeacherSet | None,
+    tracking: Tracking,
 ) -> DistillResult:
     started = time.monotonic()
     started_here = None
@@ -140,7 +146,7 @@ def _distill(
             callbacks.evaluate,
             callbacks.final,
         )
-        with listening(live, _shown_by(callbacks)):
+        with listening(live, _shown_by(callbacks, tracking)):
             outcome = _fit(config)
             if outcome.lost:
                 callbacks.say(f"encode {len(outcome.lost)} damaged shards of conditions anew")
@@ -160,13 +166,17 @@ def _distill(
     return DistillResult(folder, outcome.history, seconds, outcome.final)
 
 
-def _shown_by(callbacks: Callbacks) -> Callable[[UpdateMetrics | str], None]:
+def _shown_by(
+    callbacks: Callbacks, tracking: Tracking
+) -> Callable[[UpdateMetrics | str], None]:
     """What takes the workers' records and lines."""
 
     def show(item: UpdateMetrics | str) -> None:
         if isinstance(item, str):
             callbacks.say(item)
-        elif callbacks.live:
+            return
+        tracking.log(item.iteration, item.scalars())
+        if callbacks.live:
             callbacks.live(item)
 
     return show

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
@@ -97,6 +97,12 @@ class UpdateMetrics:
         """Samples of the student a second, of all workers."""
         return self.images / self.seconds
 
+    def scalars(self) -> dict[str, float]:
+        """Every number of the record but the iteration, by its path, as `scores/t2i`."""
+        numbers = dict(_numbers(_RECORD.dump_python(self)))
+        del numbers["iteration"]
+        return numbers
+
     def to_json(self) -> str:
         """One line; `from_json` reads it back to an equal record."""
         return _RECORD.dump_json(self).decode()
@@ -108,6 +114,14 @@ class UpdateMetrics:
 
 
 _RECORD = TypeAdapter(UpdateMetrics)
+
+
+def _numbers(node: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{path}{name}/")
+        elif value is not None:
+            yield f"{path}{name}", float(value)
 
 
 class StageTimer:

@@ -24,6 +24,8 @@ from flash_ray.storage.manifest import record
 from flash_ray.storage.s3 import Store, check_name
 from flash_ray.storage.students import MANIFEST, PublishedScores, content_digest, publish_student
 from flash_ray.telemetry.progress import Steps
+from flash_ray.telemetry.trackers import FOLDER
+from flash_ray.telemetry.tracking import validate_trackers
 from flash_ray.trainer.claim import validate_claim
 
 if TYPE_CHECKING:
@@ -98,6 +100,8 @@ def distill_and_publish(
     def show(metrics: "UpdateMetrics") -> None:
         steps.show("distill", metrics.iteration, last, in_words(metrics))
 
+    if recipe.tracking.tensorboard:
+        steps.say(f"what is measured: tensorboard --logdir {FOLDER / name}")
     steps.say(f"distill {name}: encode what is not cached, start workers and teachers")
     with tempfile.TemporaryDirectory(prefix="flash-ray-") as folder:
         during = scorer.during_training() if scorer else None
@@ -199,11 +203,13 @@ def in_words(metrics: "UpdateMetrics") -> str:
 
 
 def validate_recipe(recipe: Recipe) -> None:
-    """Raises UserError for what can be known of data, base and teachers without loading them."""
+    """Raises UserError for what can be known of data, base, teachers and trackers without loading
+    them."""
     validate_embedded_in_job(recipe)
     validate_data(recipe)
     validate_base(recipe.base)
     validate_gpu(recipe)
+    validate_trackers(recipe)
     if any(teacher.model not in ("base", recipe.base) for teacher in recipe.teachers):
         from flash_ray.teachers.validation import validate_teachers
 
