@@ -197,7 +197,7 @@ def _encode(
 ) -> list[EncodedBenchmark]:
     one_process(recipe)
     model = load_base(recipe)
-    return [encode_benchmark(recipe, model, by_task) for by_task in cases]
+    return [encode_benchmark(model, by_task) for by_task in cases]
 
 
 def _resources(recipe: Recipe) -> dict[str, Any]:

@@ -158,8 +158,12 @@ class Evaluation(Section):
         description="a registered judge's name, needed with a benchmark; it scores the run and "
         "what is published",
     )
-    every: int = Field(
-        0, ge=0, le=MOST, description="iterations between scores of the averaged student; 0: never"
+    every: int | None = Field(
+        None,
+        ge=0,
+        le=MOST,
+        description="iterations after which the averaged student draws the first `cases` and is "
+        "scored on them; 0 or null: never",
     )
     cases: CasesPerTask = CasesPerTask()
     published_cases: int = Field(
