@@ -1,13 +1,14 @@
 """A contact sheet: one model's pictures in a grid, each with its prompt, edits after their inputs."""
 
+import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from flash_ray.evaluation.benchmark import Case
+from flash_ray.evaluation.benchmark import Case, first_of_each
 
 SIDES = (128, 256)  # pixels, smallest and largest, of the squares that pictures are fitted into
 COLUMNS = 8  # squares in a row
@@ -48,6 +49,23 @@ def contact_sheet(cases: Sequence[Case], images: Sequence[np.ndarray]) -> Image.
     for cell, (x, y) in zip(cells, places, strict=True):
         sheet.paste(cell, (GAP + x, GAP + y))
     return sheet
+
+
+def first_answers(answered: Iterable[tuple[Sequence[Case], Sequence[np.ndarray]]]) -> bytes:
+    """The contact sheet, a PNG, of the answers to the first case of each category.
+
+    Args:
+        answered: the cases of each task, and the answers to them.
+    """
+    cases: list[Case] = []
+    images: list[np.ndarray] = []
+    for of_task, drawn in answered:
+        for index in first_of_each(of_task, 1):
+            cases.append(of_task[index])
+            images.append(drawn[index])
+    buffer = io.BytesIO()
+    contact_sheet(cases, images).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def fitted(image: Image.Image, side: int) -> Image.Image:

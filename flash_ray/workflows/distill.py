@@ -22,7 +22,13 @@ from flash_ray.recipe.schema import Task
 from flash_ray.storage.embedded import open_store
 from flash_ray.storage.manifest import record
 from flash_ray.storage.s3 import Store, check_name
-from flash_ray.storage.students import MANIFEST, PublishedScores, content_digest, publish_student
+from flash_ray.storage.students import (
+    MANIFEST,
+    PublishedScores,
+    content_digest,
+    publish_student,
+    put_samples,
+)
 from flash_ray.telemetry.progress import Steps
 from flash_ray.telemetry.trackers import FOLDER
 from flash_ray.telemetry.tracking import validate_trackers
@@ -107,8 +113,10 @@ def distill_and_publish(
         during = scorer.during_training() if scorer else None
         callbacks = driver.Callbacks(during, show, say=steps.say)
         result = driver.distill(recipe, store, name, Path(folder) / "student", resume, callbacks)
-        scores = scorer.at_the_end(result.folder, steps) if scorer else None
+        scores, sheet = scorer.at_the_end(result.folder, steps) if scorer else (None, None)
         url = publish_student(store, student, result.folder, recipe, scores)
+        if sheet:
+            put_samples(store, student, sheet)
     steps.say(f"published {url}")
     return Published(student, url, result.history)
 
@@ -134,20 +142,24 @@ class StudentScorer:
         (encoded,) = encode_in_task(self._recipe, self._scoring.benchmark, [cases])
         return TrainingEval(encoded, self._scoring.judge, self._sampler)
 
-    def at_the_end(self, folder: Path, steps: Steps) -> PublishedScores | None:
+    def at_the_end(
+        self, folder: Path, steps: Steps
+    ) -> tuple[PublishedScores | None, bytes | None]:
         """Scores the run's student, a copy of which is in `folder`, on `evaluation.published_cases`
         of each category.
 
         Returns:
-            None if that is none, or if no case has a score.
+            the scores, None if no case has one, and a contact sheet, a PNG, of the first case of
+            each category; None for both if no case is wanted.
         """
         from flash_ray.evaluation.compare import compare_tasks
+        from flash_ray.evaluation.contact_sheet import first_answers
         from flash_ray.evaluation.drawing import Weights, drawn_by_actors
         from flash_ray.trainer.worker import student_key
 
         count = self._recipe.evaluation.published_cases
         if not count:
-            return None
+            return None, None
         benchmark, judge = self._scoring.benchmark, self._scoring.judge
         files = record(folder)
         student = Weights(content_digest(files), f"{student_key(self._run)}/", files)
@@ -157,18 +169,16 @@ class StudentScorer:
             )
         results = {task: c.answers["student"].result for task, c in comparisons.items()}
         scores = {task: r.score for task, r in results.items() if r.score is not None}
-        return (
-            PublishedScores(
-                benchmark=benchmark.name,
-                digest=benchmark.digest,
-                judge=judge.name,
-                cases_per_category=count,
-                tasks=scores,
-                intervals={task: r.interval for task, r in results.items() if r.interval},
-            )
-            if scores
-            else None
+        published = PublishedScores(
+            benchmark=benchmark.name,
+            digest=benchmark.digest,
+            judge=judge.name,
+            cases_per_category=count,
+            tasks=scores,
+            intervals={task: r.interval for task, r in results.items() if r.interval},
         )
+        answered = [(c.cases, c.answers["student"].images) for c in comparisons.values()]
+        return published if scores else None, first_answers(answered)
 
 
 @contextmanager
