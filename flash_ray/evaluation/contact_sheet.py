@@ -1,4 +1,4 @@
-"""A contact sheet: one model's pictures in a grid, each with its prompt, edits after their inputs."""
+"""A contact sheet: one model's pictures in a grid, prompts under them, edits after their inputs."""
 
 import io
 import re

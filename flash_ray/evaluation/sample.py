@@ -147,9 +147,7 @@ class EncodedBenchmark:
 
 def encode_benchmark(model: Model, cases: Mapping[Task, Sequence[Case]]) -> EncodedBenchmark:
     """Encodes cases by task, as `first_cases` gives them."""
-    return EncodedBenchmark(
-        {task: encode_cases(model, of_task) for task, of_task in cases.items()}
-    )
+    return EncodedBenchmark({task: encode_cases(model, of_task) for task, of_task in cases.items()})
 
 
 def _guided(

@@ -183,7 +183,7 @@ class Evaluation(Section):
 
 
 class WandbProject(Section):
-    """Where Weights & Biases puts a run. WANDB_* variables hold the key and all else, never here."""
+    """Where Weights & Biases puts a run. The key comes from WANDB_API_KEY, never here."""
 
     project: str = Field(min_length=1, description="the project's name")
 

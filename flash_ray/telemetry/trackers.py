@@ -3,6 +3,7 @@
 The clients are imported when a tracker starts: they take seconds, and are in extras.
 """
 
+import os
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -194,6 +195,8 @@ class Mlflow:
         """
         from mlflow import MlflowClient
 
+        # Stdout has the command's result.
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         self._client = client = MlflowClient(self._server.uri)
         experiment, run = self._experiment(), self._run
         found = client.search_runs([experiment], f"tags.flash_ray_run = '{run.id}'")

@@ -118,7 +118,9 @@ class _Thread:
         """Waits for the end of all calls."""
         self._thread.join(max(0.0, seconds))
         if self._thread.is_alive():
-            self._say(f"tracking.{self._name}: has not taken all that the run measured, and is left")
+            self._say(
+                f"tracking.{self._name}: has not taken all that the run measured, and is left"
+            )
 
     def _work(self) -> None:
         try:

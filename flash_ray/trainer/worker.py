@@ -223,7 +223,7 @@ class _Run:
         return files, final(self.step.model, transformer) if final else None
 
     def _due(self, every: int | None) -> bool:
-        return bool(every) and self.state.progress.iterations % every == 0
+        return bool(every and self.state.progress.iterations % every == 0)
 
     def _evaluate(self, evaluate: Evaluate, metrics: UpdateMetrics) -> UpdateMetrics:
         """Has worker 0 evaluate the averaged student and send what it drew; a collective.

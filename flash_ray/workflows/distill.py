@@ -142,9 +142,7 @@ class StudentScorer:
         (encoded,) = encode_in_task(self._recipe, self._scoring.benchmark, [cases])
         return TrainingEval(encoded, self._scoring.judge, self._sampler)
 
-    def at_the_end(
-        self, folder: Path, steps: Steps
-    ) -> tuple[PublishedScores | None, bytes | None]:
+    def at_the_end(self, folder: Path, steps: Steps) -> tuple[PublishedScores | None, bytes | None]:
         """Scores the run's student, a copy of which is in `folder`, on `evaluation.published_cases`
         of each category.
 

@@ -222,8 +222,8 @@ def test_only_where_drivers_run_are_the_keys_of_trackers_and_none_are_needed():
         for name, cluster in ray_clusters(render(f"overlays/dev/{folder}")).items():
             (head,) = cluster["headGroupSpec"]["template"]["spec"]["containers"]
             secrets = [source["secretRef"] for source in head["envFrom"] if "secretRef" in source]
-            wanted = [] if "endpoints" in name else [{"name": "flash-ray-trackers", "optional": True}]
-            assert secrets == wanted, name
+            trackers = [{"name": "flash-ray-trackers", "optional": True}]
+            assert secrets == ([] if "endpoints" in name else trackers), name
 
 
 def test_the_store_in_the_cluster_is_the_one_that_is_used():

@@ -253,7 +253,9 @@ def test_pins_are_of_this_machine():
 
 
 def test_a_job_that_is_tracked_needs_the_trackers_of_its_nodes():
-    recipe = load_recipe("miniature", [STORED, "tracking={tensorboard: true, mlflow: {uri: http://x}}"])
+    recipe = load_recipe(
+        "miniature", [STORED, "tracking={tensorboard: true, mlflow: {uri: http://x}}"]
+    )
     assert plan_distill(recipe, None, False).extras == ("tensorboard", "mlflow")
     assert plan_encode(recipe).extras == ()
     more = set(requirements(("tensorboard", "mlflow"))) - set(requirements())

@@ -288,7 +288,8 @@ def test_a_tracker_that_is_not_installed_is_bad_input(here, monkeypatch, name):
         "mlflow": "{mlflow: {uri: 'sqlite:///runs.db'}}",
     }
     (here / name).mkdir()  # of an earlier run: it is no package
-    recipe, says = recipe_with(tracking[name]), rf"^tracking.{name}: .*install 'flash-ray\[{name}\]'"
+    recipe = recipe_with(tracking[name])
+    says = rf"^tracking.{name}: .*install 'flash-ray\[{name}\]'"
     with monkeypatch.context() as patch, pytest.raises(UserError, match=says):
         patch.setattr(sys, "path", [str(here)])
         patch.delitem(sys.modules, name, raising=False)
