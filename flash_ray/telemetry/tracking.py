@@ -48,6 +48,7 @@ class Tracking:
 
     def show(self, iteration: int, picture: "Image.Image") -> None:
         """Tells a sheet of pictures, drawn after an iteration, before its `log`."""
+        picture.load()  # here, as the threads share its file
         for thread in self._threads:
             thread.put(lambda tracker: tracker.show(iteration, picture))
 

@@ -95,6 +95,17 @@ def test_tensorboard_reads_measures_pictures_and_recipe(here, store):
     assert store.objects[EVENTS + file.name] == file.read_bytes()
 
 
+def test_a_picture_of_a_file_is_read_before_the_threads_share_it(here, store):
+    PICTURE.save(here / "sheet.png")
+    lines: list[str] = []
+    with tracked(recipe_with("{tensorboard: true}"), store, "mine", lines.append) as tracking:
+        with Image.open(here / "sheet.png") as picture:
+            tracking.show(1, picture)
+        log(tracking, 1)
+    assert lines == []
+    assert [shown.step for shown in read(here / "tensorboard" / "mine").Images("samples")] == [1]
+
+
 def test_a_run_resumed_on_another_machine_goes_on_from_its_checkpoint(here, store, monkeypatch):
     recipe = recipe_with("{tensorboard: true}")
     run(recipe, store, range(1, 6))
