@@ -32,7 +32,10 @@ def recipe_show(recipe: RecipeName, overrides: Overrides = None) -> None:
 @recipe_app.command("check")
 def recipe_check(recipe: RecipeName, overrides: Overrides = None) -> None:
     """Say whether the recipe can run."""
+    from flash_ray.workflows.distill import check_recipe
+
     loaded = load_recipe(recipe, overrides)
+    check_recipe(loaded)
     typer.echo(f"OK {loaded.name} {loaded.digest}")
 
 

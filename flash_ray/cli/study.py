@@ -101,7 +101,7 @@ def _print_status(rows: "Sequence[TrialStatus]") -> None:
     names = Column("trial", overflow="fold")
     table = Table(names, "state", "iterations", *(TASK_TITLES[task] for task in tasks))
     for row in rows:
-        scores = [f"{row.scores[task]:.2f}" if task in row.scores else "" for task in tasks]
+        scores = [f"{row.scores[task]:#.3g}" if task in row.scores else "" for task in tasks]
         table.add_row(row.trial, row.state, f"{row.iteration}/{row.iterations}", *scores)
     finished = sum(row.state == "finished" for row in rows)
     Console().print(table, f"{finished} of {len(rows)} trials finished", highlight=False)
@@ -113,7 +113,7 @@ def _print_search(result: "SearchResult") -> None:
     iterations = sorted({point.iteration for trial in trials for point in trial.points})
     table = Table(*trials[0].values, "state", *(f"at {iteration}" for iteration in iterations))
     for trial in trials:
-        scores = {point.iteration: f"{point.score:.2f}" for point in trial.points}
+        scores = {point.iteration: f"{point.score:#.3g}" for point in trial.points}
         state = "best" if trial.trial == result.best else trial.state
         values = [str(value) for value in trial.values.values()]
         table.add_row(*values, state, *(scores.get(iteration, "") for iteration in iterations))

@@ -10,6 +10,13 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from flash_ray.evaluation.benchmark import TASK_TITLES
+from flash_ray.recipe.schema import Task
+from flash_ray.storage.students import BaselineName, digits_of
+
+BASELINES: tuple[BaselineName, ...] = (
+    "untrained",
+    "teacher",
+)  # from the lower to the upper end of the gap
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails
@@ -28,7 +35,7 @@ def comparison_table(result: Mapping[str, Any]) -> None:
     tasks = list(next(iter(models.values())))
     table = Table("model", "evaluations", *(TASK_TITLES[task] for task in tasks))
     for name, rows in models.items():
-        scores = [_with_interval(rows[task]["score"], rows[task]["interval"]) for task in tasks]
+        scores = [_mean_score(rows[task]) for task in tasks]
         table.add_row(name, str(max(row["nfe"] for row in rows.values())), *scores)
     table.add_section()
     table.add_row("gap closed", "", *(_closed(result["gap_closed"][task]) for task in tasks))
@@ -44,35 +51,43 @@ def evaluation_table(result: Mapping[str, Any]) -> None:
     for name, row in rows.items():
         measures = [_number(row["measures"].get(measure)) for measure in first["measures"]]
         values = [_number(_facts(row).get(fact), 3) for fact in facts]
-        table.add_row(name, _number(row["score"]), *measures, *values)
+        score = _number(row["score"], digits_of(first["scale"]))
+        table.add_row(name, score, *measures, *values)
     table.add_section()
-    measures = [_number(value) for value in first["measures"].values()]
-    table.add_row("all", _with_interval(first["score"], first["interval"]), *measures)
+    measures = [
+        _with_interval(value, first["measure_intervals"].get(name))
+        for name, value in first["measures"].items()
+    ]
+    table.add_row("all", _mean_score(first), *measures)
     title = (
-        f"{result['model']} on {result['benchmark']}, {TASK_TITLES[result['task']]}, by {judge}: "
-        f"{result['sampler']}, NFE {result['nfe']}"
+        f"{result['model']} on {result['benchmark']}, {TASK_TITLES[result['task']]}, by {judge} "
+        f"({first['scale']}): {result['sampler']}, NFE {result['nfe']}"
     )
     Console().print(title, table, highlight=False)
 
 
 def judge_table(judges: Mapping[str, Mapping[str, Any]]) -> None:
     """Prints what each judge says on average, and of how many cases it has no score."""
-    table = Table("judge", "score", "cases", "no score", "failures")
+    table = Table("judge", "scale", "score", "cases", "no score", "failures")
     for name, row in judges.items():
         cases = row["cases"].values()
         scored = sum(case["score"] is not None for case in cases)
-        score = _with_interval(row["score"], row["interval"])
         failed = _counts(Counter(case["failure"] for case in cases if case["failure"]))
-        table.add_row(name, score, str(scored), str(len(cases) - scored), failed)
+        unscored = str(len(cases) - scored)
+        table.add_row(name, row["scale"], _mean_score(row), str(scored), unscored, failed)
     Console().print(table)
 
 
 def rank_table(ranking: "Ranking") -> None:
     """Prints a ranking; = marks a rank whose lead over the next may be chance."""
     judges = list(ranking.counted)
-    table = Table("rank", "result", "model", *judges, "mean of judges", "lead over the next")
+    mean = f"mean of judges{', standardized' if ranking.standardized else ''}"
+    table = Table("rank", "result", "model", *judges, mean, "lead over the next")
     for row in ranking.standings:
-        averages = [_with_interval(*row.averages[judge]) for judge in judges]
+        averages = [
+            _with_interval(*row.averages[judge], digits_of(ranking.scales[judge]))
+            for judge in judges
+        ]
         lead = "" if row.lead is None else _with_interval(*row.lead)
         rank = f"{row.rank}{' =' if row.ties else ''}"
         table.add_row(rank, row.file, row.model, *averages, _with_interval(*row.mean), lead)
@@ -80,7 +95,8 @@ def rank_table(ranking: "Ranking") -> None:
     Console().print(title, table, highlight=False)
     for judge, count in ranking.counted.items():
         failed = _counts(ranking.failures[judge])
-        text = f"{judge}: {count} of {ranking.cases} cases count{failed and f'; {failed}'}"
+        counts = f"{count} of {ranking.cases} cases count{failed and f'; {failed}'}"
+        text = f"{judge} ({ranking.scales[judge]}): {counts}"
         Console().print(text, highlight=False, soft_wrap=True)
 
 
@@ -93,12 +109,14 @@ def student_table(students: "Sequence[Student]") -> None:
     for student in students:
         cells = []
         if scored:
-            known = student.scores.tasks if student.scores else {}
-            cells = [_number(known.get(task)) for task in tasks]
+            cells = [_published(student.scores, task) for task in tasks]
             cells.append(_scored_on(student.scores) if student.scores else "")
         digest, when = student.recipe_digest, student.created[:16].replace("T", " ")
         table.add_row(student.name, student.base, str(student.nfe), *cells, digest, when)
     Console().print(table)
+    if any(scores.baselines for scores in scored):
+        note = "In brackets: the untrained base to the teacher, and the share of that gap closed."
+        Console().print(note, highlight=False)
 
 
 def fault_lines(faults: "Iterable[CorruptRecord]") -> None:
@@ -148,9 +166,24 @@ def benchmark_table(description: "BenchmarkDescription") -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
 
+def _published(scores: "PublishedScores | None", task: Task) -> str:
+    """The mean score of a task; below it, if they are known, what the base scores in as many
+    evaluations and as the teacher, and the share of the gap between them that is closed."""
+    if scores is None or task not in scores.tasks:
+        return ""
+    digits = digits_of(scores.scale)
+    cell = _number(scores.tasks[task], digits)
+    if not scores.baselines:
+        return cell
+    ends = [scores.baselines[name].tasks.get(task) for name in BASELINES]
+    gap = f", {scores.gap_closed[task].share:.0%}" if task in scores.gap_closed else ""
+    return f"{cell}\n({' to '.join(_number(end, digits) for end in ends)}{gap})"
+
+
 def _scored_on(scores: "PublishedScores") -> str:
     """What scores are of: those of other cases or judges cannot be compared."""
-    return f"{scores.benchmark}, {scores.cases_per_category} cases a category, {scores.judge}"
+    cases = f"{scores.cases_per_category} cases a category"
+    return f"{scores.benchmark}, {cases}, {scores.judge} ({scores.scale})"
 
 
 def _facts(row: Mapping[str, Any]) -> dict[str, float | None]:
@@ -162,10 +195,16 @@ def _number(value: float | None, digits: int = 2) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def _with_interval(score: float | None, interval: Sequence[float] | None) -> str:
+def _mean_score(row: Mapping[str, Any]) -> str:
+    """A judge's mean score with its interval, of the fields of `JudgeResult`."""
+    return _with_interval(row["score"], row["interval"], digits_of(row["scale"]))
+
+
+def _with_interval(score: float | None, interval: Sequence[float] | None, digits: int = 2) -> str:
     if score is None or interval is None:
         return ""
-    return f"{score:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
+    low, high = (_number(bound, digits) for bound in interval)
+    return f"{_number(score, digits)} [{low}, {high}]"
 
 
 def _closed(gap: Mapping[str, Any] | None) -> str:

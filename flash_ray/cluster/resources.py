@@ -3,13 +3,14 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ray
 from ray._raylet import GcsClient
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
-from flash_ray.cluster.environment import image_problem
+from flash_ray.cluster.environment import image_problem, thread_limits
 from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe
 from flash_ray.storage.s3 import Store
@@ -41,6 +42,17 @@ def bundles(recipe: Recipe, role: str, count: int) -> list[dict[str, float]]:
     runtime = recipe.runtime
     bundle = {role: 1, "CPU": runtime.cpus_per_worker, "GPU": int(runtime.gpu)}
     return [{name: need for name, need in bundle.items() if need} for _ in range(count)]
+
+
+def worker_options(recipe: Recipe) -> dict[str, Any]:
+    """Options of a Ray task or actor that takes what a training worker does."""
+    runtime = recipe.runtime
+    return {
+        "num_cpus": runtime.cpus_per_worker,
+        "num_gpus": 1 if runtime.gpu else 0,
+        "resources": {"trainer": 1},
+        "runtime_env": {"env_vars": thread_limits(recipe)},
+    }
 
 
 def check_cluster(recipe: Recipe, teachers: int) -> None:

@@ -127,6 +127,7 @@ def validate_data(recipe: Recipe) -> None:
     """
     resolve_base(recipe.base)
     source = load_source(recipe)
+    source.validate_base(recipe.base)
     for task in tasks_of(recipe):
         unique_counts(recipe, task)
         source.validate(task)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, overload
 from PIL import Image, ImageOps
 
 from flash_ray import plugins
+from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Files, Task
 from flash_ray.recipe.sizes import MAX_ASPECT, Size, follow_aspect
@@ -154,6 +155,14 @@ class DataSource(Protocol):
             UserError: they cannot be had.
         """
 
+    def validate_base(self, base: str) -> None:
+        """Check that the cases are for that base, a recipe's; most are for any.
+
+        Raises:
+            UserError: they are not.
+        """
+        return None
+
     def catalog(self, task: Task, store: "Store") -> Catalog:
         """The task's cases. What is costly to find out is kept in the store.
 
@@ -179,9 +188,15 @@ def load_source(recipe: Recipe) -> DataSource:
     """The source that `data.source` names: files, or what a package registers.
 
     Raises:
-        UserError: no installed package registers the name.
+        UserError: it names none, or one that no installed package registers.
     """
     source = recipe.data.source
+    if source is None:
+        raise UserError(
+            f"data.source: none in recipe {recipe.name}; allowed: {{t2i: FILE, edit: FILE}}, or "
+            f"{', '.join(plugins.names(plugins.SOURCES))}; name your data, and its categories in "
+            "data.composition"
+        )
     if isinstance(source, Files):
         from flash_ray.data.files import FileSource
 

@@ -1,5 +1,6 @@
 """Scores models' answers to a benchmark, during a run too, and compares them."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from flash_ray.cluster.resources import worker_options
 from flash_ray.evaluation.benchmark import Benchmark, Case
 from flash_ray.evaluation.contact_sheet import contact_sheet
 from flash_ray.evaluation.judges.base import CaseScore, Judge, JudgeResult, summarize
@@ -19,6 +21,7 @@ from flash_ray.evaluation.sample import (
 from flash_ray.evaluation.statistics import interval, share
 from flash_ray.models.base import Model
 from flash_ray.models.sampling import SamplerConfig
+from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
 from flash_ray.trainer.metrics import Evaluated
 
@@ -56,6 +59,15 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """Pictures that nobody has judged yet: of each model, by each sampler that it was tried with,
+    one for each case, uint8 (H, W, 3)."""
+
+    cases: Sequence[Case]
+    attempts: Mapping[str, Sequence[tuple[SamplerConfig, Sequence[np.ndarray]]]]
+
+
+@dataclass(frozen=True)
 class TrainingEval:
     """Draws with a student and scores it; it is pickled, sent to a worker and called there."""
 
@@ -64,14 +76,14 @@ class TrainingEval:
     sampler: SamplerConfig
 
     def __call__(self, model: Model, transformer: nn.Module) -> Evaluated:
-        """Mean scores, 1 to 5, of the tasks that the judge has a score of, and the pictures."""
+        """Mean scores, on the judge's scale, of the tasks that it scored, and the pictures."""
         scores: dict[Task, float] = {}
         cases: list[Case] = []
         drawn: list[np.ndarray] = []
         for task, images in self.encoded.images(model, transformer, self.sampler).items():
             of_task = self.encoded.cases(task)
             # Judged in this process: the cluster's cores belong to the run.
-            result = score_answers(self.judge, of_task, images, in_tasks=False)
+            result = score_answers(self.judge, of_task, images)
             if result.score is not None:
                 scores[task] = result.score
             cases, drawn = [*cases, *of_task], [*drawn, *images]
@@ -93,52 +105,66 @@ def draw_here(model: Model, transformers: Mapping[str, nn.Module]) -> Draw:
     return draw
 
 
-def compare_tasks(
+def draw_tasks(
     draw: Draw,
     models: Mapping[str, Sequence[SamplerConfig]],
     benchmark: Benchmark,
-    judge: Judge,
     per_category: int,
     progress: Progress | None = None,
-) -> dict[Task, Comparison]:
-    """Compares the models on the first `per_category` cases of each category, by task."""
+) -> dict[Task, Drawn]:
+    """Has every model answer the first `per_category` cases of each category, by task."""
     return {
-        task: compare(draw, models, benchmark.cases(task, per_category), judge, progress)
+        task: draw_cases(draw, models, benchmark.cases(task, per_category), progress)
         for task in benchmark.categories
     }
 
 
-def compare(
+def draw_cases(
     draw: Draw,
     models: Mapping[str, Sequence[SamplerConfig]],
     cases: Sequence[Case],
-    judge: Judge,
     progress: Progress | None = None,
-) -> Comparison:
-    """Has every model answer the cases of one task, and the judge score the pictures.
+) -> Drawn:
+    """Has every model answer the cases of one task.
 
     Args:
-        models: by name the samplers to try; one with several is known by the best-scored one.
+        models: by name the samplers to try.
     """
     task = cases[0].task
     total = len(cases) * sum(sampler.nfe for samplers in models.values() for sampler in samplers)
     done = 0
 
-    def attempt(name: str, sampler: SamplerConfig) -> Answers:
+    def answered(name: str, sampler: SamplerConfig) -> Sequence[np.ndarray]:
         def evaluated(count: int) -> None:
             nonlocal done
             done += count
             if progress:
                 progress(f"{task}: {name}, {sampler.title}", done, total)
 
-        images = draw(name, sampler, cases, evaluated)
-        return Answers(sampler, images, score_answers(judge, cases, images))
+        return draw(name, sampler, cases, evaluated)
 
+    attempts = {
+        name: [(sampler, answered(name, sampler)) for sampler in samplers]
+        for name, samplers in models.items()
+    }
+    return Drawn(cases, attempts)
+
+
+def compare(drawn: Drawn, judge: Judge, workers: Recipe | None = None) -> Comparison:
+    """Has the judge score what was drawn; a model with several samplers is known by the one that
+    scores best.
+
+    Args:
+        workers: as `score_answers` takes it.
+    """
     answers = {}
-    for name, samplers in models.items():
-        attempts = [attempt(name, sampler) for sampler in samplers]
-        answers[name] = max(attempts, key=lambda attempt: attempt.result.score or 0.0)
-    return Comparison(task, cases, answers)
+    for name, attempts in drawn.attempts.items():
+        judged = [
+            Answers(sampler, images, score_answers(judge, drawn.cases, images, workers))
+            for sampler, images in attempts
+        ]
+        answers[name] = max(judged, key=_score)
+    return Comparison(drawn.cases[0].task, drawn.cases, answers)
 
 
 def differences(comparison: Comparison, ours: str, theirs: str) -> dict[str, Any] | None:
@@ -179,33 +205,49 @@ def gap_closed(comparison: Comparison) -> dict[str, Any] | None:
 
 
 def score_answers(
-    judge: Judge, cases: Sequence[Case], images_BHW3: Sequence[np.ndarray], in_tasks: bool = True
+    judge: Judge,
+    cases: Sequence[Case],
+    images_BHW3: Sequence[np.ndarray],
+    workers: Recipe | None = None,
 ) -> JudgeResult:
     """Judges uint8 pictures (H, W, 3), one for each case.
 
     Args:
-        in_tasks: as Ray tasks of a CPU each, if the judge allows it; else in this process.
+        workers: the judge computes in Ray tasks if it can, and what loads a model has the resources
+            of this recipe's workers, which must be free; None: everything in this process.
 
     Raises:
         UserError: the judge cannot be used.
     """
-    if in_tasks and judge.in_tasks:
-        scores = _score_in_tasks(judge, cases, images_BHW3)
-    else:
+    if workers is None or judge.runs == "driver":
         scores = judge.judge(cases, images_BHW3)
+    elif judge.runs == "cpu":
+        # Anywhere in the cluster, also where the caller is a trial that holds few CPUs.
+        options = {"num_cpus": 1, "scheduling_strategy": "DEFAULT"}
+        scores = _score_in_tasks(judge, cases, images_BHW3, CHUNK, options)
+    else:
+        scores = _score_in_tasks(judge, cases, images_BHW3, len(cases), worker_options(workers))
     return summarize(judge, cases, scores)
 
 
+def _score(answers: Answers) -> float:
+    score = answers.result.score
+    return -math.inf if score is None else score
+
+
 def _score_in_tasks(
-    judge: Judge, cases: Sequence[Case], images_BHW3: Sequence[np.ndarray]
+    judge: Judge,
+    cases: Sequence[Case],
+    images_BHW3: Sequence[np.ndarray],
+    chunk: int,
+    options: Mapping[str, Any],
 ) -> list[CaseScore]:
     import ray  # takes a second; who only wants a difference needs none
 
-    # Anywhere in the cluster, also where the caller is a trial that holds few CPUs.
-    task = ray.remote(num_cpus=1, scheduling_strategy="DEFAULT")(_judge)
+    task = ray.remote(_judge).options(**options)
     parts = [
-        task.remote(judge, cases[i : i + CHUNK], images_BHW3[i : i + CHUNK])
-        for i in range(0, len(cases), CHUNK)
+        task.remote(judge, cases[i : i + chunk], images_BHW3[i : i + chunk])
+        for i in range(0, len(cases), chunk)
     ]
     return [score for part in ray.get(parts) for score in part]
 

@@ -17,7 +17,8 @@ import ray
 from ray.actor import ActorHandle
 from torch import nn
 
-from flash_ray.cluster.environment import one_process, thread_limits
+from flash_ray.cluster.environment import one_process
+from flash_ray.cluster.resources import worker_options
 from flash_ray.evaluation.benchmark import Benchmark, Case, first_cases
 from flash_ray.evaluation.compare import Draw
 from flash_ray.evaluation.pictures import StoredPictures, case_digest, picture_home, put_picture
@@ -62,7 +63,7 @@ def encode_in_task(
     the cases go to the node, where their files need not be."""
     cases = [first_cases(benchmark, count) for count in counts]
     encoded: list[EncodedBenchmark] = ray.get(
-        ray.remote(_encode).options(**_resources(recipe)).remote(recipe, cases)
+        ray.remote(_encode).options(**worker_options(recipe)).remote(recipe, cases)
     )
     return encoded
 
@@ -141,7 +142,7 @@ class _Actors:
 
     def _start(self, count: int) -> None:
         actor: Any = ray.remote(_Drawing).options(
-            **_resources(self._recipe), max_restarts=3, max_task_retries=3
+            **worker_options(self._recipe), max_restarts=3, max_task_retries=3
         )
         for _ in range(count - len(self._started)):
             started: ActorHandle = actor.remote(self._recipe, self._store)
@@ -198,14 +199,3 @@ def _encode(
     one_process(recipe)
     model = load_base(recipe)
     return [encode_benchmark(model, by_task) for by_task in cases]
-
-
-def _resources(recipe: Recipe) -> dict[str, Any]:
-    """What one process that draws or encodes takes: what a training worker does."""
-    runtime = recipe.runtime
-    return {
-        "num_cpus": runtime.cpus_per_worker,
-        "num_gpus": 1 if runtime.gpu else 0,
-        "resources": {"trainer": 1},
-        "runtime_env": {"env_vars": thread_limits(recipe)},
-    }

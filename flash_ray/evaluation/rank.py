@@ -1,4 +1,8 @@
-"""Ranks models by the mean of the judges' averages, as the paper does, with paired intervals."""
+"""Ranks models by the mean of the judges' averages, as the paper does, with paired intervals.
+
+Judges that score on different scales are standardized before: a judge's scores are taken as
+deviations from their mean over all results and cases, in standard deviations of these.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -45,8 +49,8 @@ class Standing:
     """Where one result ranks.
 
     Args:
-        averages: by judge, over the cases that count.
-        mean: of the judges' averages.
+        averages: by judge, over the cases that count, on the judge's own scale.
+        mean: of the judges' averages, standardized where their scales differ.
         lead: over the next in rank, None for the last one.
     """
 
@@ -68,16 +72,23 @@ class Ranking:
     """Standings, the best first.
 
     Args:
+        scales: by judge, in words.
         cases: how many there are; `counted`, by judge: those that have a score in every result.
         failures: by judge and kind, missing scores in all results, e.g. {"unparsed": 2}.
     """
 
     benchmark: str
     task: Task
+    scales: Mapping[str, str]
     cases: int
     counted: Mapping[str, int]
     failures: Mapping[str, Mapping[str, int]]
     standings: tuple[Standing, ...]
+
+    @property
+    def standardized(self) -> bool:
+        """Whether the judges' scales differ, so that means of them are of standardized scores."""
+        return len(set(self.scales.values())) > 1
 
 
 def read_results(files: Sequence[Path]) -> dict[str, Result]:
@@ -121,7 +132,9 @@ def rank(results: Mapping[str, Result]) -> Ranking:
                 f"RESULT: judge {judge} has a score in every result of {count} cases; allowed: "
                 "2 or more; evaluate more cases (--cases), or without that judge"
             )
-    values_MC = _values(table_MJC, counts_JC)
+    scales = {name: judged.scale for name, judged in first.judges.items()}
+    alike = len(set(scales.values())) == 1
+    values_MC = _values(table_MJC if alike else _standardized(table_MJC, counts_JC), counts_JC)
     order = np.argsort(-values_MC.mean(axis=1), kind="stable")
     standings = []
     for position, index in enumerate(order):
@@ -141,7 +154,13 @@ def rank(results: Mapping[str, Result]) -> Ranking:
         for judge in first.judges
     }
     return Ranking(
-        first.benchmark, first.task, table_MJC.shape[2], counted, failures, tuple(standings)
+        first.benchmark,
+        first.task,
+        scales,
+        table_MJC.shape[2],
+        counted,
+        failures,
+        tuple(standings),
     )
 
 
@@ -158,6 +177,16 @@ def _values(table_MJC: np.ndarray, counts_JC: np.ndarray) -> np.ndarray:
     averages_MJ1 = known_MJC.sum(axis=2, keepdims=True) / counts_J1
     apart_MJC = np.where(counts_JC, table_MJC - averages_MJ1, 0)
     return (averages_MJ1 + apart_MJC * table_MJC.shape[2] / counts_J1).mean(axis=1)
+
+
+def _standardized(table_MJC: np.ndarray, counts_JC: np.ndarray) -> np.ndarray:
+    """Each judge's scores less their mean, over their standard deviation; all equal ones are 0."""
+    scaled_MJC = np.full_like(table_MJC, np.nan)
+    for judge, counts_C in enumerate(counts_JC):
+        values_MC = table_MJC[:, judge, counts_C]
+        spread = values_MC.std() or 1.0
+        scaled_MJC[:, judge, counts_C] = (values_MC - values_MC.mean()) / spread
+    return scaled_MJC
 
 
 def _estimate(values: np.ndarray) -> Estimate:
@@ -178,6 +207,9 @@ def _unlike(one: Result, other: Result) -> str | None:
             return f"{field} ({left}, {right})"
     if one.judges.keys() != other.judges.keys():
         return f"judges ({', '.join(one.judges)}; {', '.join(other.judges)})"
+    scales = [{name: judged.scale for name, judged in r.judges.items()} for r in (one, other)]
+    if scales[0] != scales[1]:
+        return f"judges' scales ({'; '.join(scales[0].values())} | {'; '.join(scales[1].values())})"
     if one.cases != other.cases:
         return f"cases ({len(one.cases)}, {len(other.cases)})"
     return None

@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from flash_ray.evaluation.judges.base import CaseScore
 from flash_ray.evaluation.words import failure_in_words, fault_lines
 from flash_ray.recipe import Recipe, dump_yaml
 from flash_ray.recipe.schema import Task
+from flash_ray.storage.students import digits_of
 from flash_ray.trainer.metrics import UpdateMetrics
 
 CHART_WIDTH, CHART_HEIGHT = 340, 150  # pixels
@@ -46,8 +48,9 @@ def write_report(
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    page.globals["score"] = page.filters["score"] = _number
-    page.filters["signed"], page.filters["percent"] = _signed, _percent
+    digits = digits_of(result["scale"])
+    page.globals["score"] = page.filters["score"] = partial(_number, digits=digits)
+    page.filters["signed"], page.filters["percent"] = partial(_signed, digits=digits), _percent
     models = list(next(iter(comparisons.values())).answers)
     text = page.get_template("report.html.jinja").render(
         version=__version__,
@@ -194,16 +197,16 @@ def _diversity(comparison: Comparison) -> list[dict[str, Any]]:
     return rows
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def _percent(value: float) -> str:
     return f"{value:.0%}".replace("-", "−")
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")
+def _signed(value: float, digits: int) -> str:
+    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def _png(image: Image.Image) -> str:

@@ -3,6 +3,7 @@
 Its benchmark is `benchmark.MiniatureBenchmark`, its training data `source.MiniatureSource`.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,33 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import Case
-from flash_ray.evaluation.judges.base import CaseScore
+from flash_ray.evaluation.judges.base import FIVE, CaseScore, Runs
 from flash_ray.miniature.edits import Edit
 from flash_ray.miniature.scenes import T2I_CATEGORIES, Scene
+from flash_ray.models.loading import INDEX, checkpoint_folder
 
 FOLDER = Path(__file__).parent
+PROCESSOR = "flash_ray.miniature.processor"
+
+
+def validate_base(base: str, field: str) -> None:
+    """Raises UserError unless a base is a pipeline of the small world, which its processor tells.
+
+    Args:
+        field: of a recipe, that names what is for such a base only.
+    """
+    index = Path(checkpoint_folder(base) or base) / INDEX
+    try:
+        part = json.loads(index.read_text(encoding="utf-8")).get("processor")
+    except (OSError, ValueError, AttributeError):
+        part = None  # on the hub, or no pipeline at all
+    if not part or part[0] != PROCESSOR:
+        raise UserError(
+            f"{field}: the small world's is for its own pipelines, and base {base} is none; "
+            f"allowed: what is for any base; set {field} to yours"
+        )
 
 
 class FittedScore(CaseScore):
@@ -28,7 +50,12 @@ class ExactJudge:
     """Reads pictures of the small world by synthesis; it has a score for each of its cases."""
 
     name = "exact"
-    in_tasks = True
+    scale = FIVE
+    runs: Runs = "cpu"
+
+    def validate_base(self, base: str, field: str) -> None:
+        """Raises UserError unless the base is a pipeline of the small world."""
+        validate_base(base, field)
 
     def can_judge(self, case: Case) -> bool:
         """Whether the case is one of the miniature's."""

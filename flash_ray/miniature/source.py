@@ -21,6 +21,7 @@ from flash_ray.data.source import (
 )
 from flash_ray.miniature.benchmark import SIZE, draw_edit, draw_scene, input_image
 from flash_ray.miniature.captions import caption, instruction
+from flash_ray.miniature.plugin import validate_base
 from flash_ray.miniature.scenes import CATEGORIES
 from flash_ray.recipe.schema import Task
 
@@ -38,6 +39,10 @@ class MiniatureSource(DataSource):
 
     categories: ClassVar[Mapping[Task, tuple[str, ...]]] = CATEGORIES
     shard_size: ClassVar[int] = 32
+
+    def validate_base(self, base: str) -> None:
+        """Raises UserError unless the base is a pipeline of the small world."""
+        validate_base(base, "data.source")
 
     def catalog(self, task: Task, store: "Store") -> Catalog:
         """The task's cases by index; nothing is kept in the store."""

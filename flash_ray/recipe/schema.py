@@ -93,9 +93,14 @@ class Data(Section):
     """The cases that the student is trained on."""
 
     source: Annotated[
-        Annotated[str, Tag("<name>")] | Annotated[Files, Tag("<files>")],
+        Annotated[str, Tag("<name>")]
+        | Annotated[Files, Tag("<files>")]
+        | Annotated[None, Tag("<none>")],
         Discriminator(name_or_files),
-    ] = Field(description="a registered source's name, or {t2i: FILE, edit: FILE}")
+    ] = Field(
+        description="a registered source's name, or {t2i: FILE, edit: FILE}; null: nothing can be "
+        "trained until it is named"
+    )
     composition: Composition
     filter: Filter = Filter()
     num_cases: int = Field(

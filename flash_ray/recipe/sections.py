@@ -173,6 +173,11 @@ class Evaluation(Section):
         description="cases of each category that a student is scored on before it is published; "
         "0: none",
     )
+    baselines: bool = Field(
+        True,
+        description="true or false: publish what teacher and untrained base score on these cases "
+        "beside it",
+    )
 
     @property
     def judge_name(self) -> str:

@@ -36,7 +36,8 @@ def moments(recipe: Recipe) -> Iterator[tuple[Moment, float]]:
     for rung, (start, end), task in product(rungs, pairwise(ends), TASKS):
         weights = getattr(recipe.data.composition, task)
         if getattr(recipe.tasks, task):
-            for category in (name for name, weight in weights.items() if weight):
+            # Before its categories are named a task counts as one.
+            for category in [name for name, weight in weights.items() if weight] or [""]:
                 yield Moment(rung, start, task, category), end
 
 

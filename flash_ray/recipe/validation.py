@@ -57,7 +57,8 @@ def _registered(recipe: Recipe) -> Iterator[str]:
                 f"allowed: {', '.join(judges)}; set evaluation.judge to one that can judge it"
             )
         else:
-            named.append(("evaluation.judge", evaluation.judge, judges, "judge"))
+            judge = evaluation.judge.partition(":")[0]  # what follows is the judge's own matter
+            named.append(("evaluation.judge", judge, judges, "judge"))
     for field, name, known, kind in named:
         if name not in known:
             yield unknown(field, name, known, kind)
@@ -84,7 +85,7 @@ def _data(recipe: Recipe) -> Iterator[str]:
     yield from _source(recipe)
     for task, share in shares.items():
         weights = getattr(recipe.data.composition, task)
-        if share and not any(weights.values()):
+        if recipe.data.source and share and not any(weights.values()):
             yield (
                 f"data.composition.{task}: weights sum to 0; allowed: at least one category above "
                 f"0; raise one, or set tasks.{task}=0"
@@ -95,6 +96,8 @@ def _data(recipe: Recipe) -> Iterator[str]:
 def _source(recipe: Recipe) -> Iterator[str]:
     """What the source does not have: the name itself, categories, addresses of files."""
     source = recipe.data.source
+    if source is None:
+        return
     if not isinstance(source, str):
         for task, share in (("t2i", recipe.tasks.t2i), ("edit", recipe.tasks.edit)):
             yield from _address(recipe, task, getattr(source, task), share)
@@ -156,7 +159,7 @@ def _filter(recipe: Recipe) -> Iterator[str]:
                 f"data.filter.{field}: {getattr(wanted, field)!r} with data.source {source}, "
                 f"which has no {column}; allowed: null; set data.filter.{field}=null"
             )
-        elif getattr(source.columns, column) is None:
+        elif source and getattr(source.columns, column) is None:
             yield (
                 f"data.filter.{field}: {getattr(wanted, field)!r} without a {column} column; "
                 f"allowed: null, or with data.source.columns.{column}; name that column"

@@ -7,11 +7,13 @@ from pydantic import JsonValue
 
 from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import Benchmark, Case, listed_cases, load_benchmark
-from flash_ray.evaluation.judges.base import Judge, load_judge, require, validate_judge
+from flash_ray.evaluation.judges.base import Judge
+from flash_ray.evaluation.judges.choose import load_judge, require, validate_judge
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
 from flash_ray.serving.settings import Serving
 from flash_ray.storage.s3 import Store
+from flash_ray.storage.students import FIVE
 
 FIELD, JUDGE = "evaluation.benchmark", "evaluation.judge"  # of the recipe
 
@@ -102,7 +104,12 @@ def checked_benchmark(recipe: Recipe, settings: Serving) -> ServedBenchmark | No
 def vlm_identity(judge: str, settings: Serving) -> dict[str, JsonValue] | None:
     """What decides a VLM's answers, as plain data; None if the judge is no VLM."""
     vlm = settings.judges.get(judge)
-    return None if vlm is None else {"model": vlm.model, "parameters": vlm.parameters}
+    return None if vlm is None else vlm.identity
+
+
+def scale_of(judge: str, settings: Serving) -> str:
+    """What the scores of a judge of `judge_names` are, in words."""
+    return FIVE if judge in settings.judges else load_judge(judge, "judge").scale
 
 
 def open_judge(name: str, settings: Serving, store: Store) -> Judge:

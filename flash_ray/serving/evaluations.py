@@ -53,11 +53,12 @@ class EvaluationSpec(Section):
         digest: the benchmark's, 16 hex digits.
         cases: of each category.
         total: the cases of all categories; some may have fewer than `cases`.
+        scale: what the judge's scores are, in words.
         vlm: what decides the answers of a judge that is a VLM, else None.
         created: seconds since 1970 when it was asked for first.
     """
 
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     model: ServedModel
     benchmark: Text
     digest: Text
@@ -66,6 +67,7 @@ class EvaluationSpec(Section):
     total: int = Field(ge=0)
     seed: int = Field(ge=0, lt=2**31)
     judge: Text
+    scale: Text
     vlm: dict[str, JsonValue] | None
     created: Seconds
 
@@ -75,7 +77,7 @@ class EvaluationSpec(Section):
         decisive = [
             [self.model.digest, self.model.base, asdict(self.model.sampler)],
             [self.benchmark, self.digest, self.task, self.cases, self.seed],
-            [self.judge, self.vlm],
+            [self.judge, self.scale, self.vlm],
         ]
         text = json.dumps(decisive, sort_keys=True)
         return f"eval-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
@@ -214,6 +216,7 @@ class EvaluationStore:
             cases=spec.cases,
             seed=spec.seed,
             judge=spec.judge,
+            scale=spec.scale,
             created=spec.created,
             progress=Progress(done=min(done, spec.total), total=spec.total),
             error=error,

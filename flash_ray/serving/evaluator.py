@@ -14,13 +14,8 @@ from flash_ray.cluster.environment import one_process, thread_limits
 from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import Case
 from flash_ray.evaluation.compare import score_answers
-from flash_ray.evaluation.judges.base import (
-    CaseScore,
-    Judge,
-    JudgeResult,
-    load_judge,
-    validate_judge,
-)
+from flash_ray.evaluation.judges.base import CaseScore, Judge, JudgeResult
+from flash_ray.evaluation.judges.choose import load_judge, validate_judge
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
 from flash_ray.serving.benchmark import (
@@ -151,7 +146,7 @@ def evaluate(
         judge = _judge(spec, cases, settings, store)  # before anything is drawn
         images = _answers(evaluations, spec, cases, recipe, store, settings)
         # In this process: the cluster's cores belong to the replicas.
-        judged = score_answers(judge, cases, images, in_tasks=False)
+        judged = score_answers(judge, cases, images)
     except UserError as error:
         evaluations.finish(id, "failed", Failure(error=str(error)))
         return

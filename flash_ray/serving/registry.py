@@ -127,8 +127,8 @@ def model_of(
 
 
 class _TaskScores(BaseModel):
-    t2i: float | None = Field(None, ge=1, le=5)
-    edit: float | None = Field(None, ge=1, le=5)
+    t2i: float | None = None
+    edit: float | None = None
 
 
 class _BaseScores(BaseModel):
@@ -137,6 +137,7 @@ class _BaseScores(BaseModel):
     benchmark: str
     digest: str
     judge: str
+    scale: str
     cases_per_category: int = Field(ge=1)
     guidance_scale: float
     guidance_rescale: bool
@@ -163,6 +164,7 @@ def _base_scores(recipe: Recipe, sampler: SamplerConfig) -> PublishedScores | No
         benchmark=scored.benchmark,
         digest=scored.digest,
         judge=scored.judge,
+        scale=scored.scale,
         cases_per_category=scored.cases_per_category,
         tasks=scored.teacher.model_dump(exclude_none=True),
     )

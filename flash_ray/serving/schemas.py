@@ -48,6 +48,10 @@ class Me(Body):
         description="Those that an evaluation may ask for, the default first; none if the server "
         "has no benchmark.",
     )
+    scales: dict[str, str] = Field(
+        examples=[{"ocr": "characters right, 0 to 1", "mine": "1 to 5"}],
+        description="What the scores of each judge are.",
+    )
 
 
 class Generation(Body):
@@ -254,9 +258,11 @@ class ScoreRequest(Body):
 class Score(Body):
     """What a judge says of one picture."""
 
-    score: float | None = Field(ge=1, le=5, description="1 to 5; null where the judge has none.")
+    score: float | None = Field(
+        description="On the judge's scale, more is better; null where it has none."
+    )
     measures: dict[str, float] = Field(
-        description="Parts of the score, 0 to 1, by name; none if the judge has no parts.",
+        description="Parts of the score by name; none if the judge has no parts.",
         examples=[{"compliance": 0.9, "quality": 0.8}],
     )
     failure: str | None = Field(
@@ -303,7 +309,7 @@ class Answer(Score):
 class MeanScore(Body):
     """A mean over the cases that have a score; null if there are none."""
 
-    score: float | None = Field(description="1 to 5; of a difference -4 to 4.")
+    score: float | None = Field(description="On the judge's scale.")
     interval: tuple[float, float] | None = Field(
         description="The 95 % bootstrap interval of that mean over the cases."
     )
@@ -338,6 +344,7 @@ class Evaluation(Body):
     cases: int
     seed: int
     judge: str
+    scale: str = Field(examples=["1 to 5"], description="What the judge's scores are.")
     created: int
     progress: Progress
     error: str | None = None

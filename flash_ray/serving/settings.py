@@ -61,7 +61,7 @@ def _read_judge(file: Any) -> VlmSettings:
         return file
     if not isinstance(file, str):
         raise ValueError("is not the name of a file")
-    return read_settings(file, "judges")
+    return read_settings(file, VlmSettings, "judges")
 
 
 JudgeName = Annotated[

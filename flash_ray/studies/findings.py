@@ -7,6 +7,7 @@ from itertools import combinations
 import numpy as np
 
 from flash_ray.evaluation.benchmark import Case
+from flash_ray.evaluation.judges.choose import load_judge
 from flash_ray.evaluation.statistics import Estimate, Scores, common_seeds, difference, mean
 from flash_ray.recipe.schema import Task
 from flash_ray.studies.records import Record, TeacherMeans
@@ -108,7 +109,7 @@ class Findings:
     """Everything that a report says in words and numbers.
 
     Args:
-        benchmark, judge: their names.
+        benchmark, judge: their names; `scale`: what the judge's scores are.
         unscored: cases that some trial has no score of, by task; they are left out for all.
         missing: names of trials without a record.
         diverged: reasons by trial.
@@ -117,6 +118,7 @@ class Findings:
     study: Study
     benchmark: str
     judge: str
+    scale: str
     records: Mapping[str, Record]
     tables: tuple[Table, ...]
     verdicts: tuple[ClaimVerdict, ...]
@@ -143,10 +145,12 @@ def compare_arms(
         task: {arm: s for arm in study.arms if (s := _scores(of_seeds, arm, task, counted[task]))}
         for task in counted
     }
+    judge = trials[0].recipe.evaluation.judge_name
     return Findings(
         study,
         trials[0].benchmark[0],
-        trials[0].recipe.evaluation.judge_name,
+        judge,
+        load_judge(judge, "judge").scale,
         records,
         tuple(_tables(study, scores, of_seeds)),
         tuple(_verdict(study, claim, scores) for claim in study.claims),

@@ -4,6 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from flash_ray.evaluation.benchmark import TASK_TITLES, Case, first_of_each
 from flash_ray.evaluation.statistics import RESAMPLES, Estimate
 from flash_ray.recipe.schema import Task
 from flash_ray.storage.records import CorruptRecord
+from flash_ray.storage.students import digits_of
 from flash_ray.studies.findings import AVERAGE, Cases, Findings
 from flash_ray.studies.records import PICTURES, Record
 
@@ -43,7 +45,7 @@ def write_report(
     (to / FIGURES).mkdir(parents=True, exist_ok=True)
     strips, faults = _strips(findings, out)
     text = (
-        _environment()
+        _environment(digits_of(findings.scale))
         .get_template("report.md.jinja")
         .render(
             name=name,
@@ -236,7 +238,8 @@ def _write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     file.write_text(buffer.getvalue(), encoding="utf-8")
 
 
-def _environment() -> Environment:
+def _environment(digits: int) -> Environment:
+    """Templates that show scores with so many decimals."""
     environment = Environment(
         loader=PackageLoader("flash_ray.studies", "."),
         undefined=StrictUndefined,
@@ -244,18 +247,19 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         autoescape=False,  # Markdown
     )
-    environment.filters["cell"] = _cell
+    environment.filters["cell"] = partial(_cell, digits=digits)
     environment.filters["signed"] = _signed
-    environment.filters["number"] = _number
+    environment.filters["number"] = partial(_number, digits=digits)
     return environment
 
 
-def _cell(cell: tuple[Estimate, bool]) -> str:
+def _cell(cell: tuple[Estimate, bool], digits: int) -> str:
     estimate, is_best = cell
-    mean = f"**{estimate.mean:.2f}**" if is_best else f"{estimate.mean:.2f}"
-    if math.isnan(estimate.low):
-        return mean
-    return f"{mean} [{estimate.low:.2f}, {estimate.high:.2f}]"
+    mean, low, high = (
+        f"{value:.{digits}f}" for value in (estimate.mean, estimate.low, estimate.high)
+    )
+    mean = f"**{mean}**" if is_best else mean
+    return mean if math.isnan(estimate.low) else f"{mean} [{low}, {high}]"
 
 
 def _signed(estimate: Estimate | None) -> str:
@@ -266,8 +270,8 @@ def _signed(estimate: Estimate | None) -> str:
     return f"{estimate.mean:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]"
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
 
 
 def _budget(findings: Findings) -> str:

@@ -203,7 +203,7 @@ class _Listener:
         self._iterations.pop(name, None)
         scores = record.averages(self._cases)
         self._metrics.scored(scores)
-        words = ", ".join(f"{task} {score:.2f}" for task, score in scores.items())
+        words = ", ".join(f"{task} {score:#.3g}" for task, score in scores.items())
         self._steps.say(f"{name}: {record.diverged or words}")
 
     def _measure(self) -> None:

@@ -12,7 +12,7 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
 from flash_ray.evaluation.compare import TrainingEval
-from flash_ray.evaluation.judges.base import load_judge
+from flash_ray.evaluation.judges.choose import load_judge
 from flash_ray.evaluation.sample import (
     EncodedBenchmark,
     student_sampler,
@@ -130,7 +130,7 @@ class SearchLog(tune.Callback):
         if ended.state == "finished":
             self._metrics.scored(ended.points[-1].tasks)
             self._write()
-        scores = ", ".join(f"{point.score:.2f}" for point in ended.points)
+        scores = ", ".join(f"{point.score:#.3g}" for point in ended.points)
         self._steps.say(f"{ended.in_words}: {ended.state}, scores {scores or 'none'}")
         self.forget(f"{self._combinations[number].recipe.name}/")
 

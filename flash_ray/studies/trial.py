@@ -10,7 +10,8 @@ import numpy as np
 
 from flash_ray.data.describe import category_uses
 from flash_ray.evaluation.compare import TrainingEval, score_answers
-from flash_ray.evaluation.judges.base import CaseScore, JudgeResult, load_judge
+from flash_ray.evaluation.judges.base import CaseScore, JudgeResult
+from flash_ray.evaluation.judges.choose import load_judge
 from flash_ray.evaluation.sample import (
     EncodedBenchmark,
     student_sampler,
@@ -76,7 +77,9 @@ def run_trial(
             return record(diverged=str(error)), None
         images: dict[Task, list[np.ndarray]] = result.final
         cases = {task: encoded.cases(task) for task in images}
-        scores = {task: score_answers(judge, cases[task], images[task]) for task in images}
+        scores = {
+            task: score_answers(judge, cases[task], images[task], trial.recipe) for task in images
+        }
         url = _publish(trial, store, result, scores)
     finished = record(
         **summary(result.history, "GPU-seconds" if trial.recipe.runtime.gpu else "CPU-seconds"),
@@ -178,6 +181,7 @@ def _publish(
         benchmark=benchmark,
         digest=digest,
         judge=trial.recipe.evaluation.judge_name,
+        scale=load_judge(trial.recipe.evaluation.judge_name, "judge").scale,
         cases_per_category=min(trial.cases.values()),
         tasks={task: of.score for task, of in scores.items() if of.score is not None},
         intervals={task: of.interval for task, of in scores.items() if of.interval},

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flash_ray import plugins
 from flash_ray.errors import UserError, one_line, unknown
 from flash_ray.evaluation.benchmark import Benchmark, listed_cases, load_benchmark
-from flash_ray.evaluation.judges.base import load_judge, validate_judge
+from flash_ray.evaluation.judges.choose import load_judge, validate_judge
 from flash_ray.recipe.schema import Recipe
 
 if TYPE_CHECKING:

@@ -111,7 +111,7 @@ class StudyMetrics:
         labels = ("study", "state")
         self._trials = PersistentGauge("flash_study_trials", "Trials by state.", labels)
         self._best = PersistentGauge(
-            "flash_study_best_score", "Best score of a trial so far, 1-5.", ("study", "bench")
+            "flash_study_best_score", "Best score of a trial so far.", ("study", "bench")
         )
         self._so_far: dict[str, float] = {}
 

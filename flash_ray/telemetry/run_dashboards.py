@@ -38,7 +38,7 @@ TRAINING = Dashboard(
         Panel(
             "Benchmark score",
             "short",
-            "Mean score of the averaged student, by task of the recipe's benchmark, 1 to 5.",
+            "Mean score of the averaged student, by task of the recipe's benchmark.",
             (Query(latest("train_bench_score", "run, bench"), "{{run}} {{bench}}"),),
         ),
         Panel(
@@ -205,7 +205,7 @@ STUDY = Dashboard(
         Panel(
             "Best score",
             "short",
-            "The best of the finished trials so far, by task, 1 to 5.",
+            "The best of the finished trials so far, by task.",
             (
                 Query(
                     'max by (study, bench) (ray_flash_study_best_score{study=~"$study"})',
@@ -228,7 +228,7 @@ STUDY = Dashboard(
         Panel(
             "Benchmark score of trials",
             "short",
-            "Mean score of the averaged student, by task of the recipe's benchmark, 1 to 5.",
+            "Mean score of the averaged student, by task of the recipe's benchmark.",
             (Query("max by (run, bench) (ray_flash_train_bench_score)", "{{run}} {{bench}}"),),
         ),
         Panel(

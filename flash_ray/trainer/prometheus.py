@@ -70,7 +70,9 @@ class RunMetrics:
             "rung",
         )
         self._scores = _gauge(
-            "flash_train_bench_score", "Score of the averaged student, 1-5.", "bench"
+            "flash_train_bench_score",
+            "Score of the averaged student.",
+            "bench",
         )
         self._saved = _gauge(
             "flash_checkpoint_timestamp_seconds",

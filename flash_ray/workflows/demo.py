@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flash_ray.errors import UserError
-from flash_ray.evaluation.judges.base import Scoring, load_scoring
+from flash_ray.evaluation.judges.choose import Scoring, load_scoring
 from flash_ray.recipe import Recipe
 from flash_ray.storage.embedded import held_store
 from flash_ray.storage.outputs import new_folder, validate_folder
@@ -110,7 +110,7 @@ def _compare(
 ) -> "dict[Task, Comparison]":
     """Compares the student, as published, with teacher and untrained base."""
     from flash_ray.evaluation import sample
-    from flash_ray.evaluation.compare import compare_tasks
+    from flash_ray.evaluation.compare import compare, draw_tasks
     from flash_ray.evaluation.drawing import Weights, drawn_by_actors
 
     student = read_student(store, recipe.name)
@@ -125,9 +125,8 @@ def _compare(
         "student": Weights(student.folder, student_home(student), student.files),
     }
     with drawn_by_actors(recipe, store, weights) as draw:
-        return compare_tasks(
-            draw, samplers, scoring.benchmark, scoring.judge, per_category, steps.show
-        )
+        drawn = draw_tasks(draw, samplers, scoring.benchmark, per_category, steps.show)
+    return {task: compare(of, scoring.judge, recipe) for task, of in drawn.items()}
 
 
 def _result(
@@ -167,6 +166,7 @@ def _result(
         "recipe_digest": recipe.digest,
         "benchmark": scoring.benchmark.name,
         "judge": scoring.judge.name,
+        "scale": scoring.judge.scale,
         "cases_per_category": per_category,
         "published": published.url,
     }

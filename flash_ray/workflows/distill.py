@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from flash_ray.cluster.session import in_cluster_job, validate_embedded_in_job, validate_gpu
 from flash_ray.data.select import validate_data
+from flash_ray.data.source import load_source
 from flash_ray.errors import UserError
-from flash_ray.evaluation.judges.base import Scoring, load_scoring
+from flash_ray.evaluation.judges.choose import Scoring, load_judge, load_scoring, validate_for_base
 from flash_ray.models.loading import validate_base
 from flash_ray.models.lora_source import with_pinned_loras
 from flash_ray.recipe import Recipe
@@ -144,39 +145,36 @@ class StudentScorer:
 
     def at_the_end(self, folder: Path, steps: Steps) -> tuple[PublishedScores | None, bytes | None]:
         """Scores the run's student, a copy of which is in `folder`, on `evaluation.published_cases`
-        of each category.
+        of each category, and the base beside it.
 
         Returns:
             the scores, None if no case has one, and a contact sheet, a PNG, of the first case of
             each category; None for both if no case is wanted.
         """
-        from flash_ray.evaluation.compare import compare_tasks
+        from flash_ray.evaluation import sample
+        from flash_ray.evaluation.compare import compare, draw_tasks
         from flash_ray.evaluation.contact_sheet import first_answers
         from flash_ray.evaluation.drawing import Weights, drawn_by_actors
+        from flash_ray.evaluation.published import published_scores
         from flash_ray.trainer.worker import student_key
 
-        count = self._recipe.evaluation.published_cases
+        recipe, benchmark = self._recipe, self._scoring.benchmark
+        count = recipe.evaluation.published_cases
         if not count:
             return None, None
-        benchmark, judge = self._scoring.benchmark, self._scoring.judge
         files = record(folder)
         student = Weights(content_digest(files), f"{student_key(self._run)}/", files)
-        with drawn_by_actors(self._recipe, self._store, {"student": student}) as draw:
-            comparisons = compare_tasks(
-                draw, {"student": [self._sampler]}, benchmark, judge, count, steps.show
-            )
-        results = {task: c.answers["student"].result for task, c in comparisons.items()}
-        scores = {task: r.score for task, r in results.items() if r.score is not None}
-        published = PublishedScores(
-            benchmark=benchmark.name,
-            digest=benchmark.digest,
-            judge=judge.name,
-            cases_per_category=count,
-            tasks=scores,
-            intervals={task: r.interval for task, r in results.items() if r.interval},
-        )
+        models = {"student": [self._sampler]}
+        if recipe.evaluation.baselines:
+            models["teacher"] = [sample.teacher_sampler(recipe)]
+            models["untrained"] = sample.untrained_samplers(recipe)
+        weights = {**dict.fromkeys(models, Weights()), "student": student}
+        with drawn_by_actors(recipe, self._store, weights) as draw:
+            drawn = draw_tasks(draw, models, benchmark, count, steps.show)
+        judge = self._scoring.judge
+        comparisons = {task: compare(of, judge, recipe) for task, of in drawn.items()}
         answered = [(c.cases, c.answers["student"].images) for c in comparisons.values()]
-        return published if scores else None, first_answers(answered)
+        return published_scores(comparisons, benchmark, count), first_answers(answered)
 
 
 @contextmanager
@@ -206,8 +204,17 @@ def in_words(metrics: "UpdateMetrics") -> str:
         "images/s": metrics.images_per_second,
     }
     words = [f"{name} {value:.3g}" for name, value in measures.items()]
-    words += [f"{task} score {score:.2f}" for task, score in (metrics.scores or {}).items()]
+    words += [f"{task} score {score:#.3g}" for task, score in (metrics.scores or {}).items()]
     return ", ".join(words)
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raises UserError for what a recipe lacks, or names for another base; it opens no data."""
+    source = load_source(recipe)
+    source.validate_base(recipe.base)
+    if recipe.evaluation.benchmark is not None:
+        judge = load_judge(recipe.evaluation.judge_name, "evaluation.judge")
+        validate_for_base(judge, recipe.base)
 
 
 def validate_recipe(recipe: Recipe) -> None:

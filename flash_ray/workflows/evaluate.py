@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from flash_ray.cluster.session import validate_gpu, validate_shared
 from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import (
@@ -15,12 +17,13 @@ from flash_ray.evaluation.benchmark import (
     load_benchmark,
     named_benchmark,
 )
-from flash_ray.evaluation.judges.base import (
-    Judge,
+from flash_ray.evaluation.judges.base import Judge
+from flash_ray.evaluation.judges.choose import (
     JudgeChoice,
     load_judge,
-    open_judges,
+    open_judge,
     read_judges,
+    references,
     validate_judge,
 )
 from flash_ray.models.loading import validate_base
@@ -41,6 +44,7 @@ from flash_ray.storage.students import (
 from flash_ray.telemetry.progress import Steps
 
 if TYPE_CHECKING:
+    from flash_ray.evaluation.compare import Drawn
     from flash_ray.evaluation.drawing import Weights
     from flash_ray.models.sampling import SamplerConfig
 
@@ -228,23 +232,47 @@ def _evaluate(model: _Model, plan: _Plan, store: Store, steps: Steps) -> dict[st
     from flash_ray.cluster.resources import cluster_needs
     from flash_ray.cluster.session import ray_session
     from flash_ray.evaluation.compare import compare, score_answers
-    from flash_ray.evaluation.drawing import drawn_by_actors
 
-    first, *others = open_judges(plan.choices, store)
-    samplers = {model.name: _samplers(model)}
-    with ray_session(cluster_needs(model.recipe, teachers=0)), _weights(model, store) as weights:
-        with drawn_by_actors(model.recipe, store, {model.name: weights}) as draw:
-            compared = compare(draw, samplers, plan.cases, first, steps.show)
-        answers = compared.answers[model.name]
+    others = [_reference(store, name, model) for name in references(plan.choices)]
+    with ray_session(cluster_needs(model.recipe, teachers=0)):
+        drawn = _drawn(model, plan, store, steps)
+        images = {
+            other.name: _by_case(_drawn(other, plan, store, steps), other) for other in others
+        }
+        first, *more = [open_judge(choice, store, images) for choice in plan.choices]
+        answers = compare(drawn, first, model.recipe).answers[model.name]
         results = {first.name: answers.result}
-        for judge in others:
+        for judge in more:
             steps.say(f"judge by {judge.name}")
-            results[judge.name] = score_answers(judge, plan.cases, answers.images)
+            results[judge.name] = score_answers(judge, plan.cases, answers.images, model.recipe)
     return {
         "sampler": answers.sampler.title,
         "nfe": answers.sampler.nfe,
         "judges": {name: result.model_dump(mode="json") for name, result in results.items()},
     }
+
+
+def _reference(store: Store, name: str, model: _Model) -> _Model:
+    """The model that others are compared with: the teacher of the same recipe, or a student."""
+    return _Model(name, model.recipe) if name == "teacher" else _published(store, name)
+
+
+def _drawn(model: _Model, plan: _Plan, store: Store, steps: Steps) -> "Drawn":
+    from flash_ray.evaluation.compare import draw_cases
+    from flash_ray.evaluation.drawing import drawn_by_actors
+
+    samplers = {model.name: _samplers(model)}
+    with (
+        _weights(model, store) as weights,
+        drawn_by_actors(model.recipe, store, {model.name: weights}) as draw,
+    ):
+        return draw_cases(draw, samplers, plan.cases, steps.show)
+
+
+def _by_case(drawn: "Drawn", model: _Model) -> dict[str, np.ndarray]:
+    """The pictures of a model with one sampler, by case id."""
+    ((_, images_BHW3),) = drawn.attempts[model.name]
+    return {case.id: image_HW3 for case, image_HW3 in zip(drawn.cases, images_BHW3, strict=True)}
 
 
 def _samplers(model: _Model) -> "list[SamplerConfig]":

@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -14,7 +14,15 @@ from flash_ray.evaluation.benchmark import TASK_TITLES
 from flash_ray.recipe.schema import Task
 from flash_ray.storage.embedded import open_store
 from flash_ray.storage.outputs import new_folder, validate_folder
-from flash_ray.storage.students import Student, get_samples, load_student, read_student
+from flash_ray.storage.students import (
+    Baseline,
+    PublishedScores,
+    Student,
+    digits_of,
+    get_samples,
+    load_student,
+    read_student,
+)
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
@@ -108,9 +116,34 @@ def _describe(student: Student, folder: Path, address: str, samples: bool) -> No
         dtype=DTYPES[student.recipe["training"]["precision"]],
         titles=TASK_TITLES,
         samples=SAMPLES if samples else None,
+        **_score_cells(student),
     )
     card = ModelCard(f"---\n{_metadata(student).to_yaml()}\n---\n\n{text}")
     card.save(folder / "README.md")
+
+
+def _score_cells(student: Student) -> dict[str, Any]:
+    """What the card's table of scores is made of."""
+    if (scores := student.scores) is None:
+        return {}
+    digits, gaps = digits_of(scores.scale), scores.gap_closed
+
+    def mean(scored: PublishedScores | Baseline, task: Task) -> str:
+        if task not in scored.tasks:
+            return ""
+        cell = f"{scored.tasks[task]:.{digits}f}"
+        if (interval := scored.intervals.get(task)) is None:
+            return cell
+        return f"{cell} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
+
+    def gap(task: Task) -> str:
+        if task not in gaps:
+            return "no gap"
+        low, high = gaps[task].interval
+        return f"{gaps[task].share:.0%} [{low:.0%}, {high:.0%}]"
+
+    baselines = [(name, of.nfe, of) for name, of in scores.baselines.items()]
+    return {"rows": [*baselines, ("student", student.nfe, scores)], "mean": mean, "gap": gap}
 
 
 def _metadata(student: Student) -> "ModelCardData":

@@ -7,12 +7,11 @@ from typing import Any
 
 import yaml
 
-from flash_ray import plugins
 from flash_ray.cluster.jobs.job import Job
 from flash_ray.cluster.session import not_shared, validate_embedded
 from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import OPTION, load_benchmark, named_benchmark
-from flash_ray.evaluation.judges.base import unknown_judge
+from flash_ray.evaluation.judges.choose import VLMS, validate_word
 from flash_ray.evaluation.judges.endpoint import read_settings
 from flash_ray.recipe import Recipe, dump_yaml
 from flash_ray.recipe.load import load_raw
@@ -79,12 +78,13 @@ def plan_evaluate(
     if there:
         words += ["--benchmark", there if isinstance(there, str) else BENCHMARK]
     for number, judge in enumerate(judges):
-        kind, _, file = judge.partition(":")
-        if kind == "vlm" and file:  # its key is the cluster's matter
-            files[f"judge-{number}.yaml"] = _yaml(read_settings(file).model_dump(mode="json"))
-            judge = f"vlm:judge-{number}.yaml"
-        elif judge not in plugins.names(plugins.JUDGES):
-            raise UserError(unknown_judge(judge))
+        kind, _, argument = judge.partition(":")
+        if kind in VLMS and argument:  # its key is the cluster's matter
+            settings = read_settings(argument, VLMS[kind], f"--judge {kind}")
+            files[f"judge-{number}.yaml"] = _yaml(settings.model_dump(mode="json"))
+            judge = f"{kind}:judge-{number}.yaml"
+        else:
+            validate_word(judge)  # what it names may be there only
         words += ["--judge", judge]
     words += ["--store", str(store)]
     return Job("evaluate", f"{model}-{task}", tuple(words), recipe, files)

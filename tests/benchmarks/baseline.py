@@ -13,7 +13,7 @@ from rich.table import Table
 
 from flash_ray.evaluation.benchmark import load_benchmark
 from flash_ray.evaluation.compare import difference, score_answers
-from flash_ray.evaluation.judges.base import load_judge
+from flash_ray.evaluation.judges.choose import load_judge
 from flash_ray.evaluation.sample import (
     encode_cases,
     load_base,
@@ -45,7 +45,6 @@ def main(
                 judge,
                 answered,
                 sample_cases(model, batches, model.transformer, sampler),
-                in_tasks=False,
             )
             for sampler in untrained_samplers(loaded)
         }

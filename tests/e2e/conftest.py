@@ -25,6 +25,8 @@ SMALL = (
     "runtime.micro_batch_size=4",
     "runtime.checkpoint_every=2",
     "evaluation.every=2",
+    "evaluation.published_cases=1",
+    "evaluation.baselines=false",
     "training.iterations=4",
 )
 

@@ -52,7 +52,7 @@ def test_a_study_opens_no_port_to_others_and_leaves_nothing(tmp_path, base):
         "set": {**small, "runtime.micro_batch_size": 4},
     }
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
-    ended = watch(["study", "run", "study.yaml", "--store", "store", "--out", "out"], tmp_path)
+    ended = watch(["study", "run", "study.yaml", "--store", "store", "--out", "results"], tmp_path)
     assert ended.code == 0, ended.err
     closed_and_clean(ended)
 

@@ -76,6 +76,8 @@ def main() -> None:
         resources={"trainer": 1},
         object_store_memory=256 * 2**20,
         dashboard_agent_listen_port=0,
+        # Of its own: Ray clears a node's copy of a job's folder when it fetches another one there.
+        runtime_env_dir_name="runtime_resources_of_the_worker",
         env_vars=json.loads(sys.argv[1]),
     )
     print(f"http://{cluster.head_node.webui_url}", flush=True)

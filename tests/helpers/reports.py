@@ -57,6 +57,7 @@ def _comparison(task: Task, cases: Sequence[Case], rng: np.random.Generator) -> 
         )
         result = JudgeResult(
             judge="exact",
+            scale="1 to 5",
             score=3.0 + number,
             interval=(2.9, 3.1),
             measures=measures,
@@ -85,6 +86,7 @@ def result_of(comparisons: Mapping[Task, Comparison], recipe: Recipe) -> dict[st
         "overlap": ["signs, text to image: 1 of 3 prompts are training prompts too"],
         "benchmark": "miniature",
         "judge": "exact",
+        "scale": "1 to 5",
         "cases_per_category": 2,
         "seconds": {"train": 1.0, "evaluate": 2.0, "total": 3.0},
         "published": "s3://flash-ray/students/miniature",

@@ -76,7 +76,8 @@ def watch(
     watched.left = [each.name() for each in living]
     watched.out, watched.err = ((folder / name).read_text() for name in ("out", "err"))
     watched.temporary = sorted(os.listdir(temporary))
-    watched.token_mode = (home / ".ray" / "auth_token").stat().st_mode & 0o777
+    if (token := home / ".ray" / "auth_token").exists():
+        watched.token_mode = token.stat().st_mode & 0o777
     return watched
 
 

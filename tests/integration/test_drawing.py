@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from flash_ray.evaluation.benchmark import Case
-from flash_ray.evaluation.compare import compare_tasks, draw_here
+from flash_ray.evaluation.compare import compare, draw_here, draw_tasks
 from flash_ray.evaluation.drawing import Weights, drawn_by_actors
 from flash_ray.evaluation.pictures import HOME, put_picture
 from flash_ray.miniature.benchmark import MiniatureBenchmark
@@ -53,16 +53,17 @@ def test_the_cluster_draws_what_one_process_draws(cluster, own, recipe, model, t
     for path in files:
         own.put_file(tmp_path / path, f"students/other/{path}")
     weights = {"base": Weights(), "other": Weights(content_digest(files), "students/other/", files)}
-    asked = ({"base": [SAMPLER], "other": [SAMPLER]}, MiniatureBenchmark(), ExactJudge(), 1)
+    asked = ({"base": [SAMPLER], "other": [SAMPLER]}, MiniatureBenchmark(), 1)
     seen: list[tuple[str, int, int]] = []
     with drawn_by_actors(recipe, own, weights) as draw:
-        drawn = compare_tasks(draw, *asked, lambda *step: seen.append(step))
-    expected = compare_tasks(
+        drawn = draw_tasks(draw, *asked, lambda *step: seen.append(step))
+    expected = draw_tasks(
         draw_here(model, {"base": model.transformer, "other": other.eval()}), *asked
     )
-    for task, comparison in drawn.items():
+    for task, of_task in drawn.items():
+        comparison = compare(of_task, ExactJudge(), recipe)
         for name, answers in comparison.answers.items():
-            theirs = expected[task].answers[name]
+            theirs = compare(expected[task], ExactJudge()).answers[name]
             for ours, alone in zip(answers.images, theirs.images, strict=True):
                 assert abs(ours.astype(int) - alone.astype(int)).max() <= 1
             assert answers.result.score == pytest.approx(theirs.result.score, abs=0.02)

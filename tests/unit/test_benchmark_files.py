@@ -19,7 +19,7 @@ from PIL import Image
 from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import load_benchmark, named_benchmark
 from flash_ray.evaluation.case_files import FileBenchmark
-from flash_ray.evaluation.judges.base import load_scoring
+from flash_ray.evaluation.judges.choose import load_scoring
 from flash_ray.recipe import dump_yaml, load_recipe, parse_recipe
 from flash_ray.recipe.plain import parse_yaml
 

@@ -18,6 +18,7 @@ SPEC = EvaluationSpec(
     total=3,
     seed=0,
     judge="exact",
+    scale="1 to 5",
     vlm=None,
     created=0,
 )

@@ -28,9 +28,46 @@ def test_show_prints_a_recipe_that_loads(capsys, tmp_path):
 
 
 def test_check_prints_one_line(capsys):
-    code, out, err = run(capsys, "recipe", "check", "qwen-image-2.1")
+    code, out, err = run(capsys, "recipe", "check", "miniature")
     assert (code, err) == (0, "")
-    assert out == f"OK qwen-image-2.1 {load_recipe('qwen-image-2.1').digest}\n"
+    assert out == f"OK miniature {load_recipe('miniature').digest}\n"
+
+
+DATA = (
+    "--set",
+    "data.source={t2i: prompts.jsonl, edit: edits.jsonl}",
+    "--set",
+    "data.composition={t2i: {animals: 1}, edit: {food: 1}}",
+)
+
+
+def test_the_large_preset_wants_its_users_data(capsys):
+    code, out, err = run(capsys, "recipe", "check", "qwen-image-2.1")
+    assert (code, out) == (2, "")
+    assert "data.source: none in recipe qwen-image-2.1; allowed: {t2i: FILE, edit: FILE}" in err
+    code, out, err = run(capsys, "recipe", "check", "qwen-image-2.1", *DATA)
+    assert (code, err) == (0, "") and out.startswith("OK qwen-image-2.1 ")
+
+
+@pytest.mark.parametrize(
+    ("words", "field"),
+    [
+        (
+            ("qwen-image-2.1", *DATA, "--set", "data.source=miniature")
+            + ("--set", "data.composition={t2i: {portrait: 1}, edit: {scene: 1}}"),
+            "data.source",
+        ),
+        (("miniature", "--set", "base=Qwen/Qwen-Image-2.1"), "data.source"),
+        (
+            ("qwen-image-2.1", *DATA, "--set", "evaluation={benchmark: miniature, judge: exact}"),
+            "evaluation.judge",
+        ),
+    ],
+)
+def test_the_small_worlds_data_and_judge_are_for_its_own_bases(capsys, words, field):
+    code, out, err = run(capsys, "recipe", "check", *words)
+    assert (code, out) == (2, "")
+    assert f"{field}: the small world's is for its own pipelines, and base Qwen/Qwen" in err
 
 
 def test_version(capsys):

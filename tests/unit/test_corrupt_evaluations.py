@@ -54,6 +54,7 @@ def evaluations(store: MemoryStore) -> dict[str, Evaluation]:
             total=3,
             seed=seed,
             judge="exact",
+            scale="1 to 5",
             vlm={"model": "x", "parameters": {"temperature": 0.5}} if seed else None,
             created=seed,
         )

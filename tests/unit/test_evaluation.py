@@ -15,6 +15,7 @@ from flash_ray.evaluation.compare import (
     compare,
     difference,
     differences,
+    draw_cases,
     draw_here,
     gap_closed,
     score_answers,
@@ -44,7 +45,7 @@ def result_of(*scores: float | None) -> JudgeResult:
     cases = {str(i): CaseScore(score=score) for i, score in enumerate(scores)}
     known = [score for score in scores if score is not None]
     mean = float(np.mean(known)) if known else None
-    return JudgeResult(judge="j", score=mean, interval=None, cases=cases)
+    return JudgeResult(judge="j", scale="1 to 5", score=mean, interval=None, cases=cases)
 
 
 def uint8(picture_3HW):
@@ -106,8 +107,8 @@ def test_a_batch_has_so_many_tokens(backbone):
 def test_true_drawings_score_high_and_wrong_ones_low():
     cases = BENCHMARK.cases("t2i", 1)
     true = [uint8(picture) for case in cases for picture in draw([case.target])]
-    right = score_answers(ExactJudge(), cases, true, in_tasks=False)
-    wrong = score_answers(ExactJudge(), cases, true[::-1], in_tasks=False)
+    right = score_answers(ExactJudge(), cases, true)
+    wrong = score_answers(ExactJudge(), cases, true[::-1])
     assert right.score > 4.8 > 3 > wrong.score
     assert set(right.categories) == {"landscape", "portrait", "text"}
     assert set(right.measures) == {"compliance", "quality"}
@@ -160,13 +161,13 @@ def test_of_several_samplers_the_better_counts(backbone, monkeypatch):
     )
     short, long = SamplerConfig((1.0,)), SamplerConfig((1.0, 0.5))
     shown = []
-    comparison = compare(
+    drawn = draw_cases(
         draw_here(backbone, dict.fromkeys(("untrained", "student"), backbone.transformer)),
         {"untrained": [short, long], "student": [short]},
         BENCHMARK.cases("t2i", 1)[:1],
-        ExactJudge(),
         lambda *step: shown.append(step),
     )
+    comparison = compare(drawn, ExactJudge())
     assert comparison.task == "t2i"
     assert comparison.answers["untrained"].sampler is long
     assert comparison.answers["student"].result.score == 4
@@ -190,7 +191,7 @@ def test_results_name_the_sampler_and_what_both_models_have_is_compared():
 class TextOnly:
     """A judge of the cases that ask for text; it must be pickled to be sent to a worker."""
 
-    name, in_tasks = "text", False
+    name, scale, runs = "text", "1 to 5", "driver"
 
     def can_judge(self, case: Case) -> bool:
         return case.text is not None

@@ -15,7 +15,13 @@ from flash_ray.evaluation.sample import student_sampler
 from flash_ray.models.loading import load_model
 from flash_ray.models.sampling import sample
 from flash_ray.recipe import load_recipe
-from flash_ray.storage.students import PublishedScores, publish_student, put_samples
+from flash_ray.storage.students import (
+    Baseline,
+    GapClosed,
+    PublishedScores,
+    publish_student,
+    put_samples,
+)
 from flash_ray.workflows import export as module
 from flash_ray.workflows.export import export
 from tests.helpers.hub_writes import TOKEN, Hub, hub_server
@@ -30,6 +36,11 @@ SCORES = PublishedScores(
     cases_per_category=4,
     tasks={"t2i": 4.25, "edit": 3.5},
     intervals={"t2i": (4.0, 4.5)},
+    baselines={
+        "teacher": Baseline(nfe=80, tasks={"t2i": 4.5, "edit": 4.0}),
+        "untrained": Baseline(nfe=4, tasks={"t2i": 3.5, "edit": 4.0}),
+    },
+    gap_closed={"t2i": GapClosed(share=0.75, interval=(0.5, 1.0))},
 )
 
 
@@ -111,8 +122,15 @@ def test_the_card_has_what_the_hub_reads(published, base, tmp_path):
     assert (data.pipeline_tag, data.license) == ("text-to-image", "apache-2.0")
     results = {(r.task_type, r.dataset_name, r.metric_value) for r in data.eval_results}
     assert results == {("text-to-image", "mine", 4.25), ("image-to-image", "mine", 3.5)}
-    assert "| text to image | 4.25 [4.0, 4.5] |" in card.text
-    assert "| editing | 3.50 |" in card.text
+    rows = card.text[card.text.index("| | evaluations |") :].splitlines()[:6]
+    assert rows == [
+        "| | evaluations | text to image | editing |",
+        "|---|--:|--:|--:|",
+        "| teacher | 80 | 4.50 | 4.00 |",
+        "| untrained | 4 | 3.50 | 4.00 |",
+        "| student | 4 | 4.25 [4.00, 4.50] | 3.50 |",
+        "| gap closed | | 75% [50%, 100%] | no gap |",
+    ]
     assert yaml.safe_load((tmp_path / "out" / "recipe.yaml").read_text())["base"] == str(base)
 
 

@@ -15,6 +15,8 @@ from flash_ray.evaluation.statistics import interval
 CASES = [f"{category}-{i:03d}" for category in ("landscape", "text") for i in range(8)]
 NOISE = np.random.default_rng(0).uniform(-0.5, 0.5, 16)
 
+SCALES = {"cosine": "cosine similarity, -1 to 1"}
+
 Scores = list[float | None]
 
 
@@ -33,6 +35,7 @@ def result(model: str, failure: str | None = None, task: str = "t2i", **judges: 
         "judges": {
             judge: {
                 "judge": judge,
+                "scale": SCALES.get(judge, "1 to 5"),
                 "score": None,
                 "interval": None,
                 "cases": dict(zip(CASES, map(case_score, scores), strict=False)),
@@ -170,7 +173,7 @@ GOOD = result("a", x=about(3.0))
         (result("b", x=about(3.0)[:8]), "differ in their cases (16, 8)"),
         (result("b", y=about(3.0)), "differ in their judges (x; y)"),
         (result("b", x=[None] * 16), "judge x has a score in every result of 0 cases"),
-        (result("b", x=[7.0] * 16), "is no result (judges.x.cases.landscape-000.score)"),
+        (result("b", x=["good"] * 16), "is no result (judges.x.cases.landscape-000.score)"),
         (
             {"model": "b", "benchmark": "m", "benchmark_digest": "1", "task": "t2i"},
             "is no result (judges)",
@@ -210,4 +213,35 @@ def test_the_command_prints_the_ranking(tmp_path):
     assert shown.exit_code == 0
     assert "miniature, text to image, 16 cases" in shown.output
     assert "1 =" in shown.output and "2 =" not in shown.output
-    assert "x: 15 of 16 cases count; 1 refused" in shown.output
+    assert "x (1 to 5): 15 of 16 cases count; 1 refused" in shown.output
+
+
+def test_judges_of_different_scales_are_standardized(tmp_path):
+    """A cosine that differs by little counts as much as points that differ by much."""
+    files = written(
+        tmp_path,
+        a=result("a", points=about(2.0), cosine=[0.31 + 0.001 * value for value in NOISE]),
+        b=result("b", points=about(2.0), cosine=[0.30 + 0.001 * value for value in NOISE]),
+    )
+    ranking = rank(read_results(files))
+    assert ranking.standardized
+    best, other = ranking.standings
+    assert best.model == "a" and not best.ties
+    assert best.averages["cosine"][0] == pytest.approx(0.31, abs=0.001)
+    assert best.mean[0] == pytest.approx(-other.mean[0]) and 0.4 < best.mean[0] < 0.6
+
+
+def test_equal_scores_of_a_scale_decide_nothing(tmp_path):
+    files = written(
+        tmp_path,
+        a=result("a", points=about(3.0), cosine=[0.3] * 16),
+        b=result("b", points=about(2.0), cosine=[0.3] * 16),
+    )
+    assert [row.model for row in rank(read_results(files)).standings] == ["a", "b"]
+
+
+def test_results_of_another_scale_cannot_be_compared(tmp_path):
+    other = result("b", x=about(3.0))
+    other["judges"]["x"]["scale"] = "0 to 1"
+    with pytest.raises(UserError, match="differ in their judges' scales"):
+        read_results(written(tmp_path, a=result("a", x=about(3.0)), b=other))

@@ -46,7 +46,7 @@ def test_unknown_key_is_named_with_the_nearest_known_one(override, field, near):
         ("base=''", "base"),
         ("data.num_cases=0", "data.num_cases"),
         ("data.resolution=[64, 0]", "data.resolution.1"),
-        ("data.source=null", "data.source"),
+        ("data.source=7", "data.source"),
         ("evaluation.every=-1", "evaluation.every"),
         ("evaluation.cases.t2i=1001", "evaluation.cases.t2i"),
         ("evaluation.benchmark=''", "evaluation.benchmark"),

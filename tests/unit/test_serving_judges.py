@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from flash_ray.errors import UserError
-from flash_ray.evaluation.judges import base
+from flash_ray.evaluation.judges import choose
 from flash_ray.recipe import Recipe, load_recipe
 from flash_ray.serving.benchmark import (
     checked_benchmark,
@@ -51,7 +51,7 @@ def test_what_is_served_is_pickled_and_names_nothing_of_the_miniature(tmp_path):
 
 def test_judges_are_read_from_their_files_with_the_settings(settings, tmp_path):
     assert settings.judges["mine"].max_requests == 9
-    assert vlm_identity("mine", settings) == {"model": "seer", "parameters": {}}
+    assert vlm_identity("mine", settings) == {"model": "seer", "parameters": {}, "rubrics": {}}
     assert vlm_identity("exact", settings) is None and vlm_identity("ocr", settings) is None
     (tmp_path / "bad.yaml").write_text("model: seer\nmax_requests: 9\n")
     for change, message in (
@@ -95,7 +95,7 @@ def test_judges_are_the_recipes_first_then_ocr_and_the_settings(settings, monkey
     assert judge_names(recipe(), settings) == ["exact", "ocr", "mine"]
     assert judge_names(recipe("evaluation.judge=ocr"), Serving()) == ["ocr"]
     assert judge_names(recipe("evaluation.benchmark="), Serving()) == []
-    monkeypatch.setattr(base, "find_spec", lambda module: None)
+    monkeypatch.setattr(choose, "find_spec", lambda module: None)
     assert judge_names(recipe(), settings) == ["exact", "mine"]
 
 
@@ -120,14 +120,17 @@ def test_what_decides_a_result_decides_its_id():
         total=12,
         seed=7,
         judge="exact",
+        scale="1 to 5",
         vlm=None,
         created=1,
     )
-    seer = {"model": "seer", "parameters": {}}
+    seer = {"model": "seer", "parameters": {}, "rubrics": {}}
     student = spec.model.model_copy(update={"digest": "fedcba9876543210"})
     sampler = spec.model.sampler_for(4)
     others = [
         {"judge": "ocr"},
+        {"scale": "0 to 1"},
+        {"judge": "mine", "vlm": {**seer, "rubrics": {"t2i": {"all": "Look."}}}},
         {"judge": "mine", "vlm": seer},
         {"judge": "mine", "vlm": {**seer, "model": "seer 2"}},
         {"judge": "mine", "vlm": {**seer, "parameters": {"temperature": 0}}},

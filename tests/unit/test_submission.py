@@ -154,7 +154,7 @@ def test_a_benchmark_too_large_for_a_job_is_refused(tmp_path, monkeypatch):
 class SeesAll:
     """A judge of any case, as a package would register it."""
 
-    name, in_tasks = "sees-all", True
+    name, scale, runs = "sees-all", "1 to 5", "cpu"
 
     def can_judge(self, case):
         return True

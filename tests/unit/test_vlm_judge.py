@@ -10,9 +10,10 @@ import pytest
 
 from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import Case
-from flash_ray.evaluation.judges.base import open_judges, read_judges
+from flash_ray.evaluation.judges.answers import parse
+from flash_ray.evaluation.judges.choose import open_judge, read_judges
 from flash_ray.evaluation.judges.endpoint import VlmSettings, read_settings
-from flash_ray.evaluation.judges.vlm import VlmJudge, parse, rubric
+from flash_ray.evaluation.judges.vlm import ScoreAnswer, VlmJudge, rubric
 from flash_ray.miniature.benchmark import MiniatureBenchmark
 from flash_ray.miniature.scenes import CATEGORIES
 from flash_ray.recipe.schema import Task
@@ -67,7 +68,7 @@ def test_a_picture_is_asked_about_with_its_prompt_and_rubric(server, store):
     assert len(by_prompt) == len(CASES)
     for case, picture in zip(CASES, PICTURES, strict=True):
         (asked,) = [a for text, a in by_prompt.items() if case.prompt in text]
-        assert asked.rubric == rubric("t2i", case.category)
+        assert asked.rubric == rubric("t2i", case.category, {})
         assert asked.model == "seer" and asked.fields == {"temperature": 0}
         (shown,) = asked.pictures
         assert (shown == picture).all()
@@ -76,7 +77,7 @@ def test_a_picture_is_asked_about_with_its_prompt_and_rubric(server, store):
 
 
 def test_scores_belong_to_their_cases(server, store):
-    category_of = {rubric("t2i", case.category): case.category for case in CASES}
+    category_of = {rubric("t2i", case.category, {}): case.category for case in CASES}
     given = {"landscape": 1, "portrait": 3, "text": 5}
     server.script = lambda asked, number: good(given[category_of[asked.rubric]])
     scores = VlmJudge(settings(server, concurrency=3), store).judge(CASES, PICTURES)
@@ -94,9 +95,9 @@ def test_of_an_edit_the_input_is_shown_too(server, store):
 
 
 def test_every_category_has_a_rubric_that_asks_for_json():
-    rubrics = [rubric(task, category) for task, own in CATEGORIES.items() for category in own]
+    rubrics = [rubric(task, category, {}) for task, own in CATEGORIES.items() for category in own]
     assert len(set(rubrics)) == len(rubrics) == 9
-    assert rubric("t2i", "signs") not in rubrics  # another benchmark's category
+    assert rubric("t2i", "signs", {}) not in rubrics  # another benchmark's category
     assert all('{"score": n, "reason": "..."}' in text for text in rubrics)
 
 
@@ -169,7 +170,7 @@ def test_a_server_that_stays_broken_is_an_error(server, store):
     ],
 )
 def test_what_has_no_clear_score_is_no_answer(text):
-    assert parse(text) is None
+    assert parse(text, ScoreAnswer) is None
 
 
 @pytest.mark.parametrize("text", ["I would give it a 4.", '{"score": 6, "reason": "great"}', None])
@@ -208,7 +209,7 @@ FENCED = '```json\n{"score": 3, "reason": "x"}\n```\n'
     ],
 )
 def test_an_answer_is_found_in_what_a_model_says(text):
-    assert parse(text).score == 3
+    assert parse(text, ScoreAnswer).score == 3
 
 
 @pytest.mark.parametrize(
@@ -332,7 +333,7 @@ GOOD = "base_url: https://api.example.org/v1\nmodel: seer\nmax_requests: 10\n"
 def test_settings_come_from_a_file(tmp_path):
     file = tmp_path / "judge.yaml"
     file.write_text(f"{GOOD}parameters: {{temperature: 0}}\n")
-    read = read_settings(str(file))
+    read = read_settings(str(file), VlmSettings, "--judge vlm")
     assert (read.model, read.key_variable, read.timeout) == ("seer", None, 120.0)
     assert read.parameters == {"temperature": 0}
 
@@ -355,7 +356,7 @@ def test_wrong_settings_are_refused_without_their_values(tmp_path, text, says):
     file = tmp_path / "judge.yaml"
     file.write_text(text)
     with pytest.raises(UserError) as refusal:
-        read_settings(str(file))
+        read_settings(str(file), VlmSettings, "--judge vlm")
     one_line(refusal, f"--judge vlm:{file}: {says}")
     assert KEY not in str(refusal.value)
 
@@ -389,7 +390,8 @@ def test_judges_are_asked_in_the_order_in_which_they_were_named(tmp_path):
     file = tmp_path / "judge.yaml"
     file.write_text(GOOD)
     store = MemoryStore("bucket", "", None)
-    judges = open_judges(read_judges(["exact", f"vlm:{file}", "ocr"]), store)
+    choices = read_judges(["exact", f"vlm:{file}", "ocr"])
+    judges = [open_judge(choice, store, {}) for choice in choices]
     assert [judge.name for judge in judges] == ["exact", "vlm:seer", "ocr"]
 
 

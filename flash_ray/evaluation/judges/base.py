@@ -1,35 +1,30 @@
-"""What a judge is, how it is made from its name, and the means of its scores."""
+"""What a judge is, and the means of its scores; `choose` makes judges from their names."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
-from pydantic import Field
 
-from flash_ray import plugins
-from flash_ray.errors import UserError
-from flash_ray.evaluation.benchmark import Benchmark, Case, listed_cases, load_benchmark
-from flash_ray.evaluation.judges.endpoint import VlmSettings, read_settings
+from flash_ray.evaluation.benchmark import Case
 from flash_ray.evaluation.statistics import interval
-from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Section
-from flash_ray.storage.s3 import Store
+from flash_ray.storage.students import FIVE as FIVE
+
+Runs = Literal["driver", "cpu", "worker"]
 
 
 class CaseScore(Section):
     """What a judge says of one picture.
 
     Args:
-        score: 1 to 5, or None where it has none.
-        measures: parts of the score, each 0 to 1, by name, such as compliance and quality.
+        score: on the judge's own scale, more is better; None where it has none.
+        measures: parts of the score by name, such as compliance and quality, 0 to 1.
         failure: why a score that the judge should have had is missing, in a word.
         details: what the score comes from, as plain data. Reports show of it `attributes` (credit
             from 0 to 1 by name) where they do not hold, and `cap` and `reason`.
     """
 
-    score: float | None = Field(ge=1, le=5)
+    score: float | None
     measures: dict[str, float] = {}
     failure: str | None = None
     details: dict[str, Any] = {}
@@ -55,16 +50,20 @@ class JudgeResult(Section):
     """What one judge says of one model's answers to one task of a benchmark.
 
     Args:
+        scale: what a score is, in words, such as "1 to 5".
         score: the mean over the cases with a score, None if there is none.
         interval: 95 % bootstrap interval of that mean over the cases.
-        measures: means of the parts of the score, over the cases that have them.
+        measures: means of the parts of the score, over the cases that have them, and their
+            intervals.
         cases: by case id.
     """
 
     judge: str
+    scale: str
     score: float | None
     interval: tuple[float, float] | None
     measures: dict[str, float] = {}
+    measure_intervals: dict[str, tuple[float, float]] = {}
     categories: dict[str, CategoryScore] = {}
     cases: dict[str, CaseScore]
 
@@ -87,14 +86,20 @@ class JudgeResult(Section):
 class Judge(Protocol):
     """Says how good pictures are.
 
+    One that judges pictures of some bases only has a method `validate_base(base, field)`, which
+    raises UserError for a recipe's base that is none of these.
+
     Attributes:
         name: what commands and results call it.
-        in_tasks: whether it computes on CPUs alone, so that Ray tasks may share the pictures; it is
-            then pickled.
+        scale: what a score is, in words that tables repeat, such as "1 to 5"; more is better.
+        runs: "driver": it waits for somebody else, or holds what must not travel; "cpu": tasks of a
+            CPU each share the pictures; "worker": a task with the resources of a training worker
+            has them all, for what loads a model. In a task it is pickled.
     """
 
     name: str
-    in_tasks: bool
+    scale: str
+    runs: Runs
 
     def can_judge(self, case: Case) -> bool:
         """Whether the judge has something to say of answers to this case."""
@@ -116,107 +121,6 @@ class Judge(Protocol):
         ...
 
 
-JudgeChoice = Judge | VlmSettings
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """What a recipe's students are scored on, and by whom."""
-
-    benchmark: Benchmark
-    judge: Judge
-
-
-def load_scoring(recipe: Recipe) -> Scoring | None:
-    """Makes the benchmark and the judge that `recipe.evaluation` names; None without a benchmark.
-
-    Raises:
-        UserError: there is no such benchmark or judge, or the judge has nothing to say of the
-            benchmark's cases.
-    """
-    evaluation = recipe.evaluation
-    if evaluation.benchmark is None:
-        return None
-    benchmark = load_benchmark(evaluation.benchmark, recipe, "evaluation.benchmark")
-    judge = load_judge(evaluation.judge_name, "evaluation.judge")
-    cases = [case for task in benchmark.categories for case in listed_cases(benchmark, task, 1)]
-    validate_judge(judge, cases, benchmark.name, "evaluation.judge")
-    return Scoring(benchmark, judge)
-
-
-def load_judge(name: str, field: str = "--judge") -> Judge:
-    """Makes a registered judge; what it computes with is loaded when it is first used.
-
-    Args:
-        field: what named it, for the message.
-
-    Raises:
-        UserError: there is none of that name, or something that it needs is not installed.
-    """
-    judge: Judge = plugins.load(plugins.JUDGES, name, field)()
-    return judge
-
-
-def read_judges(words: Sequence[str]) -> list[JudgeChoice]:
-    """Reads what the names of registered judges and `vlm:FILE.yaml` stand for.
-
-    Raises:
-        UserError: there is no such judge, one is named twice, its extra is not installed, its file
-            is wrong, or its key is not in the environment.
-    """
-    choices = [_read_judge(word) for word in words]
-    names = [name_of(choice) for choice in choices]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"--judge: {name} is given twice; allowed: once; remove one")
-    return choices
-
-
-def open_judges(choices: Sequence[JudgeChoice], store: Store) -> list[Judge]:
-    """Makes judges ready to be asked, in order; VLMs keep their answers in the store."""
-    if not any(isinstance(choice, VlmSettings) for choice in choices):
-        return [choice for choice in choices if not isinstance(choice, VlmSettings)]
-    from flash_ray.evaluation.judges.vlm import VlmJudge
-
-    return [
-        VlmJudge(choice, store) if isinstance(choice, VlmSettings) else choice for choice in choices
-    ]
-
-
-def validate_judge(choice: JudgeChoice, cases: Sequence[Case], benchmark: str, field: str) -> None:
-    """Raises UserError if a judge has nothing to say of any of the cases; a VLM always has.
-
-    Args:
-        field: what named the judge, for the message.
-    """
-    if isinstance(choice, VlmSettings) or any(choice.can_judge(case) for case in cases):
-        return
-    raise UserError(
-        f"{field}: {choice.name} can judge none of the {len(cases)} cases of benchmark "
-        f"{benchmark!r}; allowed: a judge of such cases; choose another judge or benchmark"
-    )
-
-
-def name_of(choice: JudgeChoice) -> str:
-    """What results call the judge."""
-    return f"vlm:{choice.model}" if isinstance(choice, VlmSettings) else choice.name
-
-
-def unknown_judge(word: str) -> str:
-    """The problem with a word that names no judge."""
-    known = ", ".join([*plugins.names(plugins.JUDGES), "vlm:FILE.yaml"])
-    return f"--judge: {word!r} is no judge; allowed: {known}; choose one"
-
-
-def require(module: str, extra: str) -> None:
-    """Raises UserError if an optional module is not installed, with what to install."""
-    if find_spec(module) is None:
-        raise UserError(
-            f"--judge: {module} is not installed; run `pip install 'flash-ray[{extra}]'`, or "
-            "choose another judge"
-        )
-
-
 def summarize(judge: Judge, cases: Sequence[Case], scores: Sequence[CaseScore]) -> JudgeResult:
     """Means, intervals and categories of the scores of all cases.
 
@@ -226,12 +130,14 @@ def summarize(judge: Judge, cases: Sequence[Case], scores: Sequence[CaseScore]) 
     categories: dict[str, list[tuple[Case, CaseScore]]] = {}
     for case, score in zip(cases, scores, strict=True):
         categories.setdefault(case.category, []).append((case, score))
-    known = [score.score for score in scores if score.score is not None]
+    known, measured = _known(scores), _measured(scores)
     return JudgeResult(
         judge=judge.name,
+        scale=judge.scale,
         score=_mean(known),
         interval=interval(known) if known else None,
-        measures=_measures(scores),
+        measures={name: float(np.mean(values)) for name, values in measured.items()},
+        measure_intervals={name: interval(values) for name, values in measured.items()},
         categories={
             name: _category(judge, *zip(*pairs, strict=True)) for name, pairs in categories.items()
         },
@@ -239,35 +145,25 @@ def summarize(judge: Judge, cases: Sequence[Case], scores: Sequence[CaseScore]) 
     )
 
 
-def _read_judge(word: str) -> JudgeChoice:
-    if word in plugins.names(plugins.JUDGES):
-        return load_judge(word)
-    kind, _, file = word.partition(":")
-    if kind != "vlm" or not file:
-        raise UserError(unknown_judge(word))
-    require("openai", "vlm")
-    settings = read_settings(file)
-    settings.key()
-    return settings
-
-
 def _category(judge: Judge, cases: Sequence[Case], scores: Sequence[CaseScore]) -> CategoryScore:
-    known = [score.score for score in scores if score.score is not None]
+    known = _known(scores)
     return CategoryScore(
         cases=len(cases),
         counted=len(known),
         score=_mean(known),
-        measures=_measures(scores),
+        measures={name: float(np.mean(values)) for name, values in _measured(scores).items()},
         details=dict(judge.describe(cases, scores)),
     )
 
 
-def _measures(scores: Sequence[CaseScore]) -> dict[str, float]:
+def _known(scores: Sequence[CaseScore]) -> list[float]:
+    return [score.score for score in scores if score.score is not None]
+
+
+def _measured(scores: Sequence[CaseScore]) -> dict[str, list[float]]:
+    """The values of each measure, of the cases that have it."""
     names = dict.fromkeys(name for score in scores for name in score.measures)
-    return {
-        name: float(np.mean([s.measures[name] for s in scores if name in s.measures]))
-        for name in names
-    }
+    return {name: [s.measures[name] for s in scores if name in s.measures] for name in names}
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pydantic import Field, JsonValue, ValidationError
 
 from flash_ray.errors import UserError, unknown
 from flash_ray.recipe.plain import parse_yaml, read_text
-from flash_ray.recipe.schema import Section
+from flash_ray.recipe.schema import Section, Task
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionMessageParam
@@ -46,6 +46,22 @@ class VlmSettings(Section):
     parameters: dict[str, JsonValue] = Field(
         {}, description="more fields of every request, e.g. {temperature: 0}"
     )
+    rubrics: dict[Task, dict[str, str]] = Field(
+        {},
+        description="what it is told to look at, {t2i: {CATEGORY: TEXT, all: TEXT}, edit: ...}, in "
+        "place of what is told by default; all: of any category",
+    )
+
+    @property
+    def judge_name(self) -> str:
+        """What results call the judge."""
+        return f"vlm:{self.model}"
+
+    @property
+    def identity(self) -> dict[str, JsonValue]:
+        """What decides the answers, as plain data."""
+        rubrics: JsonValue = {task: dict(texts) for task, texts in self.rubrics.items()}
+        return {"model": self.model, "parameters": self.parameters, "rubrics": rubrics}
 
     def key(self) -> str:
         """The API key.
@@ -63,10 +79,29 @@ class VlmSettings(Section):
         return key
 
 
-def read_settings(file: str, option: str = "--judge vlm") -> VlmSettings:
+class PairSettings(VlmSettings):
+    """A model that says which of two pictures is better: a model's, or the reference's."""
+
+    reference: str = Field(
+        min_length=1,
+        description="the model whose answers to the same cases are the other picture: teacher, or "
+        "a published student's name",
+    )
+
+    @property
+    def judge_name(self) -> str:
+        """What results call the judge."""
+        return f"vlm-pair:{self.model}:{self.reference}"
+
+
+Settings = TypeVar("Settings", bound=VlmSettings)
+
+
+def read_settings(file: str, kind: type[Settings], option: str) -> Settings:
     """Reads a YAML file.
 
     Args:
+        kind: of settings that it holds.
         option: what named the file, for messages.
 
     Raises:
@@ -85,24 +120,22 @@ def read_settings(file: str, option: str = "--judge vlm") -> VlmSettings:
         raise UserError(f"{field}: not valid YAML; correct it") from None
     if not isinstance(raw, dict):
         raise UserError(
-            f"{field}: not a mapping; allowed: YAML with the keys {', '.join(_KEYS)}; correct it"
+            f"{field}: not a mapping; allowed: YAML with the keys {', '.join(kind.model_fields)}; "
+            "correct it"
         )
     try:
-        return VlmSettings.model_validate_json(json.dumps(raw, default=str), strict=True)
+        return kind.model_validate_json(json.dumps(raw, default=str), strict=True)
     except ValidationError as error:
-        raise UserError(f"{field}: {_first(error)}") from None
+        raise UserError(f"{field}: {_first(error, kind)}") from None
 
 
-_KEYS = tuple(VlmSettings.model_fields)
-
-
-def _first(error: ValidationError) -> str:
+def _first(error: ValidationError, kind: type[VlmSettings]) -> str:
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     name = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
-        return unknown(name, name, _KEYS, "key")
+        return unknown(name, name, kind.model_fields, "key")
     problem = "missing" if first["type"] == "missing" else first["msg"]
-    return f"{name}: {problem}; allowed: {VlmSettings.model_fields[name].description}; correct it"
+    return f"{name}: {problem}; allowed: {kind.model_fields[name].description}; correct it"
 
 
 RETRIES = 3  # of one request, after 408, 409, 429, 5xx and lost connections

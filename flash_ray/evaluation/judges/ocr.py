@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from flash_ray.evaluation.benchmark import Case
-from flash_ray.evaluation.judges.base import CaseScore, require
+from flash_ray.evaluation.judges.base import CaseScore, Runs
+from flash_ray.evaluation.judges.choose import require
 
 # Pixels that the shorter side of a smaller picture is enlarged to. Of the words of 96 text cases as
 # the miniature draws them it reads 95 % at 128 and 256, 97 % at 320, 100 % at 384, 99 % at 448,
@@ -25,14 +26,15 @@ DETECTION, RECOGNITION = "PP-OCRv6_det_small.onnx", "PP-OCRv6_rec_small.onnx"
 
 
 class OcrJudge:
-    """Scores 1 + 4 * (1 - CER), at least 1; cases that ask for no text have no score.
+    """Scores 1 - CER, at least 0; cases that ask for no text have no score.
 
     CER, the character error rate, is the edit distance between the text read and the text wanted,
     over the length wanted. Letters and digits count, whatever their case.
     """
 
     name = "ocr"
-    in_tasks = False  # its models use every core
+    scale = "characters right, 0 to 1"
+    runs: Runs = "worker"  # it loads models
 
     def __init__(self) -> None:
         validate_missing()
@@ -79,7 +81,7 @@ class OcrJudge:
         read = self.read(image_HW3)
         rate = error_rate(read, wanted)
         details = {"wanted": wanted, "read": read, "cer": rate}
-        return CaseScore(score=1 + 4 * max(0.0, 1 - rate), details=details)
+        return CaseScore(score=max(0.0, 1 - rate), details=details)
 
 
 _NO_SCORE = CaseScore(score=None)

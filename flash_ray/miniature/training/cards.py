@@ -9,7 +9,7 @@ from typing import Any
 
 from flash_ray.cluster.resources import cluster_needs
 from flash_ray.cluster.session import ray_session
-from flash_ray.evaluation.compare import Comparison, compare_tasks, draw_here
+from flash_ray.evaluation.compare import Comparison, compare, draw_here, draw_tasks
 from flash_ray.evaluation.sample import load_base, teacher_sampler, untrained_samplers
 from flash_ray.evaluation.statistics import interval
 from flash_ray.miniature.benchmark import MiniatureBenchmark
@@ -86,7 +86,8 @@ def write_teacher_card(pipeline: Path, plan: TeacherPlan, per_category: int) -> 
         model = load_base(recipe)
         models = {"teacher": [teacher_sampler(recipe)], "untrained": untrained_samplers(recipe)}
         draw = draw_here(model, dict.fromkeys(models, model.transformer))
-        comparisons = compare_tasks(draw, models, benchmark, judge, per_category, steps.show)
+        drawn = draw_tasks(draw, models, benchmark, per_category, steps.show)
+        comparisons = {task: compare(of, judge, recipe) for task, of in drawn.items()}
     results = {
         name: {task: c.answers[name].to_json() for task, c in comparisons.items()}
         for name in models
@@ -95,6 +96,7 @@ def write_teacher_card(pipeline: Path, plan: TeacherPlan, per_category: int) -> 
         "benchmark": benchmark.name,
         "digest": benchmark.digest,
         "judge": judge.name,
+        "scale": judge.scale,
         "cases_per_category": per_category,
         "guidance_scale": defaults.guidance_scale,
         "guidance_rescale": defaults.guidance_rescale,
@@ -159,9 +161,8 @@ def write_specialized_card(
         transformers = {"base": model.transformer, "specialized": narrow.transformer}
         draw, models = draw_here(model, transformers), dict.fromkeys(transformers, [sampler])
         with narrow.lora("specialized"):
-            comparisons = compare_tasks(
-                draw, models, MiniatureBenchmark(), ExactJudge(), per_category, steps.show
-            )
+            drawn = draw_tasks(draw, models, MiniatureBenchmark(), per_category, steps.show)
+        comparisons = {task: compare(of, ExactJudge(), recipe) for task, of in drawn.items()}
     rows = [row for comparison in comparisons.values() for row in by_category(comparison)]
     (lora / "scores.json").write_text(json.dumps(rows, indent=1, allow_nan=False))
     weights = (lora / LORA).read_bytes()

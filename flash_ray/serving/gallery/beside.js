@@ -14,6 +14,7 @@ const namesOf = ([left, right]) =>
 
 export class Beside {
   #box;
+  #scale;
   #pictures = new AnswerPictures();
 
   /** `box` is where they are shown. */
@@ -29,6 +30,7 @@ export class Beside {
    * @param {() => void} onClose called by its button
    */
   show(evaluations, pair, offer, onClose) {
+    this.#scale = evaluations[0].scale;
     const names = namesOf(evaluations);
     const title = element("h2", { tabIndex: -1 }, `${names[0]} beside ${names[1]}`);
     const close = element("button", { type: "button" }, "Close");
@@ -39,7 +41,7 @@ export class Beside {
     this.#box.append(
       element("div", { className: "heading" }, title, close),
       element("ul", { className: "soft sources" }, ...sources),
-      scroller("Scores by category", scoreTable(names, pair)),
+      scroller("Scores by category", scoreTable(names, pair, this.#scale)),
       pair.unlike.length ? unlikeNote(evaluations, pair.unlike, offer) : alikeNote(names),
     );
     this.#showAnswers(evaluations, names);
@@ -82,7 +84,7 @@ export class Beside {
         {},
         name(names[i]),
         this.#pictures.frame(answer.picture, `${names[i]}-${id}.png`, `${names[i]}: ${prompt}`),
-        element("p", { className: "caption" }, element("strong", {}, decimal(answer.score))),
+        element("p", { className: "caption" }, element("strong", {}, decimal(answer.score, this.#scale))),
         element("div", { className: "remarks" }, ...remarks(answer)),
       ),
     );
@@ -111,15 +113,15 @@ function sharedCases([left, right]) {
 const apart = ([left, right]) =>
   left.score === null || right.score === null ? -1 : Math.abs(left.score - right.score);
 
-function scoreTable(names, { categories, all, unlike }) {
+function scoreTable(names, { categories, all, unlike }, scale) {
   const heads = ["category", ...names];
   if (!unlike.length) heads.push("difference");
   const line = (name, { left, right, difference }) => {
     const numbers = new Set([left, right, difference].map((mean) => mean?.counted));
     numbers.delete(undefined);
     const isEven = numbers.size === 1; // of one number of cases, which is said once
-    const cells = [scoreCell(left, decimal, !isEven), scoreCell(right, decimal, !isEven)];
-    if (!unlike.length) cells.push(scoreCell(difference, signed, !isEven));
+    const cells = [left, right].map((mean) => scoreCell(mean, scale, decimal, !isEven));
+    if (!unlike.length) cells.push(scoreCell(difference, scale, signed, !isEven));
     const cases = isEven && casesLine([...numbers][0]);
     return element("tr", {}, element("th", { scope: "row" }, name, cases), ...cells);
   };
@@ -133,11 +135,11 @@ function scoreTable(names, { categories, all, unlike }) {
   );
 }
 
-function scoreCell(mean, show, hasCases) {
+function scoreCell(mean, scale, show, hasCases) {
   if (!mean || mean.score === null) return element("td", { className: "soft" }, "none");
-  const range = element("span", { className: "soft" }, rangeOf(mean.interval, show));
+  const range = element("span", { className: "soft" }, rangeOf(mean.interval, scale, show));
   const cases = hasCases && casesLine(mean.counted);
-  return element("td", { className: "number" }, show(mean.score), range, cases);
+  return element("td", { className: "number" }, show(mean.score, scale), range, cases);
 }
 
 const casesLine = (number) =>

@@ -14,9 +14,9 @@ import { Grid } from "./grid.js";
  * @returns {{listen: (evaluations: object[]) => void, offer: (ask: Function) => void}} for the
  *   scores in the list of models: what is evaluated, and how to ask for more
  */
-export function setUpCompare({ role, limits, judges }, models, benchmark) {
+export function setUpCompare({ role, limits, judges, scales }, models, benchmark) {
   const isAllowed = permit(byId("compare-denied"), role, "generate", "Drawing pictures");
-  const form = new CompareForm(models, benchmark, limits, judges);
+  const form = new CompareForm(models, benchmark, limits, judges[0], scales[judges[0]]);
   let grid = null;
   let comparison = null;
   let stopper = null;
@@ -40,7 +40,7 @@ export function setUpCompare({ role, limits, judges }, models, benchmark) {
     byId("compare-status").textContent = "Fetching the cases.";
     const rows = await form.rows(signal);
     grid?.clear();
-    grid = new Grid(byId("grid"), rows, chosen);
+    grid = new Grid(byId("grid"), rows, chosen, scales[judges[0]]);
     return new Comparison(grid, rows, chosen);
   }
 

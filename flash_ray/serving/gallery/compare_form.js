@@ -32,11 +32,11 @@ export class CompareForm {
   scores;
 
   /** `benchmark` is null if there is none; `limits` are the server's, of one request. */
-  constructor(models, benchmark, limits, judges) {
+  constructor(models, benchmark, limits, judge, scale) {
     this.#models = models;
     this.#benchmark = benchmark;
     this.#limits = limits;
-    this.scores = benchmark && new ModelScores(models, benchmark, judges[0], limits.cases);
+    this.scores = benchmark && new ModelScores(models, benchmark, judge, scale, limits.cases);
     bound(byId("per-category"), limits.cases);
     this.#listModels();
     if (benchmark) this.#offerBenchmark();

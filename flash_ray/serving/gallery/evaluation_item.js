@@ -51,13 +51,13 @@ export class Item {
   }
 
   update(evaluation) {
-    const { status, progress, score, error } = evaluation;
+    const { status, progress, score, scale, error } = evaluation;
     const focused = document.activeElement;
     this.evaluation = evaluation;
     this.#progress.max = Math.max(progress.total, 1);
     this.#progress.value = progress.done;
     this.#state.textContent = `${status}, ${progress.done} of ${progress.total}`;
-    if (score) this.#showScore(score, progress.total);
+    if (score) this.#showScore(score, progress.total, scale);
     this.#error.textContent = error ?? "";
     this.#progress.hidden = !isActive(evaluation);
     this.#choice.hidden = this.#open.hidden = status !== "succeeded";
@@ -67,11 +67,11 @@ export class Item {
   }
 
   /** The mean and its interval, and on how many cases: others may be scored on more. */
-  #showScore({ score, interval, counted }, total) {
+  #showScore({ score, interval, counted }, total, scale) {
     const cases = counted === total ? count(total, "case") : `${counted} of ${total} cases`;
     this.#score.replaceChildren(
-      element("strong", {}, score === null ? "no score" : decimal(score)),
-      rangeOf(interval),
+      element("strong", {}, score === null ? "no score" : decimal(score, scale)),
+      rangeOf(interval, scale),
       element("span", { className: "soft" }, ` on ${cases}`),
     );
   }

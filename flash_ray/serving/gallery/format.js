@@ -1,19 +1,24 @@
 // Numbers and titles as a person reads them.
 
+const FIVE = "1 to 5"; // the scale of judges that give points as people do
+
+/** The decimals of scores on a judge's scale; measures have those of points. */
+const digits = (scale) => (scale === FIVE ? 2 : 3);
+
 /** A score, or a measure of it; nothing where the judge has none. */
-export const decimal = (value) => value?.toFixed(2) ?? "";
+export const decimal = (value, scale = FIVE) => value?.toFixed(digits(scale)) ?? "";
 
 /** A difference of scores, e.g. "+0.12" or "−0.05". */
-export const signed = (value) =>
-  value === null ? "" : `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)}`;
+export const signed = (value, scale = FIVE) =>
+  value === null ? "" : `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(digits(scale))}`;
 
 /** A mean score and its 95 % interval, e.g. "4.35 [4.21, 4.47]"; `show` writes a number. */
-export const withInterval = ({ score, interval }, show = decimal) =>
-  `${show(score)}${rangeOf(interval, show)}`;
+export const withInterval = ({ score, interval }, scale, show = decimal) =>
+  `${show(score, scale)}${rangeOf(interval, scale, show)}`;
 
 /** The interval alone, after a space; nothing if there is none. */
-export const rangeOf = (interval, show = decimal) =>
-  interval ? ` [${interval.map(show).join(", ")}]` : "";
+export const rangeOf = (interval, scale, show = decimal) =>
+  interval ? ` [${interval.map((value) => show(value, scale)).join(", ")}]` : "";
 
 export const seconds = (value) => `${value.toFixed(value < 10 ? 2 : 1)} s`;
 

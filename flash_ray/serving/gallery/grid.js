@@ -12,15 +12,17 @@ export class Grid {
   #pictures = new Pictures();
   #cells = new Map();
   #heads = new Map();
+  #scale;
 
-  /** Replaces what `container` shows. */
-  constructor(container, rows, models) {
+  /** Replaces what `container` shows; `scale` is what the judge's scores are. */
+  constructor(container, rows, models, scale) {
+    this.#scale = scale;
     const hasInputs = rows.some((row) => row.inputs.length > 0);
     const table = element("table", { className: "grid" });
     table.classList.toggle("many", models.length > MANY);
     setColumns(table, models.length + Number(hasInputs));
     table.append(this.#head(models, hasInputs), this.#body(rows, models, hasInputs));
-    const scores = "Scores are the judge's, from 1 to 5. ";
+    const scores = `Scores are the judge's: ${scale}. `;
     const times =
       "Times are the server's, without the wait in its queue; pictures that it drew as one batch " +
       "took theirs together.";
@@ -39,7 +41,7 @@ export class Grid {
   summarize(model, scores, rows, times) {
     const parts = [];
     const extent = scores.length < rows ? ` of ${count(scores.length, "case")}` : "";
-    if (scores.length) parts.push(`mean ${decimal(mean(scores))}${extent}`);
+    if (scores.length) parts.push(`mean ${decimal(mean(scores), this.#scale)}${extent}`);
     if (times.length) parts.push(`median ${seconds(median(times))}`);
     this.#heads.get(model).textContent = parts.join(", ");
   }
@@ -61,7 +63,7 @@ export class Grid {
 
   #body(rows, models, hasInputs) {
     const lines = rows.map((row) => {
-      const cells = models.map((model) => new Cell(this.#pictures, row, model));
+      const cells = models.map((model) => new Cell(this.#pictures, row, model, this.#scale));
       this.#cells.set(row, new Map(models.map((model, i) => [model, cells[i]])));
       const head = element(
         "th",
@@ -90,6 +92,7 @@ class Cell {
   #pictures;
   #row;
   #model;
+  #scale;
   #note = element("p", { className: "note" });
   #frame = element("div", { className: "frame" }, this.#note);
   #score = element("strong");
@@ -97,7 +100,8 @@ class Cell {
   #measures = element("dl");
   #making = element("dl");
 
-  constructor(pictures, row, model) {
+  constructor(pictures, row, model, scale) {
+    this.#scale = scale;
     this.#pictures = pictures;
     this.#row = row;
     this.#model = model;
@@ -128,7 +132,7 @@ class Cell {
   }
 
   showScore(judged) {
-    this.#score.textContent = decimal(judged.score);
+    this.#score.textContent = decimal(judged.score, this.#scale);
     this.say(capOf(judged), true);
     for (const [name, value] of Object.entries(judged.measures)) {
       state(this.#measures, name, decimal(value));

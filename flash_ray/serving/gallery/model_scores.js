@@ -9,6 +9,7 @@ export class ModelScores {
   #models;
   #benchmark;
   #judge;
+  #scale;
   #most;
   #chosen = [];
   #evaluations = [];
@@ -19,11 +20,15 @@ export class ModelScores {
   /** What stands under the list. */
   box = element("div", { className: "scores" }, this.#note, this.#button);
 
-  /** `judge` is the one whose scores are shown, `most` how many cases an evaluation may have. */
-  constructor(models, benchmark, judge, most) {
+  /**
+   * @param {string} judge whose scores are shown, and `scale`, what they are
+   * @param {number} most how many cases an evaluation may have
+   */
+  constructor(models, benchmark, judge, scale, most) {
     this.#models = models;
     this.#benchmark = benchmark;
     this.#judge = judge;
+    this.#scale = scale;
     this.#most = most;
     this.#button.addEventListener("click", () => {
       trying("scoring", () => this.#ask(this.#offered()));
@@ -81,7 +86,7 @@ export class ModelScores {
     this.#note.textContent =
       cases === null
         ? ""
-        : `Scores by ${this.#judge}, 1 to 5, on the same cases for all: the first ${cases} of each ` +
+        : `Scores by ${this.#judge} (${this.#scale}), on the same cases for all: the first ${cases} of each ` +
           `category of ${this.#benchmark.id}.`;
     this.#button.hidden = offered.length === 0;
     const pictures = offered.reduce((sum, { task }) => sum + this.#categories(task) * cases, 0);
@@ -98,7 +103,7 @@ export class ModelScores {
   #lineOf(model, { cases, sets }) {
     const scores = sets.get(cases)?.get(model.id) ?? {};
     const tasks = Object.keys(this.#benchmark.tasks);
-    const parts = tasks.filter((task) => scores[task]).map((task) => `${task} ${shown(scores[task])}`);
+    const parts = tasks.filter((task) => scores[task]).map((task) => `${task} ${shown(scores[task], this.#scale)}`);
     const running = tasks
       .filter((task) => !scores[task])
       .map((task) => this.#underWay({ model: model.id, task, cases, judge: this.#judge }))
@@ -115,4 +120,5 @@ export class ModelScores {
   }
 }
 
-const shown = (score) => (score.score === null ? decimal(null) : withInterval(score));
+const shown = (score, scale) =>
+  score.score === null ? decimal(null) : withInterval(score, scale);

@@ -16,7 +16,7 @@ export class Result {
 
   /** Shows an evaluation that succeeded; `onClose` is called by its button. */
   show(evaluation, onClose) {
-    const { model, cases, seed, result } = evaluation;
+    const { cases, seed, scale, result } = evaluation;
     const title = element("h2", { tabIndex: -1 }, titleOf(evaluation));
     const close = element("button", { type: "button" }, "Close");
     close.addEventListener("click", onClose);
@@ -24,7 +24,7 @@ export class Result {
       (a, b) => rank(a) - rank(b) || a.case.localeCompare(b.case),
     );
     const brackets = result.interval ? " Brackets: 95 % interval." : "";
-    const how = `${count(cases, "case")} a category, seed ${seed}.${brackets}`;
+    const how = `${count(cases, "case")} a category, seed ${seed}. Scores: ${scale}.${brackets}`;
     const list = element("ol", { className: "answers" });
     list.classList.toggle(
       "edits",
@@ -33,11 +33,11 @@ export class Result {
     this.#box.append(
       element("div", { className: "heading" }, title, close),
       element("p", { className: "soft" }, how),
-      scroller("Scores by category", categoryTable(result)),
+      scroller("Scores by category", categoryTable(result, scale)),
       element("h3", {}, "Answers, the worst first"),
       list,
     );
-    const item = (answer) => this.#item(model, answer);
+    const item = (answer) => this.#item(evaluation, answer);
     this.#box.append(paged(list, worst, item, this.#pictures));
     title.focus();
   }
@@ -47,7 +47,7 @@ export class Result {
     this.#box.replaceChildren();
   }
 
-  #item(model, answer) {
+  #item({ model, scale }, answer) {
     const { case: id, prompt, score, picture, references } = answer;
     const frame = (path, name, description) =>
       this.#pictures.frame(path, `${model}-${name}`, description);
@@ -60,7 +60,7 @@ export class Result {
       element(
         "p",
         {},
-        element("strong", {}, decimal(score)),
+        element("strong", {}, decimal(score, scale)),
         element("span", { className: "soft" }, ` ${id}`),
       ),
       element("p", { className: "prompt" }, prompt),
@@ -73,7 +73,7 @@ export class Result {
 const rank = ({ score }) => score ?? Number.MAX_VALUE;
 
 /** A row for each category; the columns are what the judge measures and says of categories. */
-function categoryTable(result) {
+function categoryTable(result, scale) {
   const { categories, counted, measures } = result;
   const line = (cells) => {
     const [name, ...values] = cells;
@@ -86,11 +86,11 @@ function categoryTable(result) {
   const rows = Object.entries(categories).map(([name, row]) => {
     const parts = measured.map((measure) => decimal(row.measures[measure]));
     const details = described.map((detail) => detailOf(row.details[detail]));
-    return line([name, casesOf(row), decimal(row.score), ...parts, ...details]);
+    return line([name, casesOf(row), decimal(row.score, scale), ...parts, ...details]);
   });
   const all = Object.values(categories).reduce((sum, row) => sum + row.cases, 0);
   const parts = measured.map((measure) => decimal(measures[measure]));
-  const total = [withInterval(result), ...parts, ...described.map(() => "")];
+  const total = [withInterval(result, scale), ...parts, ...described.map(() => "")];
   return element(
     "table",
     { className: "categories" },

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from starlette.concurrency import run_in_threadpool
 
-from flash_ray.serving.benchmark import judge_names, vlm_identity
+from flash_ray.serving.benchmark import judge_names, scale_of, vlm_identity
 from flash_ray.serving.beside import Finished, lay_beside
 from flash_ray.serving.evaluations import ENDS, EvaluationSpec
 from flash_ray.serving.http import ApiError
@@ -112,6 +112,7 @@ async def _spec(service: Service, body: EvaluationRequest) -> EvaluationSpec:
         total=len(cases),
         seed=body.seed,
         judge=judge,
+        scale=scale_of(judge, service.settings),
         vlm=vlm_identity(judge, service.settings),
         created=int(time.time()),
     )

@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from flash_ray.recipe.sizes import MAX_ASPECT, MULTIPLE
-from flash_ray.serving.benchmark import judge_names
+from flash_ray.serving.benchmark import judge_names, scale_of
 from flash_ray.serving.http import ApiError
 from flash_ray.serving.registry import ServedModel
 from flash_ray.serving.schemas import Bounds, Me, ModelCard, ModelCards
@@ -16,10 +16,12 @@ router = APIRouter(prefix="/v1", tags=["models"])
 def me(service: Served, caller: Caller) -> Me:
     """The role of the token, the limits of one request, and the judges of evaluations."""
     limits = service.settings.limits.model_dump() | {"pixels": service.most_pixels}
+    judges = judge_names(service.recipe, service.settings)
     return Me(
         role=caller,
         limits=Bounds(**limits, size_step=MULTIPLE, aspect=MAX_ASPECT),
-        judges=judge_names(service.recipe, service.settings),
+        judges=judges,
+        scales={judge: scale_of(judge, service.settings) for judge in judges},
     )
 
 

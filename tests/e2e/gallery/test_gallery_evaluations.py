@@ -32,6 +32,7 @@ def crowd(served_store: ServedStore) -> Iterator[int]:
         total=3,
         seed=0,
         judge="exact",
+        scale="1 to 5",
         vlm=None,
         created=2**31,
     )

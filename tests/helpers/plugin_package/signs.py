@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from flash_ray.evaluation.benchmark import Case
-from flash_ray.evaluation.judges.base import CaseScore
+from flash_ray.evaluation.judges.base import CaseScore, Runs
 from flash_ray.recipe.schema import Task
 
 WORDS = ("OPEN", "EXIT", "STOP")
@@ -47,10 +47,11 @@ class SignsBenchmark:
 
 
 class SharpnessJudge:
-    """Scores the mean difference of neighboring pixels: 1 for none, 5 for black beside white."""
+    """Scores the mean difference of neighboring pixels: 0 for none, 1 for black beside white."""
 
     name = "sharpness"
-    in_tasks = True
+    scale = "mean step between neighbors, 0 to 1"
+    runs: Runs = "cpu"
 
     def can_judge(self, case: Case) -> bool:
         """Any picture has a sharpness."""
@@ -69,4 +70,4 @@ class SharpnessJudge:
 def _score(image_HW3: np.ndarray) -> CaseScore:
     steps = np.abs(np.diff(image_HW3.astype(np.float64), axis=1)) / 255
     sharpness = float(steps.mean())
-    return CaseScore(score=1 + 4 * sharpness, measures={"sharpness": sharpness})
+    return CaseScore(score=sharpness, measures={"sharpness": sharpness})
