@@ -12,7 +12,8 @@ from flash_ray.evaluation.benchmark import Case, first_of_each
 
 SIDES = (128, 256)  # pixels, smallest and largest, of the squares that pictures are fitted into
 COLUMNS = 8  # squares in a row
-GAP, LINE = 6, 15  # pixels between cells, and of one line of text
+GAP, LINE = 6, 15  # pixels between cells of a table, and of one line of text
+APART, CLOSE = 16, 2  # pixels between cases, and between the pictures of one
 LINES = 3  # of a prompt
 EAST_ASIAN = r"\u2e80-\uffef"
 WORDS = re.compile(rf"[{EAST_ASIAN}]\s*|[^\s{EAST_ASIAN}]+\s*")  # Chinese breaks anywhere
@@ -37,13 +38,13 @@ def contact_sheet(cases: Sequence[Case], images: Sequence[np.ndarray]) -> Image.
     cells = [
         _cell(case.prompt, of_case, side) for case, of_case in zip(cases, pictures, strict=True)
     ]
-    widest = max(COLUMNS * (side + GAP), max(cell.width for cell in cells) + GAP)
+    widest = max(COLUMNS * (side + APART), max(cell.width for cell in cells) + APART)
     places, left, top, height = list[tuple[int, int]](), 0, 0, cells[0].height
     for cell in cells:
-        if left + cell.width + GAP > widest:
+        if left + cell.width + APART > widest:
             left, top = 0, top + height
         places.append((left, top))
-        left += cell.width + GAP
+        left += cell.width + APART
     width = max(x + cell.width for (x, _), cell in zip(places, cells, strict=True))
     sheet = Image.new("RGB", (width + 2 * GAP, top + height + 2 * GAP), "white")
     for cell, (x, y) in zip(cells, places, strict=True):
@@ -107,10 +108,10 @@ def _east_asian_font() -> Font | None:
 
 
 def _cell(prompt: str, pictures: Sequence[Image.Image], side: int) -> Image.Image:
-    width = len(pictures) * (side + GAP) - GAP
+    width = len(pictures) * (side + CLOSE) - CLOSE
     cell = Image.new("RGB", (width, side + LINES * LINE + GAP), "white")
     for position, picture in enumerate(pictures):
-        cell.paste(fitted(picture, side), (position * (side + GAP), 0))
+        cell.paste(fitted(picture, side), (position * (side + CLOSE), 0))
     font = font_of(prompt)
     text = wrapped(prompt, width, font, LINES)
     ImageDraw.Draw(cell).multiline_text((0, side + 1), text, "#444444", font, spacing=1)

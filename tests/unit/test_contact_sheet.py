@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageFont
 
 from flash_ray.evaluation.benchmark import Case
-from flash_ray.evaluation.contact_sheet import COLUMNS, GAP, contact_sheet, wrapped
+from flash_ray.evaluation.contact_sheet import APART, CLOSE, COLUMNS, GAP, contact_sheet, wrapped
 
 RED, GREEN, BLUE = ((255, 0, 0), (0, 200, 0), (0, 0, 255))
 CASE = Case("one", "t2i", "any", "a red house", (64, 64), 0)
@@ -37,12 +37,12 @@ def test_every_picture_is_there_and_rows_are_full():
     count = 2 * COLUMNS + 3
     sheet = contact_sheet([CASE] * count, [picture(RED)] * count)
     assert boxes(sheet, RED) == [(128, 128)] * count
-    assert sheet.width == COLUMNS * (128 + GAP) + GAP
+    assert sheet.width == COLUMNS * (128 + APART) - APART + 2 * GAP
 
 
 def test_an_edit_stands_after_its_inputs():
     row = np.asarray(contact_sheet([EDIT], [picture(BLUE)]))[GAP + 10]
-    colors = [tuple(row[GAP + 10 + column * (128 + GAP)]) for column in (0, 1)]
+    colors = [tuple(row[GAP + 10 + column * (128 + CLOSE)]) for column in (0, 1)]
     assert colors == [GREEN, BLUE]
     two = replace(EDIT, references=[*EDIT.references] * 2)
     sheet = contact_sheet([CASE, two], [picture(RED), picture(BLUE)])
