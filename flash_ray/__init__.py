@@ -71,6 +71,8 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+# Ray's workers and trials stay where the command was called: recipes name files from there.
+os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
 
 __version__ = "0.1.0"
 __all__ = ["DMD", "Recipe", "__version__", "distill", "load_recipe", "load_student"]

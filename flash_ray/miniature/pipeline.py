@@ -120,7 +120,9 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> ImageTextProcessor:
     return ImageTextProcessor(images, tokenizer, chat_template=_CHAT_TEMPLATE)
 
 
-def build_text_encoder(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGeneration:
+def build_text_encoder(
+    tokenizer: PreTrainedTokenizerFast, width: int = TEXT_WIDTH
+) -> Qwen3VLForConditionalGeneration:
     """A random, frozen two-layer Qwen3-VL whose last hidden state still tells tokens apart."""
 
     def token_id(token: str) -> int:
@@ -131,8 +133,8 @@ def build_text_encoder(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditio
     config = Qwen3VLConfig(
         text_config={
             "vocab_size": len(tokenizer),
-            "hidden_size": TEXT_WIDTH,
-            "intermediate_size": 2 * TEXT_WIDTH,
+            "hidden_size": width,
+            "intermediate_size": 2 * width,
             "num_hidden_layers": 2,
             "num_attention_heads": 2,
             "num_key_value_heads": 2,
@@ -155,7 +157,7 @@ def build_text_encoder(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditio
             "patch_size": 16,
             "spatial_merge_size": 2,
             "temporal_patch_size": 2,
-            "out_hidden_size": TEXT_WIDTH,
+            "out_hidden_size": width,
             "num_position_embeddings": 64,
             "deepstack_visual_indexes": [0],
         },

@@ -1,27 +1,17 @@
-"""The miniature's processor: Qwen3-VL's without its video part.
+"""The miniature's processor, at the path that its pipelines' model_index.json names.
 
-`Qwen3VLProcessor` needs torchvision for videos only; the pipeline feeds it text and pictures.
+diffusers looks in this module for the class and for the base class whose from_pretrained it knows.
 """
 
-from transformers import PreTrainedTokenizerBase, ProcessorMixin, Qwen3VLProcessor
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers import ProcessorMixin
 
-# A saved pipeline's model_index.json names this module; diffusers looks in it for the class and
-# for the base class whose from_pretrained it knows.
+from flash_ray.models.processor import TextImageProcessor
+
 __all__ = ["ImageTextProcessor", "ProcessorMixin"]
 
 
-class ImageTextProcessor(Qwen3VLProcessor):
+class ImageTextProcessor(TextImageProcessor):
     """Turns prompts and pictures into the inputs of `Qwen3VLForConditionalGeneration`.
 
-    `save_pretrained` and `from_pretrained` work as for any processor of transformers, and
     `QwenImage21Pipeline.from_pretrained` finds it once this module is imported.
     """
-
-    def __init__(
-        self,
-        image_processor: Qwen2VLImageProcessorPil,
-        tokenizer: PreTrainedTokenizerBase,
-        chat_template: str | None = None,
-    ):
-        super().__init__(image_processor, tokenizer, chat_template=chat_template)

@@ -45,7 +45,7 @@ def resolve_base(base: str) -> str:
 
 def validate_base(base: str) -> None:
     """Raises UserError if there is no pipeline, neither in a folder nor within reach of the hub."""
-    _index(resolve_base(base))
+    index_file(resolve_base(base))
 
 
 def dtype_of(recipe: Recipe) -> "torch.dtype":
@@ -63,7 +63,7 @@ def family_of(base: str) -> "ModelFamily":
     """
     source = resolve_base(base)
     try:
-        pipeline_class = json.loads(_index(source).read_text(encoding="utf-8"))["_class_name"]
+        pipeline_class = json.loads(index_file(source).read_text(encoding="utf-8"))["_class_name"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"base: {source}/{INDEX} cannot be read ({type(error).__name__}); give a folder "
@@ -136,7 +136,7 @@ def import_components(source: str | Path) -> None:
         UserError: `source` is no folder, and no hub model that can be reached.
     """
     trusted = plugins.packages()
-    for part in json.loads(_index(str(source)).read_text(encoding="utf-8")).values():
+    for part in json.loads(index_file(str(source)).read_text(encoding="utf-8")).values():
         module = part[0] if isinstance(part, list) and part else None
         if isinstance(module, str) and module.partition(".")[0] in trusted:
             importlib.import_module(module)
@@ -192,7 +192,7 @@ def _digest(base: str, parts: tuple[str, ...]) -> str:
                     digest.update(block)
     else:
         # .../snapshots/<commit>/model_index.json
-        digest.update(f"{source}@{_index(source).parent.name}".encode())
+        digest.update(f"{source}@{index_file(source).parent.name}".encode())
     return digest.hexdigest()[:16]
 
 
@@ -207,7 +207,7 @@ def _blocks(path: Path) -> Iterator[bytes]:
             yield file.read(_MIB)
 
 
-def _index(source: str) -> Path:
+def index_file(source: str) -> Path:
     """The pipeline's model_index.json, of a hub id in the cache of downloads."""
     if Path(source).is_dir():
         return Path(source) / INDEX

@@ -28,6 +28,7 @@ from flash_ray.models.base import (
 )
 from flash_ray.models.loading import import_components
 from flash_ray.models.lora import read_lora
+from flash_ray.models.processor import without_video
 from flash_ray.models.prompt_cache import SLOT, decoder, token_shapes
 from flash_ray.models.schedule import save_unshifted, scheduled, validate_scheduler
 from flash_ray.models.user_text import as_text, user_text
@@ -69,11 +70,12 @@ class QwenImage21:
         Raises:
             UserError: no Qwen-Image-2.1 pipeline can be loaded from `source`.
         """
-        left_out = {} if encoders else {"text_encoder": None}
-        left_out |= {} if transformer else {"transformer": None}
+        wanted = {"text_encoder": encoders, "transformer": transformer}
+        given: dict[str, Any] = {part: None for part, is_wanted in wanted.items() if not is_wanted}
         try:
             import_components(source)
-            pipeline = QwenImage21Pipeline.from_pretrained(source, dtype=dtype, **left_out)
+            given |= without_video(source)
+            pipeline = QwenImage21Pipeline.from_pretrained(source, dtype=dtype, **given)
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(

@@ -1,15 +1,22 @@
 """What the records say: tables, verdicts on claims, noise and cost, as data for the report."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
 
 from flash_ray.evaluation.benchmark import Case
 from flash_ray.evaluation.judges.choose import load_judge
-from flash_ray.evaluation.statistics import Estimate, Scores, common_seeds, difference, mean
+from flash_ray.evaluation.statistics import (
+    Estimate,
+    Scores,
+    common_seeds,
+    difference,
+    mean,
+)
 from flash_ray.recipe.schema import Task
+from flash_ray.studies.baselines import BaselineRow, Baselines, BaseScores, base_scores, closed
 from flash_ray.studies.records import Record, TeacherMeans
 from flash_ray.studies.study import Claim, Study, Trial
 
@@ -27,6 +34,8 @@ class Row:
         rank: by the average, 1 is best.
         ties: ranks of the arms whose average does not differ from this one's.
         diversity: by category the mean over seeds of the judge's diversity gap; {} if it has none.
+        closed: the share of the gap between untrained base and teacher that the arm closes; None
+            where the teacher is not better beyond chance, or the two were not scored.
     """
 
     arm: str
@@ -35,6 +44,7 @@ class Row:
     rank: int
     ties: tuple[int, ...]
     diversity: Mapping[str, float | None]
+    closed: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,7 @@ class Table:
     task: Task
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
+    baselines: tuple[BaselineRow, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,13 +142,18 @@ class Findings:
 
 
 def compare_arms(
-    study: Study, cases: Cases, trials: Sequence[Trial], records: Mapping[str, Record]
+    study: Study,
+    cases: Cases,
+    trials: Sequence[Trial],
+    records: Mapping[str, Record],
+    baselines: Baselines | None = None,
 ) -> Findings:
     """Compares the finished trials; those that are missing or diverged are named.
 
     Args:
         cases: that the trials were scored on, by task.
         records: by trial.
+        baselines: what the base scores on the same cases, if that is known.
     """
     counted = _counted(cases, list(records.values()))
     of_seeds = [record for record in records.values() if record.seed in study.seeds]
@@ -152,7 +168,7 @@ def compare_arms(
         judge,
         load_judge(judge, "judge").scale,
         records,
-        tuple(_tables(study, scores, of_seeds)),
+        tuple(_tables(study, scores, of_seeds, base_scores(baselines, counted))),
         tuple(_verdict(study, claim, scores) for claim in study.claims),
         tuple(_noise(study, counted, records)),
         tuple(_costs(study, of_seeds)),
@@ -193,7 +209,12 @@ def _scores(
     return Scores(tuple(record.seed for record in of_arm), tables_SC)
 
 
-def _tables(study: Study, scores: ArmScores, records: Sequence[Record]) -> Iterator[Table]:
+def _tables(
+    study: Study,
+    scores: ArmScores,
+    records: Sequence[Record],
+    base: Mapping[Task, BaseScores],
+) -> Iterator[Table]:
     for name, factor in study.tables.items():
         for task in factor.tasks:
             arms = {arm: scores[task][arm] for arm in factor.arms if arm in scores[task]}
@@ -201,13 +222,27 @@ def _tables(study: Study, scores: ArmScores, records: Sequence[Record]) -> Itera
                 continue
             categories = tuple(next(iter(arms.values())).categories)
             rows = tuple(_rows(arms, task, categories, records))
-            yield Table(name, factor.title, task, (*categories, AVERAGE), rows)
+            beside = []
+            if task in base:
+                rows = tuple(replace(row, closed=closed(arms[row.arm], base[task])) for row in rows)
+                parts = _parts(categories)
+                beside = [
+                    BaselineRow(each, nfe, {c: mean(of, parts[c]) for c in parts})
+                    for each, (nfe, of) in base[task].items()
+                ]
+            columns = (*categories, AVERAGE)
+            yield Table(name, factor.title, task, columns, rows, tuple(beside))
+
+
+def _parts(categories: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The categories that each column is of."""
+    return {**{category: (category,) for category in categories}, AVERAGE: tuple(categories)}
 
 
 def _rows(
     arms: Mapping[str, Scores], task: Task, categories: Sequence[str], records: Sequence[Record]
 ) -> Iterator[Row]:
-    parts = {**{category: (category,) for category in categories}, AVERAGE: tuple(categories)}
+    parts = _parts(categories)
     means = {arm: {c: mean(s, parts[c]) for c in parts} for arm, s in arms.items()}
     best = {column: max(arms, key=lambda arm: means[arm][column].mean) for column in parts}
     order = sorted(arms, key=lambda arm: -means[arm][AVERAGE].mean)

@@ -249,6 +249,7 @@ def _environment(digits: int) -> Environment:
     )
     environment.filters["cell"] = partial(_cell, digits=digits)
     environment.filters["signed"] = _signed
+    environment.filters["percent"] = _percent
     environment.filters["number"] = partial(_number, digits=digits)
     return environment
 
@@ -268,6 +269,12 @@ def _signed(estimate: Estimate | None) -> str:
     if math.isnan(estimate.low):
         return f"{estimate.mean:+.3f}, no interval"
     return f"{estimate.mean:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]"
+
+
+def _percent(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "no gap"
+    return f"{estimate.mean:.0%} [{estimate.low:.0%}, {estimate.high:.0%}]"
 
 
 def _number(value: float | None, digits: int) -> str:

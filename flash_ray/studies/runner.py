@@ -17,6 +17,7 @@ from flash_ray.models.lora_source import with_pinned_loras
 from flash_ray.recipe.schema import Task
 from flash_ray.storage.outputs import write_whole
 from flash_ray.storage.s3 import Store
+from flash_ray.studies.draw_baselines import keep_baselines
 from flash_ray.studies.records import PICTURES, PROGRESS, Record, append_record, read_records
 from flash_ray.studies.resources import DRIVER_CPUS, study_resources
 from flash_ray.studies.study import Trial
@@ -129,6 +130,7 @@ def run_trials(
     if evaluation.every:
         cases.append({"t2i": evaluation.cases.t2i, "edit": evaluation.cases.edit})
     with study_resources(recipes, store, cases, at_once, steps) as resources:
+        keep_baselines(trials, store, out, steps)
         encoded, *curve = resources.encoded
         live = Queue(actor_options={"num_cpus": 0})
         try:

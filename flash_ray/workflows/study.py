@@ -171,6 +171,7 @@ def report(name: str, out: Path, to: Path | None) -> tuple[Path, list[CorruptRec
     Raises:
         UserError: none is.
     """
+    from flash_ray.studies.baselines import read_baselines
     from flash_ray.studies.findings import compare_arms
     from flash_ray.studies.report import write_report
 
@@ -182,7 +183,9 @@ def report(name: str, out: Path, to: Path | None) -> tuple[Path, list[CorruptRec
         )
     cases, to = trials[0].scored_cases(), to or out / "report"
     _validate_report(to)
-    findings = compare_arms(study, cases, trials, records)
+    baselines, corrupt = read_baselines(trials[0], out)
+    faults += corrupt
+    findings = compare_arms(study, cases, trials, records, baselines)
     with new_folder(to) as folder:
         faults += write_report(name, findings, cases, out, folder)
     return to, faults

@@ -98,17 +98,22 @@ def store_with_students(base: Path, folder: Path) -> Iterator[ServedStore]:
 
 def start_server(base: Path, store: ServedStore, *options: str) -> Served:
     """Starts `flash-ray serve miniature` over a store and waits until it answers."""
+    return start_serving(store, "miniature", "--set", f"base={base}", *options)
+
+
+def start_serving(store: ServedStore, recipe: str, *options: str) -> Served:
+    """Starts `flash-ray serve` over a store, in its folder, and waits until it answers."""
     file = store.folder / f"tokens-{time.monotonic_ns()}.json"
     tokens = {role: add_token(file, role, role) for role in ROLES}
     (port,) = free_ports(1)
-    words = ["serve", "miniature", "--set", f"base={base}"]
-    words += ["--store", store.url, "--port", str(port)]
+    words = ["serve", recipe, "--store", store.url, "--port", str(port)]
     environment = user_environment(
         store.folder, FLASH_RAY_CACHE=str(store.folder / "cache"), **store.variables
     )
     with (store.folder / "log").open("ab") as log:
         process = subprocess.Popen(
             [FLASH_RAY, *words, "--tokens", file, *options],
+            cwd=store.folder,
             env=environment,
             stdout=log,
             stderr=log,

@@ -12,6 +12,7 @@ from PIL import Image
 from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import Case
 from flash_ray.evaluation.judges.base import CaseScore
+from flash_ray.studies.baselines import Baselines, BaselineScores, digest_of
 from flash_ray.studies.findings import compare_arms
 from flash_ray.studies.records import (
     PICTURES,
@@ -332,3 +333,42 @@ def test_one_seed_decides_nothing(filled, study_file):
         claims = list(csv.DictReader(file))
     assert {claim["verdict"] for claim in claims} == {"undecided"}
     assert all(claim["low"] and claim["high"] for claim in claims)  # over cases
+
+
+def base_of(trial, level, nfe):
+    """Scores of the base whose mean over a task is `level` at index 0."""
+    scores = {
+        task: {
+            case.id: CaseScore(score=level + int(case.id.rpartition("-")[2]) / 10) for case in cases
+        }
+        for task, cases in trial.scored_cases().items()
+    }
+    return BaselineScores(nfe=nfe, scores=scores)
+
+
+def test_the_base_stands_below_the_arms(filled, study_file):
+    study, trials, out = filled
+    models = {"teacher": base_of(trials[0], 3.8, 80), "untrained": base_of(trials[0], 2.8, 4)}
+    found = Baselines(digest=digest_of(trials[0]), models=models)
+    (out / "baselines.json").write_text(found.model_dump_json())
+    text = (commands.report(study_file, out, None)[0] / "report.md").read_text()
+    assert re.search(r"\| good \| 2 \|.*\| 1 \| [0-9, ]*\| 8\d% \[\d+%, \d+%\] \|\n", text)
+    assert re.search(r"\| \*teacher, 80 evaluations\* \| \| 3\.95 \[", text)
+    assert re.search(r"\| \*untrained, 4 evaluations\* \| \| 2\.95 \[", text)
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"digest": 1, "models": {}}'])
+def test_corrupt_scores_of_the_base_cost_themselves(filled, study_file, content):
+    out = filled[2]
+    (out / "baselines.json").write_text(content)
+    folder, (fault,) = commands.report(study_file, out, None)
+    assert "baselines.json" in str(fault)
+    assert "evaluations*" not in (folder / "report.md").read_text()
+
+
+def test_scores_of_another_base_do_not_count(filled, study_file):
+    study, trials, out = filled
+    models = {"teacher": base_of(trials[0], 3.8, 80), "untrained": base_of(trials[0], 2.8, 4)}
+    (out / "baselines.json").write_text(Baselines(digest="0", models=models).model_dump_json())
+    folder, faults = commands.report(study_file, out, None)
+    assert faults == [] and "evaluations*" not in (folder / "report.md").read_text()
