@@ -76,7 +76,7 @@ class TensorBoard:
 
     def __init__(self, run: TrackedRun):
         self._run = run
-        self._folder = (FOLDER / run.name).absolute()  # Ray Tune changes the working directory
+        self._folder = (FOLDER / run.name).absolute()  # the working directory may change
         self._writer: Any = None
         self._last = 0  # the last iteration that was logged
         self._earlier: set[Path] = set()  # files of earlier sessions
