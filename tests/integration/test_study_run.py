@@ -116,7 +116,9 @@ def test_a_study_leaves_records_retries_from_checkpoints_and_repeats_nothing(
         assert record.cost.images == 16 and record.cost.teacher_calls > 0
         assert read_student(store, trial.name).recipe_digest == trial.recipe.digest
         assert (out / "pictures" / f"{trial.name}.webp").is_file()
-        assert list(store.list(f"runs/{trial.name}/")) == [f"runs/{trial.name}/run.json"]
+        sheets = [f"sheets/iteration-00000{iteration}.png" for iteration in (1, 2, 3, 4)]
+        kept = [f"runs/{trial.name}/{name}" for name in ("run.json", *sheets)]
+        assert list(store.list(f"runs/{trial.name}/")) == kept
     assert marker.read_text().split() == ["scored"] * 5  # at 1, 2, 3; again at 3, and 4
 
     def never(*_):
