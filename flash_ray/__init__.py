@@ -66,9 +66,11 @@ if TYPE_CHECKING:
     from flash_ray.storage.students import load_student
     from flash_ray.trainer.driver import distill
 
-# Ray, and onnxruntime wherever a library loads it, report what is run to their makers unless told.
+# These libraries report what is run to their makers unless told.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 # Ray's workers and trials stay where the command was called: recipes name files from there.
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
 

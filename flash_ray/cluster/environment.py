@@ -49,24 +49,33 @@ def one_process(recipe: "Recipe") -> "torch.device":
     return torch.device("cuda", 0) if recipe.runtime.gpu else torch.device("cpu")
 
 
-def requirements() -> list[str]:
-    """The packages that flash_ray's metadata on this machine requires on a node, without extras."""
+def requirements(extras: Sequence[str] = ()) -> list[str]:
+    """The packages that flash_ray's metadata on this machine requires on a node, with `extras`."""
     required = [Requirement(line) for line in metadata.requires("flash-ray") or []]
     return [
         str(requirement)
         for requirement in required
         if requirement.name not in LOCAL_ONLY
-        and (not requirement.marker or requirement.marker.evaluate({"extra": ""}))
+        and (
+            not requirement.marker
+            or any(requirement.marker.evaluate({"extra": extra}) for extra in ("", *extras))
+        )
     ]
 
 
 def pins(required: Sequence[str]) -> list[str]:
-    """The same packages at this machine's versions, but for Ray, which the cluster runs already."""
-    names = [Requirement(line).name for line in required]
-    # The index has no local versions such as 2.13.0+cpu.
-    return [
-        f"{name}=={metadata.version(name).partition('+')[0]}" for name in names if name != "ray"
-    ]
+    """The same packages at this machine's versions, where it has them, but for Ray, which the
+    cluster runs already."""
+    return [_pin(line) for line in required if Requirement(line).name != "ray"]
+
+
+def _pin(line: str) -> str:
+    requirement = Requirement(line)
+    try:
+        # The index has no local versions such as 2.13.0+cpu.
+        return f"{requirement.name}=={metadata.version(requirement.name).partition('+')[0]}"
+    except metadata.PackageNotFoundError:  # of an extra that only nodes need
+        return f"{requirement.name}{requirement.specifier}"
 
 
 def lacking(required: Sequence[str]) -> list[str]:

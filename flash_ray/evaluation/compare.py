@@ -10,6 +10,7 @@ from torch import nn
 
 from flash_ray.cluster.resources import worker_options
 from flash_ray.evaluation.benchmark import Benchmark, Case
+from flash_ray.evaluation.contact_sheet import contact_sheet
 from flash_ray.evaluation.judges.base import CaseScore, Judge, JudgeResult, summarize
 from flash_ray.evaluation.sample import (
     EncodedBatch,
@@ -22,6 +23,7 @@ from flash_ray.models.base import Model
 from flash_ray.models.sampling import SamplerConfig
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
+from flash_ray.trainer.metrics import Evaluated
 
 CHUNK = 8  # pictures of one Ray task
 GAP = ("student", "teacher", "untrained")
@@ -67,21 +69,25 @@ class Drawn:
 
 @dataclass(frozen=True)
 class TrainingEval:
-    """Scores a student by task; it is pickled, sent to a worker and called there."""
+    """Draws with a student and scores it; it is pickled, sent to a worker and called there."""
 
     encoded: EncodedBenchmark
     judge: Judge
     sampler: SamplerConfig
 
-    def __call__(self, transformer: nn.Module) -> dict[Task, float]:
-        """Mean scores, on the judge's scale, of the tasks that the judge has a score of."""
+    def __call__(self, model: Model, transformer: nn.Module) -> Evaluated:
+        """Mean scores, on the judge's scale, of the tasks that it scored, and the pictures."""
         scores: dict[Task, float] = {}
-        for task, images in self.encoded.images(transformer, self.sampler).items():
+        cases: list[Case] = []
+        drawn: list[np.ndarray] = []
+        for task, images in self.encoded.images(model, transformer, self.sampler).items():
+            of_task = self.encoded.cases(task)
             # Judged in this process: the cluster's cores belong to the run.
-            result = score_answers(self.judge, self.encoded.cases(task), images)
+            result = score_answers(self.judge, of_task, images)
             if result.score is not None:
                 scores[task] = result.score
-        return scores
+            cases, drawn = [*cases, *of_task], [*drawn, *images]
+        return Evaluated(scores, contact_sheet(cases, drawn) if cases else None)
 
 
 def draw_here(model: Model, transformers: Mapping[str, nn.Module]) -> Draw:

@@ -198,4 +198,4 @@ def _encode(
 ) -> list[EncodedBenchmark]:
     one_process(recipe)
     model = load_base(recipe)
-    return [encode_benchmark(recipe, model, by_task) for by_task in cases]
+    return [encode_benchmark(model, by_task) for by_task in cases]

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from flash_ray import __version__
 from flash_ray.evaluation.benchmark import TASK_TITLES, first_of_each
 from flash_ray.evaluation.compare import Comparison
+from flash_ray.evaluation.contact_sheet import GAP, LINE, SIDES, fitted, font_of, wrapped
 from flash_ray.evaluation.judges.base import CaseScore
 from flash_ray.evaluation.words import failure_in_words, fault_lines
 from flash_ray.recipe import Recipe, dump_yaml
@@ -21,9 +22,6 @@ from flash_ray.recipe.schema import Task
 from flash_ray.storage.students import digits_of
 from flash_ray.trainer.metrics import UpdateMetrics
 
-CELL_SIDES = (128, 256)  # pixels, smallest and largest, to which a cell's picture is fitted
-GAP = 6
-LINE = 15  # pixels of one line of text
 CHART_WIDTH, CHART_HEIGHT = 340, 150  # pixels
 CHART_LEFT, CHART_TOP, CHART_BOTTOM = 46, 8, 18  # pixels of its margins
 SHOWN = 4  # cases of each category with their pictures
@@ -225,7 +223,7 @@ def _block(comparison: Comparison, rows: int) -> Image.Image:
     images = [row_images(comparison, index) for index in indices]
     names = max((list(row) for row in images), key=len)
     longest = max(max(image.size) for row in images for image in row.values())
-    side = min(max(CELL_SIDES[0], longest), CELL_SIDES[1])
+    side = min(max(SIDES[0], longest), SIDES[1])
     font = ImageFont.load_default(12)
     row_height = side + 2 * LINE + GAP
     size = (len(names) * (side + GAP) - GAP, LINE + GAP + len(indices) * row_height)
@@ -236,29 +234,9 @@ def _block(comparison: Comparison, rows: int) -> Image.Image:
     for row, index in enumerate(indices):
         top = LINE + GAP + row * row_height
         for name, image in images[row].items():
-            block.paste(_fitted(image, side), (names.index(name) * (side + GAP), top))
-        text = _wrapped(comparison.cases[index].prompt, size[0], font)
+            block.paste(fitted(image, side), (names.index(name) * (side + GAP), top))
+        prompt = comparison.cases[index].prompt
+        font = font_of(prompt)
+        text = wrapped(prompt, size[0], font)
         pen.multiline_text((0, top + side + 1), text, "#444444", font, spacing=1)
     return block
-
-
-def _fitted(image: Image.Image, side: int) -> Image.Image:
-    """Fits the picture into a square of that side; its aspect ratio stays."""
-    larger = max(image.size) > side
-    method = Image.Resampling.LANCZOS if larger else Image.Resampling.NEAREST
-    return ImageOps.contain(image, (side, side), method)
-
-
-def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """The text in at most two lines of `width` pixels, cut off with dots if it is longer."""
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer + " …") <= width:
-            lines[-1] = longer
-        elif len(lines) == 2:
-            lines[-1] += " …"
-            break
-        else:
-            lines.append(word)
-    return "\n".join(lines)

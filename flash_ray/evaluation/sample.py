@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import groupby
 
 import diffusers
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import Case
 from flash_ray.models.base import PIXELS_PER_TOKEN, ConditionPair, Model
-from flash_ray.models.loading import dtype_of, load_decoder, load_model, own_sigmas
+from flash_ray.models.loading import dtype_of, load_model, own_sigmas
 from flash_ray.models.sampling import SamplerConfig, sample
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task, TeacherDefaults, sigma_schedule
@@ -124,10 +123,8 @@ def sample_cases(
 
 @dataclass(frozen=True)
 class EncodedBenchmark:
-    """Encoded cases by task, and what decodes the answers; made by `encode_benchmark`, pickled."""
+    """Encoded cases by task; made by `encode_benchmark`, pickled."""
 
-    base: str
-    dtype: torch.dtype
     batches: Mapping[Task, Sequence[EncodedBatch]]
 
     def cases(self, task: Task) -> list[Case]:
@@ -135,26 +132,22 @@ class EncodedBenchmark:
         return [case for batch in self.batches[task] for case in batch.cases]
 
     def images(
-        self, transformer: nn.Module, sampler: SamplerConfig
+        self, model: Model, transformer: nn.Module, sampler: SamplerConfig
     ) -> dict[Task, list[np.ndarray]]:
-        """Samples a transformer's pictures for each task, each uint8 (H, W, 3)."""
+        """Samples a transformer's pictures for each task, each uint8 (H, W, 3).
+
+        Args:
+            model: the base, which decodes them; its encoders and transformer are not used.
+        """
         return {
-            task: sample_cases(self._model, batches, transformer, sampler)
+            task: sample_cases(model, batches, transformer, sampler)
             for task, batches in self.batches.items()
         }
 
-    @cached_property
-    def _model(self) -> Model:
-        # Without a transformer and encoders: `images` brings the transformer.
-        return load_decoder(self.base, self.dtype)
 
-
-def encode_benchmark(
-    recipe: Recipe, model: Model, cases: Mapping[Task, Sequence[Case]]
-) -> EncodedBenchmark:
+def encode_benchmark(model: Model, cases: Mapping[Task, Sequence[Case]]) -> EncodedBenchmark:
     """Encodes cases by task, as `first_cases` gives them."""
-    batches = {task: encode_cases(model, of_task) for task, of_task in cases.items()}
-    return EncodedBenchmark(recipe.base, dtype_of(recipe), batches)
+    return EncodedBenchmark({task: encode_cases(model, of_task) for task, of_task in cases.items()})
 
 
 def _guided(

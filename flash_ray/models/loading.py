@@ -106,18 +106,6 @@ def load_model(
     return family_of(base).from_pretrained(resolve_base(base), dtype, device, encoders=encoders)
 
 
-def load_decoder(base: str, dtype: "torch.dtype") -> "Model":
-    """The base without its transformer and text encoder, on the CPU: it codes images and latents.
-
-    Its `velocity` takes any transformer of the base's shape.
-
-    Raises:
-        UserError: there is no such base, or it cannot be loaded.
-    """
-    family, source = family_of(base), resolve_base(base)
-    return family.from_pretrained(source, dtype, "cpu", encoders=False, transformer=False)
-
-
 def own_sigmas(base: str) -> list[float]:
     """The `sigmas` with which the base's pipeline samples when a call names none.
 

@@ -12,6 +12,7 @@ from flash_ray.errors import UserError
 FREE = (
     "name",
     "evaluation",
+    "tracking",
     "teachers.*.replicas",
     "teacher_defaults.placement",
     "teacher_defaults.replicas",
@@ -37,7 +38,7 @@ def identity(recipe: Mapping[str, Any]) -> dict[str, Any]:
     runtime = dict(recipe["runtime"])
     if isinstance(workers := runtime["num_workers"], Mapping):
         runtime["num_workers"] = workers["max"]  # fewer workers take more passes for the same
-    fields = _flat({**recipe, "runtime": runtime})
+    fields = leaves({**recipe, "runtime": runtime})
     return {path: value for path, value in fields if not _is_free(path)}
 
 
@@ -86,7 +87,7 @@ def _shown(fields: Mapping[str, Any], path: str) -> str:
     return json.dumps(fields[path]) if path in fields else "nothing"
 
 
-def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """The leaves of nested data with their dotted paths; empty lists and mappings are leaves."""
     if isinstance(value, Mapping) and value:
         items = [(str(name), item) for name, item in value.items()]
@@ -96,7 +97,7 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
         return
     for name, item in items:
-        yield from _flat(item, f"{path}.{name}" if path else name)
+        yield from leaves(item, f"{path}.{name}" if path else name)
 
 
 def _is_free(path: str) -> bool:

@@ -14,6 +14,7 @@ from flash_ray.recipe.sections import (
     RowFiles,
     Runtime,
     Section,
+    Tracking,
     Training,
     name_or_files,
     number_or_range,
@@ -298,6 +299,7 @@ class Recipe(Section):
     student: Student = Student()
     training: Training
     evaluation: Evaluation = Evaluation()
+    tracking: Tracking = Tracking()
     runtime: Runtime
 
     def guidance_of(self, teacher: Teacher) -> tuple[float, bool]:

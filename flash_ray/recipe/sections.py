@@ -1,4 +1,5 @@
-"""The sections of a recipe that say how it is trained, judged and run; `schema` has the others."""
+"""The sections of a recipe that say how it is trained, judged, followed and run; `schema` has the
+others."""
 
 from typing import Annotated, Any, Literal
 
@@ -157,8 +158,12 @@ class Evaluation(Section):
         description="a registered judge's name, needed with a benchmark; it scores the run and "
         "what is published",
     )
-    every: int = Field(
-        0, ge=0, le=MOST, description="iterations between scores of the averaged student; 0: never"
+    every: int | None = Field(
+        None,
+        ge=0,
+        le=MOST,
+        description="iterations after which the averaged student draws the first `cases` and is "
+        "scored on them; 0 or null: never",
     )
     cases: CasesPerTask = CasesPerTask()
     published_cases: int = Field(
@@ -180,6 +185,36 @@ class Evaluation(Section):
         if self.judge is None:
             raise ValueError("a recipe without a benchmark names no judge")
         return self.judge
+
+
+class WandbProject(Section):
+    """Where Weights & Biases puts a run. The key comes from WANDB_API_KEY, never here."""
+
+    project: str = Field(min_length=1, description="the project's name")
+
+
+class MlflowServer(Section):
+    """Where MLflow puts a run. A login comes from MLFLOW_TRACKING_* variables, never here."""
+
+    uri: str = Field(description="http(s)://host:port of a tracking server, or sqlite:///FILE")
+    experiment: str = Field("flash_ray", min_length=1, description="the experiment's name")
+
+
+class Tracking(Section):
+    """Where a run can be followed beside the terminal and Prometheus; nothing by default."""
+
+    tensorboard: bool = Field(
+        False, description="true or false: write events to tensorboard/RUN and to the store"
+    )
+    wandb: WandbProject | None = Field(None, description="{project: NAME}, or null")
+    mlflow: MlflowServer | None = Field(
+        None, description="{uri: http(s)://host:port, experiment: NAME}, or null"
+    )
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The keys of the trackers that are wanted, which name their extras and modules too."""
+        return tuple(name for name, value in self if value)
 
 
 class Storage(Section):

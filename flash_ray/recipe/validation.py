@@ -1,5 +1,6 @@
 """What field ranges cannot say: values that contradict each other, and what is not built yet."""
 
+import re
 from collections.abc import Iterator, Sequence
 
 from flash_ray import plugins
@@ -29,6 +30,7 @@ def validate(recipe: Recipe) -> None:
         _lambdas,
         _rungs,
         _workers,
+        _tracking,
         _storage,
     )
     problems = [problem for rule in rules for problem in rule(recipe)]
@@ -302,6 +304,17 @@ def _workers(recipe: Recipe) -> Iterator[str]:
             f"{runtime.micro_batch_size} micro_batch_size x {runtime.gradient_accumulation_steps} "
             f"gradient_accumulation_steps; allowed: "
             f"{samples * runtime.gradient_accumulation_steps}; {cure}"
+        )
+
+
+def _tracking(recipe: Recipe) -> Iterator[str]:
+    server = recipe.tracking.mlflow
+    if server and not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?|sqlite:///\S+", server.uri):
+        # Not quoted: someone may have put a login into it.
+        yield (
+            "tracking.mlflow.uri: no tracking server's address alone; allowed: "
+            "http(s)://host:port/path without a login, or sqlite:///FILE; put a login into "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
 
 

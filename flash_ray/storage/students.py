@@ -298,6 +298,17 @@ def student_home(student: Student) -> str:
     return f"{HOME}{student.name}/{student.folder}/"
 
 
+def put_samples(store: Store, name: str, png: bytes) -> None:
+    """Keeps a contact sheet of a published student; it is no part of what the manifest vouches
+    for."""
+    store.put_bytes(_samples(name), png)
+
+
+def get_samples(store: Store, name: str) -> bytes | None:
+    """The contact sheet of a published student, a PNG; None if it has none."""
+    return store.get_bytes(_samples(name))
+
+
 def content_digest(files: Mapping[str, FileRecord]) -> str:
     """16 hex digits that change with any file: equal ones draw equal pictures."""
     content = json.dumps({path: file.sha256 for path, file in files.items()}, sort_keys=True)
@@ -306,6 +317,10 @@ def content_digest(files: Mapping[str, FileRecord]) -> str:
 
 def _key(name: str) -> str:
     return f"{HOME}{check_name('name', name)}/{MANIFEST}"
+
+
+def _samples(name: str) -> str:
+    return f"{HOME}{check_name('name', name)}/samples.png"
 
 
 def _describe(name: str, folder: Path, recipe: Recipe, scores: PublishedScores | None) -> Student:

@@ -55,7 +55,7 @@ def run_trial(
     callbacks = Callbacks(
         evaluate=TrainingEval(curve, judge, sampler) if curve else None,
         live=live,
-        final=lambda student: encoded.images(student, sampler),
+        final=lambda base, student: encoded.images(base, student, sampler),
     )
     record = partial(
         Record,

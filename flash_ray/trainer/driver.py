@@ -1,5 +1,6 @@
 """The driver of a run: from a recipe to a distilled student on this machine, through Ray."""
 
+import io
 import logging
 import tempfile
 import threading
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from PIL import Image
 from ray.train.v2.api.config import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.result import Result
 from ray.train.v2.torch.torch_trainer import TorchTrainer
@@ -28,6 +30,7 @@ from flash_ray.storage.s3 import Store, train_storage
 from flash_ray.teachers.launch import TeacherSet, start_teachers
 from flash_ray.teachers.protocol import teacher_actors
 from flash_ray.teachers.validation import validate_teachers
+from flash_ray.telemetry.tracking import Tracking, tracked, validate_trackers
 from flash_ray.trainer.claim import claimed_run
 from flash_ray.trainer.divergence import Diverged
 from flash_ray.trainer.metrics import UpdateMetrics
@@ -37,6 +40,7 @@ from flash_ray.trainer.worker import (
     Evaluate,
     Final,
     Outcome,
+    Sheet,
     WorkerConfig,
     student_key,
     train_worker,
@@ -48,8 +52,8 @@ class Callbacks:
     """What a caller may add to a run.
 
     Args:
-        evaluate: scores the averaged student, every `evaluation.every` iterations, on worker 0;
-            it is pickled.
+        evaluate: draws with the averaged student and scores it, every `evaluation.every`
+            iterations, on worker 0; it is pickled.
         live: called in the driver, in a thread of its own, with every iteration's record.
         final: looks at the averaged student at the end, on worker 0; it is pickled.
         say: called in the driver with lines: rows that cannot be used, damage that was mended.
@@ -102,11 +106,15 @@ def distill(
     """
     validate_family(recipe)
     validate_teachers(recipe)
+    validate_trackers(recipe)
     recipe = with_pinned_loras(recipe)
     check_cluster(recipe, teacher_actors(recipe) if teacher_set is None else 0)
     store.check()
-    with claimed_run(recipe, store, run_name, resume):
-        return _distill(recipe, store, run_name, folder, resume, callbacks, teacher_set)
+    with (
+        claimed_run(recipe, store, run_name, resume),
+        tracked(recipe, store, run_name, callbacks.say) as tracking,
+    ):
+        return _distill(recipe, store, run_name, folder, resume, callbacks, teacher_set, tracking)
 
 
 def _distill(
@@ -117,6 +125,7 @@ def _distill(
     resume: bool,
     callbacks: Callbacks,
     teacher_set: TeacherSet | None,
+    tracking: Tracking,
 ) -> DistillResult:
     started = time.monotonic()
     started_here = None
@@ -140,7 +149,7 @@ def _distill(
             callbacks.evaluate,
             callbacks.final,
         )
-        with listening(live, _shown_by(callbacks)):
+        with listening(live, _shown_by(store, run_name, callbacks, tracking)):
             outcome = _fit(config)
             if outcome.lost:
                 callbacks.say(f"encode {len(outcome.lost)} damaged shards of conditions anew")
@@ -160,16 +169,28 @@ def _distill(
     return DistillResult(folder, outcome.history, seconds, outcome.final)
 
 
-def _shown_by(callbacks: Callbacks) -> Callable[[UpdateMetrics | str], None]:
-    """What takes the workers' records and lines."""
+def _shown_by(
+    store: Store, run_name: str, callbacks: Callbacks, tracking: Tracking
+) -> Callable[[UpdateMetrics | Sheet | str], None]:
+    """What takes the workers' records, sheets and lines."""
 
-    def show(item: UpdateMetrics | str) -> None:
+    def show(item: UpdateMetrics | Sheet | str) -> None:
         if isinstance(item, str):
             callbacks.say(item)
-        elif callbacks.live:
-            callbacks.live(item)
+        elif isinstance(item, Sheet):
+            store.put_bytes(sheet_key(run_name, item.iteration), item.png)
+            tracking.show(item.iteration, Image.open(io.BytesIO(item.png)))
+        else:
+            tracking.log(item.iteration, item.scalars())
+            if callbacks.live:
+                callbacks.live(item)
 
     return show
+
+
+def sheet_key(run_name: str, iteration: int) -> str:
+    """Where the store has the contact sheet that was drawn after an iteration of a run."""
+    return f"runs/{run_name}/sheets/iteration-{iteration:06d}.png"
 
 
 def _fit(config: WorkerConfig) -> Outcome:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
@@ -19,6 +19,7 @@ from flash_ray.teachers.scorer import spec_of
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
+    from PIL import Image
 
 STAGES = ("data", "student", "teachers", "ema", "fake_score")
 
@@ -47,6 +48,19 @@ class TeacherStats:
 
 
 @dataclass(frozen=True)
+class Evaluated:
+    """What the averaged student drew between iterations.
+
+    Args:
+        scores: by task; {} if nothing scores it.
+        sheet: its pictures with their prompts; None without cases.
+    """
+
+    scores: dict[Task, float]
+    sheet: "Image.Image | None"
+
+
+@dataclass(frozen=True)
 class UpdateMetrics:
     """What one iteration measured, means over the workers: the same record on all of them.
 
@@ -61,7 +75,8 @@ class UpdateMetrics:
         excess: the same, relative to the base's finished samples.
         student_grad_norm, fake_score_grad_norm: before clipping.
         seconds: wall time.
-        stages: seconds of each of `STAGES`; "teachers" is the wait for them.
+        stages: seconds of each of `STAGES`; "teachers" is the wait for them. After an iteration
+            whose student was evaluated, "evaluate" too, which `seconds` does not hold.
         teacher_wait_share: the part of the seconds that is the wait for teachers, 0 to 1.
         memory_mib: the device's peak, or what the process holds.
         images: samples that the student was trained on, of all workers.
@@ -69,7 +84,7 @@ class UpdateMetrics:
         cpu_seconds: CPU time, of all workers together.
         tasks: losses of each task that the iteration held.
         teachers: by name and rung (from 1).
-        scores: of the averaged student by task; None where it was not evaluated.
+        scores: of the averaged student by task; None where it was not scored.
     """
 
     iteration: int
@@ -97,6 +112,12 @@ class UpdateMetrics:
         """Samples of the student a second, of all workers."""
         return self.images / self.seconds
 
+    def scalars(self) -> dict[str, float]:
+        """Every number of the record but the iteration, by its path, as `scores/t2i`."""
+        numbers = dict(_numbers(_RECORD.dump_python(self)))
+        del numbers["iteration"]
+        return numbers
+
     def to_json(self) -> str:
         """One line; `from_json` reads it back to an equal record."""
         return _RECORD.dump_json(self).decode()
@@ -108,6 +129,14 @@ class UpdateMetrics:
 
 
 _RECORD = TypeAdapter(UpdateMetrics)
+
+
+def _numbers(node: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{path}{name}/")
+        elif value is not None:
+            yield f"{path}{name}", float(value)
 
 
 class StageTimer:

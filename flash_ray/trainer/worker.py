@@ -4,7 +4,9 @@ What the user must act on (UserError) and a diverged student end the loop on all
 and travel to the driver as the outcome: restarting the workers would not cure them.
 """
 
+import io
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -29,7 +31,6 @@ from flash_ray.models.base import Model
 from flash_ray.models.loading import dtype_of, load_model
 from flash_ray.models.lora_source import is_lora, lora_digest
 from flash_ray.recipe import Recipe
-from flash_ray.recipe.schema import Task
 from flash_ray.storage.manifest import FileRecord, record
 from flash_ray.storage.records import CorruptRecord
 from flash_ray.storage.s3 import Store
@@ -41,15 +42,23 @@ from flash_ray.teachers.scorer import fingerprint, group_fingerprint, group_scor
 from flash_ray.trainer import checkpoint
 from flash_ray.trainer.divergence import Diverged, DivergenceMonitor
 from flash_ray.trainer.learners import build_engine, ready_deepspeed
-from flash_ray.trainer.metrics import UpdateMetrics
+from flash_ray.trainer.metrics import Evaluated, UpdateMetrics
 from flash_ray.trainer.prometheus import RunMetrics
 from flash_ray.trainer.step import DistillationStep
 from flash_ray.trainer.student_init import initial_student
 
-# The averaged student, frozen -> scores by task; runs on worker 0 between iterations.
-Evaluate = Callable[[nn.Module], dict[Task, float]]
+# (the base without encoders, the averaged student, frozen); runs on worker 0 between iterations.
+Evaluate = Callable[[Model, nn.Module], Evaluated]
 # The same, once, at the end; what it returns goes to the driver.
-Final = Callable[[nn.Module], Any]
+Final = Callable[[Model, nn.Module], Any]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What the averaged student drew after an iteration, a PNG; the iteration's record follows."""
+
+    iteration: int
+    png: bytes
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,7 @@ class WorkerConfig:
 
     Args:
         teacher_set: the teachers that are running; None for teachers in the workers.
-        live: takes the record of every iteration, and lines, for the driver to show.
+        live: takes the record of every iteration, sheets, and lines, for the driver to show.
     """
 
     recipe: Recipe
@@ -185,7 +194,7 @@ class _Run:
             self.monitor.observe(metrics)
             progress.iterations += 1
             if self._due(self.recipe.evaluation.every) and self.config.evaluate:
-                metrics = replace(metrics, scores=self._evaluate(self.config.evaluate))
+                metrics = self._evaluate(self.config.evaluate, metrics)
             progress.history.append(metrics)
             if self.rank == 0:
                 self.config.live.put_nowait(metrics)
@@ -210,18 +219,29 @@ class _Run:
                 self.config.store.put_file(
                     Path(name) / path, f"{student_key(self.config.run_name)}/{path}"
                 )
-        return files, self.config.final(transformer) if self.config.final else None
+        final = self.config.final
+        return files, final(self.step.model, transformer) if final else None
 
-    def _due(self, every: int) -> bool:
-        return bool(every) and self.state.progress.iterations % every == 0
+    def _due(self, every: int | None) -> bool:
+        return bool(every and self.state.progress.iterations % every == 0)
 
-    def _evaluate(self, evaluate: Evaluate) -> dict[Task, float]:
-        """The averaged student's scores on worker 0, none elsewhere; a collective."""
-        with self.metrics.timed("evaluate"):
-            transformer = self.step.ema.gather()
-            scores = evaluate(transformer) if transformer is not None else {}
-            dist.barrier()
-        return scores
+    def _evaluate(self, evaluate: Evaluate, metrics: UpdateMetrics) -> UpdateMetrics:
+        """Has worker 0 evaluate the averaged student and send what it drew; a collective.
+
+        Returns:
+            the iteration's record, on worker 0 with the scores.
+        """
+        start, scores = time.monotonic(), None
+        transformer = self.step.ema.gather()
+        if transformer is not None:
+            evaluated = evaluate(self.step.model, transformer)
+            scores = evaluated.scores or None
+            if evaluated.sheet:
+                evaluated.sheet.save(png := io.BytesIO(), "PNG")
+                self.config.live.put_nowait(Sheet(metrics.iteration, png.getvalue()))
+        dist.barrier()
+        stages = {**metrics.stages, "evaluate": time.monotonic() - start}
+        return replace(metrics, scores=scores, stages=stages)
 
     def _checkpoint(self) -> None:
         iterations = self.state.progress.iterations

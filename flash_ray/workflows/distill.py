@@ -23,8 +23,16 @@ from flash_ray.recipe.schema import Task
 from flash_ray.storage.embedded import open_store
 from flash_ray.storage.manifest import record
 from flash_ray.storage.s3 import Store, check_name
-from flash_ray.storage.students import MANIFEST, PublishedScores, content_digest, publish_student
+from flash_ray.storage.students import (
+    MANIFEST,
+    PublishedScores,
+    content_digest,
+    publish_student,
+    put_samples,
+)
 from flash_ray.telemetry.progress import Steps
+from flash_ray.telemetry.trackers import FOLDER
+from flash_ray.telemetry.tracking import validate_trackers
 from flash_ray.trainer.claim import validate_claim
 
 if TYPE_CHECKING:
@@ -99,13 +107,17 @@ def distill_and_publish(
     def show(metrics: "UpdateMetrics") -> None:
         steps.show("distill", metrics.iteration, last, in_words(metrics))
 
+    if recipe.tracking.tensorboard:
+        steps.say(f"what is measured: tensorboard --logdir {FOLDER / name}")
     steps.say(f"distill {name}: encode what is not cached, start workers and teachers")
     with tempfile.TemporaryDirectory(prefix="flash-ray-") as folder:
         during = scorer.during_training() if scorer else None
         callbacks = driver.Callbacks(during, show, say=steps.say)
         result = driver.distill(recipe, store, name, Path(folder) / "student", resume, callbacks)
-        scores = scorer.at_the_end(result.folder, steps) if scorer else None
+        scores, sheet = scorer.at_the_end(result.folder, steps) if scorer else (None, None)
         url = publish_student(store, student, result.folder, recipe, scores)
+        if sheet:
+            put_samples(store, student, sheet)
     steps.say(f"published {url}")
     return Published(student, url, result.history)
 
@@ -131,15 +143,17 @@ class StudentScorer:
         (encoded,) = encode_in_task(self._recipe, self._scoring.benchmark, [cases])
         return TrainingEval(encoded, self._scoring.judge, self._sampler)
 
-    def at_the_end(self, folder: Path, steps: Steps) -> PublishedScores | None:
+    def at_the_end(self, folder: Path, steps: Steps) -> tuple[PublishedScores | None, bytes | None]:
         """Scores the run's student, a copy of which is in `folder`, on `evaluation.published_cases`
         of each category, and the base beside it.
 
         Returns:
-            None if that is none, or if no case has a score.
+            the scores, None if no case has one, and a contact sheet, a PNG, of the first case of
+            each category; None for both if no case is wanted.
         """
         from flash_ray.evaluation import sample
         from flash_ray.evaluation.compare import compare, draw_tasks
+        from flash_ray.evaluation.contact_sheet import first_answers
         from flash_ray.evaluation.drawing import Weights, drawn_by_actors
         from flash_ray.evaluation.published import published_scores
         from flash_ray.trainer.worker import student_key
@@ -147,7 +161,7 @@ class StudentScorer:
         recipe, benchmark = self._recipe, self._scoring.benchmark
         count = recipe.evaluation.published_cases
         if not count:
-            return None
+            return None, None
         files = record(folder)
         student = Weights(content_digest(files), f"{student_key(self._run)}/", files)
         models = {"student": [self._sampler]}
@@ -159,7 +173,8 @@ class StudentScorer:
             drawn = draw_tasks(draw, models, benchmark, count, steps.show)
         judge = self._scoring.judge
         comparisons = {task: compare(of, judge, recipe) for task, of in drawn.items()}
-        return published_scores(comparisons, benchmark, count)
+        answered = [(c.cases, c.answers["student"].images) for c in comparisons.values()]
+        return published_scores(comparisons, benchmark, count), first_answers(answered)
 
 
 @contextmanager
@@ -203,11 +218,13 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def validate_recipe(recipe: Recipe) -> None:
-    """Raises UserError for what can be known of data, base and teachers without loading them."""
+    """Raises UserError for what can be known of data, base, teachers and trackers without loading
+    them."""
     validate_embedded_in_job(recipe)
     validate_data(recipe)
     validate_base(recipe.base)
     validate_gpu(recipe)
+    validate_trackers(recipe)
     if any(teacher.model not in ("base", recipe.base) for teacher in recipe.teachers):
         from flash_ray.teachers.validation import validate_teachers
 

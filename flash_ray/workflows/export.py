@@ -19,6 +19,7 @@ from flash_ray.storage.students import (
     PublishedScores,
     Student,
     digits_of,
+    get_samples,
     load_student,
     read_student,
 )
@@ -27,13 +28,14 @@ if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
 
 HUB_TASKS: dict[Task, str] = {"t2i": "text-to-image", "edit": "image-to-image"}
+SAMPLES = "samples.png"  # the contact sheet's file
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 
 
 def export(
     name: str, folder: Path | None, push: str | None, store_address: str | None, force: bool
 ) -> str:
-    """Writes the student's files, its recipe and a model card.
+    """Writes the student's files, its recipe, a model card and, if there is one, a contact sheet.
 
     Args:
         folder: where to; it appears when it is whole.
@@ -56,7 +58,10 @@ def export(
     with open_store(store_address) as store, tempfile.TemporaryDirectory(prefix="flash-ray-") as t:
         student = read_student(store, name)
         files = load_student(store, name, Path(t) / "student")
-        _describe(student, files, push or str(folder))
+        samples = get_samples(store, name)
+        if samples:
+            (files / SAMPLES).write_bytes(samples)
+        _describe(student, files, push or str(folder), samples is not None)
         commit = _push(files, push, student) if push else None
         if folder is not None:
             with new_folder(folder) as fresh:
@@ -86,11 +91,12 @@ def _validate_new(folder: Path, force: bool) -> None:
         )
 
 
-def _describe(student: Student, folder: Path, address: str) -> None:
+def _describe(student: Student, folder: Path, address: str, samples: bool) -> None:
     """Adds the recipe, and the card in the hub's form.
 
     Args:
         address: where the student can be loaded from.
+        samples: whether the folder has a contact sheet, which the card then shows.
     """
     from huggingface_hub import ModelCard
 
@@ -109,6 +115,7 @@ def _describe(student: Student, folder: Path, address: str) -> None:
         sigmas=[round(sigma, 6) for sigma in student.sigmas],
         dtype=DTYPES[student.recipe["training"]["precision"]],
         titles=TASK_TITLES,
+        samples=SAMPLES if samples else None,
         **_score_cells(student),
     )
     card = ModelCard(f"---\n{_metadata(student).to_yaml()}\n---\n\n{text}")

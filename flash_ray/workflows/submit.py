@@ -35,7 +35,8 @@ def plan_distill(recipe: Recipe, name: str | None, resume: bool, student: str | 
     if student:
         words += ("--publish", check_name("--publish", student))
     repeats = ("--resume",) if resume else ()
-    return Job("distill", name, words, recipe, _recipe_files(recipe), repeats)
+    extras = recipe.tracking.wanted
+    return Job("distill", name, words, recipe, _recipe_files(recipe), extras, repeats)
 
 
 def plan_encode(recipe: Recipe) -> Job:
@@ -106,7 +107,7 @@ def plan_study(name: str, out: Path, at_once: int | None, store: str | None) -> 
     words = ["study", "run", STUDY, "--out", str(out)]
     words += ["--at-once", str(at_once)] if at_once else []
     words += ["--store", store] if store else []
-    return Job("study", study.name, tuple(words), recipe, files)
+    return Job("study", study.name, tuple(words), recipe, files, recipe.tracking.wanted)
 
 
 def plan_serve(

@@ -58,6 +58,12 @@ def files(folder: Path) -> set[Path]:
         ("demo --out demo --set evaluation.benchmark=null", "evaluation.benchmark"),
         ("distill miniature --set evaluation.benchmark=nature", "evaluation.benchmark"),
         ("distill miniature --set evaluation.judge=crowd", "evaluation.judge"),
+        ("distill miniature --set tracking.tensorbord=true", "tracking.tensorboard"),
+        ("recipe check miniature --set tracking.wandb=mine", "{project: NAME}"),
+        (
+            "recipe check miniature --set tracking.mlflow={uri:\thttp://me:secret@host}",
+            "MLFLOW_TRACKING_PASSWORD",
+        ),
         ("evaluate teacher --task faces", "--task"),
         ("evaluate teacher --task t2i", "--recipe"),
         ("evaluate untrained --task t2i", "--recipe"),

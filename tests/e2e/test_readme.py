@@ -114,7 +114,7 @@ def yaml_blocks(wanted: str) -> list[object]:
 def test_parts_of_recipes_are_valid(content):
     raw = load_raw("miniature", ["runtime.storage.url=s3://bucket"])
     for section, part in content.items():
-        raw[section] = {**raw[section], **part} if isinstance(part, dict) else part
+        raw[section] = {**raw.get(section, {}), **part} if isinstance(part, dict) else part
     shown = parse_recipe(raw).model_dump(mode="json")
     assert set(content) <= set(shown)
 

@@ -83,7 +83,7 @@ def test_a_task_encodes_the_cases_without_the_files(recipe, tmp_path, monkeypatc
     ids = {task: [case.id for case in encoded.cases(task)] for task in encoded.batches}
     assert ids == {task: [case.id for case in of_task] for task, of_task in cases.items()}
     model = load_model(recipe.base, torch.float32, "cpu", encoders=True)
-    (expected,) = encode_benchmark(recipe, model, cases).batches["edit"]
+    (expected,) = encode_benchmark(model, cases).batches["edit"]
     (found,) = encoded.batches["edit"]
     theirs, ours = found.conditions.positive, expected.conditions.positive
     assert torch.allclose(theirs.references_BNC, ours.references_BNC, atol=1e-2)

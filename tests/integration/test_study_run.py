@@ -31,13 +31,13 @@ class KillOnce(EncodedBenchmark):
     """Cases of the curve: of students with two rungs, the third score ends its process once."""
 
     def __init__(self, encoded: EncodedBenchmark, marker: Path, store: Store, run_name: str):
-        super().__init__(encoded.base, encoded.dtype, encoded.batches)
+        super().__init__(encoded.batches)
         for name, value in (("marker", marker), ("store", store), ("run_name", run_name)):
             object.__setattr__(self, name, value)
 
-    def images(self, transformer, sampler):
+    def images(self, base, transformer, sampler):
         if len(sampler.sigmas) != 2:
-            return super().images(transformer, sampler)
+            return super().images(base, transformer, sampler)
         with self.marker.open("a") as file:
             file.write("scored\n")
         if self.marker.read_text().count("scored") == 3:
@@ -45,7 +45,7 @@ class KillOnce(EncodedBenchmark):
             while b"iteration-000002" not in (self.store.get_bytes(checkpoints) or b""):
                 time.sleep(0.2)
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().images(transformer, sampler)
+        return super().images(base, transformer, sampler)
 
 
 class ByRungs:
@@ -54,7 +54,7 @@ class ByRungs:
     def cases(self, task):
         return MiniatureBenchmark().cases(task, 1)
 
-    def images(self, transformer, sampler):
+    def images(self, base, transformer, sampler):
         drawn = draw([case.target for case in self.cases("t2i")]).transpose(0, 2, 3, 1)
         is_good = len(sampler.sigmas) != 2
         return {"t2i": list(np.round(drawn * 255 * is_good).astype(np.uint8))}
@@ -117,7 +117,9 @@ def test_a_study_leaves_records_retries_from_checkpoints_and_repeats_nothing(
         assert record.cost.images == 16 and record.cost.teacher_calls > 0
         assert read_student(store, trial.name).recipe_digest == trial.recipe.digest
         assert (out / "pictures" / f"{trial.name}.webp").is_file()
-        assert list(store.list(f"runs/{trial.name}/")) == [f"runs/{trial.name}/run.json"]
+        sheets = [f"sheets/iteration-00000{iteration}.png" for iteration in (1, 2, 3, 4)]
+        kept = [f"runs/{trial.name}/{name}" for name in ("run.json", *sheets)]
+        assert list(store.list(f"runs/{trial.name}/")) == kept
     assert marker.read_text().split() == ["scored"] * 5  # at 1, 2, 3; again at 3, and 4
 
     def never(*_):

@@ -1,6 +1,7 @@
 """Whole runs on Ray Train: they finish, survive a SIGKILL bit for bit, fail when they diverge."""
 
 import hashlib
+import io
 import json
 import os
 import signal
@@ -13,7 +14,9 @@ import ray
 import ray.train
 import torch
 from diffusers import QwenImage21Transformer2DModel
+from PIL import Image
 from ray.util.state import list_actors
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from flash_ray.errors import UserError
 from flash_ray.storage.s3 import Store
@@ -21,6 +24,7 @@ from flash_ray.teachers.autoscaler import ScalingPolicy
 from flash_ray.teachers.launch import start_teachers
 from flash_ray.trainer.divergence import Diverged
 from flash_ray.trainer.driver import Callbacks, distill
+from flash_ray.trainer.metrics import Evaluated
 from tests.helpers.distilling import build_lora, small_recipe
 from tests.helpers.payload import Payload
 from tests.helpers.small import build_base
@@ -38,8 +42,9 @@ TWO_WORKERS = (
 class MeanWeight:
     """A judge that looks at the student only."""
 
-    def __call__(self, transformer):
-        return {"t2i": float(sum(p.mean() for p in transformer.parameters()))}
+    def __call__(self, base, transformer):
+        mean = float(sum(p.mean() for p in transformer.parameters()))
+        return Evaluated({"t2i": mean}, Image.new("RGB", (8, 6)))
 
 
 class KillOnce(MeanWeight):
@@ -49,13 +54,13 @@ class KillOnce(MeanWeight):
         self.marker, self.store = marker, store
         self.checkpoints = f"runs/{run_name}/train/checkpoint_manager_snapshot.json"
 
-    def __call__(self, transformer):
+    def __call__(self, base, transformer):
         if not self.marker.exists():
             while b"iteration-000002" not in (self.store.get_bytes(self.checkpoints) or b""):
                 time.sleep(0.2)
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().__call__(transformer)
+        return super().__call__(base, transformer)
 
 
 class AwaitSecondTeacher(MeanWeight):
@@ -64,10 +69,10 @@ class AwaitSecondTeacher(MeanWeight):
     def __init__(self, autoscaler):
         self.autoscaler = autoscaler
 
-    def __call__(self, transformer):
+    def __call__(self, base, transformer):
         while not ray.get(self.autoscaler.counts.remote())[0]["ready"]:
             time.sleep(0.2)
-        return super().__call__(transformer)
+        return super().__call__(base, transformer)
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +81,15 @@ def recipe(base):
 
 
 @pytest.fixture(scope="module")
-def whole(recipe, store, cluster, tmp_path_factory):
-    """(result, records seen live) of an uninterrupted run."""
+def whole(base, store, cluster, tmp_path_factory):
+    """(result, records seen live) of an uninterrupted run, with events beside the student."""
     seen = []
+    recipe = small_recipe(base, *TWO_WORKERS, "tracking.tensorboard=true")
     folder = tmp_path_factory.mktemp("whole") / "student"
     callbacks = Callbacks(MeanWeight(), seen.append)
-    return distill(recipe, store, "whole", folder, callbacks=callbacks), seen
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder.parent)
+        return distill(recipe, store, "whole", folder, callbacks=callbacks), seen
 
 
 def exact(history):
@@ -108,6 +116,23 @@ def test_a_run_leaves_a_changed_student_and_its_history(whole, base):
     after = weights(result)
     assert before.keys() == after.keys()
     assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_what_is_measured_and_drawn_goes_to_the_store_and_the_trackers(whole, store):
+    result, _ = whole
+    with Image.open(io.BytesIO(store.get_bytes("runs/whole/sheets/iteration-000003.png"))) as png:
+        assert png.size == (8, 6)
+    folder = result.folder.parent / "tensorboard" / "whole"
+    events = EventAccumulator(str(folder), {"images": 0, "scalars": 0}).Reload()
+    (shown,) = events.Images("samples")
+    assert (shown.step, shown.width, shown.height) == (3, 8, 6)
+    told = [(scalar.step, scalar.value) for scalar in events.Scalars("student_loss")]
+    expected = [(each.iteration, each.student_loss) for each in result.history]
+    assert told == [(step, pytest.approx(loss)) for step, loss in expected]
+    assert [scalar.step for scalar in events.Scalars("scores/t2i")] == [3]
+    assert [scalar.step for scalar in events.Scalars("stages/evaluate")] == [3]
+    (file,) = folder.iterdir()
+    assert [*store.sizes("runs/whole/tensorboard/").values()] == [file.stat().st_size]
 
 
 def test_a_name_that_is_taken_is_refused(whole, recipe, store, tmp_path):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from flash_ray.errors import UserError
 from flash_ray.miniature.pipeline import load_pipeline
 from flash_ray.models.base import Condition, Layout, PromptCache
-from flash_ray.models.loading import load_decoder, load_model
+from flash_ray.models.loading import load_model
 from flash_ray.models.qwen_image_21 import QwenImage21
 
 PROMPTS = ["A red house", 'A blue tree on a dark field with the word "CAT"', "A green circle"]
@@ -301,7 +301,7 @@ def test_a_part_from_a_package_that_registers_no_plug_in_is_not_imported(
 
 
 def test_a_decoder_has_the_images_of_the_whole_model(miniature_folder, backbone, t2i):
-    light = load_decoder(str(miniature_folder), torch.float32)
+    light = QwenImage21.from_pretrained(miniature_folder, encoders=False, transformer=False)
     x, t_B = noise(3), torch.full((3,), 0.5)
     layout = Layout("t2i", *SIZE)
     assert light.transformer is None

@@ -20,6 +20,7 @@ from flash_ray.evaluation.compare import (
     gap_closed,
     score_answers,
 )
+from flash_ray.evaluation.contact_sheet import contact_sheet
 from flash_ray.evaluation.judges.base import CaseScore, JudgeResult
 from flash_ray.evaluation.sample import (
     encode_benchmark,
@@ -202,15 +203,18 @@ class TextOnly:
         return {}
 
 
-def test_scores_during_training_are_of_the_tasks_that_can_be_scored(backbone, miniature_folder):
-    recipe = load_recipe("miniature", [f"base={miniature_folder}", "training.precision=fp32"])
+def test_scores_during_training_are_of_the_tasks_that_can_be_scored(backbone):
     cases = first_cases(BENCHMARK, {"t2i": 1, "edit": 0})
-    encoded = encode_benchmark(recipe, backbone, cases)
+    encoded = encode_benchmark(backbone, cases)
     assert list(encoded.batches) == ["t2i"]
     evaluate = TrainingEval(encoded, TextOnly(), SamplerConfig((1.0,)))
-    assert evaluate(backbone.transformer) == {"t2i": 3.0}
+    evaluated = evaluate(backbone, backbone.transformer)
+    assert evaluated.scores == {"t2i": 3.0}
+    assert evaluated.sheet == contact_sheet(
+        cases["t2i"], encoded.images(backbone, backbone.transformer, evaluate.sampler)["t2i"]
+    )
     exact = TrainingEval(encoded, ExactJudge(), SamplerConfig((1.0,)))
-    assert 1 <= exact(backbone.transformer)["t2i"] <= 5
+    assert 1 <= exact(backbone, backbone.transformer).scores["t2i"] <= 5
 
 
 def test_nobody_picks_the_cases():

@@ -15,7 +15,13 @@ from flash_ray.evaluation.sample import student_sampler
 from flash_ray.models.loading import load_model
 from flash_ray.models.sampling import sample
 from flash_ray.recipe import load_recipe
-from flash_ray.storage.students import Baseline, GapClosed, PublishedScores, publish_student
+from flash_ray.storage.students import (
+    Baseline,
+    GapClosed,
+    PublishedScores,
+    publish_student,
+    put_samples,
+)
 from flash_ray.workflows import export as module
 from flash_ray.workflows.export import export
 from tests.helpers.hub_writes import TOKEN, Hub, hub_server
@@ -77,6 +83,16 @@ def hub(monkeypatch):
 
 def snippet(card: str) -> str:
     return re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
+
+
+def test_a_card_shows_the_students_contact_sheet_if_there_is_one(published, tmp_path):
+    export("mine", tmp_path / "before", None, None, force=False)
+    put_samples(published, "mine", b"a PNG")
+    export("mine", tmp_path / "after", None, None, force=False)
+    assert (tmp_path / "after" / "samples.png").read_bytes() == b"a PNG"
+    cards = [(tmp_path / each / "README.md").read_text() for each in ("before", "after")]
+    shown = [len(re.findall(r"!\[.+\]\(samples.png\)", text)) for text in cards]
+    assert shown == [0, 1] and not (tmp_path / "before" / "samples.png").exists()
 
 
 def test_the_cards_snippet_draws_the_students_pictures(published, base, tmp_path):

@@ -1,6 +1,7 @@
 """The image and the store's unit: pinned, without root, with commands that exist."""
 
 import json
+import re
 import shutil
 import subprocess
 import tomllib
@@ -50,8 +51,11 @@ def test_every_dependency_is_pinned_within_its_bounds():
     lines = (REPOSITORY / "infra/constraints.txt").read_text().splitlines()
     pins = dict(line.split("==") for line in lines if not line.startswith("#"))
     extras = PROJECT["optional-dependencies"]
-    chosen = [line for name in ("datasets", "ocr", "search", "vlm") for line in extras[name]]
-    for requirement in map(Requirement, [*PROJECT["dependencies"], *chosen]):
+    (install,) = (line for name, line in instructions() if name == "RUN" and "constraint" in line)
+    wanted = re.search(r"\[([a-z,]+)\]", install).group(1).split(",")
+    assert {*extras} - {*wanted} == {"dev"}
+    requirements = [*PROJECT["dependencies"], *(line for name in wanted for line in extras[name])]
+    for requirement in map(Requirement, requirements):
         assert requirement.specifier.contains(Version(pins[requirement.name])), requirement.name
 
 

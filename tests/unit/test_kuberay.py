@@ -212,8 +212,18 @@ def test_variables_are_those_that_the_store_reads(size, monkeypatch):
             assert keys <= {variable["name"] for variable in pod["containers"][0]["env"]}, whose
     for cluster in ray_clusters(items).values():
         for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
-            (source,) = group["template"]["spec"]["containers"][0]["envFrom"]
+            source, *others = group["template"]["spec"]["containers"][0]["envFrom"]
             assert source["configMapRef"]["name"] == config["metadata"]["name"]
+            assert not others or group is cluster["headGroupSpec"]
+
+
+def test_only_where_drivers_run_are_the_keys_of_trackers_and_none_are_needed():
+    for folder in ("cluster", "distill", "study"):
+        for name, cluster in ray_clusters(render(f"overlays/dev/{folder}")).items():
+            (head,) = cluster["headGroupSpec"]["template"]["spec"]["containers"]
+            secrets = [source["secretRef"] for source in head["envFrom"] if "secretRef" in source]
+            trackers = [{"name": "flash-ray-trackers", "optional": True}]
+            assert secrets == ([] if "endpoints" in name else trackers), name
 
 
 def test_the_store_in_the_cluster_is_the_one_that_is_used():

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from packaging.requirements import Requirement
 from PIL import Image
 from ray.job_submission import JobDetails
 
@@ -245,9 +246,20 @@ def test_what_an_image_lacks():
 
 
 def test_pins_are_of_this_machine():
-    assert pins(["torch>=2.9,<2.14", "ray[serve]>=2"]) == [
-        f"torch=={torch.__version__.partition('+')[0]}"
+    assert pins(["torch>=2.9,<2.14", "ray[serve]>=2", "no-such-package<2,>=1"]) == [
+        f"torch=={torch.__version__.partition('+')[0]}",
+        "no-such-package<2,>=1",
     ]
+
+
+def test_a_job_that_is_tracked_needs_the_trackers_of_its_nodes():
+    recipe = load_recipe(
+        "miniature", [STORED, "tracking={tensorboard: true, mlflow: {uri: http://x}}"]
+    )
+    assert plan_distill(recipe, None, False).extras == ("tensorboard", "mlflow")
+    assert plan_encode(recipe).extras == ()
+    more = set(requirements(("tensorboard", "mlflow"))) - set(requirements())
+    assert {Requirement(line).name for line in more} == {"tensorboard", "mlflow-skinny"}
 
 
 def test_a_lacking_image_is_one_line(tmp_path):

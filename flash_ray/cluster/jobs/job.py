@@ -19,6 +19,7 @@ class Job:
         words: of the `flash-ray` command that the job runs, in a folder with `files`.
         recipe: whose digest goes into the id.
         files: text by name.
+        extras: of flash_ray, what the nodes need beside its requirements.
         repeats: words that do not make it another job, such as --resume.
     """
 
@@ -27,6 +28,7 @@ class Job:
     words: tuple[str, ...]
     recipe: Recipe
     files: Mapping[str, str] = field(default_factory=dict)
+    extras: tuple[str, ...] = ()
     repeats: tuple[str, ...] = ()
 
     @property

@@ -75,7 +75,7 @@ def send(client: JobSubmissionClient, job: Job, again: bool = False, pip: bool =
         UserError: it runs already, it has ended and `again` is false, or the server rejects it.
     """
     name = free_id(job.id, client.list_jobs(), again)
-    required = requirements()
+    required = requirements(job.extras)
     with tempfile.TemporaryDirectory(prefix="flash-ray-") as folder:
         for file, text in {**job.files, REQUIREMENTS: "\n".join(required)}.items():
             (Path(folder) / file).write_text(text, encoding="utf-8")
