@@ -107,7 +107,8 @@ def student_table(students: "Sequence[Student]") -> None:
     scored = [student.scores for student in students if student.scores]
     tasks = [task for task in TASK_TITLES if any(task in scores.tasks for scores in scored)]
     titles = [*(TASK_TITLES[task] for task in tasks), *(["scored on"] if scored else [])]
-    table = Table("name", "base", "NFE", *titles, "recipe", "published")
+    name = Column("name", no_wrap=True)  # it is to be copied
+    table = Table(name, "base", "NFE", *titles, "recipe", "published")
     for student in students:
         cells = []
         if scored:

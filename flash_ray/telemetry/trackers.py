@@ -199,12 +199,12 @@ class Mlflow:
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         self._client = client = MlflowClient(self._server.uri)
         experiment, run = self._experiment(), self._run
-        found = client.search_runs([experiment], f"tags.flash_ray_run = '{run.id}'")
+        found = client.search_runs([experiment], f"tags.tracking_id = '{run.id}'")
         if found:
             self._id = found[0].info.run_id
             client.update_run(self._id, status="RUNNING")
         else:
-            tags = {"flash_ray_run": run.id, "recipe_digest": run.recipe.digest}
+            tags = {"tracking_id": run.id, "recipe_digest": run.recipe.digest}
             self._id = client.create_run(experiment, tags=tags, run_name=run.name).info.run_id
             for params in _params(run.recipe):
                 client.log_batch(self._id, params=params)
