@@ -12,7 +12,7 @@ from rich.table import Column, Table
 
 from flash_ray.evaluation.benchmark import TASK_TITLES
 from flash_ray.recipe.schema import Task
-from flash_ray.storage.students import BaselineName, digits_of
+from flash_ray.storage.scores import BaselineName, digits_of
 
 BASELINES: tuple[BaselineName, ...] = (
     "untrained",
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from flash_ray.evaluation.rank import Ranking
     from flash_ray.recipe import Recipe
     from flash_ray.storage.records import CorruptRecord
-    from flash_ray.storage.students import PublishedScores, Student
+    from flash_ray.storage.scores import PublishedScores
+    from flash_ray.storage.students import Student
     from flash_ray.workflows.write import Written
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from flash_ray.evaluation.benchmark import Benchmark
 from flash_ray.evaluation.compare import GAP, Answers, Comparison, gap_closed
 from flash_ray.recipe.schema import Task
-from flash_ray.storage.students import Baseline, BaselineName, GapClosed, PublishedScores
+from flash_ray.storage.scores import Baseline, BaselineName, GapClosed, PublishedScores
 
 BASELINES: tuple[BaselineName, ...] = ("teacher", "untrained")
 

@@ -19,7 +19,7 @@ from flash_ray.evaluation.judges.base import CaseScore
 from flash_ray.evaluation.words import failure_in_words, fault_lines
 from flash_ray.recipe import Recipe, dump_yaml
 from flash_ray.recipe.schema import Task
-from flash_ray.storage.students import digits_of
+from flash_ray.storage.scores import digits_of
 from flash_ray.trainer.metrics import UpdateMetrics
 
 CHART_WIDTH, CHART_HEIGHT = 340, 150  # pixels

@@ -246,8 +246,7 @@ class QwenImage21:
                 one with `graph` is: another would cut them off from the text's keys and values.
         """
         module: Any = getattr(transformer, "module", transformer)  # that of an engine
-        _, dtype = _kind(module)
-        condition = condition.to(x_BNC.device, dtype)
+        condition = condition.to(x_BNC.device, dtype := _kind(module)[1])
         hidden_BNC = x_BNC.to(dtype)
         if condition.references_BNC is not None:
             hidden_BNC = torch.cat([condition.references_BNC, hidden_BNC], dim=1)

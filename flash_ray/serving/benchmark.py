@@ -13,7 +13,7 @@ from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
 from flash_ray.serving.settings import Serving
 from flash_ray.storage.s3 import Store
-from flash_ray.storage.students import FIVE
+from flash_ray.storage.scores import FIVE
 
 FIELD, JUDGE = "evaluation.benchmark", "evaluation.judge"  # of the recipe
 

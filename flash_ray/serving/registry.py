@@ -31,8 +31,8 @@ from flash_ray.storage.records import (
     read_each,
 )
 from flash_ray.storage.s3 import Store
+from flash_ray.storage.scores import PublishedScores
 from flash_ray.storage.students import (
-    PublishedScores,
     Student,
     descending,
     find_student,

@@ -9,7 +9,7 @@ from flash_ray.evaluation.judges.base import CategoryScore
 from flash_ray.recipe.schema import Task
 from flash_ray.serving.settings import Limits
 from flash_ray.serving.tokens import Role
-from flash_ray.storage.students import PublishedScores
+from flash_ray.storage.scores import PublishedScores
 
 SIZE = r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$"
 PROMPT = 'A poster with the word "SUN" in red letters'

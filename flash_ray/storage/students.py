@@ -25,7 +25,7 @@ from pydantic import (
 
 from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe
-from flash_ray.recipe.schema import Sigma, Task
+from flash_ray.recipe.schema import Sigma
 from flash_ray.storage.manifest import FileRecord, check_path, record, verify
 from flash_ray.storage.records import (
     CorruptRecord,
@@ -37,6 +37,7 @@ from flash_ray.storage.records import (
     read_record,
 )
 from flash_ray.storage.s3 import Store, check_name
+from flash_ray.storage.scores import PublishedScores
 
 HOME, MANIFEST = "students/", "model.json"
 SUFFIXES = (".safetensors", ".json", ".txt")
@@ -83,70 +84,6 @@ def _published_files(files: dict[str, FileRecord]) -> dict[str, FileRecord]:
         except UserError as error:
             raise ValueError(str(error)) from None
     return files
-
-
-FIVE = "1 to 5"  # the scale of judges that give points as people do
-
-
-BaselineName = Literal["teacher", "untrained"]
-
-
-def digits_of(scale: str) -> int:
-    """The decimals with which scores on that scale are shown."""
-    return 2 if scale == FIVE else 3
-
-
-class Baseline(BaseModel):
-    """What the base scored on the cases of a student, as its teacher or untrained.
-
-    Args:
-        nfe: evaluations of the transformer for one picture, the most of any task.
-        tasks: the mean score of each task that was scored.
-        intervals: 95 % bootstrap intervals of these over the cases.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-    nfe: int = Field(ge=1)
-    tasks: dict[Task, float]
-    intervals: dict[Task, tuple[float, float]] = {}
-
-
-class GapClosed(BaseModel):
-    """What share of the gap between untrained base and teacher a student closes.
-
-    Args:
-        interval: 95 % bootstrap interval over the cases.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-    share: float
-    interval: tuple[float, float]
-
-
-class PublishedScores(BaseModel):
-    """What a student scored on a benchmark before it was published.
-
-    Args:
-        benchmark: its name.
-        digest: the benchmark's, 16 hex digits: scores of other cases are not comparable.
-        judge: the name of the judge, and `scale`, what its scores are, in words.
-        cases_per_category: how many of each category were scored, 1 or more.
-        tasks: the mean score of each task that was scored.
-        intervals: 95 % bootstrap intervals of these over the cases.
-        baselines: `teacher` and `untrained` on the same cases, if they were scored.
-        gap_closed: by task, where the teacher is better than the untrained base beyond chance.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-    benchmark: Text
-    digest: Text
-    judge: Text
-    scale: Text = FIVE
-    cases_per_category: int = Field(ge=1)
-    tasks: dict[Task, float]
-    intervals: dict[Task, tuple[float, float]] = {}
-    baselines: dict[BaselineName, Baseline] = {}
-    gap_closed: dict[Task, GapClosed] = {}
 
 
 class Student(BaseModel):

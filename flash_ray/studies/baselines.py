@@ -15,7 +15,7 @@ from flash_ray.evaluation.statistics import Estimate, Scores, share
 from flash_ray.recipe.plain import read_bytes
 from flash_ray.recipe.schema import Section, Task
 from flash_ray.storage.records import CorruptRecord, parse_record
-from flash_ray.storage.students import BaselineName
+from flash_ray.storage.scores import BaselineName
 from flash_ray.studies.study import Trial
 
 FILE = "baselines.json"

@@ -18,7 +18,7 @@ from flash_ray.evaluation.benchmark import TASK_TITLES, Case, first_of_each
 from flash_ray.evaluation.statistics import RESAMPLES, Estimate
 from flash_ray.recipe.schema import Task
 from flash_ray.storage.records import CorruptRecord
-from flash_ray.storage.students import digits_of
+from flash_ray.storage.scores import digits_of
 from flash_ray.studies.findings import AVERAGE, Cases, Findings
 from flash_ray.studies.records import PICTURES, Record
 

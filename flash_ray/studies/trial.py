@@ -19,7 +19,8 @@ from flash_ray.evaluation.sample import (
 from flash_ray.recipe.schema import Task
 from flash_ray.storage.manifest import run_exists
 from flash_ray.storage.s3 import Store
-from flash_ray.storage.students import MANIFEST, PublishedScores, publish_student, read_student
+from flash_ray.storage.scores import PublishedScores
+from flash_ray.storage.students import MANIFEST, publish_student, read_student
 from flash_ray.studies.records import CategoryData, Cost, Losses, Record, TeacherMeans
 from flash_ray.studies.report import strip
 from flash_ray.studies.study import Trial

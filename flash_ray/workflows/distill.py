@@ -23,13 +23,8 @@ from flash_ray.recipe.schema import Task
 from flash_ray.storage.embedded import open_store
 from flash_ray.storage.manifest import record
 from flash_ray.storage.s3 import Store, check_name
-from flash_ray.storage.students import (
-    MANIFEST,
-    PublishedScores,
-    content_digest,
-    publish_student,
-    put_samples,
-)
+from flash_ray.storage.scores import PublishedScores
+from flash_ray.storage.students import MANIFEST, content_digest, publish_student, put_samples
 from flash_ray.telemetry.progress import Steps
 from flash_ray.telemetry.trackers import FOLDER
 from flash_ray.telemetry.tracking import validate_trackers

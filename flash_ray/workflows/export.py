@@ -14,15 +14,8 @@ from flash_ray.evaluation.benchmark import TASK_TITLES
 from flash_ray.recipe.schema import Task
 from flash_ray.storage.embedded import open_store
 from flash_ray.storage.outputs import new_folder, validate_folder
-from flash_ray.storage.students import (
-    Baseline,
-    PublishedScores,
-    Student,
-    digits_of,
-    get_samples,
-    load_student,
-    read_student,
-)
+from flash_ray.storage.scores import Baseline, PublishedScores, digits_of
+from flash_ray.storage.students import Student, get_samples, load_student, read_student
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData

@@ -13,7 +13,8 @@ from flash_ray.miniature.pipeline import TRANSFORMER_CONFIG, VAE_CONFIG, build_p
 from flash_ray.models.loading import load_model
 from flash_ray.recipe import Recipe
 from flash_ray.storage.s3 import Store
-from flash_ray.storage.students import Baseline, GapClosed, PublishedScores, publish_student
+from flash_ray.storage.scores import Baseline, GapClosed, PublishedScores
+from flash_ray.storage.students import publish_student
 
 SMALL_VAE = {**VAE_CONFIG, "base_dim": 8, "decoder_base_dim": 8}
 SMALL_TRANSFORMER = {**TRANSFORMER_CONFIG, "num_layers": 2, "num_attention_heads": 2}

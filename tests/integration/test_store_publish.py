@@ -12,13 +12,8 @@ from flash_ray.recipe import load_recipe
 from flash_ray.storage.manifest import RunRecord, open_run, record_run
 from flash_ray.storage.records import CorruptRecord
 from flash_ray.storage.s3 import Store
-from flash_ray.storage.students import (
-    PublishedScores,
-    list_students,
-    load_student,
-    publish_student,
-    read_student,
-)
+from flash_ray.storage.scores import PublishedScores
+from flash_ray.storage.students import list_students, load_student, publish_student, read_student
 
 RECIPE = load_recipe("miniature", ["student.steps=2"])
 SCORES = PublishedScores(

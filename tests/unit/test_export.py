@@ -15,13 +15,8 @@ from flash_ray.evaluation.sample import student_sampler
 from flash_ray.models.loading import load_model
 from flash_ray.models.sampling import sample
 from flash_ray.recipe import load_recipe
-from flash_ray.storage.students import (
-    Baseline,
-    GapClosed,
-    PublishedScores,
-    publish_student,
-    put_samples,
-)
+from flash_ray.storage.scores import Baseline, GapClosed, PublishedScores
+from flash_ray.storage.students import publish_student, put_samples
 from flash_ray.workflows import export as module
 from flash_ray.workflows.export import export
 from tests.helpers.hub_writes import TOKEN, Hub, hub_server

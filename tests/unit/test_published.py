@@ -10,7 +10,8 @@ from flash_ray.evaluation.judges.base import CaseScore, summarize
 from flash_ray.evaluation.published import published_scores
 from flash_ray.models.sampling import SamplerConfig
 from flash_ray.recipe import load_recipe
-from flash_ray.storage.students import PublishedScores, list_students, publish_student
+from flash_ray.storage.scores import PublishedScores
+from flash_ray.storage.students import list_students, publish_student
 from tests.helpers.plugin_package.signs import SharpnessJudge, SignsBenchmark
 from tests.helpers.storage import MemoryStore
 

@@ -17,7 +17,8 @@ from flash_ray.serving.registry import model_of, teacher_of
 from flash_ray.serving.settings import Serving, load_serving
 from flash_ray.serving.tokens import add_token, allows, read_tokens, role_of
 from flash_ray.storage.manifest import FileRecord
-from flash_ray.storage.students import PublishedScores, Student, content_digest
+from flash_ray.storage.scores import PublishedScores
+from flash_ray.storage.students import Student, content_digest
 
 
 def test_the_least_recently_used_goes_first():

@@ -8,7 +8,7 @@ import numpy as np
 from flash_ray.evaluation.benchmark import Case
 from flash_ray.evaluation.statistics import interval
 from flash_ray.recipe.schema import Section
-from flash_ray.storage.students import FIVE as FIVE
+from flash_ray.storage.scores import FIVE as FIVE
 
 Runs = Literal["driver", "cpu", "worker"]
 
