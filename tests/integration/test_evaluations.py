@@ -70,10 +70,11 @@ def with_judge(server, **fields):
 def test_ocr_judges_texts_only(recipe, own_store):
     first, found = evaluated(recipe, own_store, Serving(), judge="ocr")
     assert first.status_code == 202 and found["status"] == "succeeded"
-    assert found["judge"] == "ocr" and found["progress"] == {"done": 3, "total": 3}
+    assert (found["judge"], found["scale"]) == ("ocr", "characters right, 0 to 1")
+    assert found["progress"] == {"done": 3, "total": 3}
     result = found["result"]
     text = result["categories"]["text"]
-    assert text["counted"] == 1 and 1 <= text["score"] <= 5 and text["score"] == result["score"]
+    assert text["counted"] == 1 and 0 <= text["score"] <= 1 and text["score"] == result["score"]
     assert result["categories"]["landscape"]["score"] is None
     answers = {answer["category"]: answer for answer in result["answers"]}
     assert answers["text"]["details"]["cer"] >= 0
@@ -290,7 +291,7 @@ def test_records_that_are_corrupt_or_of_another_version_are_left_out_and_mended(
     monkeypatch.setattr(serve_log, "handlers", [caplog.handler])
     key = f"evaluations/{ids[0]}/request.json"
     text = many_store.get_bytes(key)
-    damaged = [b"{}", b"[", text.replace(b'"version":2', b'"version":1')]
+    damaged = [b"{}", b"[", text.replace(b'"version":3', b'"version":2')]
     damaged.append(text.replace(b'"cases":1', b'"cases":2'))  # the request of another id
     for number, other in enumerate(damaged):
         assert other != text

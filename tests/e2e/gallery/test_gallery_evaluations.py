@@ -122,7 +122,7 @@ def test_an_evaluation_by_ocr_shows_what_was_read_and_where_there_was_nothing_to
     assert sorted(rows)[:2] == ["landscape 1, 0 judged", "portrait 1, 0 judged"]
     text, *others = page.texts(".answers > li")
     (read,) = [a for a in page.result(model, "t2i", "ocr")["answers"] if a["score"] is not None]
-    assert f"{read['score']:.2f} {read['case']}" in text
+    assert f"{read['score']:.3f} {read['case']}" in text
     assert f"text wanted: {read['details']['wanted']}" in text
     assert f"text read: {read['details']['read'] or 'nothing'}" in text
     assert len(others) == 2
