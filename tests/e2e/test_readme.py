@@ -13,7 +13,7 @@ import yaml
 
 from flash_ray.cli.app import app
 from flash_ray.data.writing.spec import read_spec
-from flash_ray.evaluation.judges.endpoint import VlmSettings
+from flash_ray.evaluation.judges.endpoint import PairSettings
 from flash_ray.recipe.load import load_raw, parse_recipe
 from flash_ray.studies.study import load_study
 
@@ -121,7 +121,7 @@ def test_parts_of_recipes_are_valid(content):
 
 @pytest.mark.parametrize("content", yaml_blocks("judge"))
 def test_the_settings_of_a_judge_are_valid(content):
-    assert VlmSettings.model_validate(content).max_requests == 500
+    assert PairSettings.model_validate(content).max_requests == 500
 
 
 @pytest.mark.parametrize("content", yaml_blocks("spec"))
