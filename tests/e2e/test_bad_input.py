@@ -195,7 +195,6 @@ def test_what_the_store_holds_is_respected(flash_ray_forked, tmp_path, used_stor
         ("distill miniature --name other --resume", ("other", "without --resume")),
         ("distill miniature --name done", ("--name", "done-2")),
         ("distill miniature --name mine --resume --publish done", ("--publish", "done-2")),
-        ("evaluate done --task t2i", ("model.safetensors", "corrupt")),
         ("evaluate unknown --task edit", ("unknown", "flash-ray models")),
     ):
         words = [*command.split(), "--store", str(used_store)]
@@ -206,6 +205,12 @@ def test_what_the_store_holds_is_respected(flash_ray_forked, tmp_path, used_stor
     with open_store(str(used_store)) as store:
         assert len(set(store.list("runs/"))) == 2
         assert json.loads(store.get_bytes("students/done/model.json"))["name"] == "done"
+
+
+@pytest.mark.slow
+def test_a_student_that_is_corrupt_is_not_drawn(flash_ray, used_store):
+    ended = flash_ray("evaluate", "done", "--task", "t2i", "--store", str(used_store))
+    refuses(ended, "model.safetensors", "corrupt")
 
 
 def test_a_taken_name_is_known_before_ray_is_asked_for(flash_ray_forked, used_store, base):

@@ -46,19 +46,24 @@ def own_files(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        ("edit", {"color": 2, "join": 1}),
+        pytest.param("t2i", {"land": 6}, marks=pytest.mark.slow),
+    ],
+)
 def test_prompts_and_edits_at_mixed_sizes_are_answered_and_judged_by_a_plug_in(
-    flash_ray, installed, mine, own_files, tmp_path
+    flash_ray, installed, mine, own_files, tmp_path, task, expected
 ):
-    counts = {"t2i": {"land": 6}, "edit": {"color": 2, "join": 1}}
-    for task, expected in counts.items():
-        words = ("evaluate", "untrained", "--recipe", mine.name, "--task", task, *JUDGE)
-        out = ("--benchmark", own_files.name, "--out", f"{task}.json")
-        ended = flash_ray(*words, *out, PYTHONPATH=str(installed))
-        assert ended.returncode == 0, ended.stderr
-        result = json.loads((tmp_path / f"{task}.json").read_text())
-        assert result["benchmark"] == "prompts-edits"
-        categories = result["judges"]["sharpness"]["categories"]
-        assert {name: row["counted"] for name, row in categories.items()} == expected
+    words = ("evaluate", "untrained", "--recipe", mine.name, "--task", task, *JUDGE)
+    out = ("--benchmark", own_files.name, "--out", f"{task}.json")
+    ended = flash_ray(*words, *out, PYTHONPATH=str(installed))
+    assert ended.returncode == 0, ended.stderr
+    result = json.loads((tmp_path / f"{task}.json").read_text())
+    assert result["benchmark"] == "prompts-edits"
+    categories = result["judges"]["sharpness"]["categories"]
+    assert {name: row["counted"] for name, row in categories.items()} == expected
 
 
 def test_the_example_of_the_page_runs(flash_ray, mine, tmp_path):

@@ -123,6 +123,7 @@ def test_a_bucket_that_refuses_the_workers(flash_ray, server, small):
     job_refuses(ended, f"runtime.storage.url: {PLACE}", "refused the credentials", "worker node")
 
 
+@pytest.mark.slow
 def test_a_studys_bucket_that_refuses_the_workers(flash_ray, server, base, tmp_path):
     study = {
         "name": "deaf",

@@ -35,6 +35,7 @@ def writer():
     assert server.problems == []
 
 
+@pytest.mark.slow
 def test_the_guides_spec_is_written_drawn_and_read_by_a_recipe(flash_ray, base, writer, tmp_path):
     spec = yaml.safe_load(re.search(r"```yaml\n(.*?)```", SECTION, re.DOTALL)[1])
     spec["writer"]["base_url"] = writer.base_url

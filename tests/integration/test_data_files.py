@@ -205,6 +205,7 @@ def test_a_changed_file_is_listed_again_and_only_what_is_new_is_encoded(
     assert len(second.shards) == 2
 
 
+@pytest.mark.slow
 def test_a_picture_that_changes_after_it_was_listed_is_listed_anew(
     prepared, base, bucket, files, tmp_path
 ):

@@ -21,6 +21,7 @@ def served(bare: Served) -> Served:
     return bare
 
 
+@pytest.mark.slow
 def test_without_a_benchmark_models_are_compared_on_prompts_and_no_score_is_claimed(page):
     models = page.api("/v1/models")["data"]
     assert {"teacher", "plain", "bold"} <= {model["id"] for model in models}
