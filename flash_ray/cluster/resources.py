@@ -51,6 +51,7 @@ def worker_options(recipe: Recipe) -> dict[str, Any]:
         "num_cpus": runtime.cpus_per_worker,
         "num_gpus": 1 if runtime.gpu else 0,
         "resources": {"trainer": 1},
+        "scheduling_strategy": "DEFAULT",  # anywhere: a trial has a group of its driver's size
         "runtime_env": {"env_vars": thread_limits(recipe)},
     }
 
