@@ -70,7 +70,7 @@ def open_store(
 
 
 @contextmanager
-def embedded_store(folder: Path, deadline_s: float = 30) -> Iterator[Store]:
+def embedded_store(folder: Path, deadline_s: float = 120) -> Iterator[Store]:
     """Run the embedded store over `folder`, which keeps its data and its own credentials (0600).
 
     While it runs, this process's AWS_* variables point to it; processes started meanwhile (a

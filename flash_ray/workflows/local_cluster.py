@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import typer
 
 from flash_ray.cluster.local.config import NodeLimits
-from flash_ray.cluster.local.nodes import Cluster, autoscaling_cluster
+from flash_ray.cluster.local.nodes import Cluster, autoscaling_cluster, validate_room
 from flash_ray.cluster.session import LOOPBACK_ONLY, RAYS_FOLDER
 from flash_ray.storage.embedded import HOME, open_store
 
@@ -22,6 +22,7 @@ def run(limits: NodeLimits, port: int) -> None:
     Raises:
         UserError: as `autoscaling_cluster`.
     """
+    validate_room(limits, port)
     with _store() as (url, where), autoscaling_cluster(limits, port) as cluster:
         typer.echo(_how_to_use(cluster, limits, url, where))
         try:

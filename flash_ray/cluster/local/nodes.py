@@ -155,8 +155,7 @@ def autoscaling_cluster(
         UserError: the port is taken, memory is short, the token cannot be read, or the cluster
             is not ready in `deadline_s` seconds.
     """
-    validate_port(HOST, port)
-    _validate_memory(limits)
+    validate_room(limits, port)
     token = read_token()
     folder = Path(tempfile.mkdtemp(prefix="flash-ray-"))
     head = None
@@ -259,7 +258,9 @@ def _keep_logs(folder: Path) -> None:
             path.unlink()
 
 
-def _validate_memory(limits: NodeLimits) -> None:
+def validate_room(limits: NodeLimits, port: int) -> None:
+    """Raises UserError if the port is taken, or the nodes' object stores do not fit the memory."""
+    validate_port(HOST, port)
     nodes = 1 + sum(limits.most.values())
     needed, free = nodes * limits.object_store_mib, psutil.virtual_memory().available // MEBIBYTE
     if needed > free:
