@@ -46,12 +46,9 @@ def own_files(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("task", "expected"),
-    [
-        ("edit", {"color": 2, "join": 1}),
-        pytest.param("t2i", {"land": 6}, marks=pytest.mark.slow),
-    ],
+    ("task", "expected"), [("edit", {"color": 2, "join": 1}), ("t2i", {"land": 6})]
 )
 def test_prompts_and_edits_at_mixed_sizes_are_answered_and_judged_by_a_plug_in(
     flash_ray, installed, mine, own_files, tmp_path, task, expected

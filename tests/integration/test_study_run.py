@@ -81,6 +81,7 @@ def study(base, tmp_path, monkeypatch):
     return written
 
 
+@pytest.mark.slow
 def test_a_study_leaves_records_retries_from_checkpoints_and_repeats_nothing(
     study, store, cluster, tmp_path, monkeypatch
 ):
@@ -88,6 +89,7 @@ def test_a_study_leaves_records_retries_from_checkpoints_and_repeats_nothing(
         "teacher_defaults.placement=actors",
         "runtime.checkpoint_every=2",
         "evaluation.baselines=false",
+        "evaluation.cases={t2i: 1, edit: 1}",
         name="two-arms",
         arms={"four": {}, "two": {"student.steps": 2}},
         fixed=[],
