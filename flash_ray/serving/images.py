@@ -1,9 +1,10 @@
 """Pictures from and to the network: one at a time is decoded, to the size that is needed."""
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from typing import BinaryIO, Literal
 
-import anyio
 import numpy as np
 from PIL import Image
 
@@ -14,7 +15,8 @@ from flash_ray.serving.sizes import validate_reference
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 OVERSAMPLED = 4  # pixels that are kept of an upload for each that the model takes
-_decoders = anyio.CapacityLimiter(1)  # of this process
+# One thread for all uploads of this process: each thread would keep the memory that it freed.
+_decoder = ThreadPoolExecutor(1, "decode")
 
 
 def png(picture: np.ndarray | Image.Image) -> bytes:
@@ -53,7 +55,8 @@ async def open_upload(
         ApiError: 400; it is too large or elongated, of another format than PNG, JPEG or WebP, or
             broken.
     """
-    return await anyio.to_thread.run_sync(_open, file, limits, area, field, limiter=_decoders)
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_decoder, _open, file, limits, area, field)
 
 
 def _open(file: BinaryIO, limits: Limits, area: int | None, field: str) -> Image.Image:
