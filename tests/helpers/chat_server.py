@@ -11,6 +11,7 @@ from threading import Lock, Thread
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 KEY = "sk-test-0123456789"
@@ -105,6 +106,17 @@ def chat_server() -> Iterator[ChatServer]:
         httpd.shutdown()
         httpd.server_close()
         thread.join()
+
+
+@contextmanager
+def trusted_server(variable: str, script: Script | None = None) -> Iterator[ChatServer]:
+    """A server for the block whose key is in the environment variable; every request was valid."""
+    with pytest.MonkeyPatch.context() as patch, chat_server() as running:
+        patch.setenv(variable, KEY)
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        running.script = script or running.script
+        yield running
+    assert running.problems == []
 
 
 def _checked(path: str, body: dict[str, Any]) -> Asked:

@@ -19,7 +19,7 @@ from flash_ray.miniature.scenes import CATEGORIES
 from flash_ray.recipe.schema import Task
 from flash_ray.storage.embedded import embedded_store
 from flash_ray.storage.s3 import Store
-from tests.helpers.chat_server import KEY, Answer, Asked, ChatServer, chat_server, good
+from tests.helpers.chat_server import KEY, Answer, Asked, ChatServer, good, trusted_server
 from tests.helpers.storage import MemoryStore
 
 
@@ -46,12 +46,9 @@ def store(server_and_bucket: Store, request: pytest.FixtureRequest) -> Store:
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
-    monkeypatch.setenv("JUDGE_KEY", KEY)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with chat_server() as running:
+def server() -> Iterator[ChatServer]:
+    with trusted_server("JUDGE_KEY") as running:
         yield running
-    assert running.problems == []
 
 
 def settings(server: ChatServer, **changes: object) -> VlmSettings:

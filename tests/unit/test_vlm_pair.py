@@ -1,6 +1,7 @@
 """A VLM that compares answers with a reference's: both orders, ties, what is asked, refusals."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from flash_ray.evaluation.judges.base import summarize
 from flash_ray.evaluation.judges.choose import open_judge, read_judges, references
 from flash_ray.evaluation.judges.endpoint import PairSettings
 from flash_ray.evaluation.judges.vlm_pair import VlmPairJudge
-from tests.helpers.chat_server import KEY, Answer, Asked, ChatServer, chat_server
+from tests.helpers.chat_server import Answer, Asked, ChatServer, trusted_server
 from tests.helpers.storage import MemoryStore
 
 CASES = [
@@ -24,12 +25,9 @@ THEIRS = {case.id: np.full((32, 32, 3), 50, np.uint8) for case in CASES}
 
 
 @pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setenv("JUDGE_KEY", KEY)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with chat_server() as running:
+def server() -> Iterator[ChatServer]:
+    with trusted_server("JUDGE_KEY") as running:
         yield running
-    assert running.problems == []
 
 
 @pytest.fixture

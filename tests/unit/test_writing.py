@@ -16,7 +16,7 @@ from flash_ray.evaluation.benchmark import listed_cases, load_benchmark
 from flash_ray.recipe import load_recipe
 from flash_ray.telemetry.progress import Steps
 from flash_ray.workflows.write import Written, write_data
-from tests.helpers.chat_server import KEY, Answer, ChatServer, chat_server
+from tests.helpers.chat_server import KEY, Answer, ChatServer, trusted_server
 from tests.helpers.writer import KEY_VARIABLE, lines, prompt_of, write_spec, writes
 
 AT_ONCE = {"retry-after-ms": "1"}  # the client waits so long before it asks again
@@ -32,13 +32,9 @@ T2I = {
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
-    monkeypatch.setenv(KEY_VARIABLE, KEY)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with chat_server() as running:
-        running.script = writes
+def server() -> Iterator[ChatServer]:
+    with trusted_server(KEY_VARIABLE, writes) as running:
         yield running
-    assert running.problems == []
 
 
 def write(spec: Path, out: Path) -> Written:

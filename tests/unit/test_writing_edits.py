@@ -25,7 +25,7 @@ from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Files
 from flash_ray.telemetry.progress import Steps
 from flash_ray.workflows import write as workflow
-from tests.helpers.chat_server import KEY, Answer, ChatServer, chat_server
+from tests.helpers.chat_server import Answer, ChatServer, trusted_server
 from tests.helpers.distilling import small_recipe
 from tests.helpers.writer import KEY_VARIABLE, write_spec, writes
 
@@ -40,13 +40,9 @@ EDIT = {
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
-    monkeypatch.setenv(KEY_VARIABLE, KEY)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with chat_server() as running:
-        running.script = writes
+def server() -> Iterator[ChatServer]:
+    with trusted_server(KEY_VARIABLE, writes) as running:
         yield running
-    assert running.problems == []
 
 
 @pytest.fixture
