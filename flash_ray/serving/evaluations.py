@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import Literal, TypeVar
@@ -148,8 +148,8 @@ class EvaluationStore:
             views += read_each(partial(self.view, whole=False), ids)[0].values()
         return views, bool(rest)
 
-    def unfinished(self, base: str, benchmark: str) -> list[str]:
-        """The ids of those of models of that base, on that benchmark, that have not ended.
+    def unfinished(self, base: str, benchmarks: Collection[str]) -> list[str]:
+        """The ids of those of models of that base, on those benchmarks, that have not ended.
 
         One that this store has seen ended is not looked at again: who begins it again says so.
         """
@@ -159,8 +159,11 @@ class EvaluationStore:
         self._ended.update(ended)
         specs, faults = read_each(self.spec, [id for id in unseen if id not in ended])
         self._log.name([*strangers, *faults.values()])
-        served = (base, benchmark)
-        return [id for id, s in specs.items() if (s.model.base, s.benchmark) == served]
+        return [
+            id
+            for id, spec in specs.items()
+            if spec.model.base == base and spec.benchmark in benchmarks
+        ]
 
     def end(self, id: str) -> End | None:
         """How it ended; None if it has not."""

@@ -128,7 +128,16 @@ def plan_serve(
     words += ["--host", host, "--port", str(port)]
     words += ["--tokens", str(tokens)] if tokens else []
     fields = serving.model_dump(mode="json")
-    files = _recipe_files(recipe)
+    if serving.benchmarks is None:
+        files = _recipe_files(recipe)
+    else:  # the recipe's is not served
+        files = {RECIPE: dump_yaml(_naming(recipe, None))}
+        fields["benchmarks"] = []
+        for number, choice in enumerate(serving.benchmarks):
+            there, carried = _carried(choice, recipe, f"benchmarks.{number}")
+            named = there.model_dump(mode="json") if isinstance(there, BenchmarkFiles) else there
+            fields["benchmarks"].append(named)
+            files |= carried
     for judge, judge_fields in fields["judges"].items():
         files[f"judge-{judge}.yaml"] = _yaml(judge_fields)
     fields["judges"] = {judge: f"judge-{judge}.yaml" for judge in fields["judges"]}

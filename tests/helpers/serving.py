@@ -12,7 +12,7 @@ from PIL import Image
 from flash_ray.evaluation.judges.base import CaseScore
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
-from flash_ray.serving.benchmark import served_benchmark
+from flash_ray.serving.benchmarks import checked_benchmarks, with_published
 from flash_ray.serving.evaluations import EvaluationStore
 from flash_ray.serving.evaluator import CaseJudge, evaluate
 from flash_ray.serving.gateway import build_api
@@ -39,7 +39,8 @@ def in_process(
 ) -> Service:
     """The application's parts in this process: what Ray Serve does is left out."""
     generator = Generator("generate", recipe, store, settings)
-    benchmark = served_benchmark(recipe, settings)
+    named = checked_benchmarks(recipe, settings)
+    benchmarks = with_published(named, recipe, settings, store, print)
 
     async def generate(deployment: str, request: GenerationRequest) -> GenerationResult:
         return await generator.generate(request)
@@ -50,12 +51,11 @@ def in_process(
         async for part in generator.stream(request):
             yield part
 
-    async def judge(task: Task, case: str, picture: bytes) -> CaseScore:
-        assert benchmark, "nothing is judged without a benchmark"
-        return CaseJudge(recipe, benchmark)(task, case, picture)
+    async def judge(benchmark: str, task: Task, case: str, picture: bytes) -> CaseScore:
+        return CaseJudge(benchmarks, settings, store)(benchmark, task, case, picture)
 
     async def start(id: str) -> None:
-        evaluate(id, recipe, store, settings, benchmark)
+        evaluate(id, recipe, store, settings, benchmarks)
 
     async def cancel(id: str) -> None:
         pass
@@ -64,8 +64,8 @@ def in_process(
         recipe=recipe,
         settings=settings,
         tokens=tokens,
-        registry=ModelRegistry(recipe, store, benchmark, max_age=0.0),
-        benchmark=benchmark,
+        registry=ModelRegistry(recipe, store, benchmarks, max_age=0.0),
+        benchmarks=benchmarks,
         evaluations=EvaluationStore(store),
         links=Links(settings.link_s, settings.links_mib * MIB),
         draws_alpha=True,

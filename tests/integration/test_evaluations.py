@@ -253,9 +253,9 @@ def test_requests_are_read_once_and_what_has_ended_is_not_looked_at_again(recipe
         assert store.count("folders") == times and store.count("list") == 2 * times
 
     before = store.count("list")
-    assert set(evaluations.unfinished(recipe.base, "miniature")) == {ids[i] for i in (0, 1, 2, 6)}
+    assert set(evaluations.unfinished(recipe.base, {"miniature"})) == {ids[i] for i in (0, 1, 2, 6)}
     assert store.count("list") - before == 7
-    assert set(evaluations.unfinished("another", "miniature")) == {ids[5]}
+    assert set(evaluations.unfinished("another", {"miniature", "starter"})) == {ids[5]}
     assert store.count("list") - before == 7 + 5
     assert store.count("get") == 7
 
