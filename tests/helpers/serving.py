@@ -1,11 +1,17 @@
 """Shared by the tests of the endpoints: the application in one process, and what asks it."""
 
 import base64
-from collections.abc import AsyncIterator, Sequence
+import json
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import uvicorn
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -32,6 +38,35 @@ SETTINGS = Serving(limits=Limits(n=3, prompt=200, steps=20, image_bytes=100_000,
 def client_of(service: Service) -> TestClient:
     """A client of the application in this process, at an address that is asked without tokens."""
     return TestClient(build_api(service), base_url=HERE)
+
+
+@contextmanager
+def over_http(service: Service) -> Iterator[str]:
+    """The address of the application while it is served from a thread of this process."""
+    config = uvicorn.Config(build_api(service), port=0, log_level="error")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive(), "the server has ended"
+        time.sleep(0.05)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join()
+
+
+def write_signs(folder: Path) -> Path:
+    """A file of cases of another size than the recipe's, with edits that only a VLM could judge."""
+    Image.new("RGB", (96, 64), "gray").save(folder / "wall.png")
+    rows = [
+        {"id": "open", "prompt": 'A sign "OPEN"', "category": "wood", "text": "OPEN"},
+        {"id": "exit", "prompt": 'A sign "EXIT"', "category": "wood", "text": "EXIT"},
+        {"id": "red", "prompt": "Make it red", "category": "color", "image": "wall.png"},
+    ]
+    lines = (json.dumps({**row, "size": [64, 96]}) for row in rows)
+    (folder / "signs.jsonl").write_text("\n".join(lines))
+    return folder / "signs.jsonl"
 
 
 def in_process(

@@ -12,10 +12,9 @@ setUpTabs(document.querySelector("[role=tablist]"));
 setUpForgetting();
 await trying("start", async () => {
   const [me, models, benchmarks] = await Promise.all([readMe(), listModels(), listBenchmarks()]);
-  const [benchmark = null] = benchmarks; // a server has one, or none: then nothing is scored
-  const scores = setUpCompare(me, models, benchmark);
-  document.querySelector("[role=tablist]").hidden = benchmark === null;
-  if (!benchmark) return;
-  const ask = setUpEvaluations(me, models, benchmark, (listed) => scores.listen(listed));
+  const scores = setUpCompare(me, models, benchmarks);
+  document.querySelector("[role=tablist]").hidden = benchmarks.length === 0;
+  if (benchmarks.length === 0) return; // nothing is scored
+  const ask = setUpEvaluations(me, models, benchmarks, (listed) => scores.listen(listed));
   scores.offer(ask);
 });
