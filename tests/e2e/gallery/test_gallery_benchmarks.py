@@ -104,6 +104,7 @@ def test_the_benchmark_of_an_evaluation_brings_its_tasks_and_judges(page, tmp_pa
     ocr = {"model": "bold", "benchmark": "miniature", "task": "t2i", "cases": 1, "judge": "ocr"}
     other = page.api("/v1/evaluations", ocr)
     page.browser.refresh()
+    page.wait(lambda: page.one("#evaluations-tab").is_displayed())
     page.one("#evaluations-tab").click()
     page.labelled("Choose plain on signs t2i, judged by ocr, 2 cases a category, seed 0").click()
     page.labelled(
@@ -116,5 +117,12 @@ def test_the_benchmark_of_an_evaluation_brings_its_tasks_and_judges(page, tmp_pa
     )
     assert "Score bold on 2 cases a category of signs" in note.text
     with window(page.browser, PHONE):
+        cells = page.all(".pair tbody tr:first-child :is(th, td)")
+        assert len({page.box(cell)["left"] for cell in cells}) == len(cells) == 3
+        for field in ("evaluation-benchmark", "benchmark"):  # a name may have 100 characters
+            script = "arguments[0].options[0].text = 'a-long-name-'.repeat(8)"
+            page.browser.execute_script(script, page.one(f"#{field}"))
         shoot(page.browser, tmp_path / "phone.png")
+        assert page.fits()
+        page.one("#compare-tab").click()
         assert page.fits()
