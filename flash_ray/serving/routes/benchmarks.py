@@ -121,7 +121,12 @@ def find_benchmark(service: Service, name: str | None, task: Task) -> ServedBenc
             "benchmark_not_found",
         )
     if name is None and len(benchmarks) > 1:
-        raise ApiError(400, f"benchmark: missing; allowed: {known}.", "benchmark")
+        raise ApiError(
+            400,
+            f"benchmark: missing; allowed: {known}.",
+            "benchmark",
+            "missing_required_parameter",
+        )
     served = next(iter(benchmarks.values())) if name is None else benchmarks.get(name)
     if served is None:
         raise ApiError(
