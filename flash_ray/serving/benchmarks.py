@@ -7,6 +7,7 @@ from urllib.parse import quote
 from flash_ray import plugins
 from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import Benchmark, Case, load_benchmark
+from flash_ray.models.loading import is_same_base
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
 from flash_ray.recipe.sections import BenchmarkFiles
@@ -101,7 +102,7 @@ def with_published(
         return served
     scored: dict[tuple[str, str], list[Student]] = defaultdict(list)
     for student in list_students(store)[0]:  # the others are named when models are listed
-        if student.base == recipe.base and student.scores:
+        if is_same_base(student.base, recipe.base) and student.scores:
             scored[student.scores.benchmark, student.scores.digest].append(student)
     found = dict(served)
     for (name, digest), students in scored.items():

@@ -16,6 +16,7 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, Field, JsonValue
 
+from flash_ray.models.loading import is_same_base
 from flash_ray.recipe.schema import Section, Task
 from flash_ray.serving.registry import ServedModel
 from flash_ray.serving.schemas import (
@@ -162,7 +163,7 @@ class EvaluationStore:
         return [
             id
             for id, spec in specs.items()
-            if spec.model.base == base and spec.benchmark in benchmarks
+            if is_same_base(spec.model.base, base) and spec.benchmark in benchmarks
         ]
 
     def end(self, id: str) -> End | None:

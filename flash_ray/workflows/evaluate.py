@@ -26,7 +26,7 @@ from flash_ray.evaluation.judges.choose import (
     references,
     validate_judge,
 )
-from flash_ray.models.loading import validate_base
+from flash_ray.models.loading import validate_base, with_pinned_base
 from flash_ray.recipe import Recipe, parse_recipe
 from flash_ray.recipe.schema import Task
 from flash_ray.storage.embedded import open_store
@@ -197,7 +197,7 @@ def _known(name: str, recipe: Recipe | None) -> _Model | None:
                 f"--recipe: missing with {name}; allowed: a preset's name or a YAML file, whose "
                 "base and guidance are evaluated; add --recipe RECIPE"
             )
-        return _Model(name, recipe)
+        return _Model(name, with_pinned_base(recipe))
     if "/" not in name:
         return None
     student = read_manifest(Path(name))
