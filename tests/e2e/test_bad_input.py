@@ -88,7 +88,7 @@ def files(folder: Path) -> set[Path]:
             "--benchmark: missing",
         ),
         ("serve miniature --serving benchmarks=[nature]", "benchmarks: unknown benchmark 'nature'"),
-        ("serve miniature --serving benchmarks=[starter,starter]", "benchmarks.1: 'starter' is the"),
+        ("serve miniature --serving benchmarks=[starter,starter]", "benchmarks.1: 'starter'"),
         ("rank one.json two.json", "one.json"),
         ("rank one.json", "two or more"),
         ("models --store nowhere", "--store"),
