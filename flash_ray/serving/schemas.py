@@ -45,8 +45,7 @@ class Me(Body):
     limits: Bounds
     judges: list[str] = Field(
         examples=[["ocr", "mine"]],
-        description="All that evaluations may ask for; GET /v1/benchmarks says which of them judge "
-        "what. None if the server has no benchmark.",
+        description="Those of all benchmarks; GET /v1/benchmarks says which of them judge what.",
     )
     scales: dict[str, str] = Field(
         examples=[{"ocr": "characters right, 0 to 1", "mine": "1 to 5"}],
@@ -219,8 +218,7 @@ class BenchmarkCard(Body):
         examples=[{"t2i": ["wood", "metal"]}],
     )
     judges: dict[Task, list[str]] = Field(
-        description="Those that can judge some of the cases of each task, the default first; none: "
-        "the cases are shown and drawn, and have no scores.",
+        description="Those that can judge some cases of each task, the default first.",
         examples=[{"t2i": ["ocr", "mine"]}],
     )
     digest: str = Field(description="16 hex digits that change with any case.")
