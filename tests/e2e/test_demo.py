@@ -67,3 +67,17 @@ def test_without_a_benchmark_nothing_is_scored_and_nothing_claimed(flash_ray, tm
     assert "miniature" in ended.stdout and "text to image" not in ended.stdout
     ended = flash_ray("evaluate", "miniature", "--store", "store", "--task", "t2i")
     assert ended.returncode == 2 and "--benchmark: missing" in ended.stderr
+
+
+@pytest.mark.slow
+def test_without_a_judge_the_cases_are_drawn_and_no_score_is_claimed(flash_ray, tmp_path, small):
+    settings = ("evaluation.judge=null", "evaluation.every=2", "evaluation.published_cases=1")
+    options = [word for setting in settings for word in ("--set", setting)]
+    ended = flash_ray("distill", "miniature", "--store", "store", *small, *options)
+    assert ended.returncode == 0, ended.stderr
+    assert "score " not in ended.stderr.replace("score loss", "")
+    ended = flash_ray("export", "miniature", "exported", "--store", "store")
+    assert ended.returncode == 0, ended.stderr
+    card = (tmp_path / "exported" / "README.md").read_text()
+    assert (tmp_path / "exported" / "samples.png").is_file() and "samples.png" in card
+    assert "## Scores" not in card
