@@ -235,12 +235,13 @@ def asking_hub() -> Iterator[None]:
     """
     from huggingface_hub.errors import HfHubHTTPError
 
-    broken_off = HfHubHTTPError.__bases__[0]
     try:
         yield
     except OSError:
         raise
-    except broken_off as error:
+    except Exception as error:
+        if not isinstance(error, HfHubHTTPError.__bases__[0]):
+            raise
         raise OSError(f"{type(error).__name__}: {error}") from error
 
 

@@ -175,9 +175,11 @@ def _kind(source: str, revision: str | None) -> str:
             from huggingface_hub import hf_hub_download
 
             offline = not hub_answers()
-            where = {"revision": revision, "local_files_only": offline}
             with asking_hub():
-                file = Path(hf_hub_download(source, "config.json", **where))
+                found = hf_hub_download(
+                    source, "config.json", revision=revision, local_files_only=offline
+                )
+            file = Path(found)
         return str(json.loads(file.read_text(encoding="utf-8"))["model_type"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
