@@ -57,7 +57,8 @@ def checked_benchmarks(recipe: Recipe, settings: Serving) -> Benchmarks:
 
     Raises:
         UserError: there is no such benchmark or judge, two benchmarks have one name, nobody can
-            judge any case of one, or a VLM lacks its extra, its key or a benchmark.
+            judge any case of one though the recipe wants scores or the settings name it, or a VLM
+            lacks its extra, its key or a benchmark.
     """
     choices = _choices(recipe, settings)
     if settings.judges and not choices:
@@ -75,10 +76,12 @@ def checked_benchmarks(recipe: Recipe, settings: Serving) -> Benchmarks:
                 f"{field}: {benchmark.name!r} is the name of an entry before it too; allowed: each "
                 "name once; rename a file, or remove one"
             )
-        # A recipe names a benchmark together with the judge of its students.
-        needed = names[:1] if field == FIELD else names
         judges = able_judges(benchmark, names, recipe, settings)
-        if not any(name in able for able in judges.values() for name in needed):
+        # A recipe names the judge of its benchmark, or none: then its cases may be drawn alone.
+        own = recipe.evaluation.judge
+        needed = names if field != FIELD else [own] if own else []
+        able = {name for of_task in judges.values() for name in of_task}
+        if not able.intersection(needed) and (needed or field != FIELD):
             raise UserError(f"{field}: {_unjudged(benchmark, needed)}")
         served[benchmark.name] = ServedBenchmark(benchmark, judges, settings.limits.cases)
     return served

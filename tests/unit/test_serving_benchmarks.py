@@ -73,6 +73,13 @@ def test_nothing_is_served_that_the_settings_leave_out(own):
     assert list(served) == ["own"]
 
 
+def test_a_recipe_without_a_judge_may_have_its_benchmark_drawn_alone(own):
+    named = recipe(f"evaluation={{benchmark: {{t2i: {own}}}}}")
+    assert checked_benchmarks(named, Serving())["own"].judges == {"t2i": ("ocr",)}
+    own.write_text("id,prompt,category\n1,a lake,land\n")
+    assert checked_benchmarks(named, Serving())["own"].judges == {"t2i": ()}
+
+
 def problem(settings: Serving, *overrides: str, **evaluation: str) -> str:
     """Why a server of that recipe does not start, in one line."""
     found = recipe(*overrides)
@@ -186,7 +193,7 @@ def test_benchmarks_that_published_students_name_are_served_where_they_are_insta
         "starter": starter,
         "miniature": MiniatureBenchmark().digest,
     }
-    assert served["starter"].judges == {"t2i": ("ocr",)}
+    assert served["starter"].judges["t2i"] == ("ocr",)
     assert served["miniature"].judges["t2i"] == ("exact", "ocr")
     assert lines == []
 

@@ -55,6 +55,10 @@ export class BenchmarkChoice {
   }
 }
 
+/** The tasks of a benchmark that can be scored. */
+export const judgedTasks = ({ judges }) =>
+  Object.keys(judges).filter((task) => judges[task].length > 0);
+
 /** Gives a select its options; it is shown if there is a choice. */
 export function fillChoice(select, values) {
   fillSelect(select, values);

@@ -10,7 +10,7 @@ import { Grid } from "./grid.js";
 
 /**
  * Makes the part work, once the server has said who we are, which models and benchmarks there are.
- * @param {object[]} benchmarks none if nothing can be scored
+ * @param {object[]} benchmarks whose cases can be drawn, if there are any
  * @returns {{listen: (evaluations: object[]) => void, offer: (ask: Function) => void}} for the
  *   scores in the list of models: what is evaluated, and how to ask for more
  */

@@ -1,7 +1,7 @@
 // The form of a comparison: which models, which cases or prompts, and what rows follow from it.
 
 import { listCases, readPicture } from "./api.js";
-import { BenchmarkChoice } from "./benchmark_choice.js";
+import { BenchmarkChoice, judgedTasks } from "./benchmark_choice.js";
 import { bound, byId, element, fillSelect } from "./dom.js";
 import { count, mebibytes } from "./format.js";
 import { ModelScores } from "./model_scores.js";
@@ -29,18 +29,19 @@ export class CompareForm {
   #limits;
   #preview = new Pictures();
 
-  /** What the models score; null without a benchmark. */
+  /** What the models score; null if nothing can be scored. */
   scores;
 
   /**
-   * @param {object[]} benchmarks none if nothing can be scored
+   * @param {object[]} benchmarks whose cases can be drawn, if there are any
    * @param {object} limits the server's, of one request
    * @param {object} scales what the scores of each judge are
    */
   constructor(models, benchmarks, limits, scales) {
     this.#models = models;
     this.#limits = limits;
-    this.scores = benchmarks.length ? new ModelScores(models, scales, limits.cases) : null;
+    const isScored = benchmarks.some((benchmark) => judgedTasks(benchmark).length > 0);
+    this.scores = isScored ? new ModelScores(models, scales, limits.cases) : null;
     bound(byId("per-category"), limits.cases);
     this.#listModels();
     if (benchmarks.length) this.#offer(benchmarks);

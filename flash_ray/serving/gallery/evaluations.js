@@ -10,7 +10,7 @@ import {
   readPair,
   startEvaluation,
 } from "./api.js";
-import { BenchmarkChoice, fillChoice } from "./benchmark_choice.js";
+import { BenchmarkChoice, fillChoice, judgedTasks } from "./benchmark_choice.js";
 import { Beside } from "./beside.js";
 import { bound, byId, fillSelect } from "./dom.js";
 import { isActive, Item } from "./evaluation_item.js";
@@ -22,6 +22,7 @@ const POLL_MS = 2000;
 
 /**
  * Makes the part work, once the server has said who we are, which models and benchmarks there are.
+ * @param {object[]} benchmarks at least one, each with a task that can be scored
  * @param {(evaluations: object[]) => void} onList told what is listed, whenever it was read
  * @returns {(requests: object[]) => Promise} starts evaluations
  */
@@ -173,8 +174,7 @@ function fillForm(models, benchmarks) {
     byId("evaluation-model"),
     models.map((model) => model.id),
   );
-  const judged = ({ judges }) => Object.keys(judges).filter((task) => judges[task].length > 0);
-  new BenchmarkChoice("evaluation-", benchmarks, judged, ({ judges }) =>
+  new BenchmarkChoice("evaluation-", benchmarks, judgedTasks, ({ judges }) =>
     fillChoice(byId("evaluation-judge"), judges),
   );
 }

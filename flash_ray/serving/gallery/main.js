@@ -2,6 +2,7 @@
 
 import { trying } from "./alerts.js";
 import { listBenchmarks, listModels, readMe } from "./api.js";
+import { judgedTasks } from "./benchmark_choice.js";
 import { setUpCompare } from "./compare.js";
 import { byId } from "./dom.js";
 import { setUpEvaluations } from "./evaluations.js";
@@ -13,8 +14,9 @@ setUpForgetting();
 await trying("start", async () => {
   const [me, models, benchmarks] = await Promise.all([readMe(), listModels(), listBenchmarks()]);
   const scores = setUpCompare(me, models, benchmarks);
-  document.querySelector("[role=tablist]").hidden = benchmarks.length === 0;
-  if (benchmarks.length === 0) return; // nothing is scored
-  const ask = setUpEvaluations(me, models, benchmarks, (listed) => scores.listen(listed));
+  const judged = benchmarks.filter((benchmark) => judgedTasks(benchmark).length > 0);
+  document.querySelector("[role=tablist]").hidden = judged.length === 0;
+  if (judged.length === 0) return; // nothing is scored
+  const ask = setUpEvaluations(me, models, judged, (listed) => scores.listen(listed));
   scores.offer(ask);
 });

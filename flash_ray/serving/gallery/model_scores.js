@@ -58,7 +58,7 @@ export class ModelScores {
     this.#update();
   }
 
-  /** Whose scores are shown: the first judge of the benchmark. */
+  /** Whose scores are shown: the first judge of the benchmark; undefined if nobody judges it. */
   get #judge() {
     return Object.values(this.#benchmark.judges).flat()[0];
   }

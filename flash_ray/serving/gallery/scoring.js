@@ -19,7 +19,7 @@ export function scoreSets(models, chosen, evaluations, benchmark, judge) {
     sets.set(cases, set);
   };
   for (const { id, scores } of models) {
-    if (scores?.judge !== judge || !isOf(scores, benchmark)) continue;
+    if (!scores || scores.judge !== judge || !isOf(scores, benchmark)) continue;
     for (const [task, score] of Object.entries(scores.tasks)) {
       add(scores.cases_per_category, id, task, { score, interval: null });
     }

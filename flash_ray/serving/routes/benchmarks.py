@@ -149,9 +149,9 @@ def find_judge(benchmark: ServedBenchmark, task: Task, name: str | None) -> str:
     """
     judges = benchmark.judges[task]
     if not judges:
-        allowed = ", ".join(task for task, able in benchmark.judges.items() if able)
+        judged = ", ".join(task for task, able in benchmark.judges.items() if able)
         problem = f"task: no judge here can judge the {task} cases of {benchmark.name}"
-        raise ApiError(400, f"{problem}; allowed: {allowed}.", "task")
+        raise ApiError(400, f"{problem}; allowed: {judged or 'none of its tasks'}.", "task")
     if name is not None and name not in judges:
         problem = f"judge: {name[:100]!r} judges no {task} cases of {benchmark.name} here"
         raise ApiError(400, f"{problem}; allowed: {', '.join(judges)}.", "judge")

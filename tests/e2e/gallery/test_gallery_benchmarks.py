@@ -21,20 +21,35 @@ def two(
 ) -> Iterator[Served]:
     """A server, in this process, of the miniature and of signs, whose edits nobody judges."""
     folder = tmp_path_factory.mktemp("two")
-    tokens = {role: add_token(folder / "tokens.json", role, role) for role in ROLES}
+    file = served_store.folder / "two.json"
+    tokens = {role: add_token(file, role, role) for role in ROLES}
     settings = load_serving(None, [f"benchmarks=[miniature, {write_signs(folder)}]"])
     recipe = load_recipe("miniature", [f"base={base}"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLASH_RAY_CACHE", str(folder / "cache"))
         store = Store.from_url(served_store.url)
-        service = in_process(recipe, store, settings, read_tokens(folder / "tokens.json"))
+        service = in_process(recipe, store, settings, read_tokens(file))
         with over_http(service) as url:
             yield Served(url, tokens, served_store, None)
 
 
+@pytest.fixture(scope="module")
+def drawn(two: Served, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The same of a recipe whose benchmark is drawn and not judged."""
+    file = tmp_path_factory.mktemp("drawn") / "lakes.jsonl"
+    file.write_text('{"id": "one", "prompt": "A lake", "category": "land"}')
+    evaluation = f"evaluation={{benchmark: {{t2i: {file}}}}}"
+    recipe = load_recipe("miniature", [f"base={base}", evaluation])
+    shared = Store.from_url(two.store.url)
+    store = Store(shared.bucket, "drawn", shared.endpoint)  # no student brings a benchmark
+    tokens = read_tokens(two.store.folder / "two.json")
+    with over_http(in_process(recipe, store, load_serving(None), tokens)) as url:
+        yield Served(url, two.tokens, two.store, None)
+
+
 @pytest.fixture
-def served(two: Served) -> Served:
-    return two
+def served(request: pytest.FixtureRequest) -> Served:
+    return request.getfixturevalue(getattr(request, "param", "two"))
 
 
 def lines(page: Page) -> dict[str, str]:
@@ -126,3 +141,13 @@ def test_the_benchmark_of_an_evaluation_brings_its_tasks_and_judges(page, tmp_pa
         assert page.fits()
         page.one("#compare-tab").click()
         assert page.fits()
+
+
+@pytest.mark.parametrize("served", ["drawn"], indirect=True)
+def test_cases_that_nobody_judges_are_drawn_and_nothing_claims_a_score(page):
+    page.sign_in()
+    assert not page.one("[role=tablist]").is_displayed()
+    assert page.one("#judge").text == "nobody" and page.one("#benchmark-name").text == "lakes"
+    page.generate()
+    assert page.one("#compare-status").text == "1 of 1 picture drawn."
+    assert "score" not in page.one("body").text.lower()
