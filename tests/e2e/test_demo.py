@@ -1,5 +1,6 @@
 """`flash-ray demo`, small: what it leaves, and that its student works without flash_ray."""
 
+import html
 import json
 import subprocess
 import sys
@@ -48,7 +49,9 @@ def test_demo_leaves_its_results_and_can_be_repeated(flash_ray, tmp_path, small)
     assert set(manifest["scores"]["tasks"]) == {"t2i", "edit"}
     assert manifest["scores"]["benchmark"] == "miniature"
     assert manifest["scores"]["cases_per_category"] == 4
-    assert "<h2>The run</h2>" in (out / "report.html").read_text()
+    report = html.unescape((out / "report.html").read_text())
+    assert "<h2>The run</h2>" in report
+    assert result["overlap"] and all(line in report for line in result["overlap"])
     assert Image.open(out / "grid.png").width > 7 * 128
     subprocess.run([sys.executable, "-c", PLAIN_DIFFUSERS, str(out / "student")], check=True)
 
