@@ -1,5 +1,6 @@
 """The Ray Serve application, and what a Serve configuration's `import_path` names."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from flash_ray.cluster.environment import environment
 from flash_ray.models.loading import resolve_base
 from flash_ray.recipe import Recipe, load_recipe
 from flash_ray.recipe.schema import Section
-from flash_ray.serving.benchmark import ServedBenchmark, checked_benchmark
+from flash_ray.serving.benchmarks import Benchmarks, checked_benchmarks, with_published
 from flash_ray.serving.evaluator import Evaluator
 from flash_ray.serving.gateway import Gateway
 from flash_ray.serving.generator import generator_keeping
@@ -20,33 +21,31 @@ from flash_ray.storage.s3 import Store
 
 NAME = "flash-ray"
 
+logger = logging.getLogger("ray.serve")
+
 
 def application(
     recipe: Recipe,
     store: Store,
     settings: Serving,
     tokens: Sequence[Token],
-    benchmark: ServedBenchmark | None,
+    benchmarks: Benchmarks,
 ) -> serve.Application:
-    """Makes the application for `serve.run`. Every process reads its own AWS_* variables.
-
-    Args:
-        benchmark: as `checked_benchmark` gives it.
-    """
+    """Makes the application for `serve.run`. Every process reads its own AWS_* variables."""
     generators = {
         "generate": _generator("generate", settings.generate, recipe, store, settings),
         "edit": _generator("edit", settings.edit, recipe, store, settings),
     }
     evaluator = serve.deployment(
         name="score", max_ongoing_requests=64, ray_actor_options={"num_cpus": 0}
-    )(Evaluator).bind(recipe, store, settings, benchmark)
+    )(Evaluator).bind(recipe, store, settings, benchmarks)
     return serve.deployment(
         name="gateway",
         # The doors and the generators' queues are the limit, so that liveness is always answered.
         max_ongoing_requests=100_000,
         ray_actor_options={"num_cpus": 0},
     )(serve.ingress()(Gateway)).bind(
-        recipe, store, settings, tokens, benchmark, generators, evaluator
+        recipe, store, settings, tokens, benchmarks, generators, evaluator
     )
 
 
@@ -88,13 +87,14 @@ def build(args: BuildArgs) -> serve.Application:
     """Builds the endpoints. A cluster's are open to others, so there is no way without tokens.
 
     Raises:
-        UserError: the recipe, its base, its benchmark, a judge, the store or the tokens cannot be
+        UserError: the recipe, its base, a benchmark, a judge, the store or the tokens cannot be
             used.
     """
     recipe = load_recipe(args.recipe, args.overrides)
     resolve_base(recipe.base)
-    benchmark = checked_benchmark(recipe, args.serving)
+    named = checked_benchmarks(recipe, args.serving)
     tokens = read_tokens(args.tokens)
     store = Store.from_url(args.store)
     store.check()
-    return application(recipe, store, args.serving, tokens, benchmark)
+    benchmarks = with_published(named, recipe, args.serving, store, logger.warning)
+    return application(recipe, store, args.serving, tokens, benchmarks)

@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import Literal, TypeVar
@@ -149,8 +149,8 @@ class EvaluationStore:
             views += read_each(partial(self.view, whole=False), ids)[0].values()
         return views, bool(rest)
 
-    def unfinished(self, base: str, benchmark: str) -> list[str]:
-        """The ids of those of models of that base, on that benchmark, that have not ended.
+    def unfinished(self, base: str, benchmarks: Collection[str]) -> list[str]:
+        """The ids of those of models of that base, on those benchmarks, that have not ended.
 
         One that this store has seen ended is not looked at again: who begins it again says so.
         """
@@ -163,7 +163,7 @@ class EvaluationStore:
         return [
             id
             for id, spec in specs.items()
-            if is_same_base(spec.model.base, base) and spec.benchmark == benchmark
+            if is_same_base(spec.model.base, base) and spec.benchmark in benchmarks
         ]
 
     def end(self, id: str) -> End | None:

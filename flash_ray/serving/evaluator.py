@@ -15,19 +15,14 @@ from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import Case
 from flash_ray.evaluation.compare import score_answers
 from flash_ray.evaluation.judges.base import CaseScore, Judge, JudgeResult
-from flash_ray.evaluation.judges.choose import load_judge, validate_judge
+from flash_ray.evaluation.judges.choose import validate_judge
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
-from flash_ray.serving.benchmark import (
-    JUDGE,
-    ServedBenchmark,
-    open_judge,
-    reference_paths,
-    vlm_identity,
-)
+from flash_ray.serving.benchmarks import Benchmarks, reference_paths
 from flash_ray.serving.engine import Engine, LoadedModel, Prompt, load_engine
 from flash_ray.serving.evaluations import EvaluationSpec, EvaluationStore
 from flash_ray.serving.images import png
+from flash_ray.serving.judges import open_judge, vlm_identity
 from flash_ray.serving.registry import ServedModel
 from flash_ray.serving.schemas import Answer, EvaluationResult, Failure
 from flash_ray.serving.settings import MIB, Serving
@@ -43,22 +38,18 @@ logger = logging.getLogger("ray.serve")
 class Evaluator:
     """One replica; it takes up what an earlier one left unfinished, from the store's records."""
 
-    def __init__(
-        self, recipe: Recipe, store: Store, settings: Serving, benchmark: ServedBenchmark | None
-    ):
+    def __init__(self, recipe: Recipe, store: Store, settings: Serving, benchmarks: Benchmarks):
         self._recipe, self._store, self._settings = recipe, store, settings
-        self._benchmark = benchmark
-        self._judge = None if benchmark is None else CaseJudge(recipe, benchmark)
+        self._benchmarks = benchmarks
+        self._judge = CaseJudge(benchmarks, settings, store)
         self._evaluations = EvaluationStore(store)
         self._running: dict[str, ray.ObjectRef] = {}
         self._places = asyncio.Semaphore(settings.evaluations)
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    async def judge(self, task: Task, case: str, picture: bytes) -> CaseScore:
-        """What the recipe's judge says of a PNG, the answer to a case that there is."""
-        if self._judge is None:
-            raise ValueError("the recipe names no benchmark")
-        return await asyncio.to_thread(self._judge, task, case, picture)
+    async def judge(self, benchmark: str, task: Task, case: str, picture: bytes) -> CaseScore:
+        """What the default judge says of a PNG, the answer to a case that there is."""
+        return await asyncio.to_thread(self._judge, benchmark, task, case, picture)
 
     async def start(self, id: str) -> None:
         """Runs an evaluation, unless it runs already, as soon as fewer than the settings' run."""
@@ -76,9 +67,9 @@ class Evaluator:
 
     async def check_health(self) -> None:
         """Takes up what an earlier replica left unfinished; Serve calls it every few seconds."""
-        if self._benchmark is None:
+        if not self._benchmarks:
             return
-        served = (self._recipe.base, self._benchmark.name)
+        served = (self._recipe.base, set(self._benchmarks))
         try:
             unfinished = await asyncio.to_thread(self._evaluations.unfinished, *served)
         except UserError as error:  # another replica could not read the store either
@@ -111,29 +102,36 @@ class Evaluator:
             scheduling_strategy="DEFAULT",  # anywhere, not in the replica's own placement group
             runtime_env={"env_vars": thread_limits(self._recipe)},
         )
-        return task.remote(id, self._recipe, self._store, self._settings, self._benchmark)
+        return task.remote(id, self._recipe, self._store, self._settings, self._benchmarks)
 
 
 class CaseJudge:
-    """Judges single answers with the recipe's judge, one at a time: a judge need not be safe for
-    several threads."""
+    """Judges single answers with the default judge of the case's benchmark and task, one at a time:
+    a judge need not be safe for several threads."""
 
-    def __init__(self, recipe: Recipe, benchmark: ServedBenchmark):
-        self._judge = load_judge(recipe.evaluation.judge_name, JUDGE)
-        self._benchmark = benchmark
+    def __init__(self, benchmarks: Benchmarks, settings: Serving, store: Store):
+        self._benchmarks, self._settings, self._store = benchmarks, settings, store
+        self._judges: dict[str, Judge] = {}
         self._lock = threading.Lock()
 
-    def __call__(self, task: Task, id: str, picture: bytes) -> CaseScore:
-        case = self._benchmark.case(task, id)
+    def __call__(self, benchmark: str, task: Task, id: str, picture: bytes) -> CaseScore:
+        served = self._benchmarks[benchmark]
+        case = served.case(task, id)
         if case is None:
-            raise ValueError(f"{self._benchmark.name} has no {task} case {id!r}")
+            raise ValueError(f"{benchmark} has no {task} case {id!r}")
         with self._lock:
-            (score,) = self._judge.judge([case], [_pixels(picture)])
+            judge = self._open(served.judges[task][0])
+            (score,) = judge.judge([case], [_pixels(picture)])
         return CaseScore(**score.model_dump())  # plain: a judge's own class may not be picklable
+
+    def _open(self, name: str) -> Judge:
+        if name not in self._judges:
+            self._judges[name] = open_judge(name, self._settings, self._store)
+        return self._judges[name]
 
 
 def evaluate(
-    id: str, recipe: Recipe, store: Store, settings: Serving, benchmark: ServedBenchmark | None
+    id: str, recipe: Recipe, store: Store, settings: Serving, benchmarks: Benchmarks
 ) -> None:
     """Draws and judges what an evaluation asks for, and writes how it ended."""
     evaluations = EvaluationStore(store)
@@ -142,7 +140,7 @@ def evaluate(
         return
     one_process(recipe)
     try:
-        cases = _cases(spec, settings, benchmark)
+        cases = _cases(spec, settings, benchmarks)
         judge = _judge(spec, cases, settings, store)  # before anything is drawn
         images = _answers(evaluations, spec, cases, recipe, store, settings)
         # In this process: the cluster's cores belong to the replicas.
@@ -153,10 +151,9 @@ def evaluate(
     evaluations.finish(id, "result", _result(spec, cases, judged))
 
 
-def _cases(
-    spec: EvaluationSpec, settings: Serving, benchmark: ServedBenchmark | None
-) -> list[Case]:
-    if benchmark is None or (benchmark.name, benchmark.digest) != (spec.benchmark, spec.digest):
+def _cases(spec: EvaluationSpec, settings: Serving, benchmarks: Benchmarks) -> list[Case]:
+    benchmark = benchmarks.get(spec.benchmark)
+    if benchmark is None or benchmark.digest != spec.digest:
         raise UserError(
             f"benchmark: the server does not have {spec.benchmark!r} with the digest {spec.digest} "
             "any more; ask again"

@@ -17,7 +17,7 @@ from flash_ray.evaluation.words import WORDS_FILE
 from flash_ray.models.loading import family_of
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
-from flash_ray.serving.benchmark import ServedBenchmark
+from flash_ray.serving.benchmarks import Benchmarks
 from flash_ray.serving.doors import HEALTH, Authenticated, BoundedBodies, SameMachine
 from flash_ray.serving.evaluations import EvaluationStore
 from flash_ray.serving.generator import GenerationRequest, GenerationResult
@@ -35,7 +35,7 @@ from flash_ray.storage.s3 import Store
 GALLERY = resources.files("flash_ray.serving") / "gallery"
 DESCRIPTION = (
     "Pictures from few-step students and their teacher, by OpenAI's Images API; scores of models "
-    "on a benchmark. Every error has OpenAI's shape."
+    "on benchmarks. Every error has OpenAI's shape."
 )
 STATUSES = {
     400: "The request is not allowed; `param` says which field.",
@@ -58,7 +58,7 @@ class Gateway:
         store: Store,
         settings: Serving,
         tokens: Sequence[Token],
-        benchmark: ServedBenchmark | None,
+        benchmarks: Benchmarks,
         generators: Mapping[str, DeploymentHandle],
         evaluator: DeploymentHandle,
     ):
@@ -67,8 +67,8 @@ class Gateway:
             recipe=recipe,
             settings=settings,
             tokens=tokens,
-            registry=ModelRegistry(recipe, store, benchmark),
-            benchmark=benchmark,
+            registry=ModelRegistry(recipe, store, benchmarks),
+            benchmarks=benchmarks,
             evaluations=EvaluationStore(store),
             links=Links(settings.link_s, settings.links_mib * MIB),
             draws_alpha=hasattr(family_of(recipe.base), "to_rgba"),
@@ -104,8 +104,9 @@ class Gateway:
         finally:
             parts.cancel()  # of a client that has gone; what has ended is left as it is
 
-    async def _judge(self, task: Task, case: str, picture: bytes) -> CaseScore:
-        score: CaseScore = await self._answer(self._evaluator.judge.remote(task, case, picture))
+    async def _judge(self, benchmark: str, task: Task, case: str, picture: bytes) -> CaseScore:
+        asked = self._evaluator.judge.remote(benchmark, task, case, picture)
+        score: CaseScore = await self._answer(asked)
         return score
 
     async def _start(self, id: str) -> None:

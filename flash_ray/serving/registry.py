@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
@@ -20,7 +21,7 @@ from flash_ray.models.loading import base_digest, is_same_base, resolve_base
 from flash_ray.models.sampling import SamplerConfig
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Section, sigma_schedule
-from flash_ray.serving.benchmark import ServedBenchmark
+from flash_ray.serving.benchmarks import Benchmarks
 from flash_ray.storage.records import (
     CorruptRecord,
     Digest,
@@ -43,6 +44,7 @@ from flash_ray.storage.students import (
 logger = logging.getLogger("ray.serve")
 
 TEACHER = "teacher"
+NONE: Benchmarks = MappingProxyType({})
 
 
 def _can_be_sampled(sampler: SamplerConfig) -> SamplerConfig:
@@ -65,7 +67,7 @@ class ServedModel(Section):
         digest: 16 hex digits of the weights' content: equal digests draw equal pictures.
         sampler: its own; at guidance scale 1 it asks the transformer once a step.
         shift: time shift of the sigmas when a request asks for another number of steps.
-        scores: on the benchmark that is served, None if it has none.
+        scores: on a benchmark that is served, None if it has none.
         created: seconds since 1970.
     """
 
@@ -93,7 +95,7 @@ class ServedModel(Section):
         return replace(self.sampler, sigmas=tuple(sigma_schedule(steps, self.shift)))
 
 
-def teacher_of(recipe: Recipe, benchmark: ServedBenchmark | None = None) -> ServedModel:
+def teacher_of(recipe: Recipe, benchmarks: Benchmarks = NONE) -> ServedModel:
     """The recipe's base, sampled as evaluations sample a teacher."""
     sampler = teacher_sampler(recipe)
     return ServedModel(
@@ -104,13 +106,13 @@ def teacher_of(recipe: Recipe, benchmark: ServedBenchmark | None = None) -> Serv
         digest=base_digest(recipe.base),
         sampler=sampler,
         shift=1.0,
-        scores=_comparable(_base_scores(recipe, sampler), benchmark),
+        scores=_comparable(_base_scores(recipe, sampler), benchmarks),
         created=0,
     )
 
 
 def model_of(
-    student: Student, name: str | None = None, benchmark: ServedBenchmark | None = None
+    student: Student, name: str | None = None, benchmarks: Benchmarks = NONE
 ) -> ServedModel:
     """A published student under its own name or an alias."""
     return ServedModel(
@@ -121,7 +123,7 @@ def model_of(
         digest=student.folder,
         sampler=SamplerConfig(tuple(student.sigmas)),
         shift=student.recipe["student"]["timestep_shift"],
-        scores=_comparable(student.scores, benchmark),
+        scores=_comparable(student.scores, benchmarks),
         created=max(0, int(datetime.fromisoformat(student.created).timestamp())),
     )
 
@@ -170,14 +172,10 @@ def _base_scores(recipe: Recipe, sampler: SamplerConfig) -> PublishedScores | No
     )
 
 
-def _comparable(
-    scores: PublishedScores | None, benchmark: ServedBenchmark | None
-) -> PublishedScores | None:
-    """The scores if they are of the benchmark that is served: others say nothing here."""
-    if scores is None or benchmark is None:
-        return None
-    served = (benchmark.name, benchmark.digest)
-    return scores if (scores.benchmark, scores.digest) == served else None
+def _comparable(scores: PublishedScores | None, benchmarks: Benchmarks) -> PublishedScores | None:
+    """The scores if they are of a benchmark that is served: others say nothing here."""
+    benchmark = benchmarks.get(scores.benchmark) if scores else None
+    return scores if scores and benchmark and benchmark.digest == scores.digest else None
 
 
 class ModelRegistry:
@@ -191,12 +189,12 @@ class ModelRegistry:
         self,
         recipe: Recipe,
         store: Store,
-        benchmark: ServedBenchmark | None,
+        benchmarks: Benchmarks,
         max_age: float = 2.0,
     ):
         self._recipe, self._store = recipe, store
-        self._benchmark, self._max_age = benchmark, max_age
-        self._teacher = teacher_of(recipe, benchmark)
+        self._benchmarks, self._max_age = benchmarks, max_age
+        self._teacher = teacher_of(recipe, benchmarks)
         self._students: dict[tuple[str, str], Student] = {}  # by name and version of the manifest
         self._models: dict[str, ServedModel] = {}
         self._faults: dict[str, CorruptRecord] = {}  # by the student's name
@@ -233,11 +231,11 @@ class ModelRegistry:
             for student in self._students.values()
             if is_same_base(student.base, self._recipe.base) and student.name != TEACHER
         }
-        named = [model_of(student, None, self._benchmark) for student in students.values()]
+        named = [model_of(student, None, self._benchmarks) for student in students.values()]
         aliases, bad_aliases = read_aliases(self._store)
         for alias, name in aliases.items():
             if name in students and alias not in versions:
-                named.append(model_of(students[name], alias, self._benchmark))
+                named.append(model_of(students[name], alias, self._benchmarks))
         self._models = {TEACHER: self._teacher} | {
             model.id: model for model in sorted(named, key=lambda model: model.id)
         }

@@ -29,7 +29,7 @@ class Bounds(Limits):
     """What one request may ask for."""
 
     model_config = ConfigDict(json_schema_serialization_defaults_required=True)
-    pixels: int = Field(description="Of a picture that is drawn.", examples=[16384])
+    pixels: int = Field(description="Of a picture that is drawn.", examples=[4194304])
     size_step: int = Field(description="Width and height are multiples of it.", examples=[32])
     aspect: int = Field(description="One side is at most so many times the other.", examples=[8])
 
@@ -45,8 +45,7 @@ class Me(Body):
     limits: Bounds
     judges: list[str] = Field(
         examples=[["ocr", "mine"]],
-        description="Those that an evaluation may ask for, the default first; none if the server "
-        "has no benchmark.",
+        description="Those of all benchmarks; GET /v1/benchmarks says which of them judge what.",
     )
     scales: dict[str, str] = Field(
         examples=[{"ocr": "characters right, 0 to 1", "mine": "1 to 5"}],
@@ -145,7 +144,7 @@ class Usage(Body):
 class Drawn(Body):
     """What is told of pictures beside themselves."""
 
-    size: str = Field(description="WIDTHxHEIGHT.", examples=["64x64"])
+    size: str = Field(description="WIDTHxHEIGHT.", examples=["1024x1024"])
     output_format: Picture
     quality: Literal["auto"] = "auto"
     background: Literal["opaque", "transparent"]
@@ -198,8 +197,8 @@ class ModelCard(Body):
     )
     sizes: list[str]
     scores: PublishedScores | None = Field(
-        description="On the server's benchmark, when the student was published or the teacher's "
-        "base was made; null: not scored on it.",
+        description="On one of the server's benchmarks, when the student was published or the "
+        "teacher's base was made; null: not scored on any of them.",
     )
 
 
@@ -218,11 +217,15 @@ class BenchmarkCard(Body):
         description="The categories of each task that it has.",
         examples=[{"t2i": ["wood", "metal"]}],
     )
+    judges: dict[Task, list[str]] = Field(
+        description="Those that can judge some cases of each task, the default first.",
+        examples=[{"t2i": ["ocr", "mine"]}],
+    )
     digest: str = Field(description="16 hex digits that change with any case.")
 
 
 class BenchmarkCards(Body):
-    """The server's benchmark, or none: then nothing can be scored."""
+    """The server's benchmarks, or none: then nothing can be scored."""
 
     object: Literal["list"] = "list"
     data: list[BenchmarkCard]
@@ -234,7 +237,7 @@ class CaseCard(Body):
     id: str
     category: str
     prompt: str
-    size: str = Field(description="WIDTHxHEIGHT of the answer.", examples=["64x64"])
+    size: str = Field(description="WIDTHxHEIGHT of the answer.", examples=["1024x1024"])
     seed: int
     references: list[str] = Field(description=REFERENCES)
 
@@ -247,7 +250,7 @@ class CaseCards(Body):
 
 
 class ScoreRequest(Body):
-    """An answer to a case, for the recipe's judge."""
+    """An answer to a case, for the first judge of the benchmark and task."""
 
     benchmark: str = Field(max_length=100, examples=["signs"], description=BENCHMARK)
     task: Task
@@ -276,7 +279,7 @@ class EvaluationRequest(Body):
 
     model: str = Field(examples=["teacher"], description="A name of GET /v1/models.")
     benchmark: str | None = Field(
-        None, max_length=100, description=f"{BENCHMARK} None: the server's."
+        None, max_length=100, description=f"{BENCHMARK} None: the only one."
     )
     task: Task
     cases: int = Field(4, ge=1, description="Of each category.")
@@ -285,7 +288,7 @@ class EvaluationRequest(Body):
         None,
         max_length=100,
         examples=["ocr"],
-        description="One of those of GET /v1/me. None: the first of them, the recipe's.",
+        description="One of those that GET /v1/benchmarks has for the task. None: the first.",
     )
 
 

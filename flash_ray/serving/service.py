@@ -10,7 +10,7 @@ from fastapi.security import HTTPBearer
 from flash_ray.evaluation.judges.base import CaseScore
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
-from flash_ray.serving.benchmark import ServedBenchmark
+from flash_ray.serving.benchmarks import Benchmarks
 from flash_ray.serving.evaluations import EvaluationStore
 from flash_ray.serving.generator import GenerationRequest, GenerationResult
 from flash_ray.serving.http import ApiError
@@ -26,12 +26,12 @@ class Service:
 
     Args:
         tokens: none of them means that everybody may do everything.
-        benchmark: None if nothing can be scored.
+        benchmarks: none if nothing can be scored.
         links: pictures that are given as links.
         draws_alpha: whether the base's pictures may be transparent.
         generate: draws pictures in the deployment of that name, "generate" or "edit".
         stream: the same, with files of what the first picture looks like before the result.
-        judge: says what the recipe's judge gives a PNG, by task and case id.
+        judge: says what the default judge gives a PNG, by benchmark, task and case id.
         start, cancel: begin and end an evaluation, by id.
     """
 
@@ -39,13 +39,13 @@ class Service:
     settings: Serving
     tokens: Sequence[Token]
     registry: ModelRegistry
-    benchmark: ServedBenchmark | None
+    benchmarks: Benchmarks
     evaluations: EvaluationStore
     links: Links
     draws_alpha: bool
     generate: Callable[[str, GenerationRequest], Awaitable[GenerationResult]]
     stream: Callable[[str, GenerationRequest], AsyncIterator[bytes | GenerationResult]]
-    judge: Callable[[Task, str, bytes], Awaitable[CaseScore]]
+    judge: Callable[[str, Task, str, bytes], Awaitable[CaseScore]]
     start: Callable[[str], Awaitable[None]]
     cancel: Callable[[str], Awaitable[None]]
 

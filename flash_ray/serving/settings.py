@@ -4,15 +4,25 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+)
 
 from flash_ray import plugins
 from flash_ray.errors import UserError
+from flash_ray.evaluation.benchmark import named_benchmark
 from flash_ray.evaluation.judges.endpoint import VlmSettings, read_settings
 from flash_ray.recipe import messages
 from flash_ray.recipe.load import override
 from flash_ray.recipe.plain import parse_yaml, read_text
 from flash_ray.recipe.schema import Section
+from flash_ray.recipe.sections import BenchmarkFiles, name_or_files
+from flash_ray.recipe.validation import NO_FILES
 
 MIB = 2**20
 
@@ -64,6 +74,26 @@ def _read_judge(file: Any) -> VlmSettings:
     return read_settings(file, VlmSettings, "judges")
 
 
+def _read_benchmark(choice: Any) -> Any:
+    """Reads what a word names: a file of cases has no key to say so."""
+    if not isinstance(choice, str | dict | BenchmarkFiles):
+        raise ValueError("names no benchmark")
+    return named_benchmark(choice, "benchmarks") if isinstance(choice, str) else choice
+
+
+def _has_files(choice: str | BenchmarkFiles) -> str | BenchmarkFiles:
+    if isinstance(choice, BenchmarkFiles) and not (choice.t2i or choice.edit):
+        raise UserError(f"benchmarks: {NO_FILES}")
+    return choice
+
+
+NamedBenchmark = Annotated[
+    Annotated[str, Tag("<name>")] | Annotated[BenchmarkFiles, Tag("<files>")],
+    Discriminator(name_or_files),
+    BeforeValidator(_read_benchmark),
+    AfterValidator(_has_files),
+    Field(description="a registered benchmark's name, a file of cases or {t2i: FILE, edit: FILE}"),
+]
 JudgeName = Annotated[
     str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$"), AfterValidator(_judge_name)
 ]
@@ -104,6 +134,12 @@ class Serving(Section):
     cpus: float = Field(1.0, ge=0, description="CPU cores of a drawing replica")
     threads: int = Field(1, ge=1, description="threads that a drawing replica computes with")
     evaluations: int = Field(1, ge=1, description="evaluations at the same time, 1 or more")
+    benchmarks: tuple[NamedBenchmark, ...] | None = Field(
+        None,
+        description="what models are scored on, a list: names of registered benchmarks, files of "
+        "cases, {t2i: FILE, edit: FILE}; []: nothing; null: the recipe's evaluation.benchmark and, "
+        "where they are installed, those that published students were scored on",
+    )
     judges: dict[JudgeName, Annotated[VlmSettings, BeforeValidator(_read_judge)]] = Field(
         {},
         description="VLMs that may judge evaluations, {NAME: FILE.yaml}: names of a-z 0-9 . _ - "

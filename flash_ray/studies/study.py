@@ -107,7 +107,11 @@ class Study(Section):
         "in a search between scores on the study's cases; 0: none",
     )
     margin: float = Field(
-        0.1, gt=0, le=4, description="difference of scores that counts for 'not lower', above 0"
+        0.1,
+        gt=0,
+        le=4,
+        description="difference of scores, on the judge's scale, that counts for 'not lower', "
+        "above 0",
     )
     factors: dict[str, Factor] = Field(
         {}, description="the report's tables, by name; none: one table of all arms"

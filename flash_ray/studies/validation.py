@@ -68,8 +68,14 @@ def validate_measures(study: Study, recipe: Recipe) -> None:
     judge = load_judge(recipe.evaluation.judge_name, "judge")
     if problems := [*_tasks(study, benchmark), *_measures(study, benchmark)]:
         raise UserError(one_line(problems))
-    for task in study.cases:
-        validate_judge(judge, listed_cases(benchmark, task, 1), benchmark.name, "judge")
+    cases = {task: listed_cases(benchmark, task, 1) for task in study.cases}
+    for of_task in cases.values():
+        validate_judge(judge, of_task, benchmark.name, "judge")
+    for index, claim in enumerate(study.claims):
+        measured, _, category = claim.measure.partition(".")
+        of_task = next(of for task, of in cases.items() if task == measured)
+        of_claim = [case for case in of_task if category in ("", case.category)]
+        validate_judge(judge, of_claim, benchmark.name, f"claims.{index}.measure")
 
 
 def benchmark_of(recipe: Recipe) -> Benchmark:

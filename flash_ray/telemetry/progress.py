@@ -50,7 +50,9 @@ class Steps:
     def say(self, text: str) -> None:
         """Prints a line, above the bars."""
         seconds = time.monotonic() - self._start
-        self._bar.console.print(f"{seconds:6.0f} s  {text}", highlight=False, soft_wrap=True)
+        self._bar.console.print(
+            f"{seconds:6.0f} s  {text}", highlight=False, markup=False, soft_wrap=True
+        )
 
     def show(self, stage: str, done: int, total: int, detail: str = "") -> None:
         """Shows that the stage is at `done` of `total`."""

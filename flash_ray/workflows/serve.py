@@ -19,7 +19,7 @@ from flash_ray.cluster.session import (
 from flash_ray.errors import UserError
 from flash_ray.models.loading import with_pinned_base
 from flash_ray.recipe import Recipe
-from flash_ray.serving.benchmark import ServedBenchmark, checked_benchmark
+from flash_ray.serving.benchmarks import Benchmarks, checked_benchmarks, with_published
 from flash_ray.serving.settings import Serving
 from flash_ray.serving.tokens import Token, read_tokens
 from flash_ray.storage.embedded import open_store
@@ -47,7 +47,7 @@ def serve(
     """
     recipe = with_pinned_base(recipe)
     validate_gpu(recipe)
-    benchmark = checked_benchmark(recipe, settings)
+    named = checked_benchmarks(recipe, settings)
     tokens = read_tokens(tokens_file) if tokens_file else []
     host, port = address
     if not _is_loopback(host) and not tokens:
@@ -62,7 +62,8 @@ def serve(
         )
     validate_port(host, port)
     with open_store(store_url, create=store_url is None) as store:
-        _serve(recipe, store, settings, tokens, benchmark, address, steps)
+        benchmarks = with_published(named, recipe, settings, store, steps.say)
+        _serve(recipe, store, settings, tokens, benchmarks, address, steps)
 
 
 def _is_loopback(host: str) -> bool:
@@ -77,7 +78,7 @@ def _serve(
     store: Store,
     settings: Serving,
     tokens: Sequence[Token],
-    benchmark: ServedBenchmark | None,
+    benchmarks: Benchmarks,
     address: tuple[str, int],
     steps: Steps,
 ) -> None:
@@ -101,7 +102,7 @@ def _serve(
         proxy = (host, port) if in_cluster_job() else (HOST, free_ports(1)[0])
         serve.start(proxy_location="HeadOnly", http_options={"host": proxy[0], "port": proxy[1]})
         try:
-            app = application(recipe, store, settings, tokens, benchmark)
+            app = application(recipe, store, settings, tokens, benchmarks)
             serve.run(app, name=NAME, route_prefix="/")
             steps.say(f"serving at http://{host}:{port}  (Ctrl-C ends it)")
             threading.Event().wait()  # until Ctrl-C or SIGTERM

@@ -128,7 +128,11 @@ def plan_serve(
     words += ["--host", host, "--port", str(port)]
     words += ["--tokens", str(tokens)] if tokens else []
     fields = serving.model_dump(mode="json")
-    files = _recipe_files(recipe)
+    if serving.benchmarks is None:
+        files = _recipe_files(recipe)
+    else:  # the recipe's is not served
+        fields["benchmarks"], files = _carried_all(serving.benchmarks, recipe)
+        files[RECIPE] = dump_yaml(_naming(recipe, None))
     for judge, judge_fields in fields["judges"].items():
         files[f"judge-{judge}.yaml"] = _yaml(judge_fields)
     fields["judges"] = {judge: f"judge-{judge}.yaml" for judge in fields["judges"]}
@@ -173,6 +177,19 @@ def _carried(
             f"{MOST_BYTES / 1e6:,.0f} MB, or files in S3; put them there"
         )
     return BenchmarkFiles(t2i=name, edit=name), {name: text}
+
+
+def _carried_all(
+    choices: Sequence[str | BenchmarkFiles], recipe: Recipe
+) -> tuple[list[Any], dict[str, str]]:
+    """The same of a list of benchmarks, these as plain data."""
+    named: list[Any] = []
+    files: dict[str, str] = {}
+    for number, choice in enumerate(choices):
+        there, carried = _carried(choice, recipe, f"benchmarks.{number}")
+        named.append(there.model_dump(mode="json") if isinstance(there, BenchmarkFiles) else there)
+        files |= carried
+    return named, files
 
 
 def _validate_storage(recipe: Recipe) -> None:

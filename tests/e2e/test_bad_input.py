@@ -87,6 +87,8 @@ def files(folder: Path) -> set[Path]:
             "evaluate teacher --task t2i --recipe miniature --set evaluation.benchmark=null",
             "--benchmark: missing",
         ),
+        ("serve miniature --serving benchmarks=[nature]", "benchmarks: unknown benchmark 'nature'"),
+        ("serve miniature --serving benchmarks=[starter,starter]", "benchmarks.1: 'starter'"),
         ("rank one.json two.json", "one.json"),
         ("rank one.json", "two or more"),
         ("models --store nowhere", "--store"),

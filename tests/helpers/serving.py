@@ -1,18 +1,24 @@
 """Shared by the tests of the endpoints: the application in one process, and what asks it."""
 
 import base64
-from collections.abc import AsyncIterator, Sequence
+import json
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import uvicorn
 from fastapi.testclient import TestClient
 from PIL import Image
 
 from flash_ray.evaluation.judges.base import CaseScore
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
-from flash_ray.serving.benchmark import served_benchmark
+from flash_ray.serving.benchmarks import checked_benchmarks, with_published
 from flash_ray.serving.evaluations import EvaluationStore
 from flash_ray.serving.evaluator import CaseJudge, evaluate
 from flash_ray.serving.gateway import build_api
@@ -34,12 +40,42 @@ def client_of(service: Service) -> TestClient:
     return TestClient(build_api(service), base_url=HERE)
 
 
+@contextmanager
+def over_http(service: Service) -> Iterator[str]:
+    """The address of the application while it is served from a thread of this process."""
+    config = uvicorn.Config(build_api(service), port=0, log_level="error")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive(), "the server has ended"
+        time.sleep(0.05)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join()
+
+
+def write_signs(folder: Path) -> Path:
+    """A file of cases of another size than the recipe's, with edits that only a VLM could judge."""
+    Image.new("RGB", (96, 64), "gray").save(folder / "wall.png")
+    rows = [
+        {"id": "open", "prompt": 'A sign "OPEN"', "category": "wood", "text": "OPEN"},
+        {"id": "exit", "prompt": 'A sign "EXIT"', "category": "wood", "text": "EXIT"},
+        {"id": "red", "prompt": "Make it red", "category": "color", "image": "wall.png"},
+    ]
+    lines = (json.dumps({**row, "size": [64, 96]}) for row in rows)
+    (folder / "signs.jsonl").write_text("\n".join(lines))
+    return folder / "signs.jsonl"
+
+
 def in_process(
     recipe: Recipe, store: Store, settings: Serving, tokens: Sequence[Token] = ()
 ) -> Service:
     """The application's parts in this process: what Ray Serve does is left out."""
     generator = Generator("generate", recipe, store, settings)
-    benchmark = served_benchmark(recipe, settings)
+    named = checked_benchmarks(recipe, settings)
+    benchmarks = with_published(named, recipe, settings, store, print)
 
     async def generate(deployment: str, request: GenerationRequest) -> GenerationResult:
         return await generator.generate(request)
@@ -50,12 +86,11 @@ def in_process(
         async for part in generator.stream(request):
             yield part
 
-    async def judge(task: Task, case: str, picture: bytes) -> CaseScore:
-        assert benchmark, "nothing is judged without a benchmark"
-        return CaseJudge(recipe, benchmark)(task, case, picture)
+    async def judge(benchmark: str, task: Task, case: str, picture: bytes) -> CaseScore:
+        return CaseJudge(benchmarks, settings, store)(benchmark, task, case, picture)
 
     async def start(id: str) -> None:
-        evaluate(id, recipe, store, settings, benchmark)
+        evaluate(id, recipe, store, settings, benchmarks)
 
     async def cancel(id: str) -> None:
         pass
@@ -64,8 +99,8 @@ def in_process(
         recipe=recipe,
         settings=settings,
         tokens=tokens,
-        registry=ModelRegistry(recipe, store, benchmark, max_age=0.0),
-        benchmark=benchmark,
+        registry=ModelRegistry(recipe, store, benchmarks, max_age=0.0),
+        benchmarks=benchmarks,
         evaluations=EvaluationStore(store),
         links=Links(settings.link_s, settings.links_mib * MIB),
         draws_alpha=True,

@@ -11,7 +11,7 @@ from PIL import Image
 from flash_ray.evaluation.benchmark import Case
 from flash_ray.evaluation.judges.endpoint import VlmSettings
 from flash_ray.recipe.schema import Evaluation
-from flash_ray.serving import benchmark
+from flash_ray.serving import benchmarks
 from flash_ray.serving.evaluations import EvaluationStore
 from flash_ray.serving.schemas import EvaluationResult, Failure
 from flash_ray.serving.settings import Serving
@@ -119,9 +119,11 @@ def test_a_budget_that_does_not_suffice_fails_and_a_larger_one_goes_on(recipe, o
 def test_without_its_key_or_its_settings_a_judge_fails_before_anything_is_drawn(
     recipe, own_store, server, monkeypatch
 ):
-    settings = with_judge(server)
-    monkeypatch.delenv("JUDGE_KEY")
-    _, found = evaluated(recipe, own_store, settings, judge="mine", seed=2)
+    service = in_process(recipe, own_store, with_judge(server))
+    monkeypatch.delenv("JUDGE_KEY")  # as on a node without it
+    with client_of(service) as client:
+        asked = client.post("/v1/evaluations", json={**ASKED, "judge": "mine", "seed": 2}).json()
+        found = client.get(f"/v1/evaluations/{asked['id']}").json()
     assert found["status"] == "failed" and "JUDGE_KEY" in found["error"]
     assert found["progress"]["done"] == 0
 
@@ -129,7 +131,6 @@ def test_without_its_key_or_its_settings_a_judge_fails_before_anything_is_drawn(
     # whose benchmark has other cases now.
     evaluations = EvaluationStore(own_store)
     spec = evaluations.spec(found["id"])
-    service = in_process(recipe, own_store, settings)
     for change, message in (
         ({"seed": 3, "vlm": {"model": "another", "parameters": {}}}, "do not name 'mine' any more"),
         ({"digest": "0" * 16}, "does not have 'miniature' with the digest 0000000000000000"),
@@ -253,9 +254,9 @@ def test_requests_are_read_once_and_what_has_ended_is_not_looked_at_again(recipe
         assert store.count("folders") == times and store.count("list") == 2 * times
 
     before = store.count("list")
-    assert set(evaluations.unfinished(recipe.base, "miniature")) == {ids[i] for i in (0, 1, 2, 6)}
+    assert set(evaluations.unfinished(recipe.base, {"miniature"})) == {ids[i] for i in (0, 1, 2, 6)}
     assert store.count("list") - before == 7
-    assert set(evaluations.unfinished("another", "miniature")) == {ids[5]}
+    assert set(evaluations.unfinished("another", {"miniature", "starter"})) == {ids[5]}
     assert store.count("list") - before == 7 + 5
     assert store.count("get") == 7
 
@@ -335,10 +336,10 @@ class Signs:
 
 
 def test_sizes_categories_and_references_are_the_benchmarks(recipe, own_store, monkeypatch):
-    monkeypatch.setattr(benchmark, "load_benchmark", lambda name, recipe, field: Signs())
-    evaluation = Evaluation(benchmark="signs", judge="ocr")
-    recipe = recipe.model_copy(update={"evaluation": evaluation})
-    with client_of(in_process(recipe, own_store, Serving())) as client:
+    monkeypatch.setattr(benchmarks, "load_benchmark", lambda name, recipe, field: Signs())
+    recipe = recipe.model_copy(update={"evaluation": Evaluation()})
+    settings = Serving().model_copy(update={"benchmarks": ("signs",)})
+    with client_of(in_process(recipe, own_store, settings)) as client:
 
         def evaluated(task, cases):
             asked = {"model": "plain", "task": task, "cases": cases}

@@ -29,10 +29,10 @@ def test_serve_builds_the_application_from_its_configuration(args):
     built = build_as_serve(build, args)
     assert isinstance(built, serve.Application)
     gateway = built._bound_deployment
-    recipe, store, settings, tokens, benchmark, generators, _ = gateway.init_args
+    recipe, store, settings, tokens, benchmarks, generators, _ = gateway.init_args
     assert (recipe.name, store.url(), settings.limits.n) == ("miniature", args["store"], 2)
     assert [(token.name, token.role) for token in tokens] == [("me", "admin")]
-    assert benchmark.name == "miniature"
+    assert list(benchmarks) == ["miniature"]
     assert (
         generators["generate"]._bound_deployment._deployment_config.autoscaling_config.max_replicas
         == 3

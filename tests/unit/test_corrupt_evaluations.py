@@ -89,7 +89,7 @@ def test_a_damaged_evaluation_costs_itself_and_can_be_asked_for_again(
             assert not more and set(listed) >= set(evaluations) - {own}
             for id in set(evaluations) - {own}:
                 assert fresh.view(id) == evaluations[id]
-            unfinished = fresh.unfinished("miniature", "miniature")
+            unfinished = fresh.unfinished("miniature", {"miniature"})
             assert set(unfinished) - {own} == {running} - {own}
             try:
                 view = fresh.view(own)

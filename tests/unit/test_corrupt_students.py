@@ -54,7 +54,7 @@ def registry(
     store: MemoryStore, teacher: ServedModel, monkeypatch: pytest.MonkeyPatch
 ) -> ModelRegistry:
     monkeypatch.setattr("flash_ray.serving.registry.teacher_of", lambda *_: teacher)
-    return ModelRegistry(RECIPE, store, None, max_age=0.0)
+    return ModelRegistry(RECIPE, store, {}, max_age=0.0)
 
 
 @EXAMPLES

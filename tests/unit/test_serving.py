@@ -12,7 +12,7 @@ from flash_ray.miniature.benchmark import MiniatureBenchmark
 from flash_ray.models.loading import resolve_base
 from flash_ray.recipe import load_recipe
 from flash_ray.serving.batching import Lru
-from flash_ray.serving.benchmark import served_benchmark
+from flash_ray.serving.benchmarks import checked_benchmarks
 from flash_ray.serving.registry import model_of, teacher_of
 from flash_ray.serving.settings import Serving, load_serving
 from flash_ray.serving.tokens import add_token, allows, read_tokens, role_of
@@ -82,7 +82,7 @@ def test_the_teacher_takes_other_numbers_of_steps():
 def teacher_scores(*overrides: str) -> PublishedScores | None:
     """What a server of the preset `miniature` with these changes claims of its teacher."""
     recipe = load_recipe("miniature", list(overrides))
-    return teacher_of(recipe, served_benchmark(recipe, Serving())).scores
+    return teacher_of(recipe, checked_benchmarks(recipe, Serving())).scores
 
 
 def test_the_teachers_scores_come_with_its_base(tmp_path):
@@ -116,12 +116,12 @@ def test_the_teachers_scores_come_with_its_base(tmp_path):
     assert teacher_scores(f"base={base}") is None
 
 
-def test_a_students_scores_are_shown_beside_the_benchmark_that_they_are_of():
+def test_a_students_scores_are_shown_beside_a_benchmark_that_they_are_of():
     recipe = load_recipe("miniature")
-    benchmark = served_benchmark(recipe, Serving())
+    benchmarks = checked_benchmarks(recipe, load_serving(None, ["benchmarks=[starter, miniature]"]))
     scores = PublishedScores(
         benchmark="miniature",
-        digest=benchmark.digest,
+        digest=benchmarks["miniature"].digest,
         judge="exact",
         cases_per_category=4,
         tasks={"t2i": 4.0},
@@ -139,10 +139,11 @@ def test_a_students_scores_are_shown_beside_the_benchmark_that_they_are_of():
         scores=scores,
         created="2026-06-01T00:00:00+00:00",
     )
-    assert model_of(student, None, benchmark).scores == scores
+    assert model_of(student, None, benchmarks).scores == scores
     assert model_of(student, "best").identity == model_of(student).identity
     for changes in ({"folder": "1" * 16}, {"sigmas": [1.0, 0.5]}):
         assert model_of(student.model_copy(update=changes)).identity != model_of(student).identity
-    assert model_of(student, None, None).scores is None
-    other = student.model_copy(update={"scores": scores.model_copy(update={"digest": "1" * 16})})
-    assert model_of(other, None, benchmark).scores is None
+    assert model_of(student, None, {}).scores is None
+    for changes in ({"digest": "1" * 16}, {"benchmark": "starter"}):
+        other = student.model_copy(update={"scores": scores.model_copy(update=changes)})
+        assert model_of(other, None, benchmarks).scores is None

@@ -1,6 +1,5 @@
-"""What a server can score: its benchmark and judges, and what decides an evaluation's id."""
+"""The judges that a server has, and what decides an evaluation's id."""
 
-import pickle
 from pathlib import Path
 
 import pytest
@@ -8,14 +7,9 @@ import pytest
 from flash_ray import plugins
 from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe, load_recipe
-from flash_ray.serving.benchmark import (
-    checked_benchmark,
-    judge_names,
-    reference_paths,
-    served_benchmark,
-    vlm_identity,
-)
+from flash_ray.serving.benchmarks import checked_benchmarks
 from flash_ray.serving.evaluations import EvaluationSpec
+from flash_ray.serving.judges import judge_names, vlm_identity
 from flash_ray.serving.registry import teacher_of
 from flash_ray.serving.settings import Serving, load_serving
 
@@ -30,23 +24,6 @@ def settings(tmp_path: Path) -> Serving:
 
 def recipe(*overrides: str) -> Recipe:
     return load_recipe("miniature", list(overrides))
-
-
-def test_what_is_served_is_pickled_and_names_nothing_of_the_miniature(tmp_path):
-    file = tmp_path / "own.csv"
-    file.write_text(
-        "id,prompt,category,text\n1,a lake,land,\n2,a sign,signs,OPEN\n3,a hill,land,\n"
-    )
-    named = f"evaluation={{benchmark: {{t2i: {file}}}, judge: ocr}}"
-    here = checked_benchmark(recipe(named), load_serving(None, ["limits.cases=1"]))
-    file.unlink()
-    there = pickle.loads(pickle.dumps(here))
-    assert (there.name, there.digest) == ("own", here.digest)
-    assert there.categories == {"t2i": ("land", "signs")}
-    assert [case.id for case in there.cases("t2i", 1)] == ["1", "2"]
-    assert there.case("t2i", "2").text == "OPEN" and there.case("t2i", "3") is None
-    assert there.cases("edit", 1) == [] and there.case("edit", "1") is None
-    assert judge_names(recipe(named), Serving()) == ["ocr"]
 
 
 def test_judges_are_read_from_their_files_with_the_settings(settings, tmp_path):
@@ -70,44 +47,19 @@ def test_judges_are_read_from_their_files_with_the_settings(settings, tmp_path):
 def test_a_server_does_not_start_without_a_judges_key(settings, monkeypatch):
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     with pytest.raises(UserError, match="JUDGE_KEY is not in the environment"):
-        checked_benchmark(recipe(), settings)
+        checked_benchmarks(recipe(), settings)
     monkeypatch.setenv("JUDGE_KEY", "x")
-    checked_benchmark(recipe(), settings)
-
-
-def test_a_server_does_not_start_without_its_benchmark_or_its_judge(settings):
-    def problem(settings: Serving, *overrides: str) -> str:
-        with pytest.raises(UserError) as error:
-            found = recipe()
-            evaluation = found.evaluation.model_copy(update=dict(o.split("=") for o in overrides))
-            checked_benchmark(found.model_copy(update={"evaluation": evaluation}), settings)
-        return str(error.value)
-
-    assert "evaluation.benchmark: unknown benchmark 'none'" in problem(Serving(), "benchmark=none")
-    assert "evaluation.judge: unknown judge 'none'" in problem(Serving(), "judge=none")
-    without = recipe("evaluation.benchmark=")
-    with pytest.raises(UserError, match="judges: mine without a benchmark"):
-        checked_benchmark(without, settings)
-    checked_benchmark(without, Serving())
+    checked_benchmarks(recipe(), settings)
 
 
 def test_judges_are_the_recipes_first_then_ocr_and_the_settings(settings, monkeypatch):
     assert judge_names(recipe(), settings) == ["exact", "ocr", "mine"]
     assert judge_names(recipe("evaluation.judge=ocr"), Serving()) == ["ocr"]
-    assert judge_names(recipe("evaluation.benchmark="), Serving()) == []
+    bare = recipe("evaluation.benchmark=", "evaluation.judge=")
+    # Of those that published scores name, what is installed, and loads nothing that they name.
+    assert judge_names(bare, Serving(), ["exact", "none", "clip:x", "clip"]) == ["exact", "ocr"]
     monkeypatch.setattr(plugins, "find_spec", lambda module: None)
     assert judge_names(recipe(), settings) == ["exact", "mine"]
-
-
-def test_cases_are_found_by_task_and_id():
-    benchmark = served_benchmark(recipe(), load_serving(None, ["limits.cases=2"]))
-    case = benchmark.case("edit", "scene-001")
-    assert case in benchmark.cases("edit", 2) or case.id == "scene-001"
-    assert benchmark.case("edit", "scene-002") is None  # one more than a request may ask for
-    assert benchmark.case("t2i", "scene-001") is None
-    path = "/v1/benchmarks/miniature/edit/cases/scene-001/input.png"
-    assert reference_paths(benchmark.name, case) == [path]
-    assert reference_paths(benchmark.name, benchmark.cases("t2i", 1)[0]) == []
 
 
 def test_what_decides_a_result_decides_its_id():

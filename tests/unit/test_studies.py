@@ -85,6 +85,22 @@ def test_what_decides_a_trial_changes_its_digest(load):
     assert plan_trials(load(benchmark="miniature", judge="exact"))[0].digest == before
 
 
+def test_a_claim_is_about_a_category_that_the_judge_can_judge(load, tmp_path):
+    (tmp_path / "own.csv").write_text(
+        "id,prompt,category,text\n1,a lake,land,\n2,a sign,signs,OPEN\n3,a hill,land,\n"
+    )
+    own = {"t2i": str(tmp_path / "own.csv")}
+    fields = {"benchmark": own, "judge": "ocr", "cases": {"t2i": 2}}
+    claim = {"text": "t", "source": "s", "left": ["half"], "right": ["images"], "expect": "lower"}
+    for measure in ("t2i", "t2i.signs"):
+        (read,) = load(**fields, claims=[{**claim, "measure": measure}]).claims
+        assert read.measure == measure
+    message = refusal(load, **fields, claims=[{**claim, "measure": "t2i.land"}])
+    assert message.startswith("claims.0.measure: ocr can judge none of the 2 cases of benchmark")
+    message = refusal(load, **fields, claims=[{**claim, "measure": "t2i.landscape"}])
+    assert "unknown task or category 't2i.landscape'" in message and "t2i.signs" in message
+
+
 def test_another_benchmark_changes_the_digest(load, monkeypatch):
     before = plan_trials(load())[0].digest
     monkeypatch.setattr(MiniatureBenchmark, "digest", "0123456789abcdef")

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from flash_ray.errors import UserError
@@ -292,6 +293,61 @@ def test_cases_that_some_trial_has_no_score_of_are_left_out_for_all(filled):
     write_report("small", findings, cases, out, out / "report")
     text = (out / "report/report.md").read_text()
     assert "**Without a score**: 5 cases of t2i, in some trial; they are left out for all." in text
+
+
+def test_claims_are_decided_on_any_benchmark_by_any_judge(tmp_path):
+    """On categories from a file, on the scale of the judge that the study names."""
+    rows = (
+        f'{{"id": "{kind}-{n}", "prompt": "A sign", "category": "{kind}", "text": "GO"}}\n'
+        for kind in ("wood", "metal")
+        for n in range(3)
+    )
+    (tmp_path / "signs.jsonl").write_text("".join(rows))
+    better = {"source": "us", "left": ["good"], "right": ["half"], "expect": "higher"}
+    fields = yaml.safe_load(STUDY) | {
+        "benchmark": {"t2i": str(tmp_path / "signs.jsonl")},
+        "judge": "ocr",
+        "cases": {"t2i": 3},
+        "factors": {},
+        "claims": [
+            {**better, "text": "good reads better", "measure": "t2i"},
+            {**better, "text": "and on metal", "measure": "t2i.metal"},
+            {**better, "text": "not worse", "measure": "t2i.wood", "expect": "lower"},
+        ],
+    }
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(fields))
+    study = load_study(str(tmp_path / "own.yaml"))
+    trials = plan_trials(study)
+    share = {"half": 0.5, "good": 0.9, "bad": 0.1}
+    cases = trials[0].scored_cases()
+    records = {
+        trial.name: Record(
+            trial=trial.name,
+            arm=trial.arm,
+            seed=trial.seed,
+            digest=trial.digest,
+            iterations=10,
+            scores={
+                "t2i": {
+                    case.id: CaseScore(score=share[trial.arm] + trial.seed / 100 + n / 1000)
+                    for n, case in enumerate(cases["t2i"])
+                }
+            },
+            data={"t2i": {"wood": CategoryData(unique=8, passes=2.5)}},
+            published="s3://bucket/students/x",
+            **summary(history(), "CPU-seconds"),
+        )
+        for trial in trials
+    }
+    findings = compare_arms(study, cases, trials, records)
+    assert (findings.benchmark, findings.judge) == ("signs", "ocr")
+    assert findings.scale == "characters right, 0 to 1"
+    assert [found.verdict for found in findings.verdicts] == [
+        "replicated",
+        "replicated",
+        "contradicted",
+    ]
+    assert findings.tables[0].columns == ("metal", "wood", "average")
 
 
 def test_pictures_of_any_size_share_a_grid():

@@ -180,6 +180,25 @@ def test_settings_travel_with_their_judges(tmp_path, monkeypatch):
     assert load_serving(there / "serving.yaml") == here
 
 
+def test_settings_travel_with_their_benchmarks(tmp_path, monkeypatch):
+    own = tmp_path / "own.csv"
+    own.write_text("id,prompt,category,text\n1,a lake,land,\n2,a sign,signs,OPEN\n")
+    changes = [f"benchmarks=[miniature, {{t2i: {own}}}, {{t2i: s3://bucket/cases.jsonl}}]"]
+    job = plan_serve(RECIPE, None, changes, "s3://bucket/place", None, ("127.0.0.1", 8000))
+    here = load_serving(None, changes)
+    expected = load_benchmark(here.benchmarks[1], RECIPE).digest
+    there = tmp_path / "there"
+    there.mkdir()
+    write(job, there)
+    own.unlink()
+    monkeypatch.chdir(there)
+    named, carried, fetched = load_serving(there / "serving.yaml").benchmarks
+    assert (named, fetched) == ("miniature", here.benchmarks[2])
+    found = load_benchmark(carried, RECIPE)
+    assert (found.name, found.digest) == ("own", expected)
+    assert load_recipe(there / "recipe.yaml").evaluation.benchmark is None  # it is not served
+
+
 def test_an_evaluation_travels_with_recipe_and_judges(tmp_path):
     judge = tmp_path / "vlm.yaml"
     judge.write_text("base_url: https://judge.example/v1\nmodel: m\nmax_requests: 5\n")

@@ -26,7 +26,7 @@ export class Beside {
    * Shows two evaluations that succeeded.
    * @param {object[]} evaluations the two, with their results
    * @param {object} pair what the server computes of them
-   * @param {?{model: string, cases: number, ask: () => void}} offer what would make them alike
+   * @param {?{model: string, benchmark: string, cases: number, ask: () => void}} offer what would make them alike
    * @param {() => void} onClose called by its button
    */
   show(evaluations, pair, offer, onClose) {
@@ -162,7 +162,8 @@ function unlikeNote(evaluations, unlike, offer) {
   const text = `Not scored alike: the two differ in ${listed(words)}, so there is no difference.`;
   const note = element("div", { className: "denied unlike" }, element("p", {}, text));
   if (offer) {
-    const many = `${count(offer.cases, "case")} a category`;
+    const source = unlike.includes("benchmark") ? ` of ${offer.benchmark}` : "";
+    const many = `${count(offer.cases, "case")} a category${source}`;
     const button = element("button", { type: "button" }, `Score ${offer.model} on ${many}`);
     button.addEventListener("click", offer.ask);
     note.append(button);

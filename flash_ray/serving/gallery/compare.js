@@ -9,14 +9,14 @@ import { count } from "./format.js";
 import { Grid } from "./grid.js";
 
 /**
- * Makes the part work, once the server has said who we are, which models and benchmark there are.
- * @param {?object} benchmark null if nothing can be scored
+ * Makes the part work, once the server has said who we are, which models and benchmarks there are.
+ * @param {object[]} benchmarks whose cases can be drawn, if there are any
  * @returns {{listen: (evaluations: object[]) => void, offer: (ask: Function) => void}} for the
  *   scores in the list of models: what is evaluated, and how to ask for more
  */
-export function setUpCompare({ role, limits, judges, scales }, models, benchmark) {
+export function setUpCompare({ role, limits, scales }, models, benchmarks) {
   const isAllowed = permit(byId("compare-denied"), role, "generate", "Drawing pictures");
-  const form = new CompareForm(models, benchmark, limits, judges[0], scales[judges[0]]);
+  const form = new CompareForm(models, benchmarks, limits, scales);
   let grid = null;
   let comparison = null;
   let stopper = null;
@@ -36,11 +36,11 @@ export function setUpCompare({ role, limits, judges, scales }, models, benchmark
   }
 
   async function begin(signal) {
-    const chosen = form.models; // as it is now, whatever the user changes meanwhile
+    const { models: chosen, judge } = form; // as they are now, whatever the user changes meanwhile
     byId("compare-status").textContent = "Fetching the cases.";
     const rows = await form.rows(signal);
     grid?.clear();
-    grid = new Grid(byId("grid"), rows, chosen, scales[judges[0]]);
+    grid = new Grid(byId("grid"), rows, chosen, judge, scales[judge]);
     return new Comparison(grid, rows, chosen);
   }
 

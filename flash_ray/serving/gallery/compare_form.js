@@ -1,6 +1,7 @@
 // The form of a comparison: which models, which cases or prompts, and what rows follow from it.
 
 import { listCases, readPicture } from "./api.js";
+import { BenchmarkChoice, judgedTasks } from "./benchmark_choice.js";
 import { bound, byId, element, fillSelect } from "./dom.js";
 import { count, mebibytes } from "./format.js";
 import { ModelScores } from "./model_scores.js";
@@ -17,34 +18,40 @@ const SEEDS = 2 ** 31;
  * @property {string} prompt
  * @property {number} seed of the noise, the same for all models
  * @property {string} size of the answers, WIDTHxHEIGHT
- * @property {?string} benchmark that the case is of; null: the answers are not judged
+ * @property {?string} benchmark that the case is of; null: nobody judges the answers
  * @property {?string} task of the case
  * @property {Blob[]} inputs the pictures to edit
  */
 
 export class CompareForm {
   #models;
-  #benchmark;
+  #choice = null;
   #limits;
   #preview = new Pictures();
 
-  /** What the models score; null without a benchmark. */
+  /** What the models score; null if nothing can be scored. */
   scores;
 
-  /** `benchmark` is null if there is none; `limits` are the server's, of one request. */
-  constructor(models, benchmark, limits, judge, scale) {
+  /**
+   * @param {object[]} benchmarks whose cases can be drawn, if there are any
+   * @param {object} limits the server's, of one request
+   * @param {object} scales what the scores of each judge are
+   */
+  constructor(models, benchmarks, limits, scales) {
     this.#models = models;
-    this.#benchmark = benchmark;
     this.#limits = limits;
-    this.scores = benchmark && new ModelScores(models, benchmark, judge, scale, limits.cases);
+    const isScored = benchmarks.some((benchmark) => judgedTasks(benchmark).length > 0);
+    this.scores = isScored ? new ModelScores(models, scales, limits.cases) : null;
     bound(byId("per-category"), limits.cases);
     this.#listModels();
-    if (benchmark) this.#offerBenchmark();
+    if (benchmarks.length) this.#offer(benchmarks);
     byId("picture").addEventListener("change", () => this.#showPicture());
     byId("new-seed").addEventListener("click", () => {
       byId("seed").value = Math.floor(Math.random() * SEEDS);
     });
-    byId("compare-form").addEventListener("input", () => this.#update());
+    for (const event of ["input", "change"]) {
+      byId("compare-form").addEventListener(event, () => this.#update());
+    }
     this.#update();
   }
 
@@ -58,6 +65,11 @@ export class CompareForm {
   /** The chosen models, in the order of the list. */
   get models() {
     return this.#models.filter((model) => this.#chosenModels().includes(model.id));
+  }
+
+  /** Who judges the answers; null if nobody does. */
+  get judge() {
+    return this.#isOwn() ? null : (this.#choice.judges[0] ?? null);
   }
 
   /** @returns {Promise<Row[]>} after the cases of a benchmark came from the server */
@@ -78,9 +90,10 @@ export class CompareForm {
   }
 
   async #caseRows(signal) {
-    const [benchmark, task] = [this.#benchmark.id, byId("task").value];
+    const { benchmark: { id: from }, task } = this.#choice;
+    const benchmark = this.judge && from;
     const categories = this.#chosenCategories();
-    const cases = await listCases(benchmark, task, byId("per-category").valueAsNumber, signal);
+    const cases = await listCases(from, task, byId("per-category").valueAsNumber, signal);
     const reads = new Pool(READS);
     const rows = cases
       .filter(({ category }) => categories.includes(category))
@@ -127,23 +140,17 @@ export class CompareForm {
     if (this.scores) byId("models").after(this.scores.box);
   }
 
-  /** Shows what there is of the benchmark, and makes its cases the first choice. */
-  #offerBenchmark() {
-    const tasks = Object.keys(this.#benchmark.tasks);
+  /** Shows what there is of the benchmarks, and makes their cases the first choice. */
+  #offer(benchmarks) {
     byId("sources").hidden = false;
-    byId("benchmark").textContent = this.#benchmark.id;
     byId("compare-form").elements.source.value = "benchmark";
-    fillSelect(byId("task"), tasks);
-    byId("task").closest("label").hidden = tasks.length === 1;
-    this.#listCategories();
-    byId("task").addEventListener("change", () => {
-      this.#listCategories();
-      this.#update();
-    });
+    const tasksOf = ({ tasks }) => Object.keys(tasks);
+    const onChange = (choice) => this.#listCategories(choice.categories);
+    this.#choice = new BenchmarkChoice("", benchmarks, tasksOf, onChange);
   }
 
-  #listCategories() {
-    const boxes = this.#benchmark.tasks[byId("task").value].map((name) =>
+  #listCategories(categories) {
+    const boxes = categories.map((name) =>
       element(
         "label",
         {},
@@ -182,7 +189,8 @@ export class CompareForm {
       byId(id).disabled = !isShown; // hidden fields must not keep the form from being sent
     }
     const models = this.models;
-    this.scores?.choose(models);
+    this.scores?.choose(models, this.#choice.benchmark);
+    byId("judge").textContent = this.judge ?? "nobody";
     fillSelect(byId("size"), commonSizes(models.length ? models : this.#models));
     const model = byId("models").querySelector("input");
     model?.setCustomValidity(models.length ? "" : "Choose a model.");

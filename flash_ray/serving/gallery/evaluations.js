@@ -10,6 +10,7 @@ import {
   readPair,
   startEvaluation,
 } from "./api.js";
+import { BenchmarkChoice, fillChoice, judgedTasks } from "./benchmark_choice.js";
 import { Beside } from "./beside.js";
 import { bound, byId, fillSelect } from "./dom.js";
 import { isActive, Item } from "./evaluation_item.js";
@@ -20,11 +21,12 @@ import { likeness } from "./scoring.js";
 const POLL_MS = 2000;
 
 /**
- * Makes the part work, once the server has said who we are, which models and benchmark there are.
+ * Makes the part work, once the server has said who we are, which models and benchmarks there are.
+ * @param {object[]} benchmarks at least one, each with a task that can be scored
  * @param {(evaluations: object[]) => void} onList told what is listed, whenever it was read
  * @returns {(requests: object[]) => Promise} starts evaluations
  */
-export function setUpEvaluations({ role, limits, judges }, models, benchmark, onList) {
+export function setUpEvaluations({ role, limits }, models, benchmarks, onList) {
   const mayStart = permit(byId("evaluate-denied"), role, "generate", "Evaluating a model");
   const mayCancel = permit(byId("cancel-denied"), role, "admin", "Cancelling an evaluation");
   const views = { one: new Result(byId("evaluation")), two: new Beside(byId("evaluation")) };
@@ -73,7 +75,7 @@ export function setUpEvaluations({ role, limits, judges }, models, benchmark, on
 
   async function ask(requests) {
     for (const request of requests) {
-      const evaluation = await startEvaluation({ benchmark: benchmark.id, ...request });
+      const evaluation = await startEvaluation(request);
       say(evaluation);
       since = Math.min(since, evaluation.created); // it may be an old one
     }
@@ -84,6 +86,7 @@ export function setUpEvaluations({ role, limits, judges }, models, benchmark, on
     ask([
       {
         model: byId("evaluation-model").value,
+        benchmark: byId("evaluation-benchmark").value,
         task: byId("evaluation-task").value,
         cases: byId("evaluation-cases").valueAsNumber,
         seed: byId("evaluation-seed").valueAsNumber,
@@ -130,7 +133,7 @@ export function setUpEvaluations({ role, limits, judges }, models, benchmark, on
   async function layBeside() {
     const ids = chosen().map(({ evaluation }) => evaluation.id);
     const [pair, ...both] = await Promise.all([readPair(...ids), ...ids.map(readEvaluation)]);
-    const request = mayStart && likeness(both, { models, benchmark, judges, most: limits.cases });
+    const request = mayStart && likeness(both, { models, benchmarks, most: limits.cases });
     const offer = request && {
       ...request,
       ask: () => trying("evaluation", () => ask([request])),
@@ -149,7 +152,7 @@ export function setUpEvaluations({ role, limits, judges }, models, benchmark, on
     });
   }
 
-  fillForm(models, benchmark, judges);
+  fillForm(models, benchmarks);
   byId("older").addEventListener("click", () => trying("evaluations", showOlder));
   byId("beside").addEventListener("click", () => trying("evaluation", layBeside));
   byId("evaluation-form").addEventListener("submit", (event) => {
@@ -166,17 +169,14 @@ export function setUpEvaluations({ role, limits, judges }, models, benchmark, on
 const precedes = (a, b) =>
   Boolean(a.compareDocumentPosition(b) & Node.DOCUMENT_POSITION_FOLLOWING);
 
-function fillForm(models, benchmark, judges) {
+function fillForm(models, benchmarks) {
   fillSelect(
     byId("evaluation-model"),
     models.map((model) => model.id),
   );
-  const tasks = Object.keys(benchmark.tasks);
-  byId("evaluation-benchmark").textContent = benchmark.id;
-  fillSelect(byId("evaluation-task"), tasks);
-  byId("evaluation-task").closest("label").hidden = tasks.length === 1;
-  fillSelect(byId("evaluation-judge"), judges);
-  byId("evaluation-judge").closest("label").hidden = judges.length === 1;
+  new BenchmarkChoice("evaluation-", benchmarks, judgedTasks, ({ judges }) =>
+    fillChoice(byId("evaluation-judge"), judges),
+  );
 }
 
 function say(evaluation) {

@@ -34,7 +34,7 @@ export const spaced = (name) => name.replaceAll("_", " ");
 export const listed = (words) =>
   words.length < 2 ? words.join("") : `${words.slice(0, -1).join(", ")} and ${words.at(-1)}`;
 
-/** What an evaluation asks of its model, e.g. "on miniature t2i, judged by ocr". */
+/** What an evaluation asks of its model, e.g. "on signs t2i, judged by ocr". */
 export const workOf = ({ benchmark, task, judge }) =>
   `on ${benchmark} ${task}, judged by ${judge}`;
 

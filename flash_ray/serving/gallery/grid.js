@@ -14,15 +14,15 @@ export class Grid {
   #heads = new Map();
   #scale;
 
-  /** Replaces what `container` shows; `scale` is what the judge's scores are. */
-  constructor(container, rows, models, scale) {
+  /** Replaces what `container` shows; `scale` is what the judge's scores are, if there is a judge. */
+  constructor(container, rows, models, judge, scale) {
     this.#scale = scale;
     const hasInputs = rows.some((row) => row.inputs.length > 0);
     const table = element("table", { className: "grid" });
     table.classList.toggle("many", models.length > MANY);
     setColumns(table, models.length + Number(hasInputs));
     table.append(this.#head(models, hasInputs), this.#body(rows, models, hasInputs));
-    const scores = `Scores are the judge's: ${scale}. `;
+    const scores = `Scores by ${judge}: ${scale}. `;
     const times =
       "Times are the server's, without the wait in its queue; pictures that it drew as one batch " +
       "took theirs together.";

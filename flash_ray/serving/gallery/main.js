@@ -2,6 +2,7 @@
 
 import { trying } from "./alerts.js";
 import { listBenchmarks, listModels, readMe } from "./api.js";
+import { judgedTasks } from "./benchmark_choice.js";
 import { setUpCompare } from "./compare.js";
 import { byId } from "./dom.js";
 import { setUpEvaluations } from "./evaluations.js";
@@ -12,10 +13,10 @@ setUpTabs(document.querySelector("[role=tablist]"));
 setUpForgetting();
 await trying("start", async () => {
   const [me, models, benchmarks] = await Promise.all([readMe(), listModels(), listBenchmarks()]);
-  const [benchmark = null] = benchmarks; // a server has one, or none: then nothing is scored
-  const scores = setUpCompare(me, models, benchmark);
-  document.querySelector("[role=tablist]").hidden = benchmark === null;
-  if (!benchmark) return;
-  const ask = setUpEvaluations(me, models, benchmark, (listed) => scores.listen(listed));
+  const scores = setUpCompare(me, models, benchmarks);
+  const judged = benchmarks.filter((benchmark) => judgedTasks(benchmark).length > 0);
+  document.querySelector("[role=tablist]").hidden = judged.length === 0;
+  if (judged.length === 0) return; // nothing is scored
+  const ask = setUpEvaluations(me, models, judged, (listed) => scores.listen(listed));
   scores.offer(ask);
 });

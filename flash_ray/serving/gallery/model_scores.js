@@ -3,13 +3,12 @@
 import { trying } from "./alerts.js";
 import { element } from "./dom.js";
 import { count, decimal, listed, withInterval } from "./format.js";
-import { missingScores, scoreSets, underWay } from "./scoring.js";
+import { isOf, missingScores, scoreSets, underWay } from "./scoring.js";
 
 export class ModelScores {
   #models;
-  #benchmark;
-  #judge;
-  #scale;
+  #scales;
+  #benchmark = null;
   #most;
   #chosen = [];
   #evaluations = [];
@@ -21,14 +20,12 @@ export class ModelScores {
   box = element("div", { className: "scores" }, this.#note, this.#button);
 
   /**
-   * @param {string} judge whose scores are shown, and `scale`, what they are
+   * @param {object} scales what the scores of each judge are
    * @param {number} most how many cases an evaluation may have
    */
-  constructor(models, benchmark, judge, scale, most) {
+  constructor(models, scales, most) {
     this.#models = models;
-    this.#benchmark = benchmark;
-    this.#judge = judge;
-    this.#scale = scale;
+    this.#scales = scales;
     this.#most = most;
     this.#button.addEventListener("click", () => {
       trying("scoring", () => this.#ask(this.#offered()));
@@ -42,8 +39,10 @@ export class ModelScores {
     return line;
   }
 
-  choose(models) {
+  /** Says which models are chosen, and the benchmark whose scores are shown. */
+  choose(models, benchmark) {
     this.#chosen = models;
+    this.#benchmark = benchmark;
     this.#update();
   }
 
@@ -57,6 +56,15 @@ export class ModelScores {
   offer(ask) {
     this.#ask = ask;
     this.#update();
+  }
+
+  /** Whose scores are shown: the first judge of the benchmark; undefined if nobody judges it. */
+  get #judge() {
+    return Object.values(this.#benchmark.judges).flat()[0];
+  }
+
+  get #scale() {
+    return this.#scales[this.#judge];
   }
 
   #sets() {
@@ -102,7 +110,7 @@ export class ModelScores {
 
   /** The base in as many evaluations, where publishing scored it on the same cases. */
   #beside({ scores }, cases) {
-    if (!scores?.baselines.untrained) return "";
+    if (!scores?.baselines.untrained || !isOf(scores, this.#benchmark)) return "";
     if (scores.judge !== this.#judge || scores.cases_per_category !== cases) return "";
     const tasks = Object.keys(scores.baselines.untrained.tasks);
     return `; untrained: ${tasks.map((task) => baseOf(task, scores, this.#scale)).join(", ")}`;
@@ -124,8 +132,11 @@ export class ModelScores {
       const numbers = listed(others.sort((a, b) => a - b).map(String));
       return `scored on ${numbers} ${others.at(-1) === 1 ? "case" : "cases"} of each category only`;
     }
-    if (model.scores) return `scored by ${model.scores.judge} only`;
-    return "not scored";
+    if (!model.scores) return "not scored";
+    const { judge, benchmark } = model.scores;
+    return isOf(model.scores, this.#benchmark)
+      ? `scored by ${judge} only`
+      : `scored on ${benchmark} only, by ${judge}`;
   }
 }
 

@@ -19,7 +19,7 @@ export function scoreSets(models, chosen, evaluations, benchmark, judge) {
     sets.set(cases, set);
   };
   for (const { id, scores } of models) {
-    if (scores?.judge !== judge) continue;
+    if (!scores || scores.judge !== judge || !isOf(scores, benchmark)) continue;
     for (const [task, score] of Object.entries(scores.tasks)) {
       add(scores.cases_per_category, id, task, { score, interval: null });
     }
@@ -37,6 +37,10 @@ export function scoreSets(models, chosen, evaluations, benchmark, judge) {
   return { cases: best ? best[0] : null, sets };
 }
 
+/** Whether published scores are of a benchmark's cases. */
+export const isOf = (scores, benchmark) =>
+  scores.benchmark === benchmark.id && scores.digest === benchmark.digest;
+
 /** Whether an evaluation scored what publishing scores too: the cases as they are, by that judge. */
 const isPlain = (evaluation, benchmark, judge) =>
   Boolean(evaluation.score) && asksFor(evaluation, benchmark, judge);
@@ -44,14 +48,16 @@ const isPlain = (evaluation, benchmark, judge) =>
 const asksFor = (evaluation, benchmark, judge) =>
   evaluation.seed === 0 &&
   evaluation.judge === judge &&
+  evaluation.benchmark === benchmark.id &&
   evaluation.benchmark_digest === benchmark.digest;
 
 /** Evaluations that would give some models the scores that they lack on a set of cases. */
 export function missingScores({ cases, sets }, models, benchmark, judge) {
   return models.flatMap(({ id: model }) =>
     Object.keys(benchmark.tasks)
+      .filter((task) => benchmark.judges[task].includes(judge))
       .filter((task) => !sets.get(cases)?.get(model)?.[task])
-      .map((task) => ({ model, task, cases, judge, seed: 0 })),
+      .map((task) => ({ model, benchmark: benchmark.id, task, cases, judge, seed: 0 })),
   );
 }
 
@@ -67,17 +73,19 @@ export const underWay = (request, model, evaluations, benchmark) =>
   );
 
 /**
- * What would make two evaluations alike: a request for the model of one, with the cases, the judge
- * and the seed of the other, which has more cases; null if the server cannot do it.
+ * What would make two evaluations alike: a request for the model of one, with the benchmark, the
+ * cases, the judge and the seed of the other, which has more cases; null if the server cannot do it.
  */
-export function likeness([left, right], { models, benchmark, judges, most }) {
+export function likeness([left, right], { models, benchmarks, most }) {
   if (left.task !== right.task) return null;
-  const can = ({ benchmark_digest, judge, cases }) =>
-    benchmark_digest === benchmark.digest && judges.includes(judge) && cases <= most;
+  const can = ({ benchmark, benchmark_digest: digest, task, judge, cases }) => {
+    const served = benchmarks.find((one) => one.id === benchmark && one.digest === digest);
+    return served?.judges[task].includes(judge) && cases <= most;
+  };
   const [like] = [left, right].filter(can).sort((a, b) => b.cases - a.cases);
   const other = like === left ? right : left;
   const model = models.find(({ identity }) => identity === other.identity);
   if (!like || !model) return null;
-  const { task, cases, judge, seed } = like;
-  return { model: model.id, task, cases, judge, seed };
+  const { benchmark, task, cases, judge, seed } = like;
+  return { model: model.id, benchmark, task, cases, judge, seed };
 }

@@ -1,4 +1,4 @@
-"""The server's benchmark: its cases, the pictures to edit, and scores of single answers."""
+"""The server's benchmarks: their cases, the pictures to edit, and scores of single answers."""
 
 import base64
 import binascii
@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from flash_ray.evaluation.benchmark import Case
 from flash_ray.recipe.schema import Task
-from flash_ray.serving.benchmark import ServedBenchmark, reference_paths
+from flash_ray.serving.benchmarks import ServedBenchmark, reference_paths
 from flash_ray.serving.http import ApiError
 from flash_ray.serving.images import open_upload, png
 from flash_ray.serving.schemas import (
@@ -28,16 +28,16 @@ router = APIRouter(prefix="/v1", tags=["benchmarks"])
 
 @router.get("/benchmarks", dependencies=[needs("read")])
 def list_benchmarks(service: Served) -> BenchmarkCards:
-    """The benchmark that the server scores on, with its categories; none if it scores nothing."""
-    benchmarks = [service.benchmark] if service.benchmark else []
+    """What the server scores models on, with categories and judges; none if it scores nothing."""
     return BenchmarkCards(
         data=[
             BenchmarkCard(
                 id=benchmark.name,
                 tasks={task: list(names) for task, names in benchmark.categories.items()},
+                judges={task: list(names) for task, names in benchmark.judges.items()},
                 digest=benchmark.digest,
             )
-            for benchmark in benchmarks
+            for benchmark in service.benchmarks.values()
         ]
     )
 
@@ -84,8 +84,9 @@ def read_reference(
 
 @router.post("/scores", dependencies=[needs("generate")])
 async def score(body: ScoreRequest, service: Served) -> Score:
-    """What the recipe's judge says of an answer to a case."""
+    """What a judge says of an answer to a case: the first of the benchmark and task."""
     benchmark = find_benchmark(service, body.benchmark, body.task)
+    find_judge(benchmark, body.task, None)
     case = await run_in_threadpool(find_case, benchmark, body.task, body.case)
     try:
         data = base64.b64decode(body.b64_json, validate=True)
@@ -99,29 +100,38 @@ async def score(body: ScoreRequest, service: Served) -> Score:
             f"b64_json: {picture.width}x{picture.height}; allowed: {width}x{height}, the case's.",
             "b64_json",
         )
-    judged = await service.judge(body.task, body.case, png(picture.convert("RGB")))
+    judged = await service.judge(benchmark.name, body.task, body.case, png(picture.convert("RGB")))
     return Score(**judged.model_dump())
 
 
 def find_benchmark(service: Service, name: str | None, task: Task) -> ServedBenchmark:
-    """The server's benchmark, if that is its name and it has the task; else ApiError 404 or 400.
+    """The benchmark of that name, if it has the task; else ApiError 404 or 400.
 
     Args:
-        name: None for the server's.
+        name: None for the only one that the server has.
     """
-    served = service.benchmark
-    if served is None:
+    benchmarks = service.benchmarks
+    known = ", ".join(benchmarks)
+    if not benchmarks:
         raise ApiError(
             404,
-            "benchmark: this server scores nothing: its recipe names no benchmark; serve a recipe "
-            "with evaluation.benchmark.",
+            "benchmark: this server scores nothing; serve a recipe with evaluation.benchmark, or "
+            "with the setting benchmarks.",
             "benchmark",
             "benchmark_not_found",
         )
-    if name not in (None, served.name):
+    if name is None and len(benchmarks) > 1:
+        raise ApiError(
+            400,
+            f"benchmark: missing; allowed: {known}.",
+            "benchmark",
+            "missing_required_parameter",
+        )
+    served = next(iter(benchmarks.values())) if name is None else benchmarks.get(name)
+    if served is None:
         raise ApiError(
             404,
-            f"benchmark: there is no {name[:100]!r}; allowed: {served.name}.",
+            f"benchmark: there is no {str(name)[:100]!r}; allowed: {known}.",
             "benchmark",
             "benchmark_not_found",
         )
@@ -129,6 +139,23 @@ def find_benchmark(service: Service, name: str | None, task: Task) -> ServedBenc
         allowed = ", ".join(served.categories)
         raise ApiError(400, f"task: {served.name} has no {task}; allowed: {allowed}.", "task")
     return served
+
+
+def find_judge(benchmark: ServedBenchmark, task: Task, name: str | None) -> str:
+    """The judge of that name, if it judges such cases here; else ApiError 400.
+
+    Args:
+        name: None for the first that does.
+    """
+    judges = benchmark.judges[task]
+    if not judges:
+        judged = ", ".join(task for task, able in benchmark.judges.items() if able)
+        problem = f"task: no judge here can judge the {task} cases of {benchmark.name}"
+        raise ApiError(400, f"{problem}; allowed: {judged or 'none of its tasks'}.", "task")
+    if name is not None and name not in judges:
+        problem = f"judge: {name[:100]!r} judges no {task} cases of {benchmark.name} here"
+        raise ApiError(400, f"{problem}; allowed: {', '.join(judges)}.", "judge")
+    return judges[0] if name is None else name
 
 
 def find_case(benchmark: ServedBenchmark, task: Task, id: str) -> Case:

@@ -1,4 +1,4 @@
-"""Evaluations: a model's score on the benchmark, asked for once and found again."""
+"""Evaluations: a model's score on a benchmark, asked for once and found again."""
 
 import re
 import time
@@ -7,11 +7,11 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from starlette.concurrency import run_in_threadpool
 
-from flash_ray.serving.benchmark import judge_names, scale_of, vlm_identity
 from flash_ray.serving.beside import Finished, lay_beside
 from flash_ray.serving.evaluations import ENDS, EvaluationSpec
 from flash_ray.serving.http import ApiError
-from flash_ray.serving.routes.benchmarks import find_benchmark
+from flash_ray.serving.judges import scale_of, vlm_identity
+from flash_ray.serving.routes.benchmarks import find_benchmark, find_judge
 from flash_ray.serving.routes.models import find_model
 from flash_ray.serving.schemas import Evaluation, EvaluationPair, EvaluationRequest, Evaluations
 from flash_ray.serving.service import Served, Service, needs
@@ -97,11 +97,7 @@ async def _spec(service: Service, body: EvaluationRequest) -> EvaluationSpec:
     most = service.settings.limits.cases
     if body.cases > most:
         raise ApiError(400, f"cases: {body.cases}; allowed: at most {most}.", "cases")
-    judges = judge_names(service.recipe, service.settings)
-    judge = judges[0] if body.judge is None else body.judge
-    if judge not in judges:
-        problem = "ocr is not installed on this server" if judge == "ocr" else repr(judge)
-        raise ApiError(400, f"judge: {problem}; allowed: {', '.join(judges)}.", "judge")
+    judge = find_judge(benchmark, body.task, body.judge)
     cases = await run_in_threadpool(benchmark.cases, body.task, body.cases)
     return EvaluationSpec(
         model=await find_model(service, body.model),

@@ -3,8 +3,8 @@
 from fastapi import APIRouter
 
 from flash_ray.recipe.sizes import MAX_ASPECT, MULTIPLE
-from flash_ray.serving.benchmark import judge_names, scale_of
 from flash_ray.serving.http import ApiError
+from flash_ray.serving.judges import scale_of
 from flash_ray.serving.registry import ServedModel
 from flash_ray.serving.schemas import Bounds, Me, ModelCard, ModelCards
 from flash_ray.serving.service import Caller, Served, Service, needs
@@ -16,7 +16,8 @@ router = APIRouter(prefix="/v1", tags=["models"])
 def me(service: Served, caller: Caller) -> Me:
     """The role of the token, the limits of one request, and the judges of evaluations."""
     limits = service.settings.limits.model_dump() | {"pixels": service.most_pixels}
-    judges = judge_names(service.recipe, service.settings)
+    served = service.benchmarks.values()
+    judges = list(dict.fromkeys(j for one in served for able in one.judges.values() for j in able))
     return Me(
         role=caller,
         limits=Bounds(**limits, size_step=MULTIPLE, aspect=MAX_ASPECT),

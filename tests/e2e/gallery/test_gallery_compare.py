@@ -68,6 +68,7 @@ def test_an_uploaded_picture_is_edited(page, tmp_path):
 @pytest.mark.parametrize(("task", "category"), [("t2i", "landscape"), ("edit", "scene")])
 def test_cases_of_a_benchmark_are_judged(page, task, category):
     page.sign_in()
+    assert not page.one("#benchmark").is_displayed()  # there is only one
     page.take_cases(task, category)
     page.generate()
 

@@ -1,4 +1,4 @@
-"""The gallery of a recipe without a benchmark: nothing in the page or the API claims a score."""
+"""The gallery of a server without a benchmark: nothing in the page or the API claims a score."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +10,8 @@ from tests.helpers.endpoints import Served, ServedStore, start_server
 
 @pytest.fixture(scope="module")
 def bare(base: Path, served_store: ServedStore) -> Iterator[Served]:
-    """A server of such a recipe; the students in its store have scores in their manifests."""
-    server = start_server(base, served_store, "--set", "evaluation.benchmark=null")
+    """Such a server; the students in its store have scores in their manifests."""
+    server = start_server(base, served_store, "--serving", "benchmarks=[]")
     yield server
     server.stop()
 
@@ -29,7 +29,7 @@ def test_without_a_benchmark_models_are_compared_on_prompts_and_no_score_is_clai
     assert page.api("/v1/benchmarks")["data"] == [] and page.api("/v1/me")["judges"] == []
     request = {"model": "plain", "task": "t2i", "cases": 1}
     status, answer = page.served.call("POST", "/v1/evaluations", request)
-    assert status == 404 and "its recipe names no benchmark" in answer["error"]["message"]
+    assert status == 404 and "this server scores nothing" in answer["error"]["message"]
 
     page.sign_in()
     for part in ("[role=tablist]", "#evaluations", "#sources", "#from-benchmark"):

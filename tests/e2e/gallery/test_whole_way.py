@@ -13,6 +13,7 @@ import torch
 import yaml
 from diffusers.pipelines.qwenimage21.pipeline_qwenimage21 import QwenImage21Pipeline
 from PIL import Image
+from selenium.webdriver.support.ui import Select
 
 from flash_ray.storage.embedded import embedded_store
 from tests.helpers.chat_server import KEY, Answer, Asked, ChatServer, chat_server
@@ -195,8 +196,9 @@ def _draw_plainly(folder: Path, run: Command, store: tuple[str, str]) -> None:
 
 
 def _serve(theirs: ServedStore, browser: object, tmp_path: Path) -> None:
-    """The endpoints and the gallery speak of the user's benchmark alone."""
-    served = start_serving(theirs, "mine.yaml")
+    """The endpoints and the gallery speak of the user's benchmarks alone."""
+    benchmarks = "benchmarks=[bench/bench.jsonl, {t2i: prompts.jsonl}]"
+    served = start_serving(theirs, "mine.yaml", "--serving", benchmarks)
     try:
         page = Page(browser, served)
         page.sign_in()
@@ -213,6 +215,11 @@ def _serve(theirs: ServedStore, browser: object, tmp_path: Path) -> None:
         assert asked["case"] == "photo-0" and asked["category"] == "photos"
         page.one("#evaluations-tab").click()
         page.wait(lambda: "clip:clip" in page.one("#evaluations").text)
+        Select(page.one("#evaluation-benchmark")).select_by_value("prompts")
+        assert not page.one("#evaluation-task").is_displayed()  # it has prompts alone
+        page.one("#evaluate").click()
+        work = "on prompts t2i, judged by clip:clip, 2 cases a category, seed 0"
+        page.labelled(f"Open teacher {work}")
         text = page.one("body").text
         shoot(browser, tmp_path / "gallery.png")
         for said in (text, json.dumps([models, me, view])):

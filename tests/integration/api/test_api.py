@@ -4,8 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from flash_ray import plugins
-from flash_ray.evaluation.judges.endpoint import VlmSettings
 from flash_ray.serving.images import png
 from flash_ray.serving.tokens import add_token, read_tokens
 from flash_ray.storage.students import set_alias
@@ -138,16 +136,13 @@ def test_limits_are_told_as_they_are_enforced(client):
     error(client.get(f"{cases}{limits['cases'] + 1}"), 400, "per_category")
 
 
-def test_the_judges_that_there_are_are_told(service, client, monkeypatch):
-    seer = VlmSettings(base_url="http://127.0.0.1:1/v1", model="seer", max_requests=1)
-    settings = SETTINGS.model_copy(update={"judges": {"mine": seer}})
-    assert client.get("/v1/me").json()["judges"] == ["exact", "ocr"]
-    with client_of(replace(service, settings=settings)) as other:
-        assert other.get("/v1/me").json()["judges"] == ["exact", "ocr", "mine"]
-        monkeypatch.setattr(plugins, "find_spec", lambda module: None)
-        assert other.get("/v1/me").json()["judges"] == ["exact", "mine"]
-        asked = {"model": "plain", "task": "t2i", "cases": 1, "judge": "ocr"}
-        error(other.post("/v1/evaluations", json=asked), 400, "judge", "allowed: exact, mine.")
+def test_the_judges_that_there_are_are_told(client):
+    me = client.get("/v1/me").json()
+    assert me["judges"] == list(me["scales"]) == ["exact", "ocr"]
+    assert me["scales"]["ocr"] == "characters right, 0 to 1"
+    asked = {"model": "plain", "task": "t2i", "cases": 1, "judge": "mine"}
+    answer = client.post("/v1/evaluations", json=asked)
+    error(answer, 400, "judge", "'mine' judges no t2i cases of miniature", "allowed: exact, ocr.")
 
 
 def test_the_document_has_every_path_and_an_example(client):

@@ -10,6 +10,7 @@ from flash_ray.miniature.benchmark import MiniatureBenchmark
 from flash_ray.miniature.scenes import CATEGORIES
 from flash_ray.recipe.schema import Evaluation
 from flash_ray.serving.images import png
+from flash_ray.serving.settings import load_serving
 from tests.helpers.serving import (
     BENCHMARK,
     SETTINGS,
@@ -19,6 +20,7 @@ from tests.helpers.serving import (
     error,
     in_process,
     pixels,
+    write_signs,
 )
 
 
@@ -27,6 +29,7 @@ def test_cases_and_single_scores(client):
     assert benchmark == {
         "id": "miniature",
         "tasks": {task: list(names) for task, names in CATEGORIES.items()},
+        "judges": {"t2i": ["exact", "ocr"], "edit": ["exact", "ocr"]},
         "digest": MiniatureBenchmark().digest,
     }
     edits, t2i = f"{BENCHMARK}/edit/cases", f"{BENCHMARK}/t2i/cases"
@@ -57,21 +60,30 @@ def test_cases_and_single_scores(client):
 
 
 def test_without_a_benchmark_nothing_is_scored_and_nothing_claims_a_score(recipe, store):
-    bare = recipe.model_copy(update={"evaluation": Evaluation()})
-    with client_of(in_process(bare, store, SETTINGS)) as client:
+    settings = SETTINGS.model_copy(update={"benchmarks": ()})
+    with client_of(in_process(recipe, store, settings)) as client:
         assert client.get("/v1/benchmarks").json()["data"] == []
         assert client.get("/v1/me").json()["judges"] == []
         models = client.get("/v1/models").json()["data"]
         assert {"plain", "teacher"} <= {model["id"] for model in models}
         assert [model["scores"] for model in models] == [None] * len(models)
         asked = {"model": "plain", "task": "t2i", "cases": 1}
-        wanted = (404, "benchmark", "its recipe names no benchmark")
+        wanted = (404, "benchmark", "this server scores nothing")
         error(client.post("/v1/evaluations", json=asked), *wanted)
         error(client.post("/v1/evaluations", json={**asked, "benchmark": "miniature"}), *wanted)
         scored = {"benchmark": "miniature", "task": "t2i", "case": "text-000", "b64_json": "x"}
         error(client.post("/v1/scores", json=scored), *wanted)
         error(client.get(f"{BENCHMARK}/t2i/cases"), *wanted)
         assert draw(client).status_code == 200
+
+
+def test_a_recipe_without_a_benchmark_is_scored_on_what_its_students_were(recipe, store):
+    bare = recipe.model_copy(update={"evaluation": Evaluation()})
+    with client_of(in_process(bare, store, SETTINGS)) as client:
+        (benchmark,) = client.get("/v1/benchmarks").json()["data"]
+        assert benchmark["id"] == "miniature" and benchmark["judges"]["t2i"][0] == "exact"
+        models = {model["id"]: model for model in client.get("/v1/models").json()["data"]}
+        assert models["plain"]["scores"]["judge"] == "exact"
 
 
 def test_evaluations_are_run_once_kept_and_listed(client, store):
@@ -105,7 +117,7 @@ def test_evaluations_are_run_once_kept_and_listed(client, store):
     error(client.post("/v1/evaluations", json={**asked, "cases": 3}), 400, "cases", "at most 2")
     error(client.post("/v1/evaluations", json={**asked, "task": "x"}), 400, "task")
     wrong = {**asked, "benchmark": "x"}
-    error(client.post("/v1/evaluations", json=wrong), 404, "benchmark", "allowed: miniature")
+    error(client.post("/v1/evaluations", json=wrong), 404, "benchmark", "allowed: miniature.")
     named = client.post("/v1/evaluations", json={**asked, "benchmark": "miniature"})
     assert named.json()["id"] == first.json()["id"]
 
@@ -119,3 +131,59 @@ def test_an_evaluation_and_the_images_api_draw_the_same_picture(client):
     drawn = draw(client, **fields).json()["data"][0]["b64_json"]
     difference = pixels(drawn).astype(int) - np.asarray(Image.open(BytesIO(evaluated)))
     assert np.abs(difference).max() <= 1
+
+
+@pytest.fixture(scope="module")
+def two(recipe, store, tmp_path_factory):
+    """A client of a server of the miniature and of a file of cases, whose edits nobody judges."""
+    signs = write_signs(tmp_path_factory.mktemp("cases"))
+    named = load_serving(None, [f"benchmarks=[miniature, {signs}]"])
+    settings = SETTINGS.model_copy(update={"benchmarks": named.benchmarks})
+    with client_of(in_process(recipe, store, settings)) as client:
+        yield client
+
+
+def test_of_two_benchmarks_each_has_its_own_judges(two):
+    cards = {card["id"]: card for card in two.get("/v1/benchmarks").json()["data"]}
+    assert list(cards) == ["miniature", "signs"]
+    assert cards["signs"]["tasks"] == {"t2i": ["wood"], "edit": ["color"]}
+    assert cards["signs"]["judges"] == {"t2i": ["ocr"], "edit": []}
+    assert cards["miniature"]["judges"] == {"t2i": ["exact", "ocr"], "edit": ["exact", "ocr"]}
+    assert two.get("/v1/me").json()["judges"] == ["exact", "ocr"]
+    models = {model["id"]: model for model in two.get("/v1/models").json()["data"]}
+    assert models["plain"]["scores"]["benchmark"] == "miniature"
+
+
+def test_of_two_benchmarks_an_evaluation_names_one(two):
+    asked = {"model": "plain", "task": "t2i", "cases": 2}
+    allowed = "allowed: miniature, signs."
+    error(two.post("/v1/evaluations", json=asked), 400, "benchmark", "missing", allowed)
+    other = {**asked, "benchmark": "x"}
+    error(two.post("/v1/evaluations", json=other), 404, "benchmark", "no 'x'", allowed)
+    signs = {**asked, "benchmark": "signs"}
+    exact = two.post("/v1/evaluations", json={**signs, "judge": "exact"})
+    error(exact, 400, "judge", "'exact' judges no t2i cases of signs here; allowed: ocr.")
+    edits = two.post("/v1/evaluations", json={**signs, "task": "edit"})
+    error(edits, 400, "task", "can judge the edit cases of signs; allowed: t2i.")
+
+    started = two.post("/v1/evaluations", json=signs)
+    assert started.status_code == 202, started.text
+    found = two.get(f"/v1/evaluations/{started.json()['id']}").json()
+    assert (found["benchmark"], found["judge"], found["status"]) == ("signs", "ocr", "succeeded")
+    assert {answer["case"] for answer in found["result"]["answers"]} == {"open", "exit"}
+    judged = two.post("/v1/evaluations", json={**asked, "benchmark": "miniature", "cases": 1})
+    assert judged.json()["judge"] == "exact"
+    beside = two.get(f"/v1/evaluations/{found['id']}/beside/{judged.json()['id']}").json()
+    assert beside["unlike"] == ["benchmark", "judge", "cases"]
+
+
+def test_of_two_benchmarks_a_single_answer_is_scored_by_the_judge_of_its_own(two):
+    cases = two.get("/v1/benchmarks/signs/t2i/cases").json()["data"]
+    assert [case["id"] for case in cases] == ["exit"] and cases[0]["size"] == "96x64"
+    body = {"benchmark": "signs", "task": "t2i", "case": "exit"}
+    body["b64_json"] = b64(png(np.zeros((64, 96, 3), np.uint8)))
+    assert two.post("/v1/scores", json=body).json()["details"]["wanted"] == "EXIT"
+    (case,) = two.get("/v1/benchmarks/signs/edit/cases").json()["data"]
+    assert case["category"] == "color" and two.get(*case["references"]).is_success
+    edit = {**body, "task": "edit", "case": "red"}
+    error(two.post("/v1/scores", json=edit), 400, "task", "no judge here", "allowed: t2i.")
