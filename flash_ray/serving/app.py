@@ -33,6 +33,7 @@ def application(
     Args:
         benchmark: as `checked_benchmark` gives it.
     """
+    benchmark = benchmark and benchmark.kept_in(store)
     generators = {
         "generate": _generator("generate", settings.generate, recipe, store, settings),
         "edit": _generator("edit", settings.edit, recipe, store, settings),

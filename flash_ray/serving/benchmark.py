@@ -7,6 +7,7 @@ from pydantic import JsonValue
 
 from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import Benchmark, Case, listed_cases, load_benchmark
+from flash_ray.evaluation.inputs import drawn_cases, kept_in, undrawn
 from flash_ray.evaluation.judges.base import Judge
 from flash_ray.evaluation.judges.choose import load_judge, require, validate_judge
 from flash_ray.recipe import Recipe
@@ -33,6 +34,10 @@ class ServedBenchmark:
         self.categories: Mapping[Task, tuple[str, ...]] = dict(benchmark.categories)
         self._by_id: dict[Task, dict[str, Case]] = {}
 
+    def kept_in(self, store: Store) -> "ServedBenchmark":
+        """The same, with the pictures to edit that the base has drawn in that store."""
+        return ServedBenchmark(kept_in(self.benchmark, store), self._limit)
+
     def cases(self, task: Task, per_category: int) -> list[Case]:
         """The first cases of each category of a task; none of a task that it does not have."""
         if task not in self.categories:
@@ -56,6 +61,23 @@ def served_benchmark(recipe: Recipe, settings: Serving) -> ServedBenchmark | Non
     if choice is None:
         return None
     return ServedBenchmark(load_benchmark(choice, recipe, FIELD), settings.limits.cases)
+
+
+def undrawn_line(served: ServedBenchmark) -> str | None:
+    """What is to be done about pictures to edit that the server's store lacks, since a server draws
+    none; None: nothing.
+
+    Args:
+        served: kept in the server's store.
+    """
+    cases = drawn_cases(served.benchmark)
+    if not (missing := undrawn(cases)):
+        return None
+    return (
+        f"{served.name}: {len(missing)} of {len(cases)} pictures to edit are not drawn, so their "
+        "cases are left out; draw them with `flash-ray benchmark draw --recipe RECIPE`, while no "
+        "server uses the store if that is an embedded one"
+    )
 
 
 def reference_paths(benchmark: str, case: Case) -> list[str]:

@@ -21,6 +21,7 @@ from flash_ray.workflows.distill import (
     open_run_store,
     validate_name,
     validate_recipe,
+    with_inputs,
 )
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def _run(
 
     with ray_session(cluster_needs(recipe, teacher_actors(recipe))):
         name = recipe.name
+        scoring = with_inputs(scoring, recipe, store, per_category, steps)
         published = distill_and_publish(recipe, scoring, store, name, name, False, steps)
         trained = time.monotonic()
         load_student(store, name, out / "student")

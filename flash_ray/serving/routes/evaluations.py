@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from starlette.concurrency import run_in_threadpool
 
+from flash_ray.evaluation.inputs import with_pictures
 from flash_ray.serving.benchmark import judge_names, scale_of, vlm_identity
 from flash_ray.serving.beside import Finished, lay_beside
 from flash_ray.serving.evaluations import ENDS, EvaluationSpec
@@ -103,6 +104,9 @@ async def _spec(service: Service, body: EvaluationRequest) -> EvaluationSpec:
         problem = "ocr is not installed on this server" if judge == "ocr" else repr(judge)
         raise ApiError(400, f"judge: {problem}; allowed: {', '.join(judges)}.", "judge")
     cases = await run_in_threadpool(benchmark.cases, body.task, body.cases)
+    if lacking := len(cases) - len(await run_in_threadpool(with_pictures, cases)):
+        problem = f"cases: {lacking} of {len(cases)} edit pictures that are not drawn yet"
+        raise ApiError(503, f"{problem}; the operator draws them.", "cases")
     return EvaluationSpec(
         model=await find_model(service, body.model),
         benchmark=benchmark.name,
