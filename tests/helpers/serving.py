@@ -40,6 +40,7 @@ def in_process(
     """The application's parts in this process: what Ray Serve does is left out."""
     generator = Generator("generate", recipe, store, settings)
     benchmark = served_benchmark(recipe, settings)
+    benchmark = benchmark and benchmark.kept_in(store)
 
     async def generate(deployment: str, request: GenerationRequest) -> GenerationResult:
         return await generator.generate(request)
