@@ -73,4 +73,7 @@ def benchmark_draw(
 
     with Steps() as steps:
         name, edits, drawn = draw_benchmark(benchmark, loaded, cases, store, steps)
-    typer.echo(f"{name}: {drawn} pictures drawn; {edits} edits of drawn pictures have theirs")
+    if edits:
+        typer.echo(f"{name}: {drawn} pictures drawn; {edits} edits have theirs")
+    else:
+        typer.echo(f"{name}: no edit has a picture_prompt; there is nothing to draw")

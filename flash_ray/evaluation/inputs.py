@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import overload
 
+import numpy as np
 from PIL import Image
 
 from flash_ray.errors import UserError
@@ -100,8 +101,9 @@ def with_pictures(cases: Sequence[Case]) -> list[Case]:
 
 def draw_by_base(
     recipe: Recipe, store: Store, cases: Sequence[Case], stage: str, steps: Steps
-) -> StoredPictures:
-    """Has the cluster draw cases of text to image as the recipe's teacher does, each once.
+) -> Sequence[np.ndarray]:
+    """Has the cluster draw cases of text to image as the recipe's teacher does, each once; gives
+    a uint8 picture (H, W, 3) of each, which is in the store.
 
     Args:
         stage: what the progress line says.
@@ -117,9 +119,7 @@ def draw_by_base(
         steps.show(stage, done // sampler.nfe, len(cases))
 
     with drawn_by_actors(recipe, store, {"base": Weights()}) as draw:
-        drawn = draw("base", sampler, cases, show)
-    assert isinstance(drawn, StoredPictures), "actors put them there"
-    return drawn
+        return draw("base", sampler, cases, show)
 
 
 def _lacking(cases: Sequence[Case]) -> dict[str, Case]:
