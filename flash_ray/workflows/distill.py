@@ -99,7 +99,7 @@ def distill_and_publish(
     if scoring:
         evaluation = recipe.evaluation
         edits = max(evaluation.published_cases, evaluation.cases.edit if evaluation.every else 0)
-        scoring = with_inputs(scoring, recipe, store, edits, steps)
+        scoring = scoring_with_inputs(scoring, recipe, store, edits, steps)
     scorer = StudentScorer(recipe, scoring, store, name) if scoring else None
     last = recipe.training.iterations
 
@@ -121,7 +121,7 @@ def distill_and_publish(
     return Published(student, url, result.history)
 
 
-def with_inputs(
+def scoring_with_inputs(
     scoring: Scoring, recipe: Recipe, store: Store, per_category: int, steps: Steps
 ) -> Scoring:
     """The same with pictures to edit, where the recipe's base draws them; see `evaluation.inputs`.
