@@ -180,11 +180,8 @@ class TaskTokens:
         return self.negative_text_tokens + self.reference_tokens
 
     def condition_bytes(self, architecture: Architecture, value_bytes: int) -> float:
-        """Bytes of positive and negative condition: latents, and the encoder's states.
-
-        The encoder has one state for four latents of an image.
-        """
-        states = self.text_tokens + self.negative_text_tokens + 2 * self.reference_tokens / 4
+        """Bytes of positive and negative condition: latents, and the encoder's states of text."""
+        states = self.text_tokens + self.negative_text_tokens
         latents = 2 * self.reference_tokens * architecture.in_channels
         return value_bytes * (states * architecture.context_width + latents)
 

@@ -84,7 +84,7 @@ def rank(
 def models(store: StoreAddress = None) -> None:
     """List the published students; what is corrupt is named on stderr and costs only itself."""
     from flash_ray.cli.tables import fault_lines, student_table
-    from flash_ray.workflows.evaluate import published_students
+    from flash_ray.workflows.models import published_students
 
     students, faults = published_students(store)
     student_table(students)

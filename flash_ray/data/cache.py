@@ -1,10 +1,12 @@
 """The cache of encoded conditions: shards of cases, addressed by digest, in S3 and on each node.
 
 A shard is one safetensors file with cases of one category. Its digest covers everything that
-decides its content, so that recipes, seeds and runs share shards and nothing is encoded twice. A
+decides its content, so that recipes, seeds and runs share shards and nothing is encoded twice. Text
+to image has one negative condition, the empty prompt's: shards that have the same share its file. A
 damaged copy on a node is fetched anew, a damaged one in the store is removed, to be encoded anew.
 """
 
+import hashlib
 import logging
 import os
 import tempfile
@@ -19,7 +21,7 @@ import torch
 from safetensors import safe_open
 from torch.nn.functional import pad
 
-from flash_ray.data.shard_file import Damaged, check_shard, read_layout, write_shard
+from flash_ray.data.shard_file import Damaged, Header, check_shard, read_header, write_shard
 from flash_ray.data.source import Shard
 from flash_ray.errors import UserError
 from flash_ray.models.base import Condition, ConditionPair, Layout
@@ -72,26 +74,32 @@ class ConditionCache:
         """The shards that still have to be encoded; what only this node has is uploaded."""
         stored = {key.split("/")[-1] for key in self.store.list("conditions/")}
         absent = [shard for shard in shards if f"{shard.digest}.safetensors" not in stored]
-        missing = []
-        for shard in absent:
-            if self._is_whole_here(shard.digest, "encoded"):
-                self.store.put_file(self._path(shard.digest), self._key(shard.digest))
-            else:
-                missing.append(shard)
-        return missing
+        return [shard for shard in absent if not self._upload(shard.digest)]
 
     def add(self, digest: str, conditions: ConditionPair) -> None:
         """Keep an encoded shard here and in the store."""
-        tensors = {
-            f"{side}.{name}": tensor.contiguous().cpu()
-            for side in _SIDES
-            for name, tensor in getattr(conditions, side).tensors().items()
-            if (side, name) != ("negative", _REFERENCES)  # the same as the positive's
-        }
-        with self._partial(digest) as partial:
-            write_shard(Path(partial), tensors, conditions.layout)
-            self.store.put_file(Path(partial), self._key(digest))
-            os.replace(partial, self._path(digest))
+        positive = _named("positive", conditions.positive)
+        if conditions.layout.references:
+            negative = _named("negative", conditions.negative)
+            del negative[f"negative.{_REFERENCES}"]  # the positive's
+            self._write(digest, {**positive, **negative}, Header(conditions.layout))
+            return
+        negative = _named("negative", conditions.negative.rows([0]).trimmed())
+        shared = f"negative-{_content_digest(negative)}"
+        if not self._is_stored(shared):
+            self._write(shared, negative, Header(conditions.layout))
+        self._write(digest, positive, Header(conditions.layout, shared))
+
+    def _write(self, name: str, tensors: Mapping[str, torch.Tensor], header: Header) -> None:
+        with self._partial(name) as partial:
+            write_shard(Path(partial), tensors, header)
+            self.store.put_file(Path(partial), self._key(name))
+            os.replace(partial, self._path(name))
+
+    def forget(self, digest: str) -> None:
+        """Remove a shard here and from the store: it is encoded anew."""
+        self.store.delete(self._key(digest))
+        self._path(digest).unlink(missing_ok=True)
 
     def fetch(self, digest: str) -> Path:
         """The shard's file on this node, downloaded and checked if it is not here.
@@ -124,16 +132,17 @@ class ConditionCache:
             if all_lost := [digest for each in pool.map(lost, digests) for digest in each]:
                 raise ConditionsLost(all_lost)
 
-    def layout(self, digest: str) -> Layout:
-        """The layout of a shard that was fetched; its numbers are not read, unless it is damaged.
+    def header(self, digest: str) -> Header:
+        """What a shard that was fetched says of itself; its numbers are not read, unless it is
+        damaged.
 
         Raises:
             ConditionsLost: it is damaged here and in the store.
         """
         try:
-            return read_layout(self._path(digest))
+            return read_header(self._path(digest))
         except (Damaged, FileNotFoundError):
-            return read_layout(self.whole(digest))
+            return read_header(self.whole(digest))
 
     def whole(self, digest: str) -> Path:
         """The shard's file on this node, checked; a damaged one is fetched anew.
@@ -144,6 +153,19 @@ class ConditionCache:
         if not self._is_whole_here(digest, "fetched"):
             self._download(digest)
         return self._path(digest)
+
+    def _upload(self, digest: str) -> bool:
+        """Upload this node's copy, with the negative that it refers to; False if there is none."""
+        if not self._is_whole_here(digest, "encoded"):
+            return False
+        negative = read_header(self._path(digest)).negative
+        if negative and not self._is_stored(negative) and not self._upload(negative):
+            return False
+        self.store.put_file(self._path(digest), self._key(digest))
+        return True
+
+    def _is_stored(self, digest: str) -> bool:
+        return self._key(digest) in self.store.list(self._key(digest))
 
     def _is_whole_here(self, digest: str, cure: str) -> bool:
         """Whether this node has the shard; a damaged copy is removed."""
@@ -213,16 +235,19 @@ class ConditionSet:
 
         A row's result depends a little on its padding: workers that share a micro-batch pad alike.
         """
-        numbered = [self._rows[case] for case in cases]
+        numbered = [(self._files[file], row) for file, row in (self._rows[n] for n in cases)]
         sides = []
         for side in _SIDES:
-            length = max(self._files[file].lengths[side][row] for file, row in numbered)
-            rows = [self._files[file].row(side, row, length) for file, row in numbered[part]]
-            sides.append({name: torch.cat([row[name] for row in rows]) for name in rows[0]})
+            length = max(file.length(side, row) for file, row in numbered)
+            rows = [file.row(side, row, length) for file, row in numbered[part]]
+            batch = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+            # The slots are the layout's: the same in every row.
+            slots_P = numbered[0][0].slots(side)
+            sides.append({**batch, "slots_P": slots_P})
         references = {_REFERENCES: sides[0][_REFERENCES]} if self.layout.references else {}
         return ConditionPair(
-            Condition.from_tensors(self.layout, sides[0]),
-            Condition.from_tensors(self.layout, {**sides[1], **references}),
+            Condition.unpacked(self.layout, sides[0]),
+            Condition.unpacked(self.layout, {**sides[1], **references}),
         )
 
 
@@ -256,33 +281,56 @@ class _ShardFile:
 
     def __init__(self, cache: ConditionCache, digest: str, category: str):
         self._cache, self._digest, self.category = cache, digest, category
-        self.layout = cache.layout(digest)
+        self._header = cache.header(digest)
+        self.layout = self._header.layout
 
-    @cached_property
-    def lengths(self) -> dict[str, list[int]]:
-        """How many real tokens each row has, by side."""
-        file = self._open()
-        masks = {side: file.get_tensor(f"{side}.mask_BL") for side in _SIDES}
-        return {side: mask_BL.sum(1).tolist() for side, mask_BL in masks.items()}
+    def length(self, side: str, row: int) -> int:
+        """How many tokens of text a row has."""
+        lengths = self._lengths[side]
+        return lengths[row % len(lengths)]
+
+    def slots(self, side: str) -> torch.Tensor:
+        """slots_P of all rows."""
+        return self._open(side).get_tensor(f"{side}.slots_P")
 
     def row(self, side: str, row: int, length: int) -> dict[str, torch.Tensor]:
-        """One row's tensors, a batch of one, right-padded or cut to `length` text tokens."""
-        out, file = {}, self._open()
-        for key in file.keys():
-            if key.startswith(f"{side}."):
-                name = key.removeprefix(f"{side}.")
-                tensor = file.get_slice(key)[row : row + 1]
-                if name != _REFERENCES:
-                    tensor = tensor[:, :length]
-                    tensor = pad(
-                        tensor, (0, 0) * (tensor.dim() - 2) + (0, length - tensor.shape[1])
-                    )
-                out[name] = tensor
+        """One row's tensors, a batch of one, right-padded or cut to `length` tokens of text."""
+        file, row = self._open(side), row % len(self._lengths[side])  # of a negative there is one
+        texts_BTD = file.get_slice(f"{side}.texts_BTD")[row : row + 1, :length]
+        mask_BT = file.get_slice(f"{side}.mask_BT")[row : row + 1, :length]
+        extra = length - mask_BT.shape[1]
+        out = {"texts_BTD": pad(texts_BTD, (0, 0, 0, extra)), "mask_BT": pad(mask_BT, (0, extra))}
+        if side == "positive" and self.layout.references:
+            out[_REFERENCES] = file.get_slice(f"{side}.{_REFERENCES}")[row : row + 1]
         return out
 
-    def _open(self) -> safe_open:
-        path = self._cache.whole(self._digest)
+    @cached_property
+    def _lengths(self) -> dict[str, list[int]]:
+        masks = {side: self._open(side).get_tensor(f"{side}.mask_BT") for side in _SIDES}
+        return {side: mask_BT.sum(1).tolist() for side, mask_BT in masks.items()}
+
+    def _open(self, side: str) -> safe_open:
+        shared = self._header.negative if side == "negative" else ""
+        try:
+            path = self._cache.whole(shared or self._digest)
+        except ConditionsLost as error:
+            if shared:
+                self._cache.forget(self._digest)
+            raise ConditionsLost([self._digest]) from error
         return _opened(path, path.stat().st_mtime_ns)
+
+
+def _named(side: str, condition: Condition) -> dict[str, torch.Tensor]:
+    return {f"{side}.{name}": t.contiguous().cpu() for name, t in condition.packed().items()}
+
+
+def _content_digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """32 hex digits of the SHA-256 of tensors by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:32]
 
 
 @lru_cache(maxsize=256)  # each holds a file open

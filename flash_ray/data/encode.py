@@ -97,11 +97,13 @@ def encode_shards(model: Model, batch: Sequence[ShardCases]) -> dict[str, Condit
 
 
 class Encoder:
-    """An actor of the pool: the base with its encoders."""
+    """An actor of the pool: the base without its transformer, which encodes nothing."""
 
     def __init__(self, recipe: Recipe, store: Store):
         device = one_process(recipe)
-        self._model = load_model(recipe.base, dtype_of(recipe), device, encoders=True)
+        self._model = load_model(
+            recipe.base, dtype_of(recipe), device, encoders=True, transformer=False
+        )
         self._cache = ConditionCache.at(store)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:

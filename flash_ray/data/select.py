@@ -191,7 +191,7 @@ def plan_shards(recipe: Recipe, catalogs: Mapping[Task, Catalog], shard_size: in
         for category, entries in choose(recipe, task, catalog, shard_size).items():
             unused = counts[category]
             for buckets, chunk in _chunks(entries, recipe.data.resolution, shard_size):
-                content = ["shard-4", *encoder, task, buckets, [entry.digest for entry in chunk]]
+                content = ["shard-5", *encoder, task, buckets, [entry.digest for entry in chunk]]
                 rows = min(len(chunk), unused)
                 if rows:
                     cases = tuple(entry.id for entry in chunk)

@@ -1,12 +1,13 @@
 """The file of a shard: safetensors that carry the SHA-256 of their header and of their numbers.
 
 The header is checked when a shard is opened, which reads nothing else; the numbers before the first
-of them is used.
+of them is used. A shard's negative conditions may lie in a file that it shares with others.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors.torch import save
@@ -23,28 +24,43 @@ class Damaged(Exception):
     """The file is not what was written."""
 
 
-def write_shard(path: Path, tensors: Mapping[str, Tensor], layout: Layout) -> None:
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its tensors.
+
+    Args:
+        layout: theirs.
+        negative: the name of the file with the negative conditions; "" if they are in this one.
+    """
+
+    layout: Layout
+    negative: str = ""
+
+
+def write_shard(path: Path, tensors: Mapping[str, Tensor], header: Header) -> None:
     """Write tensors that share a layout."""
-    fields = {"layout": json.dumps(vars(layout)), "data": _UNKNOWN, "header": _UNKNOWN}
+    about = {"layout": json.dumps(vars(header.layout)), "negative": header.negative}
+    fields = {**about, "data": _UNKNOWN, "header": _UNKNOWN}
     file = save(dict(tensors), metadata=fields)
     start = 8 + int.from_bytes(file[:8], "little")
-    header = _with(file[8:start], "data", hashlib.sha256(file[start:]).hexdigest())
-    header = _with(header, "header", hashlib.sha256(header).hexdigest())
+    written = _with(file[8:start], "data", hashlib.sha256(file[start:]).hexdigest())
+    written = _with(written, "header", hashlib.sha256(written).hexdigest())
     with path.open("wb") as out:
         out.write(file[:8])
-        out.write(header)
+        out.write(written)
         out.write(file[start:])
 
 
-def read_layout(path: Path) -> Layout:
-    """The layout of a file's tensors; its header is checked.
+def read_header(path: Path) -> Header:
+    """What a file says of its tensors, checked.
 
     Raises:
         Damaged: the header is not what was written.
     """
-    layout = json.loads(_fields(path)[0]["layout"])
+    fields, _ = _fields(path)
+    layout = json.loads(fields["layout"])
     layout["references"] = tuple(tuple(size) for size in layout["references"])
-    return Layout(**layout)
+    return Header(Layout(**layout), fields["negative"])
 
 
 def check_shard(path: Path) -> None:

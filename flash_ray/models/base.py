@@ -55,7 +55,8 @@ class Condition:
 
     Args:
         layout: shared by the rows.
-        embeds_BLD: hidden states of the text encoder, right-padded with zeros.
+        embeds_BLD: hidden states of the text encoder, right-padded with zeros. At slots they are
+            zeros too: latents of the references take their place, no transformer reads them.
         mask_BL: bool, True at real tokens.
         slots_BL: bool, True where an image stands in for a token; the same in every row.
         references_BNC: packed normalized latents of the reference images, None for T2I.
@@ -108,7 +109,7 @@ class Condition:
         return Condition.from_tensors(layouts.pop(), joined)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors by field name, ready for safetensors; `from_tensors` is the inverse."""
+        """The tensors by field name; `from_tensors` is the inverse."""
         named = {
             "embeds_BLD": self.embeds_BLD,
             "mask_BL": self.mask_BL,
@@ -121,6 +122,36 @@ class Condition:
     def from_tensors(layout: Layout, tensors: Mapping[str, Tensor]) -> "Condition":
         """A condition from its tensors by field name, as `tensors` gives them."""
         return Condition(layout, **tensors)
+
+    def packed(self) -> dict[str, Tensor]:
+        """The tensors to keep or to send: without what stands at slots, most of an edit's bytes.
+
+        texts_BTD and mask_BT are of the T tokens that are no slots, slots_P is bool, True at the
+        slots of every row up to the last one; references_BNC as it is.
+        """
+        slots_L = self.slots_BL[0]
+        last = int(slots_L.nonzero().max()) + 1 if slots_L.any() else 0
+        packed = {
+            "texts_BTD": self.embeds_BLD[:, ~slots_L],
+            "mask_BT": self.mask_BL[:, ~slots_L],
+            "slots_P": slots_L[:last],
+        }
+        if self.references_BNC is not None:
+            packed["references_BNC"] = self.references_BNC
+        return packed
+
+    @staticmethod
+    def unpacked(layout: Layout, packed: Mapping[str, Tensor]) -> "Condition":
+        """A condition from its tensors as `packed` gives them."""
+        texts_BTD, mask_BT, slots_P = packed["texts_BTD"], packed["mask_BT"], packed["slots_P"]
+        batch, texts, _ = texts_BTD.shape
+        slots_L = pad(slots_P, (0, texts - int((~slots_P).sum())), value=False)
+        embeds_BLD = texts_BTD.new_zeros(batch, len(slots_L), texts_BTD.shape[2])
+        embeds_BLD[:, ~slots_L] = texts_BTD
+        mask_BL = slots_L.repeat(batch, 1)
+        mask_BL[:, ~slots_L] = mask_BT
+        slots_BL = slots_L.repeat(batch, 1)
+        return Condition(layout, embeds_BLD, mask_BL, slots_BL, packed.get("references_BNC"))
 
     def trimmed(self) -> "Condition":
         """Without the padding that all rows share."""

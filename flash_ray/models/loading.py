@@ -7,6 +7,7 @@ import functools
 import hashlib
 import importlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 ENCODER_PARTS = ("text_encoder", "processor", "vae", "scheduler")
 INDEX = "model_index.json"
+COMMIT = re.compile(r"[0-9a-f]{40}")
+_ON_HUB = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@([\w./-]+))?")
 _MIB = 2**20
 
 
@@ -32,13 +35,13 @@ def resolve_base(base: str) -> str:
         UserError: `base` is a checkpoint or looks like a folder, and holds no pipeline.
     """
     source = str(checkpoint_folder(base) or base)
-    is_hub_id = source.count("/") == 1 and not source.startswith((".", "/"))
-    if not (Path(source) / INDEX).is_file() and not is_hub_id:
+    if not (Path(source) / INDEX).is_file() and not _ON_HUB.fullmatch(source):
         folders = {name: checkpoint_folder(name) for name in plugins.names(plugins.CHECKPOINTS)}
         shipped = [name for name, at in folders.items() if at and (at / INDEX).is_file()]
         raise UserError(
             f"base: no pipeline in {source} ({INDEX} is missing); give a folder written by "
-            f"save_pretrained, a hub id, or one of {', '.join(map(repr, shipped))}"
+            "save_pretrained, a hub id, owner/name or owner/name@revision, or one of "
+            f"{', '.join(map(repr, shipped))}"
         )
     return source
 
@@ -46,6 +49,44 @@ def resolve_base(base: str) -> str:
 def validate_base(base: str) -> None:
     """Raises UserError if there is no pipeline, neither in a folder nor within reach of the hub."""
     index_file(resolve_base(base))
+
+
+def on_hub(source: str | Path) -> tuple[str, str | None]:
+    """A hub id without its revision, and the revision: a branch, tag or commit; None: the newest.
+
+    Of a folder its path and None, so that from_pretrained(name, revision=revision) reads either.
+    """
+    found = None if Path(source).is_dir() else _ON_HUB.fullmatch(str(source))
+    return (found[1], found[2]) if found else (str(source), None)
+
+
+def pinned(base: str) -> str:
+    """A base on the hub with the commit that is its newest now; any other as it is.
+
+    Every process of a run then reads the same files.
+
+    Raises:
+        UserError: there is no pipeline, neither in a folder nor within reach of the hub.
+    """
+    source = resolve_base(base)
+    file = index_file(source)
+    if Path(source).is_dir():
+        return base
+    return f"{on_hub(source)[0]}@{file.parent.name}"  # .../snapshots/COMMIT/model_index.json
+
+
+def with_pinned_base(recipe: Recipe) -> Recipe:
+    """The recipe whose base is the commit that is the newest of its repository on the hub now.
+
+    Raises:
+        UserError: there is no such base, or the hub does not answer.
+    """
+    return recipe.model_copy(update={"base": pinned(recipe.base)})
+
+
+def is_same_base(one: str, other: str) -> bool:
+    """Whether two bases are one folder, or one repository of the hub, of whatever commits."""
+    return on_hub(one)[0] == on_hub(other)[0]
 
 
 def dtype_of(recipe: Recipe) -> "torch.dtype":
@@ -92,18 +133,25 @@ def validate_family(recipe: Recipe) -> None:
 
 
 def load_model(
-    base: str, dtype: "torch.dtype", device: "torch.device | str", encoders: bool
+    base: str,
+    dtype: "torch.dtype",
+    device: "torch.device | str",
+    encoders: bool,
+    transformer: bool = True,
 ) -> "Model":
     """Loads a base with the family that its pipeline belongs to.
 
     Args:
         base: a registered checkpoint, a folder or a hub id.
         encoders: False leaves out the text encoder, the largest part; `encode` then fails.
+        transformer: False leaves that out: only `encode` and the VAE's methods then work.
 
     Raises:
         UserError: there is no such base, or it cannot be loaded.
     """
-    return family_of(base).from_pretrained(resolve_base(base), dtype, device, encoders=encoders)
+    return family_of(base).from_pretrained(
+        resolve_base(base), dtype, device, encoders=encoders, transformer=transformer
+    )
 
 
 def own_sigmas(base: str) -> list[float]:
@@ -191,8 +239,7 @@ def _digest(base: str, parts: tuple[str, ...]) -> str:
                 for block in _blocks(path):
                     digest.update(block)
     else:
-        # .../snapshots/<commit>/model_index.json
-        digest.update(f"{source}@{index_file(source).parent.name}".encode())
+        digest.update(pinned(source).encode())
     return digest.hexdigest()[:16]
 
 
@@ -214,7 +261,9 @@ def index_file(source: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(source, INDEX, local_files_only=not hub_answers()))
+        name, revision = on_hub(source)
+        offline = not hub_answers()
+        return Path(hf_hub_download(name, INDEX, revision=revision, local_files_only=offline))
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200] if hub_answers() else "it does not answer"
         raise UserError(

@@ -2,7 +2,8 @@
 
 One on the hub or in S3 is pinned once, in the driver, to a name that says which file and which
 version of it, so that every process of a run reads the same: owner/name/FILE@COMMIT, or
-s3://bucket/prefix/FILE@VERSION. Only safetensors are read: a pickle would run its author's code.
+s3://bucket/prefix/FILE@VERSION; a base and a teacher that is a pipeline, owner/name@COMMIT. Only
+safetensors are read: a pickle would run its author's code.
 """
 
 import functools
@@ -11,11 +12,19 @@ import json
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from flash_ray.errors import UserError
-from flash_ray.models.loading import INDEX, checkpoint_folder, hub_answers
+from flash_ray.models.loading import (
+    COMMIT,
+    INDEX,
+    checkpoint_folder,
+    hub_answers,
+    on_hub,
+    pinned,
+    with_pinned_base,
+)
 from flash_ray.recipe import Recipe
 from flash_ray.storage.address import bucket_problem
 from flash_ray.storage.outputs import cache_home
@@ -27,7 +36,6 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _S3 = "s3://"
 _ON_HUB = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@([\w./-]+))?")
 _HUB_FILE = re.compile(r"(\w[\w.-]*/\w[\w.-]*)/([\w ./-]+\.safetensors)@([\w./-]+)")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _S3_FILE = re.compile(r"(s3://.+)/([^/]+\.safetensors)@([0-9a-f]{16})")
 
 
@@ -72,19 +80,23 @@ def lora_digest(model: str, endpoint: str | None = None) -> str:
     return digest.hexdigest()[:16]
 
 
-def with_pinned_loras(recipe: Recipe) -> Recipe:
-    """The recipe whose LoRAs on the hub and in S3 are the files and versions that are there now.
+def with_pins(recipe: Recipe) -> Recipe:
+    """The recipe whose base and teachers on the hub and in S3 are the files and versions that are
+    there now.
 
     Raises:
         UserError: one is not there, or cannot be asked for.
     """
     endpoint = recipe.runtime.storage.endpoint
-    return _renamed(recipe, {t.model: _pinned(t.model, endpoint) for t in recipe.teachers})
+    pins = {t.model: _pinned(t.model, endpoint) for t in recipe.teachers}
+    return _renamed(with_pinned_base(recipe), pins)
 
 
 def without_pins(recipe: Recipe) -> Recipe:
-    """The recipe whose LoRAs go by where they are alone, as where their digests tell the rest."""
-    return _renamed(recipe, {t.model: _unpinned(t.model) for t in recipe.teachers})
+    """The recipe whose base and teachers go by where they are alone, as where their digests tell
+    the rest."""
+    plain = recipe.model_copy(update={"base": on_hub(recipe.base)[0]})
+    return _renamed(plain, {t.model: _unpinned(t.model) for t in recipe.teachers})
 
 
 def _renamed(recipe: Recipe, models: Mapping[str, str]) -> Recipe:
@@ -97,7 +109,7 @@ def _unpinned(model: str) -> str:
         return found[1]
     if found := _S3_FILE.fullmatch(model):
         return f"{found[1]}/{found[2]}"
-    return model
+    return on_hub(model)[0]
 
 
 @functools.cache  # a name means the same as long as the process lives
@@ -108,7 +120,7 @@ def _pinned(model: str, endpoint: str | None) -> str:
         return model if _S3_FILE.fullmatch(model) else _pinned_in_s3(model, endpoint)
     if found := _HUB_FILE.fullmatch(model):
         repository, file, revision = found.groups()
-        return model if _COMMIT.fullmatch(revision) else _on_hub(repository, revision, model, file)
+        return model if COMMIT.fullmatch(revision) else _on_hub(repository, revision, model, file)
     if (found := _ON_HUB.fullmatch(model)) and not model.endswith(".safetensors"):
         return _on_hub(found[1], found[2], model)
     return model
@@ -155,9 +167,12 @@ def _local_file(model: str) -> Path | None:
 
 
 def _on_hub(repository: str, revision: str | None, model: str, file: str | None = None) -> str:
-    """The pinned name of a LoRA on the hub, fetched; `model` where it is a pipeline."""
+    """The pinned name of a LoRA on the hub, fetched, or of a pipeline."""
     from huggingface_hub import HfApi
 
+    if file is None and not hub_answers():
+        with suppress(UserError):  # it is no pipeline that was fetched before
+            return pinned(model)
     try:
         if hub_answers():
             about = HfApi().model_info(repository, revision=revision)
@@ -167,7 +182,7 @@ def _on_hub(repository: str, revision: str | None, model: str, file: str | None 
     except (OSError, ValueError) as error:
         raise _unreachable(model, error) from error
     if (file := file or _chosen(model, names)) is None:
-        return model
+        return pinned(model) if INDEX in names else model
     fetched = _from_hub(repository, file, revision)
     return f"{repository}/{file}@{fetched.parents[file.count('/')].name}"
 

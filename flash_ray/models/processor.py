@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase, Qwen3VLProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.utils.import_utils import is_torchvision_available
 
-from flash_ray.models.loading import index_file
+from flash_ray.models.loading import index_file, on_hub
 
 
 class TextImageProcessor(Qwen3VLProcessor):
@@ -38,4 +38,8 @@ def without_video(source: str | Path) -> dict[str, Any]:
     named = json.loads(index.read_text(encoding="utf-8")).get("processor")
     if named != ["transformers", "Qwen3VLProcessor"] or is_torchvision_available():
         return {}
-    return {"processor": TextImageProcessor.from_pretrained(str(source), subfolder="processor")}
+    name, revision = on_hub(source)
+    part = TextImageProcessor.from_pretrained(
+        name, revision=revision or "main", subfolder="processor"
+    )
+    return {"processor": part}

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,8 +18,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from flash_ray.errors import UserError
+from flash_ray.models import vae
 from flash_ray.models.base import (
-    PIXELS_PER_TOKEN,
     Condition,
     ConditionPair,
     Layout,
@@ -26,7 +27,7 @@ from flash_ray.models.base import (
     first_difference,
     shapes_of,
 )
-from flash_ray.models.loading import import_components
+from flash_ray.models.loading import import_components, on_hub
 from flash_ray.models.lora import read_lora
 from flash_ray.models.processor import without_video
 from flash_ray.models.prompt_cache import SLOT, decoder, token_shapes
@@ -35,6 +36,7 @@ from flash_ray.models.user_text import as_text, user_text
 from flash_ray.recipe.sizes import follow_aspect
 
 STEPS = 40  # of the pipeline, where the checkpoint states no sigmas
+PROMPTS = 16  # encoded at once
 
 
 class QwenImage21:
@@ -75,7 +77,10 @@ class QwenImage21:
         try:
             import_components(source)
             given |= without_video(source)
-            pipeline = QwenImage21Pipeline.from_pretrained(source, dtype=dtype, **given)
+            name, revision = on_hub(source)
+            pipeline = QwenImage21Pipeline.from_pretrained(
+                name, revision=revision, dtype=dtype, **given
+            )
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
@@ -93,14 +98,15 @@ class QwenImage21:
             ValueError: the scheduler does not sample by Euler's method.
         """
         validate_scheduler(source)
-        config: Any = QwenImage21Pipeline.load_config(source)
+        name, revision = on_hub(source)
+        config: Any = QwenImage21Pipeline.load_config(name, revision=revision)
         sigmas = config.get("sample_sigmas")
         return list(np.linspace(1.0, 1 / STEPS, STEPS) if sigmas is None else sigmas)
 
     @staticmethod
     def transformer_shapes(source: str | Path) -> dict[str, list[int]]:
         """Shapes of the transformer's weights by name, from its configuration alone."""
-        config = QwenImage21Transformer2DModel.load_config(source, subfolder="transformer")
+        config = _transformer_config(source)
         with torch.device("meta"):
             transformer = QwenImage21Transformer2DModel.from_config(config)
         return shapes_of(transformer)
@@ -117,8 +123,7 @@ class QwenImage21:
     @staticmethod
     def transformer_channels(source: str | Path) -> int:
         """C of the latents that the transformer takes, from its configuration alone."""
-        config = QwenImage21Transformer2DModel.load_config(source, subfolder="transformer")
-        return config["in_channels"]
+        return _transformer_config(source)["in_channels"]
 
     @property
     def latent_channels(self) -> int:
@@ -143,13 +148,14 @@ class QwenImage21:
         Raises:
             UserError: there is none, or it has another shape than the base's.
         """
-        given = {"dtype": self.transformer.dtype, "use_safetensors": True}
+        name, revision = on_hub(source)
+        given = {"dtype": self.transformer.dtype, "use_safetensors": True, "revision": revision}
         try:
             try:
-                loaded = QwenImage21Transformer2DModel.from_pretrained(str(source), **given)
+                loaded = QwenImage21Transformer2DModel.from_pretrained(name, **given)
             except OSError:
                 loaded = QwenImage21Transformer2DModel.from_pretrained(
-                    str(source), subfolder="transformer", **given
+                    name, subfolder="transformer", **given
                 )
         except (OSError, ValueError) as error:
             raise UserError(
@@ -246,7 +252,7 @@ class QwenImage21:
                 one with `graph` is: another would cut them off from the text's keys and values.
         """
         module: Any = getattr(transformer, "module", transformer)  # that of an engine
-        condition = condition.to(x_BNC.device, dtype := _kind(module)[1])
+        condition = condition.to(x_BNC.device, dtype := vae.kind(module)[1])
         hidden_BNC = x_BNC.to(dtype)
         if condition.references_BNC is not None:
             hidden_BNC = torch.cat([condition.references_BNC, hidden_BNC], dim=1)
@@ -279,7 +285,7 @@ class QwenImage21:
         """
         if not isinstance(transformer, QwenImage21Transformer2DModel):
             raise TypeError(f"decoder takes the transformer itself, not a {type(transformer)}")
-        return decoder(transformer, condition.to(*_kind(transformer)), cache)
+        return decoder(transformer, condition.to(*vae.kind(transformer)), cache)
 
     def scheduled(self, sigmas: Sequence[float], layout: Layout) -> list[float]:
         """The noise levels at which the pipeline takes the steps of a call with these `sigmas`."""
@@ -289,29 +295,21 @@ class QwenImage21:
         """Saves a scheduler config, with which the pipeline takes its `sigmas` as they are."""
         save_unshifted(self.pipeline.scheduler, folder)
 
-    @torch.no_grad()
     def to_latents(self, images: list[Image.Image]) -> Tensor:
         """Encodes images of one size (sides multiples of 32, opaque) by the VAE's mean: x_BNC."""
-        pixels = [self.pipeline.image_processor.preprocess(i.convert("RGBA")) for i in images]
-        return self._pack(torch.cat(pixels).unsqueeze(2))
+        preprocess = self.pipeline.image_processor.preprocess
+        return vae.to_latents(
+            self.pipeline, torch.cat([preprocess(image.convert("RGBA")) for image in images])
+        )
 
     def to_images(self, x_BNC: Tensor, layout: Layout) -> np.ndarray:
         """Decodes latents to RGB images, uint8, (B, H, W, 3); the alpha channel is dropped."""
         return np.ascontiguousarray(self.to_rgba(x_BNC, layout)[..., :3])
 
-    @torch.no_grad()
     def to_rgba(self, x_BNC: Tensor, layout: Layout) -> np.ndarray:
         """Decodes latents to RGBA images, uint8, (B, H, W, 4)."""
-        pipeline, vae = self.pipeline, self.pipeline.vae
-        latents = pipeline._unpack_latents(
-            x_BNC.to(*_kind(vae)), layout.height, layout.width, PIXELS_PER_TOKEN
-        )
-        mean, std = (
-            torch.tensor(values).view(1, -1, 1, 1, 1).to(latents)
-            for values in (vae.config.latents_mean, vae.config.latents_std)
-        )
-        pixels = vae.decode(latents * std + mean, return_dict=False)[0][:, :, 0]
-        values = pipeline.image_processor.postprocess(pixels, output_type="np")
+        pixels = vae.to_pixels(self.pipeline, x_BNC, layout)
+        values = self.pipeline.image_processor.postprocess(pixels, output_type="np")
         return (values * 255).round().astype(np.uint8)
 
     def _encode_references(
@@ -330,7 +328,7 @@ class QwenImage21:
             shapes = {tuple(values.shape[-2:]) for values in pixels}
             if len(shapes) != 1:
                 raise ValueError(f"one layout per batch, got references of {sorted(shapes)}")
-            latents.append(self._pack(torch.cat(pixels).unsqueeze(2)))
+            latents.append(vae.to_latents(self.pipeline, torch.cat(pixels)))
         cases = [resized[index :: len(references)] for index in range(len(references))]
         sides = tuple((image.height, image.width) for image in cases[0])
         return cases, torch.cat(latents, dim=1), Layout("edit", *size, sides)
@@ -342,27 +340,32 @@ class QwenImage21:
         images: list[list[Image.Image]] | None = None,
         references_BNC: Tensor | None = None,
     ) -> Condition:
+        shown = sum(height * width for height, width in layout.references)
+        rows = min(PROMPTS, vae.at_once(shown)) if shown else PROMPTS
+        parts = []
+        for start in range(0, len(prompts), rows):
+            part = slice(start, start + rows)
+            parts.append(self._encode_part(prompts[part], layout, images and images[part]))
+        return replace(Condition.cat(parts), references_BNC=references_BNC)
+
+    def _encode_part(
+        self, prompts: list[str], layout: Layout, images: list[list[Image.Image]] | None
+    ) -> Condition:
         # The pipeline only walks through them, so they need not be the list that it asks for.
         images_by_prompt: Any = None if images is None else _ImagesByPrompt(images)
-        device, _ = _kind(self.pipeline.text_encoder)
+        device, _ = vae.kind(self.pipeline.text_encoder)
         processor = self.pipeline.processor
         texts = [as_text(prompt, processor.tokenizer) for prompt in prompts]
         with user_text(processor):
             embeds_BLD, mask_BL, slots_BL = self.pipeline.encode_prompt(
                 texts, images_by_prompt, device
             )
+        slots_BL = slots_BL.bool()
         if mask_BL is None:  # nothing is padded
             mask_BL = torch.ones_like(slots_BL)
-        return Condition(layout, embeds_BLD, mask_BL.bool(), slots_BL.bool(), references_BNC)
-
-    def _pack(self, pixels_BCTHW: Tensor) -> Tensor:
-        vae = self.pipeline.vae
-        latents = self.pipeline._encode_vae_image(
-            pixels_BCTHW.to(*_kind(vae)),
-            torch.Generator(),  # not used: the pipeline takes the mean
+        return Condition(
+            layout, embeds_BLD.masked_fill(slots_BL[..., None], 0), mask_BL.bool(), slots_BL
         )
-        batch, channels, _, height, width = latents.shape
-        return self.pipeline._pack_latents(latents, batch, channels, height, width).contiguous()
 
 
 class _ImagesByPrompt:
@@ -382,10 +385,11 @@ class _ImagesByPrompt:
         return iter(next(self._images))
 
 
-def _kind(module: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Device and dtype of a part of the pipeline; diffusers' own properties walk all modules."""
-    parameter = next(module.parameters())
-    return parameter.device, parameter.dtype
+def _transformer_config(source: str | Path) -> dict[str, Any]:
+    name, revision = on_hub(source)
+    return QwenImage21Transformer2DModel.load_config(
+        name, revision=revision, subfolder="transformer"
+    )
 
 
 def _kv_cache(

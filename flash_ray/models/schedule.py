@@ -14,6 +14,8 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
     FlowMatchEulerDiscreteScheduler,
 )
 
+from flash_ray.models.loading import on_hub
+
 # What the pipelines take where a configuration does not say.
 SHIFTS = {
     "base_image_seq_len": 256,
@@ -38,7 +40,10 @@ def validate_scheduler(source: str | Path) -> None:
     Raises:
         ValueError: it is not: its scheduler is another, adds noise or runs from data to noise.
     """
-    config = FlowMatchEulerDiscreteScheduler.load_config(source, subfolder="scheduler")
+    where, revision = on_hub(source)
+    config = FlowMatchEulerDiscreteScheduler.load_config(
+        where, revision=revision, subfolder="scheduler"
+    )
     name = config.get("_class_name")
     if name != FlowMatchEulerDiscreteScheduler.__name__:
         raise ValueError(f"its scheduler is a {name}")

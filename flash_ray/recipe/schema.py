@@ -286,7 +286,8 @@ class Recipe(Section):
     family: str = Field("qwen-image-2.1", description="a registered model family's name")
     base: str = Field(
         min_length=1,
-        description="a registered checkpoint's name, or a pipeline's folder or hub id",
+        description="a registered checkpoint's name, or a pipeline's folder or hub id, owner/name "
+        "or owner/name@revision; without a revision the commit that is the newest at the start",
     )
     seed: int = Field(0, ge=0, lt=2**32, description="seed of all randomness, 0 to 4294967295")
     data: Data

@@ -16,6 +16,7 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, Field, JsonValue
 
+from flash_ray.models.loading import is_same_base
 from flash_ray.recipe.schema import Section, Task
 from flash_ray.serving.registry import ServedModel
 from flash_ray.serving.schemas import (
@@ -159,8 +160,11 @@ class EvaluationStore:
         self._ended.update(ended)
         specs, faults = read_each(self.spec, [id for id in unseen if id not in ended])
         self._log.name([*strangers, *faults.values()])
-        served = (base, benchmark)
-        return [id for id, s in specs.items() if (s.model.base, s.benchmark) == served]
+        return [
+            id
+            for id, spec in specs.items()
+            if is_same_base(spec.model.base, base) and spec.benchmark == benchmark
+        ]
 
     def end(self, id: str) -> End | None:
         """How it ended; None if it has not."""

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from flash_ray.evaluation.sample import teacher_sampler
-from flash_ray.models.loading import base_digest, resolve_base
+from flash_ray.models.loading import base_digest, is_same_base, resolve_base
 from flash_ray.models.sampling import SamplerConfig
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Section, sigma_schedule
@@ -231,7 +231,7 @@ class ModelRegistry:
         students = {
             student.name: student
             for student in self._students.values()
-            if student.base == self._recipe.base and student.name != TEACHER
+            if is_same_base(student.base, self._recipe.base) and student.name != TEACHER
         }
         named = [model_of(student, None, self._benchmark) for student in students.values()]
         aliases, bad_aliases = read_aliases(self._store)

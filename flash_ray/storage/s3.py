@@ -6,15 +6,17 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import boto3
 import botocore.exceptions as failures
+import botocore.session
 from boto3.exceptions import Boto3Error
 from botocore.config import Config
+from botocore.loaders import Loader, create_loader
 
 from flash_ray.errors import UserError
 from flash_ray.storage.address import configured_endpoint, endpoint_problem, split_address
@@ -301,7 +303,9 @@ class Store:
             proxies={} if is_local else None,  # a company's proxy cannot reach this machine
         )
         with self._user_errors("connect"):
-            session = boto3.Session(region_name=os.environ.get("AWS_REGION"))
+            core = botocore.session.get_session()
+            core.register_component("data_loader", _loader())
+            session = boto3.Session(region_name=os.environ.get("AWS_REGION"), botocore_session=core)
             try:
                 return session.client("s3", endpoint_url=endpoint, config=config)
             except ValueError as error:  # boto3 has no class of its own for a malformed endpoint
@@ -350,6 +354,12 @@ def s3_filesystem(store: Store) -> "S3FileSystem":
         endpoint_override=store._endpoint(),
         region=None if region == "aws-global" else region,
     )
+
+
+@cache
+def _loader() -> Loader:
+    """What reads botocore's description of S3: once, a tenth of a second, not once a client."""
+    return create_loader()
 
 
 def _configured_endpoint() -> str | None:

@@ -13,7 +13,7 @@ from ray import tune
 from ray.util.queue import Queue
 
 from flash_ray.evaluation.sample import EncodedBenchmark
-from flash_ray.models.lora_source import with_pinned_loras
+from flash_ray.models.lora_source import with_pins
 from flash_ray.recipe.schema import Task
 from flash_ray.storage.outputs import write_whole
 from flash_ray.storage.s3 import Store
@@ -117,7 +117,7 @@ def run_trials(
     for name in done:
         forget_run(store, name)
     waiting = {
-        trial.name: replace(trial, recipe=with_pinned_loras(trial.recipe))
+        trial.name: replace(trial, recipe=with_pins(trial.recipe))
         for trial in trials
         if trial.name not in done
     }
@@ -129,7 +129,7 @@ def run_trials(
     cases: list[Mapping[Task, int]] = [trials[0].cases]
     if evaluation.every:
         cases.append({"t2i": evaluation.cases.t2i, "edit": evaluation.cases.edit})
-    first = trials[0].recipe
+    first = with_pins(trials[0].recipe)
     with study_resources(recipes, first, store, cases, at_once, steps) as resources:
         keep_baselines(trials, resources.benchmark, store, out, steps)
         encoded, *curve = resources.encoded

@@ -17,7 +17,7 @@ from flash_ray.evaluation.sample import (
     EncodedBenchmark,
     student_sampler,
 )
-from flash_ray.models.lora_source import with_pinned_loras
+from flash_ray.models.lora_source import with_pins
 from flash_ray.recipe import Recipe
 from flash_ray.storage.manifest import run_exists
 from flash_ray.storage.s3 import Store
@@ -177,7 +177,7 @@ def run_search(
         combinations: all of the space.
         at_once: how many run at the same time; None: as many as there is room for.
     """
-    recipes = [with_pinned_loras(combination.recipe) for combination in combinations]
+    recipes = [with_pins(combination.recipe) for combination in combinations]
     with study_resources(recipes, recipes[0], store, [study.cases], at_once, steps) as resources:
         shared = {
             "recipes": recipes,

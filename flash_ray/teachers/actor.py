@@ -21,7 +21,7 @@ Packed = tuple[ndarray, bool]  # the array, and whether it is bf16
 
 
 class PackedConditions(TypedDict):
-    """A `ConditionPair` as the object store takes it, its tensors by field name."""
+    """A `ConditionPair` as the object store takes it, by the names of `Condition.packed`."""
 
     layout: Layout
     positive: dict[str, Packed]
@@ -61,11 +61,11 @@ def unpack_conditions(packed: PackedConditions) -> ConditionPair:
 
 
 def _pack_tensors(condition: Condition) -> dict[str, Packed]:
-    return {name: pack(tensor) for name, tensor in condition.tensors().items()}
+    return {name: pack(tensor) for name, tensor in condition.packed().items()}
 
 
 def _unpack_tensors(layout: Layout, tensors: dict[str, Packed]) -> Condition:
-    return Condition.from_tensors(layout, {name: unpack(value) for name, value in tensors.items()})
+    return Condition.unpacked(layout, {name: unpack(value) for name, value in tensors.items()})
 
 
 class TeacherActor:

@@ -7,7 +7,7 @@ from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import ARGUMENT, load_benchmark, named_benchmark
 from flash_ray.evaluation.describe import BenchmarkDescription
 from flash_ray.evaluation.describe import describe_benchmark as describe
-from flash_ray.models.loading import validate_base
+from flash_ray.models.loading import with_pinned_base
 from flash_ray.recipe import Recipe
 from flash_ray.telemetry.progress import Steps
 from flash_ray.workflows.data import training_overlap
@@ -59,6 +59,7 @@ def draw_benchmark(
     Raises:
         UserError: bad input, found before anything is started.
     """
+    recipe = with_pinned_base(recipe)
     choice = named_benchmark(word, ARGUMENT) if word else recipe.evaluation.benchmark
     if choice is None:
         raise UserError(
@@ -66,7 +67,6 @@ def draw_benchmark(
             "benchmark, or a file of cases; add it"
         )
     benchmark = load_benchmark(choice, recipe, ARGUMENT if word else "evaluation.benchmark")
-    validate_base(recipe.base)
     validate_gpu(recipe)
     validate_embedded_in_job(recipe)
     with open_run_store(recipe, store_address) as store:

@@ -8,7 +8,7 @@ from flash_ray.cluster.session import validate_embedded_in_job, validate_gpu
 from flash_ray.data.select import plan_cases, validate_data
 from flash_ray.data.source import load_source
 from flash_ray.evaluation.benchmark import Benchmark, load_benchmark
-from flash_ray.models.loading import validate_base
+from flash_ray.models.loading import with_pinned_base
 from flash_ray.recipe import Recipe
 from flash_ray.storage.s3 import Store
 from flash_ray.telemetry.progress import Steps
@@ -65,7 +65,7 @@ def encode_data(recipe: Recipe, store_address: str | None, steps: Steps) -> "Pre
     Raises:
         UserError: the data or the cluster cannot be used.
     """
-    validate_base(recipe.base)
+    recipe = with_pinned_base(recipe)
     validate_gpu(recipe)
     with _data_store(recipe, store_address) as store:
         from flash_ray.cluster.session import ray_session

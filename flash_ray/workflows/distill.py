@@ -17,7 +17,7 @@ from flash_ray.data.source import load_source
 from flash_ray.errors import UserError
 from flash_ray.evaluation.judges.choose import Scoring, load_judge, load_scoring, validate_for_base
 from flash_ray.models.loading import validate_base
-from flash_ray.models.lora_source import with_pinned_loras
+from flash_ray.models.lora_source import with_pins
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
 from flash_ray.storage.embedded import open_store
@@ -64,7 +64,7 @@ def distill(
         what `trainer.driver.distill` and `publish_student` raise.
     """
     validate_recipe(recipe)
-    recipe = with_pinned_loras(recipe)
+    recipe = with_pins(recipe)
     scoring = load_scoring(recipe)
     check_name("--name", name)
     check_name("--publish", student)

@@ -27,18 +27,16 @@ from flash_ray.evaluation.judges.choose import (
     references,
     validate_judge,
 )
-from flash_ray.models.loading import validate_base
+from flash_ray.models.loading import validate_base, with_pinned_base
 from flash_ray.recipe import Recipe, parse_recipe
 from flash_ray.recipe.schema import Task
 from flash_ray.storage.embedded import open_store
 from flash_ray.storage.manifest import verify
-from flash_ray.storage.records import CorruptRecord, parse_record
+from flash_ray.storage.records import parse_record
 from flash_ray.storage.s3 import Store
 from flash_ray.storage.students import (
     MANIFEST,
     Student,
-    list_students,
-    read_aliases,
     read_student,
     student_home,
 )
@@ -100,20 +98,6 @@ def evaluate(
         "recipe_digest": known.recipe.digest,
         **scored,
     }
-
-
-def published_students(store_address: str | None) -> tuple[list[Student], list[CorruptRecord]]:
-    """Lists the students, by name, and the manifests and aliases that are corrupt.
-
-    Args:
-        store_address: the store, as `open_store` takes it.
-
-    Raises:
-        UserError: the store cannot be used.
-    """
-    with open_store(store_address) as store:
-        students, faults = list_students(store)
-        return students, faults + read_aliases(store)[1]
 
 
 def read_manifest(folder: Path) -> Student:
@@ -204,7 +188,7 @@ def _known(name: str, recipe: Recipe | None) -> _Model | None:
                 f"--recipe: missing with {name}; allowed: a preset's name or a YAML file, whose "
                 "base and guidance are evaluated; add --recipe RECIPE"
             )
-        return _Model(name, recipe)
+        return _Model(name, with_pinned_base(recipe))
     if "/" not in name:
         return None
     student = read_manifest(Path(name))

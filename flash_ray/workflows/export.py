@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from flash_ray import __version__
 from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import TASK_TITLES
+from flash_ray.models.loading import on_hub, resolve_base
 from flash_ray.recipe.schema import Task
 from flash_ray.storage.embedded import open_store
 from flash_ray.storage.outputs import new_folder, validate_folder
@@ -101,8 +102,11 @@ def _describe(student: Student, folder: Path, address: str, samples: bool) -> No
         trim_blocks=True,
         keep_trailing_newline=True,
     )
+    base, revision = on_hub(student.base)
     text = page.get_template("model_card.md.jinja").render(
         student=student,
+        base=base,
+        revision=revision,
         version=__version__,
         address=address,
         sigmas=[round(sigma, 6) for sigma in student.sigmas],
@@ -156,7 +160,7 @@ def _metadata(student: Student) -> "ModelCardData":
             for task, score in scores.tasks.items()
         ]
     return ModelCardData(
-        base_model=student.base,
+        base_model=on_hub(student.base)[0],
         base_model_relation="finetune",
         library_name="diffusers",
         pipeline_tag=HUB_TASKS["t2i"],
@@ -171,9 +175,7 @@ def _license(base: str) -> str | None:
     """The licence that the base's own card states; None if it is not known."""
     from huggingface_hub import ModelCard
 
-    from flash_ray.models.loading import resolve_base
-
-    source = resolve_base(base)
+    source, _ = on_hub(resolve_base(base))
     card = Path(source) / "README.md"
     if Path(source).is_dir() and not card.is_file():
         return None

@@ -17,7 +17,7 @@ from flash_ray.cluster.session import (
     validate_port,
 )
 from flash_ray.errors import UserError
-from flash_ray.models.loading import validate_base
+from flash_ray.models.loading import with_pinned_base
 from flash_ray.recipe import Recipe
 from flash_ray.serving.benchmark import ServedBenchmark, checked_benchmark, undrawn_line
 from flash_ray.serving.settings import Serving
@@ -45,7 +45,7 @@ def serve(
         UserError: there is no such base, benchmark or store, a judge cannot be used, the address
             is taken, or it is open to others and there are no tokens.
     """
-    validate_base(recipe.base)
+    recipe = with_pinned_base(recipe)
     validate_gpu(recipe)
     benchmark = checked_benchmark(recipe, settings)
     tokens = read_tokens(tokens_file) if tokens_file else []

@@ -14,7 +14,7 @@ from flash_ray.data.writing.spec import EditSpec, WritingSpec, read_spec
 from flash_ray.data.writing.wanted import wanted_edits, wanted_pictures, wanted_prompts
 from flash_ray.errors import UserError
 from flash_ray.models.endpoint import Budget, Endpoint
-from flash_ray.models.loading import base_digest, validate_base
+from flash_ray.models.loading import base_digest, with_pinned_base
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import TASKS, Task
 from flash_ray.telemetry.progress import Steps
@@ -127,7 +127,7 @@ class _DrawnPictures:
         """Raises UserError if the base or the machine cannot be used."""
         from flash_ray.evaluation.sample import teacher_sampler
 
-        validate_base(recipe.base)
+        recipe = with_pinned_base(recipe)
         validate_gpu(recipe)
         validate_embedded_in_job(recipe)
         self._recipe, self._store_address = recipe, store_address

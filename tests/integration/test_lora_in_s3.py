@@ -15,7 +15,7 @@ from flash_ray.models.lora_source import (
     is_lora,
     lora_digest,
     lora_file,
-    with_pinned_loras,
+    with_pins,
 )
 from flash_ray.teachers.actor import start_teacher
 from flash_ray.teachers.protocol import groups
@@ -50,10 +50,10 @@ def test_an_actor_reads_what_the_driver_pinned(base, store, cluster, lora):
     store.put_file(lora / LORA, f"styles/one/{LORA}")
     recipe = recipe_with(base, store.url("styles/one"), store.url(f"styles/one/{LORA}"))
     validate_teachers(recipe)
-    pinned = with_pinned_loras(recipe)
+    pinned = with_pins(recipe)
     one, other = (teacher.model for teacher in pinned.teachers[1:])
     assert one == other and one.startswith(store.url(f"styles/one/{LORA}@"))
-    assert with_pinned_loras(pinned) == pinned
+    assert with_pins(pinned) == pinned
     assert lora_digest(one) == lora_digest(str(lora))
     (group,) = groups(pinned)
     here = load_model(pinned.base, torch.float32, "cpu", encoders=False).transformer
@@ -67,7 +67,7 @@ def test_an_actor_reads_what_the_driver_pinned(base, store, cluster, lora):
 def test_what_was_replaced_is_not_taken_for_what_was_pinned(store, lora, node):
     store.put_file(lora / LORA, "styles/two/mine.safetensors")
     (pinned,) = (
-        t.model for t in with_pinned_loras(recipe_with(lora, store.url("styles/two"))).teachers[1:]
+        t.model for t in with_pins(recipe_with(lora, store.url("styles/two"))).teachers[1:]
     )
     plain = lora_digest(pinned)
     store.put_bytes(f"styles/two/{SETTINGS}", json.dumps({"r": 2, "lora_alpha": 1}).encode())

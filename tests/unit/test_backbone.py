@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from flash_ray.errors import UserError
 from flash_ray.miniature.pipeline import load_pipeline
+from flash_ray.models import vae
 from flash_ray.models.base import Condition, Layout, PromptCache
 from flash_ray.models.loading import load_model
 from flash_ray.models.qwen_image_21 import QwenImage21
@@ -77,16 +78,27 @@ def test_edit_condition_equals_encode_prompt_case_by_case(backbone, edit):
             image = picture(i).convert("RGBA")
             embeds, _, slots = backbone.pipeline.encode_prompt([text], image=[image])
             length = embeds.shape[1]
+            read = embeds[0].masked_fill(slots[0].bool()[:, None], 0)  # by the transformer
             # A batch is padded and rounds its sums in another order.
-            torch.testing.assert_close(
-                condition.embeds_BLD[i, :length], embeds[0], rtol=1e-4, atol=1e-4
-            )
+            torch.testing.assert_close(condition.embeds_BLD[i, :length], read, rtol=1e-4, atol=1e-4)
             assert torch.equal(condition.slots_BL[i, :length], slots[0])
             assert condition.mask_BL[i].sum() == length
     assert edit.positive.slots_BL[0].sum() == 4  # 2x2 slots of 2x2 latent tokens
     torch.testing.assert_close(
         edit.positive.references_BNC, backbone.to_latents([picture(i) for i in range(3)])
     )
+
+
+def test_pictures_and_prompts_coded_one_by_one_are_those_of_a_batch(backbone, edit, monkeypatch):
+    images = backbone.to_images(edit.positive.references_BNC, edit.layout)
+    monkeypatch.setattr(vae, "PIXELS", 1)
+    alone = backbone.encode(PROMPTS, [[picture(i)] for i in range(3)], SIZE)
+    for side in ("positive", "negative"):
+        got, expected = getattr(alone, side).tensors(), getattr(edit, side).tensors()
+        for name, value in expected.items():
+            torch.testing.assert_close(got[name], value, atol=1e-4, rtol=1e-4)
+    one_by_one = backbone.to_images(edit.positive.references_BNC, edit.layout)
+    assert abs(one_by_one.astype(int) - images).max() <= 1
 
 
 def test_references_keep_their_aspect_ratio_at_the_area_of_the_output(backbone):

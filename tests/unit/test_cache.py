@@ -9,9 +9,11 @@ from safetensors.torch import load_file, save_file
 
 from flash_ray.data.cache import ConditionCache, ConditionsLost, condition_sets
 from flash_ray.data.select import epoch_counts, plan_cases
+from flash_ray.data.shard_file import read_header
 from flash_ray.data.stream import Stream
 from flash_ray.miniature.source import MiniatureSource
 from flash_ray.models.loading import encoder_digest
+from flash_ray.models.prompt_cache import SLOT
 from flash_ray.recipe import load_recipe
 from tests.helpers.distilling import encode_alone, encode_missing
 from tests.helpers.storage import FolderStore
@@ -143,8 +145,46 @@ def flip_signs(path):
     """Turns the sign of every number of the embeddings, and nothing else."""
     with safe_open(path, framework="pt") as file:
         fields, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
-    tensors["positive.embeds_BLD"] = -tensors["positive.embeds_BLD"]
+    tensors["positive.texts_BTD"] = -tensors["positive.texts_BTD"]
     save_file(tensors, path, metadata=fields)
+
+
+def test_what_no_transformer_reads_is_not_kept(filled, miniature_folder):
+    edit = next(s for s in plan(recipe(miniature_folder)) if s.task == "edit")
+    tensors = load_file(filled[0].folder / f"{edit.digest}.safetensors")
+    for side in ("positive", "negative"):
+        assert int(tensors[f"{side}.slots_P"].sum()) == (64 // 16) ** 2 // SLOT
+        assert tensors[f"{side}.texts_BTD"].any(dim=-1)[tensors[f"{side}.mask_BT"]].all()
+    assert "negative.references_BNC" not in tensors
+
+
+def test_the_empty_prompt_of_text_to_image_is_kept_once(filled, miniature_folder):
+    shards = [s for s in plan(recipe(miniature_folder)) if s.task == "t2i"]
+    headers = [read_header(filled[0].folder / f"{shard.digest}.safetensors") for shard in shards]
+    (shared,) = {header.negative for header in headers}
+    stored = [key.split("/")[1] for key in filled[0].store.list("conditions/")]
+    assert [name for name in stored if "negative" in name] == [f"{shared}.safetensors"]
+    for shard in shards:
+        tensors = load_file(filled[0].folder / f"{shard.digest}.safetensors")
+        assert not any(name.startswith("negative") for name in tensors)
+    other_store = ConditionCache(FolderStore(filled[0].store.root / "other"), filled[0].folder)
+    assert not other_store.missing(shards)  # uploaded, with what they share
+    assert f"conditions/{shared}.safetensors" in other_store.store.list("conditions/")
+
+
+def test_a_lost_empty_prompt_is_encoded_anew(damaged, miniature_folder, backbone):
+    cache, lines = damaged
+    wanted = recipe(miniature_folder, "tasks={t2i: 1, edit: 0}")
+    shards = [s for s in plan(wanted) if s.task == "t2i"]
+    expected = Stream(wanted, cache, shards, 0, 1)[0].conditions.negative
+    shared = cache.header(shards[0].digest).negative
+    cache.forget(shared)
+    with pytest.raises(ConditionsLost) as caught:
+        Stream(wanted, cache, shards, 0, 1)[0]
+    assert set(caught.value.digests) <= {shard.digest for shard in shards}
+    encode_missing(wanted, cache, backbone)
+    again = Stream(wanted, cache, shards, 0, 1)[0].conditions.negative
+    assert torch.equal(again.embeds_BLD, expected.embeds_BLD)
 
 
 def cut(path):

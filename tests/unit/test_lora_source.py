@@ -14,7 +14,7 @@ from flash_ray.models.lora_source import (
     is_lora,
     lora_digest,
     lora_file,
-    with_pinned_loras,
+    with_pins,
     without_pins,
 )
 from flash_ray.recipe import load_recipe
@@ -25,12 +25,12 @@ from tests.helpers.payload import Payload
 LOOK = """
 import json, sys
 from flash_ray.errors import UserError
-from flash_ray.models.lora_source import is_lora, lora_digest, lora_file, with_pinned_loras
+from flash_ray.models.lora_source import is_lora, lora_digest, lora_file, with_pins
 from flash_ray.recipe import load_recipe
 for name in sys.argv[1:]:
     teachers = json.dumps([{"name": "it", "model": name}])
     try:
-        pinned = with_pinned_loras(load_recipe("miniature", [f"teachers={teachers}"]))
+        pinned = with_pins(load_recipe("miniature", [f"teachers={teachers}"]))
         model = pinned.teachers[0].model
         lora = is_lora(model)
         print(json.dumps([model, lora, lora and [str(lora_file(model)), lora_digest(model)]]))
@@ -90,9 +90,11 @@ def test_what_is_pinned_and_fetched_is_read_without_a_network(hub, look, weights
     assert hub.asked == []
 
 
-def test_a_pipeline_on_the_hub_stays_what_it_is_called(hub, look, weights):
-    hub.push("ann/pipeline", {"model_index.json": b"{}", "transformer/x.safetensors": weights})
-    assert look("ann/pipeline") == ["ann/pipeline", False, False]
+def test_a_pipeline_on_the_hub_is_pinned_to_a_commit(hub, look, weights):
+    commit = hub.push(
+        "ann/pipeline", {"model_index.json": b"{}", "transformer/x.safetensors": weights}
+    )
+    assert look("ann/pipeline") == [f"ann/pipeline@{commit}", False, False]
 
 
 def test_what_cannot_be_had_is_a_line(hub, look, weights, tmp_path):
@@ -135,4 +137,4 @@ def test_a_trial_is_the_same_however_its_lora_is_pinned():
             "miniature", [f'teachers=[{{"name": "it", "model": "{pinned}"}}]', *changes]
         )
         assert without_pins(given).teachers[0].model == plain
-        assert with_pinned_loras(given) == given
+        assert with_pins(given) == given
