@@ -59,13 +59,13 @@ def draw_benchmark(
     Raises:
         UserError: bad input, found before anything is started.
     """
-    recipe = with_pinned_base(recipe)
     choice = named_benchmark(word, ARGUMENT) if word else recipe.evaluation.benchmark
     if choice is None:
         raise UserError(
             f"BENCHMARK: missing, and recipe {recipe.name} names none; allowed: the name of a "
             "benchmark, or a file of cases; add it"
         )
+    recipe = with_pinned_base(recipe)
     benchmark = load_benchmark(choice, recipe, ARGUMENT if word else "evaluation.benchmark")
     validate_gpu(recipe)
     validate_embedded_in_job(recipe)
