@@ -92,6 +92,23 @@ def undrawn(cases: Sequence[Case]) -> list[Case]:
     return sorted(_lacking(cases).values(), key=lambda asked: asked.size)
 
 
+def undrawn_line(benchmark: Benchmark) -> str | None:
+    """What a server says of pictures to edit that its store lacks, since it draws none; None: it
+    lacks none.
+
+    Args:
+        benchmark: kept in the server's store.
+    """
+    cases = drawn_cases(benchmark)
+    if not (missing := undrawn(cases)):
+        return None
+    return (
+        f"{benchmark.name}: {len(missing)} pictures to edit, of {len(cases)} cases, are not drawn, "
+        "and their cases are left out; draw them with `flash-ray benchmark draw --recipe RECIPE`, "
+        "while no server uses the store if that is an embedded one"
+    )
+
+
 def with_pictures(cases: Sequence[Case]) -> list[Case]:
     """Those cases of a benchmark that can be answered now: all but edits of pictures that are not
     drawn."""

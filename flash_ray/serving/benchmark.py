@@ -7,7 +7,7 @@ from pydantic import JsonValue
 
 from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import Benchmark, Case, listed_cases, load_benchmark
-from flash_ray.evaluation.inputs import drawn_cases, kept_in, undrawn
+from flash_ray.evaluation.inputs import kept_in
 from flash_ray.evaluation.judges.base import Judge
 from flash_ray.evaluation.judges.choose import load_judge, require, validate_judge
 from flash_ray.recipe import Recipe
@@ -61,23 +61,6 @@ def served_benchmark(recipe: Recipe, settings: Serving) -> ServedBenchmark | Non
     if choice is None:
         return None
     return ServedBenchmark(load_benchmark(choice, recipe, FIELD), settings.limits.cases)
-
-
-def undrawn_line(served: ServedBenchmark) -> str | None:
-    """What is to be done about pictures to edit that the server's store lacks, since a server draws
-    none; None: nothing.
-
-    Args:
-        served: kept in the server's store.
-    """
-    cases = drawn_cases(served.benchmark)
-    if not (missing := undrawn(cases)):
-        return None
-    return (
-        f"{served.name}: {len(missing)} of {len(cases)} pictures to edit are not drawn, so their "
-        "cases are left out; draw them with `flash-ray benchmark draw --recipe RECIPE`, while no "
-        "server uses the store if that is an embedded one"
-    )
 
 
 def reference_paths(benchmark: str, case: Case) -> list[str]:

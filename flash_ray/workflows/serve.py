@@ -17,9 +17,10 @@ from flash_ray.cluster.session import (
     validate_port,
 )
 from flash_ray.errors import UserError
+from flash_ray.evaluation.inputs import kept_in, undrawn_line
 from flash_ray.models.loading import with_pinned_base
 from flash_ray.recipe import Recipe
-from flash_ray.serving.benchmark import ServedBenchmark, checked_benchmark, undrawn_line
+from flash_ray.serving.benchmark import ServedBenchmark, checked_benchmark
 from flash_ray.serving.settings import Serving
 from flash_ray.serving.tokens import Token, read_tokens
 from flash_ray.storage.embedded import open_store
@@ -62,7 +63,7 @@ def serve(
         )
     validate_port(host, port)
     with open_store(store_url, create=store_url is None) as store:
-        if benchmark and (line := undrawn_line(benchmark.kept_in(store))):
+        if benchmark and (line := undrawn_line(kept_in(benchmark.benchmark, store))):
             steps.say(line)
         _serve(recipe, store, settings, tokens, benchmark, address, steps)
 

@@ -11,10 +11,10 @@ from PIL import Image
 from flash_ray.evaluation import inputs
 from flash_ray.evaluation.benchmark import load_benchmark, named_benchmark
 from flash_ray.evaluation.drawing import Weights, drawn_by_actors, encode_in_task
-from flash_ray.evaluation.inputs import kept_in, undrawn, with_inputs
+from flash_ray.evaluation.inputs import kept_in, undrawn, undrawn_line, with_inputs
 from flash_ray.evaluation.pictures import HOME
 from flash_ray.evaluation.sample import student_sampler, teacher_sampler
-from flash_ray.serving.benchmark import served_benchmark, undrawn_line
+from flash_ray.serving.benchmark import served_benchmark
 from flash_ray.serving.settings import Serving
 from flash_ray.storage.s3 import Store
 from flash_ray.telemetry.progress import Steps
@@ -94,10 +94,10 @@ def test_a_server_leaves_out_what_is_not_drawn_and_takes_it_up_when_it_is(
     monkeypatch.setenv("FLASH_RAY_CACHE", str(tmp_path / "cache"))
     publish(own, recipe, "plain", tmp_path / "student")
     served = served_benchmark(recipe, Serving()).kept_in(own)
-    assert undrawn_line(served) == (
-        "roofs: 2 of 2 pictures to edit are not drawn, so their cases are left out; draw them with "
-        "`flash-ray benchmark draw --recipe RECIPE`, while no server uses the store if that is an "
-        "embedded one"
+    assert undrawn_line(served.benchmark) == (
+        "roofs: 2 pictures to edit, of 2 cases, are not drawn, and their cases are left out; draw "
+        "them with `flash-ray benchmark draw --recipe RECIPE`, while no server uses the store if "
+        "that is an embedded one"
     )
     path = "/v1/benchmarks/roofs/edit/cases"
     with client_of(in_process(recipe, own, Serving())) as client:
@@ -110,7 +110,7 @@ def test_a_server_leaves_out_what_is_not_drawn_and_takes_it_up_when_it_is(
             assert problem.status_code == status and "not drawn yet" in problem.text
         with Steps() as steps:
             with_inputs(served.benchmark, recipe, own, None, steps)
-        assert undrawn_line(served) is None
+        assert undrawn_line(served.benchmark) is None
         cards = client.get(f"{path}?per_category=2").json()["data"]
         assert [card["id"] for card in cards] == ["edit-0", "edit-1"]
         answer = client.get(cards[0]["references"][0])
