@@ -14,6 +14,7 @@ from fsspec import AbstractFileSystem
 
 from flash_ray import plugins
 from flash_ray.errors import UserError
+from flash_ray.models.loading import asking_hub
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -53,8 +54,9 @@ def hub_split(address: str, field: str) -> HubSplit:
     repository, revision, rest = found.groups()
     names = tuple(name for name in rest.split("/") if name)
     try:
-        commit = _commit(repository, revision)
-        splits, used = _splits(repository, commit, names)
+        with asking_hub():
+            commit = _commit(repository, revision)
+            splits, used = _splits(repository, commit, names)
     except (OSError, ValueError, RuntimeError) as error:  # the last: the author's code is not run
         reason = " ".join(str(error).split())[:300]
         raise UserError(

@@ -69,10 +69,14 @@ class Drawn:
 
 @dataclass(frozen=True)
 class TrainingEval:
-    """Draws with a student and scores it; it is pickled, sent to a worker and called there."""
+    """Draws with a student and scores it; it is pickled, sent to a worker and called there.
+
+    Args:
+        judge: None: nobody scores.
+    """
 
     encoded: EncodedBenchmark
-    judge: Judge
+    judge: Judge | None
     sampler: SamplerConfig
 
     def __call__(self, model: Model, transformer: nn.Module) -> Evaluated:
@@ -82,10 +86,11 @@ class TrainingEval:
         drawn: list[np.ndarray] = []
         for task, images in self.encoded.images(model, transformer, self.sampler).items():
             of_task = self.encoded.cases(task)
-            # Judged in this process: the cluster's cores belong to the run.
-            result = score_answers(self.judge, of_task, images)
-            if result.score is not None:
-                scores[task] = result.score
+            if self.judge is not None:
+                # Judged in this process: the cluster's cores belong to the run.
+                result = score_answers(self.judge, of_task, images)
+                if result.score is not None:
+                    scores[task] = result.score
             cases, drawn = [*cases, *of_task], [*drawn, *images]
         return Evaluated(scores, contact_sheet(cases, drawn) if cases else None)
 

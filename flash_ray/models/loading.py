@@ -9,6 +9,7 @@ import importlib
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -226,6 +227,24 @@ def hub_answers() -> bool:
     return True
 
 
+@contextmanager
+def asking_hub() -> Iterator[None]:
+    """Has an answer of the hub that breaks off be an OSError, as a refusal is.
+
+    Its client's errors of that kind are those of the HTTP library that it uses.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        if not isinstance(error, HfHubHTTPError.__bases__[0]):
+            raise
+        raise OSError(f"{type(error).__name__}: {error}") from error
+
+
 def _digest(base: str, parts: tuple[str, ...]) -> str:
     source = resolve_base(base)
     digest = hashlib.sha256()
@@ -263,7 +282,8 @@ def index_file(source: str) -> Path:
     try:
         name, revision = on_hub(source)
         offline = not hub_answers()
-        return Path(hf_hub_download(name, INDEX, revision=revision, local_files_only=offline))
+        with asking_hub():
+            return Path(hf_hub_download(name, INDEX, revision=revision, local_files_only=offline))
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200] if hub_answers() else "it does not answer"
         raise UserError(

@@ -19,6 +19,7 @@ from flash_ray.errors import UserError
 from flash_ray.models.loading import (
     COMMIT,
     INDEX,
+    asking_hub,
     checkpoint_folder,
     hub_answers,
     on_hub,
@@ -175,7 +176,8 @@ def _on_hub(repository: str, revision: str | None, model: str, file: str | None 
             return pinned(model)
     try:
         if hub_answers():
-            about = HfApi().model_info(repository, revision=revision)
+            with asking_hub():
+                about = HfApi().model_info(repository, revision=revision)
             names = [each.rfilename for each in about.siblings or ()]
         else:
             names = [each.name for each in _snapshot(repository, revision, None).iterdir()]
@@ -205,11 +207,12 @@ def _snapshot(repository: str, revision: str | None, files: list[str] | None) ->
     from huggingface_hub import snapshot_download
 
     offline = not hub_answers()
-    return Path(
-        snapshot_download(
-            repository, revision=revision, allow_patterns=files, local_files_only=offline
+    with asking_hub():
+        return Path(
+            snapshot_download(
+                repository, revision=revision, allow_patterns=files, local_files_only=offline
+            )
         )
-    )
 
 
 def _unreachable(model: str, error: Exception) -> UserError:

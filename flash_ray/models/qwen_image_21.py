@@ -27,7 +27,7 @@ from flash_ray.models.base import (
     first_difference,
     shapes_of,
 )
-from flash_ray.models.loading import import_components, on_hub
+from flash_ray.models.loading import asking_hub, import_components, on_hub
 from flash_ray.models.lora import read_lora
 from flash_ray.models.processor import without_video
 from flash_ray.models.prompt_cache import SLOT, decoder, token_shapes
@@ -78,9 +78,10 @@ class QwenImage21:
             import_components(source)
             given |= without_video(source)
             name, revision = on_hub(source)
-            pipeline = QwenImage21Pipeline.from_pretrained(
-                name, revision=revision, dtype=dtype, **given
-            )
+            with asking_hub():
+                pipeline = QwenImage21Pipeline.from_pretrained(
+                    name, revision=revision, dtype=dtype, **given
+                )
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(

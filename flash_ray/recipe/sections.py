@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
+from flash_ray.errors import UserError
+
 MOST = 100_000_000  # of what is counted in iterations
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -154,33 +156,34 @@ class CasesPerTask(Section):
 class Evaluation(Section):
     """What the student is judged on.
 
-    Without a benchmark nothing is scored and no score is shown, whatever the other keys say.
+    Without a benchmark nothing is drawn or scored, whatever the other keys say; without a judge
+    the student draws the benchmark's cases, and no score is shown.
     """
 
     benchmark: BenchmarkChoice = Field(
         None,
-        description="a registered benchmark's name, {t2i: FILE, edit: FILE}, or null: no scores",
+        description="a registered benchmark's name, {t2i: FILE, edit: FILE}, or null: none",
     )
     judge: str | None = Field(
         None,
         min_length=1,
-        description="a registered judge's name, needed with a benchmark; it scores the run and "
-        "what is published",
+        description="a registered judge's name; it scores the run and what is published; null: "
+        "no scores, contact sheets alone",
     )
     every: int | None = Field(
         None,
         ge=0,
         le=MOST,
-        description="iterations after which the averaged student draws the first `cases` and is "
-        "scored on them; 0 or null: never",
+        description="iterations after which the averaged student draws the first `cases`, for a "
+        "contact sheet, and is scored on them; 0 or null: never",
     )
     cases: CasesPerTask = CasesPerTask()
     published_cases: int = Field(
         4,
         ge=0,
         le=1000,
-        description="cases of each category that a student is scored on before it is published; "
-        "0: none",
+        description="cases of each category that a student draws, and is scored on, before it is "
+        "published; 0: none",
     )
     baselines: bool = Field(
         True,
@@ -190,9 +193,12 @@ class Evaluation(Section):
 
     @property
     def judge_name(self) -> str:
-        """The judge of a checked recipe with a benchmark; ValueError where there is none."""
+        """The judge of a recipe whose scores are needed; UserError where there is none."""
         if self.judge is None:
-            raise ValueError("a recipe without a benchmark names no judge")
+            raise UserError(
+                "evaluation.judge: null; allowed here: a registered judge, as scores are asked "
+                "for; set evaluation.judge to one that can judge the benchmark's cases"
+            )
         return self.judge
 
 

@@ -48,17 +48,9 @@ def _registered(recipe: Recipe) -> Iterator[str]:
     if isinstance(evaluation.benchmark, str):
         benchmarks = plugins.names(plugins.BENCHMARKS)
         named.append(("evaluation.benchmark", evaluation.benchmark, benchmarks, "benchmark"))
-    if evaluation.benchmark is not None:
-        judges = plugins.names(plugins.JUDGES)
-        if evaluation.judge is None:
-            what = evaluation.benchmark if isinstance(evaluation.benchmark, str) else "from files"
-            yield (
-                f"evaluation.judge: missing with evaluation.benchmark {what}; "
-                f"allowed: {', '.join(judges)}; set evaluation.judge to one that can judge it"
-            )
-        else:
-            judge = evaluation.judge.partition(":")[0]  # what follows is the judge's own matter
-            named.append(("evaluation.judge", judge, judges, "judge"))
+    if evaluation.benchmark is not None and evaluation.judge is not None:
+        judge = evaluation.judge.partition(":")[0]  # what follows is the judge's own matter
+        named.append(("evaluation.judge", judge, plugins.names(plugins.JUDGES), "judge"))
     for field, name, known, kind in named:
         if name not in known:
             yield unknown(field, name, known, kind)

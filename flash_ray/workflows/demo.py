@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flash_ray.errors import UserError
+from flash_ray.evaluation.benchmark import Benchmark
+from flash_ray.evaluation.judges.base import Judge
 from flash_ray.evaluation.judges.choose import Scoring, load_scoring
 from flash_ray.recipe import Recipe
 from flash_ray.storage.embedded import held_store
@@ -50,17 +52,17 @@ def demo(recipe: Recipe, out: Path, per_category: int, force: bool, steps: Steps
     started = time.monotonic()
     validate_recipe(recipe)
     scoring = load_scoring(recipe)
-    if scoring is None:
+    if scoring is None or scoring.judge is None:
         raise UserError(
-            "evaluation.benchmark: null; allowed in a demo, which compares models: the name of a "
-            "benchmark; set evaluation.benchmark"
+            f"evaluation.{'judge' if scoring else 'benchmark'}: null; allowed in a demo, which "
+            "compares models: a benchmark and a judge; set it"
         )
     validate_folder("--out", out)
     _validate_earlier(out, force)
     with _held(out), new_folder(out) as folder:
         with open_run_store(recipe, str(folder / "store")) as store:
             validate_name(recipe, store, recipe.name, recipe.name, resume=False)
-            return _run(recipe, scoring, store, folder, per_category, steps, started)
+            return _run(recipe, scoring, scoring.judge, store, folder, per_category, steps, started)
 
 
 @contextmanager
@@ -76,6 +78,7 @@ def _held(out: Path) -> Iterator[None]:
 def _run(
     recipe: Recipe,
     scoring: Scoring,
+    judge: Judge,
     store: Store,
     out: Path,
     per_category: int,
@@ -95,11 +98,13 @@ def _run(
         published = distill_and_publish(recipe, scoring, store, name, name, False, steps)
         trained = time.monotonic()
         load_student(store, name, out / "student")
-        comparisons = _compare(recipe, scoring, store, per_category, steps)
+        comparisons = _compare(recipe, scoring.benchmark, judge, store, per_category, steps)
         overlaps = find_overlap(scoring.benchmark, plan_cases(recipe, store))
     ended = time.monotonic()
     seconds = {"train": trained - started, "evaluate": ended - trained, "total": ended - started}
-    result = _result(recipe, scoring, comparisons, per_category, published, seconds)
+    result = _result(
+        recipe, scoring.benchmark, judge, comparisons, per_category, published, seconds
+    )
     result["overlap"] = [str(overlap) for overlap in overlaps]
     save_grid(list(comparisons.values()), out / "grid.png")
     write_report(out / "report.html", recipe, result, comparisons, published.history)
@@ -108,7 +113,12 @@ def _run(
 
 
 def _compare(
-    recipe: Recipe, scoring: Scoring, store: Store, per_category: int, steps: Steps
+    recipe: Recipe,
+    benchmark: Benchmark,
+    judge: Judge,
+    store: Store,
+    per_category: int,
+    steps: Steps,
 ) -> "dict[Task, Comparison]":
     """Compares the student, as published, with teacher and untrained base."""
     from flash_ray.evaluation import sample
@@ -127,13 +137,14 @@ def _compare(
         "student": Weights(student.folder, student_home(student), student.files),
     }
     with drawn_by_actors(recipe, store, weights) as draw:
-        drawn = draw_tasks(draw, samplers, scoring.benchmark, per_category, steps.show)
-    return {task: compare(of, scoring.judge, recipe) for task, of in drawn.items()}
+        drawn = draw_tasks(draw, samplers, benchmark, per_category, steps.show)
+    return {task: compare(of, judge, recipe) for task, of in drawn.items()}
 
 
 def _result(
     recipe: Recipe,
-    scoring: Scoring,
+    benchmark: Benchmark,
+    judge: Judge,
     comparisons: "Mapping[Task, Comparison]",
     per_category: int,
     published: Published,
@@ -166,9 +177,9 @@ def _result(
         "gap_closed": {task: gap_closed(c) for task, c in comparisons.items()},
         "seconds": seconds,
         "recipe_digest": recipe.digest,
-        "benchmark": scoring.benchmark.name,
-        "judge": scoring.judge.name,
-        "scale": scoring.judge.scale,
+        "benchmark": benchmark.name,
+        "judge": judge.name,
+        "scale": judge.scale,
         "cases_per_category": per_category,
         "published": published.url,
     }

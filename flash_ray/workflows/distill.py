@@ -161,8 +161,8 @@ class StudentScorer:
         of each category, and the base beside it.
 
         Returns:
-            the scores, None if no case has one, and a contact sheet, a PNG, of the first case of
-            each category; None for both if no case is wanted.
+            the scores, None if no case has one or nobody judges, and a contact sheet, a PNG, of
+            the first case of each category; None for both if no case is wanted.
         """
         from flash_ray.evaluation import sample
         from flash_ray.evaluation.compare import compare, draw_tasks
@@ -177,14 +177,16 @@ class StudentScorer:
             return None, None
         files = record(folder)
         student = Weights(content_digest(files), f"{student_key(self._run)}/", files)
-        models = {"student": [self._sampler]}
-        if recipe.evaluation.baselines:
+        models, judge = {"student": [self._sampler]}, self._scoring.judge
+        if judge and recipe.evaluation.baselines:
             models["teacher"] = [sample.teacher_sampler(recipe)]
             models["untrained"] = sample.untrained_samplers(recipe)
         weights = {**dict.fromkeys(models, Weights()), "student": student}
         with drawn_by_actors(recipe, self._store, weights) as draw:
             drawn = draw_tasks(draw, models, benchmark, count, steps.show)
-        judge = self._scoring.judge
+        if judge is None:
+            pictures = [(of.cases, of.attempts["student"][0][1]) for of in drawn.values()]
+            return None, first_answers(pictures)
         comparisons = {task: compare(of, judge, recipe) for task, of in drawn.items()}
         answered = [(c.cases, c.answers["student"].images) for c in comparisons.values()]
         return published_scores(comparisons, benchmark, count), first_answers(answered)
@@ -225,8 +227,8 @@ def check_recipe(recipe: Recipe) -> None:
     """Raises UserError for what a recipe lacks, or names for another base; it opens no data."""
     source = load_source(recipe)
     source.validate_base(recipe.base)
-    if recipe.evaluation.benchmark is not None:
-        judge = load_judge(recipe.evaluation.judge_name, "evaluation.judge")
+    if recipe.evaluation.benchmark is not None and recipe.evaluation.judge is not None:
+        judge = load_judge(recipe.evaluation.judge, "evaluation.judge")
         validate_for_base(judge, recipe.base)
 
 

@@ -1,5 +1,6 @@
 """`flash-ray demo`, small: what it leaves, and that its student works without flash_ray."""
 
+import html
 import json
 import subprocess
 import sys
@@ -48,7 +49,9 @@ def test_demo_leaves_its_results_and_can_be_repeated(flash_ray, tmp_path, small)
     assert set(manifest["scores"]["tasks"]) == {"t2i", "edit"}
     assert manifest["scores"]["benchmark"] == "miniature"
     assert manifest["scores"]["cases_per_category"] == 4
-    assert "<h2>The run</h2>" in (out / "report.html").read_text()
+    report = html.unescape((out / "report.html").read_text())
+    assert "<h2>The run</h2>" in report
+    assert result["overlap"] and all(line in report for line in result["overlap"])
     assert Image.open(out / "grid.png").width > 7 * 128
     subprocess.run([sys.executable, "-c", PLAIN_DIFFUSERS, str(out / "student")], check=True)
 
@@ -67,3 +70,17 @@ def test_without_a_benchmark_nothing_is_scored_and_nothing_claimed(flash_ray, tm
     assert "miniature" in ended.stdout and "text to image" not in ended.stdout
     ended = flash_ray("evaluate", "miniature", "--store", "store", "--task", "t2i")
     assert ended.returncode == 2 and "--benchmark: missing" in ended.stderr
+
+
+@pytest.mark.slow
+def test_without_a_judge_the_cases_are_drawn_and_no_score_is_claimed(flash_ray, tmp_path, small):
+    settings = ("evaluation.judge=null", "evaluation.every=2", "evaluation.published_cases=1")
+    options = [word for setting in settings for word in ("--set", setting)]
+    ended = flash_ray("distill", "miniature", "--store", "store", *small, *options)
+    assert ended.returncode == 0, ended.stderr
+    assert "score " not in ended.stderr.replace("score loss", "")
+    ended = flash_ray("export", "miniature", "exported", "--store", "store")
+    assert ended.returncode == 0, ended.stderr
+    card = (tmp_path / "exported" / "README.md").read_text()
+    assert (tmp_path / "exported" / "samples.png").is_file() and "samples.png" in card
+    assert "## Scores" not in card

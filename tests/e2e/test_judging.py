@@ -26,3 +26,16 @@ def test_results_of_two_judges_are_ranked(flash_ray, tmp_path, base):
     assert "text to image, 6 cases" in ended.stdout and "untrained.json" in ended.stdout
     assert "exact: 6 of 6 cases count" in ended.stdout
     assert "ocr: 2 of 6 cases count" in ended.stdout
+
+
+@pytest.mark.slow
+def test_the_shipped_benchmark_is_read_by_ocr(flash_ray, tmp_path, base):
+    words = ("--task", "t2i", "--benchmark", "starter", "--cases", "2", "--judge", "ocr")
+    recipe = ("--recipe", "miniature", "--set", f"base={base}")
+    ended = flash_ray("evaluate", "untrained", *words, *recipe, "--out", "starter.json")
+    assert ended.returncode == 0, ended.stderr
+    result = json.loads((tmp_path / "starter.json").read_text())
+    assert result["benchmark"] == "starter"
+    cases = result["judges"]["ocr"]["cases"]
+    read = {name for name, case in cases.items() if case["score"] is not None}
+    assert len(cases) == 6 and read == {name for name in cases if name.startswith("text-")}

@@ -72,11 +72,13 @@ def test_a_base_on_the_hub_is_pinned_to_a_commit(hub, look, files):
     index = json.loads(files["model_index.json"])
     changed = json.dumps({**index, "sample_sigmas": [1.0, 0.5]}).encode()
     second = hub.push("ann/base", {**files, "model_index.json": changed})
-    same, new, none = look(base, "ann/base", "ann/base@v9")
+    hub.cuts_off.add("ann/cut")
+    same, new, none, cut = look(base, "ann/base", "ann/base@v9", "ann/cut")
     assert same == before
     assert new[:2] == [f"ann/base@{second}", [1.0, 0.5]] and sigmas != [1.0, 0.5]
     assert new[2] != digest
     assert "ann/base@v9" in none
+    assert "a hub model that can be reached (RemoteProtocolError" in cut
 
     hub.asked.clear()
     assert look(base, HF_HUB_OFFLINE="1") == [before]

@@ -108,7 +108,7 @@ class HubReader:
     """A hub, and a process whose huggingface_hub asks it: that reads its variables once."""
 
     def __init__(self, hub: Hub, process: ProcessPoolExecutor):
-        self.push, self._process = hub.push, process
+        self.push, self.cuts_off, self._process = hub.push, hub.cuts_off, process
 
     def read(
         self, address: str, task: Task = "t2i", has_library: bool = True, **columns: str
@@ -221,12 +221,14 @@ def test_pictures_beside_their_table_are_fetched(hub):
         ("hf://me/plain/valid", "has no split 'valid'; allowed: train, test"),
         ("hf://me/tongues", "pick one among the available configs"),
         ("hf://me/weights", "cannot be had from the hub"),
+        ("hf://me/cut", "cannot be had from the hub (RemoteProtocolError"),
     ],
 )
 def test_what_is_not_there_is_one_line(hub, address, says):
     hub.push("datasets/me/plain", SPLITS)
     hub.push("datasets/me/tongues", {"README.md": CONFIGS, **LINES})
     hub.push("datasets/me/weights", {"model.safetensors": b"x"})
+    hub.cuts_off.add("me/cut")
     with pytest.raises(UserError) as refusal:
         hub.read(address)
     assert says in str(refusal.value) and "\n" not in str(refusal.value)

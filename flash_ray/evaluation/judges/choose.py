@@ -21,10 +21,10 @@ JudgeChoice = Judge | VlmSettings
 
 @dataclass(frozen=True)
 class Scoring:
-    """What a recipe's students are scored on, and by whom."""
+    """The cases that a recipe's students draw, and who scores them; None: nobody."""
 
     benchmark: Benchmark
-    judge: Judge
+    judge: Judge | None
 
 
 def load_scoring(recipe: Recipe) -> Scoring | None:
@@ -38,7 +38,9 @@ def load_scoring(recipe: Recipe) -> Scoring | None:
     if evaluation.benchmark is None:
         return None
     benchmark = load_benchmark(evaluation.benchmark, recipe, "evaluation.benchmark")
-    judge = load_judge(evaluation.judge_name, "evaluation.judge")
+    if evaluation.judge is None:
+        return Scoring(benchmark, None)
+    judge = load_judge(evaluation.judge, "evaluation.judge")
     validate_for_base(judge, recipe.base)
     cases = [case for task in benchmark.categories for case in listed_cases(benchmark, task, 1)]
     validate_judge(judge, cases, benchmark.name, "evaluation.judge")

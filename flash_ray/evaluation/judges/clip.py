@@ -12,7 +12,7 @@ import numpy as np
 from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import Case
 from flash_ray.evaluation.judges.base import CaseScore, Runs
-from flash_ray.models.loading import hub_answers
+from flash_ray.models.loading import asking_hub, hub_answers
 
 if TYPE_CHECKING:
     import torch
@@ -99,8 +99,9 @@ class ClipJudge:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         where = {"revision": self._revision, "local_files_only": self._offline}
         try:
-            model = AutoModel.from_pretrained(self._source, use_safetensors=True, **where)
-            processor = AutoProcessor.from_pretrained(self._source, **where)
+            with asking_hub():
+                model = AutoModel.from_pretrained(self._source, use_safetensors=True, **where)
+                processor = AutoProcessor.from_pretrained(self._source, **where)
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
@@ -174,9 +175,11 @@ def _kind(source: str, revision: str | None) -> str:
             from huggingface_hub import hf_hub_download
 
             offline = not hub_answers()
-            file = Path(
-                hf_hub_download(source, "config.json", revision=revision, local_files_only=offline)
-            )
+            with asking_hub():
+                found = hf_hub_download(
+                    source, "config.json", revision=revision, local_files_only=offline
+                )
+            file = Path(found)
         return str(json.loads(file.read_text(encoding="utf-8"))["model_type"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
