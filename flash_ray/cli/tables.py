@@ -180,7 +180,7 @@ def benchmark_table(description: "BenchmarkDescription") -> None:
         for name, count in categories.items():
             table.add_row(task, name, f"{count:,}")
         table.add_section()
-    digest = description.digest or "depends on a recipe's resolution; give --recipe"
+    digest = description.digest or "depends on a recipe; give --recipe"
     console.print(f"{description.name}, digest {digest}", table, highlight=False)
     table = Table("task", "size", "cases")
     for task, sizes in description.sizes.items():

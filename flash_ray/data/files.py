@@ -207,11 +207,14 @@ def find_files(
     return FoundFiles(prefix, form, kind, filesystem, path, paths, digest, beside, aside)
 
 
-def validate_columns(files: FoundFiles, also: Mapping[str, str] | None = None) -> None:
+def validate_columns(
+    files: FoundFiles, also: Mapping[str, str] | None = None, for_pictures: str | None = None
+) -> None:
     """Check that the first file has the columns that the recipe names; nothing else is read.
 
     Args:
         also: further columns that it must have, by key.
+        for_pictures: a column that edits may have in place of pictures.
 
     Raises:
         UserError: it lacks one, or is not of its format.
@@ -227,7 +230,8 @@ def validate_columns(files: FoundFiles, also: Mapping[str, str] | None = None) -
         ) from error
     needed = {"prompt": columns.prompt}
     needed |= {} if form.category else {"category": columns.category}
-    needed |= {"image": columns.image} if form.task == "edit" and not form.shared else {}
+    if form.task == "edit" and not form.shared and for_pictures not in known:
+        needed["image"] = columns.image
     for name in ("subset", "score", "rendered_text"):
         if (column := getattr(columns, name)) is not None:
             needed[name] = column

@@ -113,7 +113,8 @@ def load_benchmark(choice: str | BenchmarkFiles, recipe: Recipe, field: str = OP
     """Makes the benchmark that an installed package registers under a name, or that files hold.
 
     Args:
-        recipe: whose resolution cases have that state no size, and whose endpoint S3 has.
+        recipe: whose resolution cases have that state no size, whose base draws their pictures to
+            edit where they say so, and whose endpoint S3 has.
         field: what named it, for the message.
 
     Raises:
@@ -126,7 +127,7 @@ def load_benchmark(choice: str | BenchmarkFiles, recipe: Recipe, field: str = OP
 
     name = choice if isinstance(choice, str) else name_of(choice)
     cases, _ = read_cases(made, recipe.runtime.storage.endpoint, key_prefix(field))
-    return FileBenchmark(name, cases, recipe.data.resolution)
+    return FileBenchmark(name, cases, recipe.data.resolution, recipe)
 
 
 def registered(name: str, field: str) -> "Benchmark | BenchmarkFiles":
@@ -151,6 +152,20 @@ def listed_cases(benchmark: Benchmark, task: Task, drawn: int = MOST) -> list[Ca
 
     most = len(benchmark.stated) if isinstance(benchmark, FileBenchmark) else drawn
     return benchmark.cases(task, most)
+
+
+def task_digest(benchmark: Benchmark, task: Task) -> str:
+    """The digest of a task's cases: of a benchmark from files theirs alone, so that who answers
+    the same prompts is comparable, whatever else the benchmark has.
+
+    Raises:
+        UserError: a base draws pictures to edit, and cannot be read.
+    """
+    from flash_ray.evaluation.case_files import FileBenchmark
+
+    if isinstance(benchmark, FileBenchmark):
+        return benchmark.of_task(task).digest
+    return benchmark.digest
 
 
 def first_cases(benchmark: Benchmark, per_category: Mapping[Task, int]) -> dict[Task, list[Case]]:

@@ -4,7 +4,7 @@ import base64
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from hashlib import sha256
 from importlib import resources
@@ -19,11 +19,15 @@ from flash_ray.data.values import BadRow
 from flash_ray.errors import UserError, one_line
 from flash_ray.evaluation.benchmark import Case
 from flash_ray.evaluation.case_rows import StatedCase, cases_of
+from flash_ray.evaluation.pictures import PictureStore, picture_home
+from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import TASKS, Columns, Files, Task
 from flash_ray.recipe.sections import BenchmarkFiles, RowColumns
 from flash_ray.recipe.sizes import Size
+from flash_ray.storage.s3 import Store
 
 STARTER = resources.files("flash_ray.evaluation") / "starter.jsonl"
+STARTER_EDITS = resources.files("flash_ray.evaluation") / "starter_edits.jsonl"
 _CURE = "every row of a benchmark counts; mend or remove it"
 
 
@@ -31,22 +35,45 @@ _CURE = "every row of a benchmark counts; mend or remove it"
 class FileBenchmark:
     """The cases of files, for a recipe of one resolution; categories and ids are in natural order.
 
-    It holds what its cases need, pictures included, and is pickled with them.
+    It holds what its cases need, and is pickled with it: pictures of files, and of pictures that a
+    base draws, where they are.
 
     Args:
         stated: of both tasks, in the order of `cases`.
         resolution: (height, width) in pixels of what states no size.
+        recipe: its base draws the pictures to edit of cases that state prompts for them; None: it
+            is not known, and then there is no digest if there are such cases.
+        store: where they are kept; None: they cannot be looked at.
     """
 
     name: str
     stated: tuple[StatedCase, ...]
     resolution: Size
+    recipe: Recipe | None = None
+    store: Store | None = None
 
     @cached_property
     def digest(self) -> str:
-        """16 hex digits that change with any case, not with the order or format of rows."""
+        """16 hex digits that change with any case, not with the order or format of rows.
+
+        Where a base draws pictures to edit, all that decides them counts: prompt, seed and size of
+        each, and of the base its files, precision, sigmas and guidance. So models are compared on
+        edits of the same pictures only, and the digest is known before any is drawn. The pixels do
+        not count: another GPU may round one differently, and all that share a store share those
+        that were drawn first.
+
+        Raises:
+            UserError: the base that draws cannot be read.
+        """
         content = sorted(json.dumps(case.content_at(self.resolution)) for case in self.stated)
+        if self.is_drawn:
+            content.append(self._home)
         return sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether a base draws pictures to edit."""
+        return any(case.drawn for case in self.stated)
 
     @cached_property
     def categories(self) -> Mapping[Task, tuple[str, ...]]:
@@ -62,20 +89,48 @@ class FileBenchmark:
             count = taken.get(stated.category, 0)
             if stated.task == task and count < per_category:
                 taken[stated.category] = count + 1
-                cases.append(stated.case_at(self.resolution))
+                cases.append(stated.case_at(self.resolution, self._kept))
         return cases
+
+    def kept_in(self, store: Store) -> "FileBenchmark":
+        """The same cases, with the pictures to edit that a base has drawn in that store."""
+        return replace(self, store=store)
+
+    def of_task(self, task: Task) -> "FileBenchmark":
+        """The cases of one task alone."""
+        return replace(self, stated=tuple(case for case in self.stated if case.task == task))
 
     def to_jsonl(self) -> str:
         """The cases as one file that is read as an equal benchmark, its pictures in it."""
         return "".join(f"{json.dumps(_row(case))}\n" for case in self.stated)
+
+    @cached_property
+    def _kept(self) -> PictureStore | None:
+        if self.store is None or not self.is_drawn:
+            return None
+        return PictureStore(self.store, self._home)
+
+    @cached_property
+    def _home(self) -> str:
+        """Where the base's pictures are in a store, which says what decides them beside the case:
+        as teacher it draws them, so they are found by whoever evaluates it."""
+        assert self.recipe, "a base is known to whoever asks for its pictures"
+        from flash_ray.evaluation.sample import teacher_sampler  # takes seconds
+
+        return picture_home(self.recipe, teacher_sampler(self.recipe))
 
     def _categories(self, task: Task) -> Iterator[str]:
         return (case.category for case in self.stated if case.task == task)
 
 
 def starter() -> BenchmarkFiles:
-    """The shipped benchmark for any model: 40 prompts each of landscapes, portraits, text."""
-    return BenchmarkFiles(t2i=str(STARTER))
+    """The shipped benchmark for any model, in English and Chinese: 40 prompts each of landscapes,
+    portraits and text, and 20 edits each of six categories, whose pictures the base draws.
+
+    Every edit has a picture of its own, 120 in all: intervals take cases for independent, and two
+    edits of one picture are not.
+    """
+    return BenchmarkFiles(t2i=str(STARTER), edit=str(STARTER_EDITS))
 
 
 def name_of(files: BenchmarkFiles) -> str:
@@ -100,7 +155,7 @@ def read_cases(
     """
     found = _find(files, endpoint, prefix)
     for of_task in found:
-        validate_columns(of_task, files.columns.stated)
+        validate_columns(of_task, files.columns.stated, files.columns.read.get("picture_prompt"))
     listing = tuple(of_task.digest for of_task in found)
     cases = _read(files, endpoint, prefix, listing)
     return cases, tuple(line for of_task in found for line in of_task.left_aside)
@@ -173,4 +228,7 @@ def _row(case: StatedCase) -> dict[str, Any]:
         "seed": case.seed,
         "size": case.size,
         "image": pictures,
+        "picture_prompt": [picture.prompt for picture in case.drawn],
+        "picture_seed": case.drawn[0].seed if case.drawn else None,
+        "picture_size": case.drawn[0].size if case.drawn else None,
     }

@@ -1,9 +1,10 @@
 """What is in a benchmark: how many cases of each category, of which sizes."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import (
     ARGUMENT,
     MOST,
@@ -14,6 +15,7 @@ from flash_ray.evaluation.benchmark import (
     registered,
 )
 from flash_ray.evaluation.case_files import FileBenchmark, name_of, read_cases
+from flash_ray.evaluation.case_rows import PicturePrompt
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
 from flash_ray.recipe.sections import BenchmarkFiles
@@ -27,7 +29,7 @@ class BenchmarkDescription:
     """What is in a benchmark.
 
     Args:
-        digest: None where it depends on a recipe's resolution, and none was given.
+        digest: None where it depends on a recipe, and none was given or its base cannot be read.
         counts: cases by task and category, as many as `listed_cases` lists.
         sizes: cases by task and (height, width) of the answers; None: as a recipe says.
         notes: lines about cases that are not listed and files that are not read.
@@ -56,11 +58,18 @@ def describe_benchmark(choice: str | BenchmarkFiles, recipe: Recipe | None) -> B
     endpoint = recipe.runtime.storage.endpoint if recipe else None
     cases, left_aside = read_cases(made, endpoint, key_prefix(ARGUMENT))
     name = choice if isinstance(choice, str) else name_of(choice)
-    if recipe or all(case.size for case in cases):
-        benchmark = FileBenchmark(name, cases, recipe.data.resolution if recipe else (0, 0))
-        return _described(name, benchmark.digest, list(_listed(benchmark)), left_aside)
-    unsized: list[Listed] = [(case.task, case.category, case.size) for case in cases]
-    return _described(name, None, unsized, left_aside)
+    drawn = [case.drawn for case in cases if case.drawn]
+    notes = [*left_aside, *([_drawn_note(drawn)] if drawn else [])]
+    if recipe is None and (drawn or not all(case.size for case in cases)):
+        unsized: list[Listed] = [(case.task, case.category, case.size) for case in cases]
+        return _described(name, None, unsized, notes)
+    benchmark = FileBenchmark(name, cases, recipe.data.resolution if recipe else (0, 0), recipe)
+    digest = None
+    try:
+        digest = benchmark.digest
+    except UserError as error:  # all else is known without the base that draws
+        notes.append(f"no digest: {error}")
+    return _described(name, digest, list(_listed(benchmark)), notes)
 
 
 def listed_prompts(word: str, recipe: Recipe | None, field: str) -> Iterator[tuple[Task, str]]:
@@ -92,12 +101,20 @@ def _listed(benchmark: Benchmark) -> Iterator[Listed]:
             yield task, case.category, case.size
 
 
+def _drawn_note(drawn: Sequence[Sequence[PicturePrompt]]) -> str:
+    pictures = len({picture for of_case in drawn for picture in of_case})
+    return (
+        f"the {pictures:,} pictures that {len(drawn):,} edits begin with are drawn by a recipe's "
+        "base, once, from prompts of the cases; `flash-ray benchmark draw` draws them ahead"
+    )
+
+
 def _described(
-    name: str, digest: str | None, listed: list[Listed], notes: tuple[str, ...] = ()
+    name: str, digest: str | None, listed: list[Listed], notes: Sequence[str] = ()
 ) -> BenchmarkDescription:
     counts: dict[Task, Counter[str]] = {}
     sizes: dict[Task, Counter[Size | None]] = {}
     for task, category, size in listed:
         counts.setdefault(task, Counter())[category] += 1
         sizes.setdefault(task, Counter())[size] += 1
-    return BenchmarkDescription(name, digest, counts, sizes, notes)
+    return BenchmarkDescription(name, digest, counts, sizes, tuple(notes))

@@ -4,7 +4,6 @@ Actors with the resources of the recipe's workers take batches in turn and put t
 the store. What is there already is not drawn again, so an evaluation that was cut off goes on.
 """
 
-import hashlib
 import tempfile
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,13 @@ from flash_ray.cluster.environment import one_process
 from flash_ray.cluster.resources import worker_options
 from flash_ray.evaluation.benchmark import Benchmark, Case, first_cases
 from flash_ray.evaluation.compare import Draw
-from flash_ray.evaluation.pictures import StoredPictures, case_digest, picture_home, put_picture
+from flash_ray.evaluation.pictures import (
+    PictureStore,
+    StoredPictures,
+    case_digest,
+    picture_home,
+    put_picture,
+)
 from flash_ray.evaluation.sample import (
     EncodedBatch,
     EncodedBenchmark,
@@ -31,7 +36,6 @@ from flash_ray.evaluation.sample import (
     load_base,
     sample_cases,
 )
-from flash_ray.models.loading import base_digest
 from flash_ray.models.sampling import SamplerConfig
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
@@ -78,15 +82,13 @@ def drawn_by_actors(recipe: Recipe, store: Store, weights: Mapping[str, Weights]
         weights: of each model, by the name that it is asked for.
     """
     actors = _Actors(recipe, store)
-    whole = f"{base_digest(recipe.base)} {recipe.training.precision}"
 
     def draw(
         name: str, sampler: SamplerConfig, cases: Sequence[Case], progress: Callable[[int], None]
     ) -> StoredPictures:
-        digest = hashlib.sha256(f"{whole} {weights[name].digest}".encode()).hexdigest()[:16]
-        home = picture_home(digest, sampler)
-        keys = [f"{home}{case_digest(case)}.png" for case in cases]
-        there, key_of = set(store.list(home)), dict(zip(map(id, cases), keys, strict=True))
+        kept = PictureStore(store, picture_home(recipe, sampler, weights[name].digest))
+        keys = [kept.key(case) for case in cases]
+        there, key_of = set(store.list(kept.home)), dict(zip(map(id, cases), keys, strict=True))
         todo: list[_Batch] = []
         for batch in case_batches(cases):
             names = [key_of[id(case)] for case in batch]

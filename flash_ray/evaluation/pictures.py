@@ -5,17 +5,37 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 from PIL import Image
 
 from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import Case
-from flash_ray.models.sampling import SamplerConfig
+from flash_ray.models.loading import base_digest
+from flash_ray.recipe import Recipe
 from flash_ray.storage.s3 import Store
 
+if TYPE_CHECKING:
+    from flash_ray.models.sampling import SamplerConfig
+
 HOME = "pictures/"
+
+
+@dataclass(frozen=True)
+class PictureStore:
+    """Where the pictures of one model are, sampled in one way; pickled.
+
+    Args:
+        home: as `picture_home` gives it.
+    """
+
+    store: Store
+    home: str
+
+    def key(self, case: Case) -> str:
+        """That of the answer to a case."""
+        return f"{self.home}{case_digest(case)}.png"
 
 
 @dataclass(frozen=True)
@@ -53,13 +73,20 @@ def put_picture(store: Store, key: str, picture_HW3: np.ndarray) -> None:
     store.put_bytes(key, buffer.getvalue())
 
 
-def picture_home(weights: str, sampler: SamplerConfig) -> str:
-    """Where the pictures of a model lie, as it is sampled.
+def picture_home(recipe: Recipe, sampler: "SamplerConfig", weights: str = "") -> str:
+    """Where the pictures of a model are, as it is sampled: a name that says what decides them
+    beside the case.
 
     Args:
-        weights: a digest of all that decides a picture beside case and sampler.
+        recipe: its base and precision count.
+        weights: 16 hex digits that name a transformer; "": the base's own.
+
+    Raises:
+        UserError: the base cannot be read.
     """
-    return f"{HOME}{weights}/{_digest(asdict(sampler))}/"
+    model = f"{base_digest(recipe.base)} {recipe.training.precision} {weights}"
+    digest = hashlib.sha256(model.encode()).hexdigest()[:16]
+    return f"{HOME}{digest}/{_digest(asdict(sampler))}/"
 
 
 def case_digest(case: Case) -> str:

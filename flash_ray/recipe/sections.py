@@ -48,21 +48,30 @@ class CaseColumns(RowColumns):
     text: str | None = Field(None, description="the text to be rendered, a string")
     seed: str | None = Field(None, description="the seed of the noise, 0 to 4294967295")
     size: str | None = Field(None, description="[height, width] of the answer in pixels")
+    picture_prompt: str | None = Field(
+        None,
+        description="the prompt, or a list of them, from which the recipe's base draws the "
+        "pictures to edit of a row that has none",
+    )
+    picture_seed: str | None = Field(
+        None, description="the seed of the noise that they are drawn from, 0 to 4294967295"
+    )
+    picture_size: str | None = Field(None, description="[height, width] of them in pixels")
 
     @property
     def stated(self) -> dict[str, str]:
-        """The columns of id, text, seed and size that the recipe names."""
+        """The columns of what is a case's own that the recipe names."""
         return {name: column for name in OF_A_CASE if (column := getattr(self, name)) is not None}
 
     @property
     def read(self) -> dict[str, str]:
-        """The columns that id, text, seed and size are read from, where rows have them."""
+        """The columns that what is a case's own is read from, where rows have them."""
         others = (self.prompt, self.category, self.image, *self.stated.values())
         unsaid = {name: name for name in OF_A_CASE if name not in others}
         return {**unsaid, **self.stated}
 
 
-OF_A_CASE = ("id", "text", "seed", "size")
+OF_A_CASE = ("id", "text", "seed", "size", "picture_prompt", "picture_seed", "picture_size")
 
 
 class RowFiles(Section):

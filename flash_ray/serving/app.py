@@ -8,7 +8,7 @@ from pydantic import Field
 from ray import serve
 
 from flash_ray.cluster.environment import environment
-from flash_ray.models.loading import resolve_base
+from flash_ray.models.loading import with_pinned_base
 from flash_ray.recipe import Recipe, load_recipe
 from flash_ray.recipe.schema import Section
 from flash_ray.serving.benchmarks import Benchmarks, checked_benchmarks, with_published
@@ -90,8 +90,7 @@ def build(args: BuildArgs) -> serve.Application:
         UserError: the recipe, its base, a benchmark, a judge, the store or the tokens cannot be
             used.
     """
-    recipe = load_recipe(args.recipe, args.overrides)
-    resolve_base(recipe.base)
+    recipe = with_pinned_base(load_recipe(args.recipe, args.overrides))
     named = checked_benchmarks(recipe, args.serving)
     tokens = read_tokens(args.tokens)
     store = Store.from_url(args.store)

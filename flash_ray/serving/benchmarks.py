@@ -7,6 +7,7 @@ from urllib.parse import quote
 from flash_ray import plugins
 from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import Benchmark, Case, load_benchmark
+from flash_ray.evaluation.inputs import kept_in
 from flash_ray.models.loading import is_same_base
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
@@ -34,6 +35,13 @@ class ServedBenchmark:
         self.name, self.digest = benchmark.name, benchmark.digest
         self.categories: Mapping[Task, tuple[str, ...]] = dict(benchmark.categories)
         self._by_id: dict[Task, dict[str, Case]] = {}
+
+    def kept_in(self, store: Store) -> "ServedBenchmark":
+        """The same, with the pictures to edit that the base has drawn in that store."""
+        kept = kept_in(self.benchmark, store)
+        if kept is self.benchmark:
+            return self
+        return ServedBenchmark(kept, self.judges, self._limit)
 
     def cases(self, task: Task, per_category: int) -> list[Case]:
         """The first cases of each category of a task; none of a task that it does not have."""
@@ -94,24 +102,26 @@ def with_published(
     store: Store,
     say: Callable[[str], object],
 ) -> Benchmarks:
-    """Those of `served`; unless the settings name benchmarks, also those that published students of
-    the recipe's base were scored on, where they are installed.
+    """Those of `served`, with the store's pictures to edit; unless the settings name benchmarks,
+    also those that published students of the recipe's base were scored on, where they are
+    installed.
 
     Args:
         served: as `checked_benchmarks` gives them.
         say: is told which student's benchmark is not among them, and why.
     """
+    found = {name: benchmark.kept_in(store) for name, benchmark in served.items()}
     if settings.benchmarks is not None:
-        return served
+        return found
     scored: dict[tuple[str, str], list[Student]] = defaultdict(list)
     for student in list_students(store)[0]:  # the others are named when models are listed
         if is_same_base(student.base, recipe.base) and student.scores:
             scored[student.scores.benchmark, student.scores.digest].append(student)
-    found = dict(served)
     for (name, digest), students in scored.items():
         try:
             if name not in found:
-                found[name] = _published(name, digest, students, recipe, settings)
+                published = _published(name, digest, students, recipe, settings)
+                found[name] = published.kept_in(store)
             elif found[name].digest != digest:
                 raise UserError(f"the one that is served has other cases, {found[name].digest!r}")
         except UserError as error:

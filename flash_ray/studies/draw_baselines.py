@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flash_ray.evaluation import sample
+from flash_ray.evaluation.benchmark import Benchmark
 from flash_ray.evaluation.compare import compare, draw_cases
 from flash_ray.evaluation.drawing import Weights, drawn_by_actors
 from flash_ray.evaluation.judges.choose import load_judge
@@ -21,9 +22,15 @@ from flash_ray.studies.study import Trial
 from flash_ray.telemetry.progress import Steps
 
 
-def keep_baselines(trials: Sequence[Trial], store: Store, out: Path, steps: Steps) -> None:
+def keep_baselines(
+    trials: Sequence[Trial], benchmark: Benchmark, store: Store, out: Path, steps: Steps
+) -> None:
     """Scores teacher and untrained base with the first arm's recipe and writes baselines.json,
-    unless it is there, or the recipe wants none."""
+    unless it is there, or the recipe wants none.
+
+    Args:
+        benchmark: with its pictures to edit.
+    """
     trial = trials[0]
     kept, faults = read_baselines(trial, out)
     for fault in faults:
@@ -37,7 +44,8 @@ def keep_baselines(trials: Sequence[Trial], store: Store, out: Path, steps: Step
     }
     with drawn_by_actors(recipe, store, dict.fromkeys(samplers, Weights())) as draw:
         drawn = [
-            draw_cases(draw, samplers, cases, steps.show) for cases in trial.scored_cases().values()
+            draw_cases(draw, samplers, benchmark.cases(task, count), steps.show)
+            for task, count in trial.cases.items()
         ]
     judge = load_judge(recipe.evaluation.judge_name, "judge")
     compared = [compare(of, judge, recipe) for of in drawn]

@@ -12,7 +12,9 @@ from flash_ray.cluster.resources import bundles, can_provision, check_worker, cl
 from flash_ray.cluster.session import in_cluster_job, ray_session
 from flash_ray.data.encode import prepare
 from flash_ray.errors import UserError
+from flash_ray.evaluation.benchmark import Benchmark
 from flash_ray.evaluation.drawing import encode_in_task
+from flash_ray.evaluation.inputs import with_inputs
 from flash_ray.evaluation.sample import EncodedBenchmark
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
@@ -32,17 +34,20 @@ class StudyResources:
     Args:
         at_once: trials that have room at the same time.
         teacher_set: the teachers of all recipes; None: they are in the workers.
-        encoded: the benchmark's cases, once for each wanted number of cases.
+        benchmark: with its pictures to edit, where the base draws them.
+        encoded: its cases, once for each wanted number of cases.
     """
 
     at_once: int
     teacher_set: TeacherSet | None
+    benchmark: Benchmark
     encoded: list[EncodedBenchmark]
 
 
 @contextmanager
 def study_resources(
     recipes: Sequence[Recipe],
+    judged_by: Recipe,
     store: Store,
     cases: Sequence[Mapping[Task, int]],
     at_once: int | None,
@@ -52,6 +57,8 @@ def study_resources(
 
     Args:
         recipes: of all trials; they share base, precision and benchmark.
+        judged_by: the recipe, of these or others of the study, that says how the base draws
+            pictures to edit: guidance may differ among them, and cases may not.
         cases: one or more numbers of cases of each category, by task.
         at_once: None: as many as there is room for.
 
@@ -68,8 +75,10 @@ def study_resources(
             first, *others = _of_different_data(recipes)
             for line in prepare(first, store, others).complaints:
                 steps.say(line)
-            encoded = encode_in_task(recipes[0], benchmark_of(recipes[0]), cases)
-            yield StudyResources(at_once, teacher_set, encoded)
+            edits = max(of_task.get("edit", 0) for of_task in cases)
+            benchmark = with_inputs(benchmark_of(judged_by), judged_by, store, edits, steps)
+            encoded = encode_in_task(recipes[0], benchmark, cases)
+            yield StudyResources(at_once, teacher_set, benchmark, encoded)
         finally:
             if teacher_set:
                 teacher_set.stop()

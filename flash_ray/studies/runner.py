@@ -129,8 +129,9 @@ def run_trials(
     cases: list[Mapping[Task, int]] = [trials[0].cases]
     if evaluation.every:
         cases.append({"t2i": evaluation.cases.t2i, "edit": evaluation.cases.edit})
-    with study_resources(recipes, store, cases, at_once, steps) as resources:
-        keep_baselines(trials, store, out, steps)
+    first = with_pins(trials[0].recipe)
+    with study_resources(recipes, first, store, cases, at_once, steps) as resources:
+        keep_baselines(trials, resources.benchmark, store, out, steps)
         encoded, *curve = resources.encoded
         live = Queue(actor_options={"num_cpus": 0})
         try:

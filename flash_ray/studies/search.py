@@ -178,7 +178,7 @@ def run_search(
         at_once: how many run at the same time; None: as many as there is room for.
     """
     recipes = [with_pins(combination.recipe) for combination in combinations]
-    with study_resources(recipes, store, [study.cases], at_once, steps) as resources:
+    with study_resources(recipes, recipes[0], store, [study.cases], at_once, steps) as resources:
         shared = {
             "recipes": recipes,
             "store": store,

@@ -275,7 +275,8 @@ class Trial:
         study: its name.
         recipe: named as the trial; its `evaluation` names the study's benchmark and judge.
         cases: that the student is scored on, of each category, by task.
-        benchmark: its name and digest: where a trial runs, its files need not be.
+        benchmark: its name and digest, those of the study's first recipe, by which all trials are
+            judged: where a trial runs, its files need not be.
     """
 
     study: str
@@ -315,18 +316,31 @@ def plan_trials(study: Study) -> list[Trial]:
     Raises:
         UserError: the recipe of an arm cannot be, or there are no arms.
     """
+    first = first_recipe(study)
+    found = validation.benchmark_of(first)
+    benchmark = found.name, found.digest
+    pairs = [(arm, seed) for seed in study.seeds for arm in study.arms]
+    pairs += [(arm, seed) for seed in study.noise.seeds for arm in study.noise.arms]
+    return [
+        Trial(study.name, arm, seed, _named_recipe(study, arm, seed), study.cases, benchmark)
+        for arm, seed in pairs
+    ]
+
+
+def first_recipe(study: Study) -> Recipe:
+    """The recipe of the first trial.
+
+    Raises:
+        UserError: it cannot be, or there are no arms.
+    """
     if not study.arms:
         raise UserError(
             f"arms: {study.name} has none, only a space; allowed: two or more; add them, or run "
             "`flash-ray study search`"
         )
-    pairs = [(arm, seed) for seed in study.seeds for arm in study.arms]
-    pairs += [(arm, seed) for seed in study.noise.seeds for arm in study.noise.arms]
-    return [_trial(study, arm, seed) for arm, seed in pairs]
+    return _named_recipe(study, next(iter(study.arms)), study.seeds[0])
 
 
-def _trial(study: Study, arm: str, seed: int) -> Trial:
-    recipe = arm_recipe(study, arm, seed)
-    named = recipe.model_copy(update={"name": f"{study.name}-{arm}-{seed}"})
-    benchmark = validation.benchmark_of(recipe)
-    return Trial(study.name, arm, seed, named, study.cases, (benchmark.name, benchmark.digest))
+def _named_recipe(study: Study, arm: str, seed: int) -> Recipe:
+    name = f"{study.name}-{arm}-{seed}"
+    return arm_recipe(study, arm, seed).model_copy(update={"name": name})

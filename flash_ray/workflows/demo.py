@@ -21,6 +21,7 @@ from flash_ray.workflows.distill import (
     Published,
     distill_and_publish,
     open_run_store,
+    scoring_with_inputs,
     validate_name,
     validate_recipe,
 )
@@ -93,6 +94,7 @@ def _run(
 
     with ray_session(cluster_needs(recipe, teacher_actors(recipe))):
         name = recipe.name
+        scoring = scoring_with_inputs(scoring, recipe, store, per_category, steps)
         published = distill_and_publish(recipe, scoring, store, name, name, False, steps)
         trained = time.monotonic()
         load_student(store, name, out / "student")

@@ -7,7 +7,7 @@ imported where they are used.
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,6 +96,10 @@ def distill_and_publish(
     """
     from flash_ray.trainer import driver
 
+    if scoring:
+        evaluation = recipe.evaluation
+        edits = max(evaluation.published_cases, evaluation.cases.edit if evaluation.every else 0)
+        scoring = scoring_with_inputs(scoring, recipe, store, edits, steps)
     scorer = StudentScorer(recipe, scoring, store, name) if scoring else None
     last = recipe.training.iterations
 
@@ -115,6 +119,20 @@ def distill_and_publish(
             put_samples(store, student, sheet)
     steps.say(f"published {url}")
     return Published(student, url, result.history)
+
+
+def scoring_with_inputs(
+    scoring: Scoring, recipe: Recipe, store: Store, per_category: int, steps: Steps
+) -> Scoring:
+    """The same with pictures to edit, where the recipe's base draws them; see `evaluation.inputs`.
+
+    Args:
+        per_category: edits of each category that are answered.
+    """
+    from flash_ray.evaluation.inputs import with_inputs
+
+    found = with_inputs(scoring.benchmark, recipe, store, per_category, steps)
+    return replace(scoring, benchmark=found)
 
 
 class StudentScorer:

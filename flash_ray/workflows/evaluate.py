@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from flash_ray.evaluation.benchmark import (
     Case,
     load_benchmark,
     named_benchmark,
+    task_digest,
 )
 from flash_ray.evaluation.judges.base import Judge
 from flash_ray.evaluation.judges.choose import (
@@ -87,11 +88,12 @@ def evaluate(
         if known is None:
             known = _published(store, model)
             plan = _plan(known, benchmark, task, per_category, choices)
+        known = replace(known, recipe=with_pinned_base(known.recipe))
         scored = _evaluate(known, plan, store, steps)
     return {
         "model": model,
         "benchmark": plan.benchmark.name,
-        "benchmark_digest": plan.benchmark.digest,
+        "benchmark_digest": task_digest(plan.benchmark, task),
         "task": task,
         "cases_per_category": per_category,
         "recipe_digest": known.recipe.digest,
@@ -169,8 +171,14 @@ class _Plan:
     """What is asked of a model, and who judges the answers."""
 
     benchmark: Benchmark
-    cases: Sequence[Case]
+    task: Task
+    per_category: int
     choices: Sequence[JudgeChoice]
+
+    @property
+    def cases(self) -> list[Case]:
+        """What is asked."""
+        return self.benchmark.cases(self.task, self.per_category)
 
 
 def _known(name: str, recipe: Recipe | None) -> _Model | None:
@@ -181,7 +189,7 @@ def _known(name: str, recipe: Recipe | None) -> _Model | None:
                 f"--recipe: missing with {name}; allowed: a preset's name or a YAML file, whose "
                 "base and guidance are evaluated; add --recipe RECIPE"
             )
-        return _Model(name, with_pinned_base(recipe))
+        return _Model(name, recipe)
     if "/" not in name:
         return None
     student = read_manifest(Path(name))
@@ -202,13 +210,12 @@ def _plan(
 ) -> _Plan:
     """Raises UserError for what can be known before anything is drawn."""
     chosen = _load_benchmark(benchmark, model.recipe, task)
-    cases = chosen.cases(task, per_category)
-    choices = choices or [_own_judge(model.recipe)]
-    for choice in choices:
-        validate_judge(choice, cases, chosen.name, "--judge")
+    plan = _Plan(chosen, task, per_category, choices or [_own_judge(model.recipe)])
+    for choice in plan.choices:
+        validate_judge(choice, plan.cases, chosen.name, "--judge")
     validate_base(model.recipe.base)
     validate_gpu(model.recipe)
-    return _Plan(chosen, cases, choices)
+    return plan
 
 
 def _evaluate(model: _Model, plan: _Plan, store: Store, steps: Steps) -> dict[str, Any]:
@@ -219,6 +226,7 @@ def _evaluate(model: _Model, plan: _Plan, store: Store, steps: Steps) -> dict[st
 
     others = [_reference(store, name, model) for name in references(plan.choices)]
     with ray_session(cluster_needs(model.recipe, teachers=0)):
+        plan = _with_inputs(model, plan, store, steps)
         drawn = _drawn(model, plan, store, steps)
         images = {
             other.name: _by_case(_drawn(other, plan, store, steps), other) for other in others
@@ -228,7 +236,7 @@ def _evaluate(model: _Model, plan: _Plan, store: Store, steps: Steps) -> dict[st
         results = {first.name: answers.result}
         for judge in more:
             steps.say(f"judge by {judge.name}")
-            results[judge.name] = score_answers(judge, plan.cases, answers.images, model.recipe)
+            results[judge.name] = score_answers(judge, drawn.cases, answers.images, model.recipe)
     return {
         "sampler": answers.sampler.title,
         "nfe": answers.sampler.nfe,
@@ -239,6 +247,16 @@ def _evaluate(model: _Model, plan: _Plan, store: Store, steps: Steps) -> dict[st
 def _reference(store: Store, name: str, model: _Model) -> _Model:
     """The model that others are compared with: the teacher of the same recipe, or a student."""
     return _Model(name, model.recipe) if name == "teacher" else _published(store, name)
+
+
+def _with_inputs(model: _Model, plan: _Plan, store: Store, steps: Steps) -> _Plan:
+    """The plan with its pictures to edit where the model's base draws them."""
+    from flash_ray.evaluation.inputs import with_inputs
+
+    if plan.task != "edit":
+        return plan
+    found = with_inputs(plan.benchmark, model.recipe, store, plan.per_category, steps)
+    return replace(plan, benchmark=found)
 
 
 def _drawn(model: _Model, plan: _Plan, store: Store, steps: Steps) -> "Drawn":

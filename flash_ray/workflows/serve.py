@@ -17,6 +17,7 @@ from flash_ray.cluster.session import (
     validate_port,
 )
 from flash_ray.errors import UserError
+from flash_ray.evaluation.inputs import undrawn_line
 from flash_ray.models.loading import with_pinned_base
 from flash_ray.recipe import Recipe
 from flash_ray.serving.benchmarks import Benchmarks, checked_benchmarks, with_published
@@ -63,6 +64,9 @@ def serve(
     validate_port(host, port)
     with open_store(store_url, create=store_url is None) as store:
         benchmarks = with_published(named, recipe, settings, store, steps.say)
+        for served in benchmarks.values():
+            if line := undrawn_line(served.benchmark):
+                steps.say(line)
         _serve(recipe, store, settings, tokens, benchmarks, address, steps)
 
 

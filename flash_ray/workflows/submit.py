@@ -19,7 +19,7 @@ from flash_ray.recipe.schema import Task
 from flash_ray.recipe.sections import BenchmarkFiles
 from flash_ray.serving.settings import load_serving
 from flash_ray.storage.s3 import Store, check_name
-from flash_ray.studies.study import load_study, plan_trials
+from flash_ray.studies.study import first_recipe, load_study
 from flash_ray.workflows.evaluate import BASES
 
 RECIPE, SETTINGS, STUDY = "recipe.yaml", "serving.yaml", "study.yaml"
@@ -94,7 +94,7 @@ def plan_study(name: str, out: Path, at_once: int | None, store: str | None) -> 
     """The job of `flash-ray study run`; `out` is a folder of the cluster."""
     _validate_relative("--out", out)
     study = load_study(name)
-    recipe = plan_trials(study)[0].recipe
+    recipe = first_recipe(study)
     if store:
         _validate_store(store)
     else:

@@ -161,31 +161,23 @@ class _DrawnPictures:
         cases = self._cases(folder)
         if not cases:
             return
-        import numpy as np
         from PIL import Image
 
         from flash_ray.cluster.resources import cluster_needs
         from flash_ray.cluster.session import ray_session
-        from flash_ray.evaluation.drawing import Weights, drawn_by_actors
+        from flash_ray.evaluation.inputs import draw_by_base
 
-        recipe, done = self._recipe, 0
-
-        def show(evaluations: int) -> None:
-            nonlocal done
-            done += evaluations
-            steps.show("draw", done // self._sampler.nfe, len(cases))
-
+        recipe = self._recipe
         with (
             open_run_store(recipe, self._store_address) as store,
             ray_session(cluster_needs(recipe, teachers=0)),
         ):
             validate_cluster(recipe, store, teachers=0)
-            with drawn_by_actors(recipe, store, {"base": Weights()}) as draw:
-                pictures: Sequence[np.ndarray] = draw("base", self._sampler, cases, show)
-                for case, picture in zip(cases, pictures, strict=True):
-                    buffer = io.BytesIO()
-                    Image.fromarray(picture).save(buffer, "PNG")
-                    folder.put_picture(case.id, buffer.getvalue())
+            pictures = draw_by_base(recipe, store, cases, "draw", steps)
+            for case, picture in zip(cases, pictures, strict=True):
+                buffer = io.BytesIO()
+                Image.fromarray(picture).save(buffer, "PNG")
+                folder.put_picture(case.id, buffer.getvalue())
 
     def _cases(self, folder: WritingFolder) -> "list[Case]":
         """What is to be drawn, sizes together, so that pictures share batches."""

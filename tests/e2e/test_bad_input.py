@@ -82,6 +82,8 @@ def files(folder: Path) -> set[Path]:
         ("benchmark describe x", "BENCHMARK: unknown benchmark 'x'"),
         ("benchmark describe x.yaml", "BENCHMARK: x.yaml: No such file"),
         ("benchmark describe starter --set seed=1", "--set: given without --recipe"),
+        ("benchmark draw --recipe qwen-image-2.1", "BENCHMARK: missing, and recipe"),
+        ("benchmark draw x --recipe miniature", "BENCHMARK: unknown benchmark 'x'"),
         ("distill miniature --set evaluation.benchmark={}", "evaluation.benchmark: neither t2i"),
         (
             "evaluate teacher --task t2i --recipe miniature --set evaluation.benchmark=null",

@@ -76,6 +76,25 @@ def test_the_example_of_the_page_runs(flash_ray, mine, tmp_path):
     assert "wood" in ended.stdout and "metal" in ended.stdout
 
 
+@pytest.mark.slow
+def test_a_command_draws_the_pictures_to_edit_that_it_needs_once(flash_ray, mine, tmp_path):
+    row = re.search(r'`(\{"category": "object".*?\})`', PAGE, re.DOTALL)[1].replace("\n", " ")
+    rows = [{**json.loads(row), "text": "BARN", "id": name} for name in ("one", "two")]
+    rows[1]["picture_prompt"] = "a barn at night"
+    (tmp_path / "barns.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    own = ("--benchmark", "barns.jsonl", "--recipe", mine.name)
+    words = ("evaluate", "untrained", "--task", "edit", "--judge", "ocr", *own, "--cases")
+    ended = flash_ray(*words, "1")
+    assert ended.returncode == 0, ended.stderr
+    assert "draw pictures to edit, barns: 1/1" in ended.stderr
+    assert "untrained on barns, editing, by ocr" in ended.stdout
+    for expected in ("1 pictures drawn; 2 edits", "0 pictures drawn; 2 edits"):
+        drawn = flash_ray("benchmark", "draw", "barns.jsonl", "--recipe", mine.name)
+        assert drawn.stdout == f"barns: {expected} have theirs\n", drawn.stderr
+    again = flash_ray(*words, "2")
+    assert again.returncode == 0 and "draw pictures" not in again.stderr, again.stderr
+
+
 @pytest.mark.parametrize("option", [True, False])
 def test_a_bad_row_is_named_before_anything_starts(flash_ray_forked, mine, tmp_path, option):
     (tmp_path / "bad.jsonl").write_text('{"prompt": "a", "category": "b"}\n{"prompt": "a"}\n')

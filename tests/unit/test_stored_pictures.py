@@ -8,6 +8,7 @@ from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import Case
 from flash_ray.evaluation.pictures import StoredPictures, case_digest, picture_home, put_picture
 from flash_ray.models.sampling import SamplerConfig
+from flash_ray.recipe import load_recipe
 from tests.helpers.storage import MemoryStore
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (6, 4, 3), dtype=np.uint8)
@@ -54,4 +55,8 @@ def test_what_decides_a_picture_decides_its_name():
     renamed = Case("other", "edit", "d", "make it red", (64, 64), 1, case.references)
     assert case_digest(renamed) == case_digest(case)
     samplers = [SamplerConfig((1.0,)), SamplerConfig((1.0,), scheduled=True), SamplerConfig((0.9,))]
-    assert len({picture_home("w", sampler) for sampler in samplers}) == 3
+    recipe = load_recipe("miniature")
+    homes = {
+        picture_home(recipe, sampler, weights) for sampler in samplers for weights in ("", "w")
+    }
+    assert len(homes) == 6

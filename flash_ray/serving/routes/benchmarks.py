@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Response
 from starlette.concurrency import run_in_threadpool
 
 from flash_ray.evaluation.benchmark import Case
+from flash_ray.evaluation.inputs import with_pictures
 from flash_ray.recipe.schema import Task
 from flash_ray.serving.benchmarks import ServedBenchmark, reference_paths
 from flash_ray.serving.http import ApiError
@@ -49,14 +50,15 @@ def list_cases(
     service: Served,
     per_category: Annotated[int, Query(ge=1)] = 1,
 ) -> CaseCards:
-    """The first cases of each category of a task."""
+    """The first cases of each category of a task, but for edits of pictures that are not drawn."""
     served = find_benchmark(service, benchmark, task)
     most = service.settings.limits.cases
     if per_category > most:
         raise ApiError(
             400, f"per_category: {per_category}; allowed: at most {most}.", "per_category"
         )
-    return CaseCards(data=[_card(served, case) for case in served.cases(task, per_category)])
+    cases = with_pictures(served.cases(task, per_category))
+    return CaseCards(data=[_card(served, case) for case in cases])
 
 
 @router.get(
@@ -159,11 +161,13 @@ def find_judge(benchmark: ServedBenchmark, task: Task, name: str | None) -> str:
 
 
 def find_case(benchmark: ServedBenchmark, task: Task, id: str) -> Case:
-    """The case of that id; ApiError 404 if there is none."""
+    """The case of that id; ApiError 404 if there is none, or its picture to edit is not drawn."""
     case = benchmark.case(task, id)
     if case is None:
         cases = f"/v1/benchmarks/{benchmark.name}/{task}/cases"
         raise ApiError(404, f"case: {task} has no {id[:100]!r}; see GET {cases}.", "case")
+    if not with_pictures([case]):
+        raise ApiError(404, f"case: the picture that {id} edits is not drawn yet.", "case")
     return case
 
 

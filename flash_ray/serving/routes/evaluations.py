@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from starlette.concurrency import run_in_threadpool
 
+from flash_ray.evaluation.inputs import with_pictures
 from flash_ray.serving.beside import Finished, lay_beside
 from flash_ray.serving.evaluations import ENDS, EvaluationSpec
 from flash_ray.serving.http import ApiError
@@ -99,6 +100,9 @@ async def _spec(service: Service, body: EvaluationRequest) -> EvaluationSpec:
         raise ApiError(400, f"cases: {body.cases}; allowed: at most {most}.", "cases")
     judge = find_judge(benchmark, body.task, body.judge)
     cases = await run_in_threadpool(benchmark.cases, body.task, body.cases)
+    if lacking := len(cases) - len(await run_in_threadpool(with_pictures, cases)):
+        problem = f"cases: {lacking} of {len(cases)} edit pictures that are not drawn yet"
+        raise ApiError(503, f"{problem}; the operator draws them.", "cases")
     return EvaluationSpec(
         model=await find_model(service, body.model),
         benchmark=benchmark.name,
