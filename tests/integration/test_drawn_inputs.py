@@ -32,7 +32,7 @@ ROWS = [
     }
     for number, color in enumerate(("blue", "green"))
 ]
-STARTED = {"model": "plain", "task": "edit", "cases": 2, "judge": "ocr"}
+STARTED = {"model": "plain", "benchmark": "roofs", "task": "edit", "cases": 2, "judge": "ocr"}
 
 
 @pytest.fixture
