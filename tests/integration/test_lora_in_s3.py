@@ -64,10 +64,10 @@ def test_an_actor_reads_what_the_driver_pinned(base, store, cluster, lora):
     assert there.endswith("+".join([lora_digest(str(lora))] * 2))
 
 
-def test_what_was_replaced_is_not_taken_for_what_was_pinned(store, lora, node):
+def test_what_was_replaced_is_not_taken_for_what_was_pinned(base, store, lora, node):
     store.put_file(lora / LORA, "styles/two/mine.safetensors")
     (pinned,) = (
-        t.model for t in with_pins(recipe_with(lora, store.url("styles/two"))).teachers[1:]
+        t.model for t in with_pins(recipe_with(base, store.url("styles/two"))).teachers[1:]
     )
     plain = lora_digest(pinned)
     store.put_bytes(f"styles/two/{SETTINGS}", json.dumps({"r": 2, "lora_alpha": 1}).encode())
