@@ -63,6 +63,7 @@ def test_prompts_and_edits_at_mixed_sizes_are_answered_and_judged_by_a_plug_in(
     assert {name: row["counted"] for name, row in categories.items()} == expected
 
 
+@pytest.mark.slow
 def test_the_example_of_the_page_runs(flash_ray, mine, tmp_path):
     rows, commands = (
         re.search(rf"```{kind}\n(.*?)```", SECTION, re.DOTALL)[1] for kind in ("json", "sh")
