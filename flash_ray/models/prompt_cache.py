@@ -141,6 +141,18 @@ def decoder(
     return velocity
 
 
+def kv_cache_of(
+    module: QwenImage21Transformer2DModel, cache: PromptCache | None
+) -> tuple[QwenImage21KVCache | None, str | None]:
+    """The transformer's `kv_cache` and `kv_cache_mode` for this call; fills an empty cache."""
+    if cache is None:
+        return None, None
+    if cache.store is None:
+        cache.store = QwenImage21KVCache(len(module.transformer_blocks))
+        return cache.store, "extract"
+    return cache.store, "cached"
+
+
 def _filled(layers: Sequence[tuple[Tensor, Tensor]]) -> PromptCache:
     """The cache that holds these keys and values, by layer."""
     cache = PromptCache()

@@ -9,10 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from diffusers.models.transformers.transformer_qwenimage21 import (
-    QwenImage21KVCache,
-    QwenImage21Transformer2DModel,
-)
+from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21Transformer2DModel
 from diffusers.pipelines.qwenimage21.pipeline_qwenimage21 import QwenImage21Pipeline
 from PIL import Image
 from torch import Tensor, nn
@@ -30,7 +27,7 @@ from flash_ray.models.base import (
 from flash_ray.models.loading import asking_hub, import_components, on_hub
 from flash_ray.models.lora import read_lora
 from flash_ray.models.processor import without_video
-from flash_ray.models.prompt_cache import SLOT, decoder, token_shapes
+from flash_ray.models.prompt_cache import SLOT, decoder, kv_cache_of, token_shapes
 from flash_ray.models.schedule import save_unshifted, scheduled, validate_scheduler
 from flash_ray.models.user_text import as_text, user_text
 from flash_ray.recipe.sizes import follow_aspect
@@ -262,7 +259,7 @@ class QwenImage21:
         target_slots = condition.slots_BL.new_ones(batch, tokens // SLOT)
         if cache and torch.is_grad_enabled() and not cache.graph:
             cache = None
-        kv_cache, mode = _kv_cache(module, cache)
+        kv_cache, mode = kv_cache_of(module, cache)
         out_BNC = transformer(
             hidden_states=hidden_BNC,
             timestep=t_B,
@@ -391,15 +388,3 @@ def _transformer_config(source: str | Path) -> dict[str, Any]:
     return QwenImage21Transformer2DModel.load_config(
         name, revision=revision, subfolder="transformer"
     )
-
-
-def _kv_cache(
-    module: QwenImage21Transformer2DModel, cache: PromptCache | None
-) -> tuple[QwenImage21KVCache | None, str | None]:
-    """The transformer's `kv_cache` and `kv_cache_mode` for this call; fills an empty cache."""
-    if cache is None:
-        return None, None
-    if cache.store is None:
-        cache.store = QwenImage21KVCache(len(module.transformer_blocks))
-        return cache.store, "extract"
-    return cache.store, "cached"
