@@ -1,5 +1,6 @@
 """Connects a command to Ray: to the cluster of RAY_ADDRESS, or to a local one."""
 
+import fcntl
 import logging
 import math
 import os
@@ -19,6 +20,7 @@ from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe
 
 HOST = "127.0.0.1"
+PREFIX, LOCK = "flash-ray-", "lock"  # of a Ray's folder, and its file that a living driver locks
 RAYS_FOLDER = "r"  # Ray opens its folder and sockets to all; they are in one that is closed
 SOCKET_PATH = 103  # characters that a local socket's path may have, of which Ray takes
 RAYS_PART = len("/r/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store.00")
@@ -150,20 +152,41 @@ def _folder_of_ray() -> Iterator[Path]:
 
     After an error that is nobody's input it stays, since it has Ray's logs.
     """
-    folder = Path(tempfile.mkdtemp(prefix="flash-ray-"))
+    remove_dead_folders()
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
     if len(str(folder)) + RAYS_PART > SOCKET_PATH:
         folder.rmdir()
-        folder = Path(tempfile.mkdtemp(prefix="flash-ray-", dir="/tmp"))
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/tmp"))
     is_kept = False
-    try:
-        yield folder
-    except Exception as error:
-        if is_kept := not isinstance(error, UserError):
-            error.add_note(f"Ray's logs: {folder}/{RAYS_FOLDER}/session_latest/logs")
-        raise
-    finally:
-        if not is_kept:
-            _remove(folder)
+    unseen = folder / f"{LOCK}.new"
+    with unseen.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        unseen.rename(folder / LOCK)
+        try:
+            yield folder
+        except Exception as error:
+            if is_kept := not isinstance(error, UserError):
+                (folder / LOCK).unlink()
+                error.add_note(f"Ray's logs: {folder}/{RAYS_FOLDER}/session_latest/logs")
+            raise
+        finally:
+            if not is_kept:
+                _remove(folder)
+
+
+def remove_dead_folders() -> None:
+    """Removes this user's folders of Rays whose driver was killed before it could; one that is in
+    use is locked, one that was kept for its logs has no lock."""
+    for parent in {tempfile.gettempdir(), "/tmp"}:
+        for lock in Path(parent).glob(f"{PREFIX}*/{LOCK}"):
+            try:
+                if lock.parent.lstat().st_uid != os.getuid():
+                    continue
+                with lock.open() as held:
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _remove(lock.parent)
+            except OSError:  # it is in use, or gone
+                continue
 
 
 def _remove(folder: Path) -> None:
