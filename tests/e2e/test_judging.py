@@ -24,8 +24,8 @@ def test_results_of_two_judges_are_ranked(flash_ray, tmp_path, base):
     ended = flash_ray("rank", "teacher.json", "untrained.json", COLUMNS="200")
     assert ended.returncode == 0, ended.stderr
     assert "text to image, 6 cases" in ended.stdout and "untrained.json" in ended.stdout
-    assert "exact: 6 of 6 cases count" in ended.stdout
-    assert "ocr: 2 of 6 cases count" in ended.stdout
+    assert "exact (1 to 5): 6 of 6 cases count" in ended.stdout
+    assert "ocr (characters right, 0 to 1): 2 of 6 cases count" in ended.stdout
 
 
 @pytest.mark.slow
