@@ -3,12 +3,16 @@ is its URL."""
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 
@@ -148,3 +152,22 @@ def hub_server() -> Iterator[Hub]:
 def hub_environment(hub: Hub, home: Path) -> dict[str, str]:
     """The variables by which huggingface_hub asks this hub, with its cache in a folder."""
     return {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+
+
+def seen_elsewhere(
+    hub: Hub, home: Path, code: str, names: Sequence[str], variables: Mapping[str, str]
+) -> list[Any]:
+    """What another process prints of each name, a line of JSON: one that asks this hub.
+
+    Args:
+        home: of its client's cache.
+        code: a program that takes the names.
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *names],
+        env={**os.environ, **hub_environment(hub, home), **variables},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return [json.loads(line) for line in ended.stdout.splitlines()[-len(names) :]]

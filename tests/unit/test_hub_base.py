@@ -1,15 +1,12 @@
 """A base on the hub: every process of a run reads the commit that was the newest at its start."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
 from flash_ray.models.loading import is_same_base, on_hub, pinned, resolve_base
 from tests.helpers.foreign import save_pipeline
-from tests.helpers.hub_server import hub_environment, hub_server
+from tests.helpers.hub_server import hub_server, seen_elsewhere
 
 # What another process makes of a base.
 LOOK = """
@@ -41,12 +38,7 @@ def hub():
 @pytest.fixture
 def look(hub, tmp_path):
     def of(*bases, **variables):
-        environment = {**os.environ, **hub_environment(hub, tmp_path / "hf"), **variables}
-        ended = subprocess.run(
-            [sys.executable, "-c", LOOK, *bases], env=environment, capture_output=True, text=True
-        )
-        assert ended.returncode == 0, ended.stderr
-        return [json.loads(line) for line in ended.stdout.splitlines()[-len(bases) :]]
+        return seen_elsewhere(hub, tmp_path / "hf", LOOK, bases, variables)
 
     return of
 

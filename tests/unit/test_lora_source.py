@@ -1,9 +1,6 @@
 """LoRAs by hub id: one name, one file and version, fetched by the hub's own client or refused."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
@@ -18,7 +15,7 @@ from flash_ray.models.lora_source import (
     without_pins,
 )
 from flash_ray.recipe import load_recipe
-from tests.helpers.hub_server import hub_environment, hub_server
+from tests.helpers.hub_server import hub_server, seen_elsewhere
 from tests.helpers.payload import Payload
 
 # What another process makes of the names that it is given.
@@ -48,12 +45,7 @@ def hub():
 @pytest.fixture
 def look(hub, tmp_path):
     def of(*names, **variables):
-        environment = {**os.environ, **hub_environment(hub, tmp_path / "hf"), **variables}
-        ended = subprocess.run(
-            [sys.executable, "-c", LOOK, *names], env=environment, capture_output=True, text=True
-        )
-        assert ended.returncode == 0, ended.stderr
-        answers = [json.loads(line) for line in ended.stdout.splitlines()]
+        answers = seen_elsewhere(hub, tmp_path / "hf", LOOK, names, variables)
         return answers[0] if len(names) == 1 else answers
 
     return of
