@@ -5,6 +5,7 @@ from typing import Any
 
 HEAD = "ray.head.default"
 LABEL = "flash-ray/node"  # of a node; its value is the node's type
+PROVIDER = "flash_ray.cluster.local.provider.NodeProvider"
 MEBIBYTE = 2**20
 
 
@@ -32,10 +33,8 @@ class NodeLimits:
 def autoscaling_config(limits: NodeLimits, address: str) -> dict[str, Any]:
     """What `ray start --autoscaling-config` reads, for the cluster at `address` (host:port).
 
-    Ray's provider of nodes on one machine is named by its class: under its short name,
-    fake_multinode, Ray 2.60 looks for an example file that its wheel lacks.
+    The provider of nodes is named by its class (provider.py), which Ray imports.
     """
-    provider = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
     store = {"object_store_memory": limits.object_store_mib * MEBIBYTE}
     workers = {
         name: {
@@ -51,7 +50,7 @@ def autoscaling_config(limits: NodeLimits, address: str) -> dict[str, Any]:
         "cluster_name": "flash-ray-local",
         "provider": {
             "type": "external",
-            "module": provider,
+            "module": PROVIDER,
             "gcs_address": address,
             "launch_multiple": True,
             "disable_node_updaters": True,
