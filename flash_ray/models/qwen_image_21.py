@@ -5,12 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
-from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21Transformer2DModel
-from diffusers.pipelines.qwenimage21.pipeline_qwenimage21 import QwenImage21Pipeline
 from PIL import Image
 from torch import Tensor, nn
 
@@ -24,15 +22,20 @@ from flash_ray.models.base import (
     first_difference,
     shapes_of,
 )
-from flash_ray.models.loading import asking_hub, import_components, on_hub
+from flash_ray.models.loading import INDEX, asking_hub, import_components, on_hub, read_config
 from flash_ray.models.lora import read_lora
-from flash_ray.models.processor import without_video
 from flash_ray.models.prompt_cache import SLOT, decoder, kv_cache_of, token_shapes
 from flash_ray.models.schedule import save_unshifted, scheduled, validate_scheduler
 from flash_ray.models.user_text import as_text, user_text
 from flash_ray.recipe.sizes import follow_aspect
 
+# Imported where they are used: commands ask a family about a checkpoint and load no model.
+if TYPE_CHECKING:
+    from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21Transformer2DModel
+    from diffusers.pipelines.qwenimage21.pipeline_qwenimage21 import QwenImage21Pipeline
+
 STEPS = 40  # of the pipeline, where the checkpoint states no sigmas
+CONFIG = "transformer/config.json"
 PROMPTS = 16  # encoded at once
 
 
@@ -42,7 +45,7 @@ class QwenImage21:
     name = "qwen-image-2.1"
     pipeline_class = "QwenImage21Pipeline"
 
-    def __init__(self, pipeline: QwenImage21Pipeline):
+    def __init__(self, pipeline: "QwenImage21Pipeline"):
         self.pipeline = pipeline
         self._loras: set[str] = set()
         self._shapes = shapes_of(pipeline.transformer) if pipeline.transformer is not None else {}
@@ -69,6 +72,10 @@ class QwenImage21:
         Raises:
             UserError: no Qwen-Image-2.1 pipeline can be loaded from `source`.
         """
+        from diffusers.pipelines.qwenimage21.pipeline_qwenimage21 import QwenImage21Pipeline
+
+        from flash_ray.models.processor import without_video
+
         wanted = {"text_encoder": encoders, "transformer": transformer}
         given: dict[str, Any] = {part: None for part, is_wanted in wanted.items() if not is_wanted}
         try:
@@ -96,17 +103,15 @@ class QwenImage21:
             ValueError: the scheduler does not sample by Euler's method.
         """
         validate_scheduler(source)
-        name, revision = on_hub(source)
-        config: Any = QwenImage21Pipeline.load_config(name, revision=revision)
-        sigmas = config.get("sample_sigmas")
+        sigmas = read_config(source, INDEX).get("sample_sigmas")
         return list(np.linspace(1.0, 1 / STEPS, STEPS) if sigmas is None else sigmas)
 
     @staticmethod
     def transformer_shapes(source: str | Path) -> dict[str, list[int]]:
         """Shapes of the transformer's weights by name, from its configuration alone."""
-        config = _transformer_config(source)
+        config = read_config(source, CONFIG)
         with torch.device("meta"):
-            transformer = QwenImage21Transformer2DModel.from_config(config)
+            transformer = _transformer_class().from_config(config)
         return shapes_of(transformer)
 
     @staticmethod
@@ -121,7 +126,7 @@ class QwenImage21:
     @staticmethod
     def transformer_channels(source: str | Path) -> int:
         """C of the latents that the transformer takes, from its configuration alone."""
-        return _transformer_config(source)["in_channels"]
+        return read_config(source, CONFIG)["in_channels"]
 
     @property
     def latent_channels(self) -> int:
@@ -129,32 +134,30 @@ class QwenImage21:
         return self.pipeline.latent_channels
 
     @property
-    def transformer(self) -> QwenImage21Transformer2DModel:
+    def transformer(self) -> "QwenImage21Transformer2DModel":
         """The base transformer, frozen, in eval mode."""
         return self.pipeline.transformer
 
-    def copy_transformer(self) -> QwenImage21Transformer2DModel:
+    def copy_transformer(self) -> "QwenImage21Transformer2DModel":
         """A trainable deep copy of the base transformer; ValueError once a LoRA is added."""
         if self._loras:
             raise ValueError("copy the transformer before a LoRA is added")
         return copy.deepcopy(self.transformer).requires_grad_(True).train()
 
-    def load_transformer(self, source: Path | str) -> QwenImage21Transformer2DModel:
+    def load_transformer(self, source: Path | str) -> "QwenImage21Transformer2DModel":
         """Loads the transformer in a folder or of a hub id, which may be a pipeline's, with the
         base's dtype and device, frozen.
 
         Raises:
             UserError: there is none, or it has another shape than the base's.
         """
-        name, revision = on_hub(source)
+        kind, (name, revision) = _transformer_class(), on_hub(source)
         given = {"dtype": self.transformer.dtype, "use_safetensors": True, "revision": revision}
         try:
             try:
-                loaded = QwenImage21Transformer2DModel.from_pretrained(name, **given)
+                loaded = kind.from_pretrained(name, **given)
             except OSError:
-                loaded = QwenImage21Transformer2DModel.from_pretrained(
-                    name, subfolder="transformer", **given
-                )
+                loaded = kind.from_pretrained(name, subfolder="transformer", **given)
         except (OSError, ValueError) as error:
             raise UserError(
                 f"transformer: none can be loaded from {source}; give a folder with config.json "
@@ -281,7 +284,7 @@ class QwenImage21:
         Raises:
             TypeError: `transformer` is not the transformer itself but an engine around one.
         """
-        if not isinstance(transformer, QwenImage21Transformer2DModel):
+        if not isinstance(transformer, _transformer_class()):
             raise TypeError(f"decoder takes the transformer itself, not a {type(transformer)}")
         return decoder(transformer, condition.to(*vae.kind(transformer)), cache)
 
@@ -383,8 +386,8 @@ class _ImagesByPrompt:
         return iter(next(self._images))
 
 
-def _transformer_config(source: str | Path) -> dict[str, Any]:
-    name, revision = on_hub(source)
-    return QwenImage21Transformer2DModel.load_config(
-        name, revision=revision, subfolder="transformer"
-    )
+def _transformer_class() -> Any:
+    """Of diffusers, whose types say that it may return tuples."""
+    from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21Transformer2DModel
+
+    return QwenImage21Transformer2DModel
