@@ -1,5 +1,7 @@
 """Codes pictures by the VAE of a pipeline that has Qwen-Image-2.1's, a few of them at a time."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,6 +11,9 @@ from flash_ray.models.base import PIXELS_PER_TOKEN, Layout
 
 # Coded at once, or one picture that has more: the VAE of Qwen-Image-2.1 takes 2.2 GiB for so many.
 PIXELS = 2**20
+# A picture that has more is decoded in tiles: whole, one of 2048x2048 takes 27 GB.
+WHOLE = 3 * 2**19
+TILE, STRIDE = 1024, 896  # pixels of a side; tiles are blended where they overlap
 
 
 def at_once(pixels: int) -> int:
@@ -49,9 +54,23 @@ def to_pixels(pipeline: Any, x_BNC: Tensor, layout: Layout) -> Tensor:
         torch.tensor(values).view(1, -1, 1, 1, 1).to(latents)
         for values in (vae.config.latents_mean, vae.config.latents_std)
     )
-    return torch.cat(
-        [
-            vae.decode(part * std + mean, return_dict=False)[0][:, :, 0]
-            for part in latents.split(at_once(layout.height * layout.width))
-        ]
-    )
+    pixels = layout.height * layout.width
+    with _tiled(vae, pixels > WHOLE):
+        return torch.cat(
+            [
+                vae.decode(part * std + mean, return_dict=False)[0][:, :, 0]
+                for part in latents.split(at_once(pixels))
+            ]
+        )
+
+
+@contextmanager
+def _tiled(vae: Any, wanted: bool) -> Iterator[None]:
+    """Has a VAE code in tiles that are blended where they meet, for the block."""
+    if wanted:
+        vae.enable_tiling(TILE, TILE, STRIDE, STRIDE)
+    try:
+        yield
+    finally:
+        if wanted:
+            vae.disable_tiling()

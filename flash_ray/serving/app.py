@@ -32,10 +32,11 @@ def application(
     benchmarks: Benchmarks,
 ) -> serve.Application:
     """Makes the application for `serve.run`. Every process reads its own AWS_* variables."""
-    generators = {
-        "generate": _generator("generate", settings.generate, recipe, store, settings),
-        "edit": _generator("edit", settings.edit, recipe, store, settings),
+    drawing = {
+        name: _generator(name, replicas, recipe, store, settings)
+        for name, replicas in settings.drawing.items()
     }
+    generators = {name: drawing.get(name, drawing["generate"]) for name in ("generate", "edit")}
     evaluator = serve.deployment(
         name="score", max_ongoing_requests=64, ray_actor_options={"num_cpus": 0}
     )(Evaluator).bind(recipe, store, settings, benchmarks)
@@ -67,10 +68,10 @@ def _generator(
         },
         ray_actor_options={
             "num_cpus": settings.cpus,
-            "num_gpus": 1 if recipe.runtime.gpu else 0,
+            "num_gpus": settings.gpu_share if recipe.runtime.gpu else 0,
             "runtime_env": {"env_vars": environment(settings.threads)},
         },
-    )(generator_keeping(settings.models)).bind(name, recipe, store, settings)
+    )(generator_keeping(settings.models)).bind(recipe, store, settings)
 
 
 class BuildArgs(Section):

@@ -8,18 +8,20 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 Value = TypeVar("Value")
+LEAST = 256 * 2**20  # bytes
 
 
 class Lru(Generic[Value]):
     """Keeps what was used last, up to `most` bytes; not for several threads at once.
 
     Args:
-        most: bytes.
+        most: bytes; None: twice the largest value, `LEAST` at least.
         size: bytes of a value.
     """
 
-    def __init__(self, most: int, size: Callable[[Value], int]):
-        self._most, self._size = most, size
+    def __init__(self, most: int | None, size: Callable[[Value], int]):
+        self._most, self._size = LEAST if most is None else most, size
+        self._follows = most is None
         self._values: OrderedDict[Hashable, Value] = OrderedDict()
         self.bytes = 0
 
@@ -38,6 +40,8 @@ class Lru(Generic[Value]):
             self.bytes -= self._size(self._values.pop(key))
         self._values[key] = value
         self.bytes += self._size(value)
+        if self._follows:
+            self._most = max(self._most, 2 * self._size(value))
         while self.bytes > self._most:
             _, oldest = self._values.popitem(last=False)
             self.bytes -= self._size(oldest)
@@ -63,10 +67,10 @@ class Batcher:
     Args:
         run: answers a batch of items of one key, in order, in the batcher's thread. Of a batch that
             fails each item is run alone, so that an error is that of the call which has it.
-        most: items of a batch.
+        most: items of a batch of a key.
     """
 
-    def __init__(self, run: Run, most: int):
+    def __init__(self, run: Run, most: Callable[[Hashable], int]):
         self._run, self._most = run, most
         self._waiting: dict[Hashable, deque[_Call]] = {}
         self._count = 0
@@ -126,7 +130,8 @@ class Batcher:
     def _take(self, key: Hashable) -> list[_Call]:
         queue = self._waiting[key]
         calls: list[_Call] = []
-        while queue and len(calls) < self._most:
+        most = self._most(key)
+        while queue and len(calls) < most:
             call = queue.popleft()
             if not call.answer.done():
                 calls.append(call)

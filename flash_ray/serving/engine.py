@@ -124,10 +124,10 @@ class Engine:
     Args:
         condition_bytes: memory for encoded prompts.
         prompt_cache_bytes: memory for the keys and values of their texts and pictures, under the
-            models that were asked.
+            models that were asked; None: for two prompts at least.
     """
 
-    def __init__(self, base: Model, condition_bytes: int, prompt_cache_bytes: int):
+    def __init__(self, base: Model, condition_bytes: int, prompt_cache_bytes: int | None):
         self.base = base
         self.conditions: Lru[ConditionPair] = Lru(condition_bytes, _bytes_of)
         self.prompt_caches: Lru[PromptCache] = Lru(prompt_cache_bytes, size_of)
@@ -154,6 +154,7 @@ class Engine:
         for digest, conditions in encoded.items():
             self.conditions.put(digest, conditions)
         known |= encoded
+        self._finish()
         return Encoding(
             [EncodedPrompt(digest, known[digest]) for digest in digests],
             time.perf_counter() - start,
@@ -186,6 +187,7 @@ class Engine:
         if any(watchers):
             velocity = self._watched(velocity, watchers, layout, alpha)
         x_BNC = euler(velocity, x_BNC, sampler.levels(self.base, layout))
+        self._finish()
         denoised = time.perf_counter()
         pictures = self._pictures(x_BNC, layout, alpha)
         return Sampling(
@@ -195,6 +197,11 @@ class Engine:
             hits=positive.hits + negative.hits,
             misses=positive.misses + negative.misses,
         )
+
+    def _finish(self) -> None:
+        """Waits for the device, which works on after a call returns: else the next stage pays."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def _encode(self, prompts: Sequence[Prompt]) -> list[ConditionPair]:
         if not prompts:
@@ -243,7 +250,7 @@ class Engine:
         return torch.stack(drawn).to(self.device)
 
 
-def load_engine(recipe: Recipe, condition_bytes: int, prompt_cache_bytes: int) -> Engine:
+def load_engine(recipe: Recipe, condition_bytes: int, prompt_cache_bytes: int | None) -> Engine:
     """Loads an engine of the recipe's base: on a GPU in its precision, on a CPU in fp32.
 
     Raises:

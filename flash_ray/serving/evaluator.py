@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 
 import numpy as np
@@ -97,7 +97,7 @@ class Evaluator:
         runtime = self._recipe.runtime
         task = ray.remote(evaluate).options(
             num_cpus=runtime.cpus_per_worker,
-            num_gpus=1 if runtime.gpu else 0,
+            num_gpus=self._settings.gpu_share if runtime.gpu else 0,
             max_retries=3,
             scheduling_strategy="DEFAULT",  # anywhere, not in the replica's own placement group
             runtime_env={"env_vars": thread_limits(self._recipe)},
@@ -192,7 +192,7 @@ def _answers(
     if missing:
         engine = load_engine(recipe, settings.condition_mib * MIB, 0)
         model = _load_model(engine, spec.model, store, settings)
-    for batch in _batches(missing, settings.batch):
+    for batch in _batches(missing, settings):
         prompts = engine.encode([prompt_of(case) for case in batch]).prompts
         seeds = [(case.seed + spec.seed) % SEEDS for case in batch]
         pictures = engine.sample(model, spec.model.sampler, prompts, seeds).pictures_BHWC
@@ -218,13 +218,16 @@ def _kept_answer(evaluations: EvaluationStore, id: str, case: Case) -> np.ndarra
         return None
 
 
-def _batches(cases: Sequence[Case], most: int) -> list[list[Case]]:
+def _batches(cases: Sequence[Case], settings: Serving) -> Iterator[Sequence[Case]]:
     """Cases that can be drawn together: of one size, with references of the same sizes."""
     alike: dict[object, list[Case]] = {}
     for case in cases:
         sizes = tuple(reference.size for reference in case.references)
         alike.setdefault((case.size, sizes), []).append(case)
-    return [group[i : i + most] for group in alike.values() for i in range(0, len(group), most)]
+    for group in alike.values():
+        height, width = group[0].size
+        most = settings.pictures_of_batch(height * width)
+        yield from (group[i : i + most] for i in range(0, len(group), most))
 
 
 def prompt_of(case: Case) -> Prompt:

@@ -12,6 +12,7 @@ import torch
 from ray import serve
 from torch import nn
 
+from flash_ray.models.base import Layout
 from flash_ray.recipe import Recipe
 from flash_ray.serving.batching import Batcher
 from flash_ray.serving.engine import (
@@ -83,15 +84,19 @@ class GenerationResult:
 
 
 class Generator:
-    """Draws pictures, in replicas of the deployments `generate` and `edit`."""
+    """Draws pictures, in replicas of the deployments that `Serving.drawing` names."""
 
-    def __init__(self, deployment: str, recipe: Recipe, store: Store, settings: Serving):
-        self._deployment = deployment
+    def __init__(self, recipe: Recipe, store: Store, settings: Serving):
+        self._settings = settings
         self._weights = WeightCache(store, cache_home() / "students", settings.weights_mib * MIB)
-        self._batcher = Batcher(self._run, settings.batch)
+        self._batcher = Batcher(self._run, self._most)
         self._batcher.call(torch.set_num_threads, settings.threads)
+        caches = settings.prompt_cache_mib
         self._engine = self._batcher.call(
-            load_engine, recipe, settings.condition_mib * MIB, settings.prompt_cache_mib * MIB
+            load_engine,
+            recipe,
+            settings.condition_mib * MIB,
+            None if caches is None else caches * MIB,
         )
         self._metrics = DrawingMetrics()
         self._models: dict[str, ServedModel] = {}  # for the loader, which is given the digest alone
@@ -136,7 +141,7 @@ class Generator:
         }
         total = time.perf_counter() - start
         seconds["queue"] = max(0.0, total - sum(seconds.values()))
-        self._metrics.stages(self._deployment, seconds)
+        self._metrics.stages(_task(layout), seconds)
         pictures = [sampling.pictures_BHWC[row] for sampling, row in rows]
         files = await asyncio.to_thread(lambda: tuple(map(request.file.encode, pictures)))
         text, image = encoded_prompt.tokens
@@ -173,6 +178,14 @@ class Generator:
         transformer: nn.Module = await self._batcher.in_thread(base.load_transformer, folder)
         return transformer
 
+    def _most(self, key: Hashable) -> int:
+        """The items of a batch: prompts are encoded a few at a time, however many there are."""
+        assert isinstance(key, tuple), "as `generate` makes them"
+        if key[0] == "encode":
+            return self._settings.batch
+        layout: Layout = key[2]
+        return self._settings.pictures_of_batch(layout.height * layout.width)
+
     def _run(self, key: Hashable, items: Sequence[Any]) -> Sequence[Any]:
         """Answers a batch in the batcher's thread: prompts that are encoded alike, or pictures of
         one model, sampler and layout."""
@@ -184,9 +197,14 @@ class Generator:
         prompts, seeds = [item[2] for item in items], [item[3] for item in items]
         watchers = [item[5] for item in items]
         sampling = self._engine.sample(model, sampler, prompts, seeds, alpha, watchers)
-        self._metrics.batch(self._deployment, len(items))
+        self._metrics.batch(_task(prompts[0].conditions.layout), len(items))
         self._metrics.cache("prefix", sampling.hits, sampling.misses)
         return [(sampling, row) for row in range(len(items))]
+
+
+def _task(layout: Layout) -> str:
+    """The label of metrics."""
+    return "edit" if layout.references else "generate"
 
 
 def generator_keeping(models: int) -> type[Generator]:

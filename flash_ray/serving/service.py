@@ -29,7 +29,7 @@ class Service:
         benchmarks: none if nothing can be scored.
         links: pictures that are given as links.
         draws_alpha: whether the base's pictures may be transparent.
-        generate: draws pictures in the deployment of that name, "generate" or "edit".
+        generate: draws pictures in the deployment for that, "generate" or "edit".
         stream: the same, with files of what the first picture looks like before the result.
         judge: says what the default judge gives a PNG, by benchmark, task and case id.
         start, cancel: begin and end an evaluation, by id.

@@ -1,6 +1,7 @@
 """How the endpoints run: limits of requests, batches, memory, replicas; as it fits a laptop."""
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -104,6 +105,11 @@ class Serving(Section):
 
     limits: Limits = Limits()
     batch: int = Field(16, ge=1, le=256, description="pictures of a batch, 1 to 256")
+    batch_pixels: int = Field(
+        4 * 2**20,
+        ge=1024,
+        description="pixels of a batch's pictures, 1024 or more; a larger picture is drawn alone",
+    )
     queue: int = Field(
         16,
         ge=1,
@@ -123,15 +129,27 @@ class Serving(Section):
     links_mib: int = Field(64, ge=1, description="MiB of pictures that have a link")
     models: int = Field(3, ge=1, description="students in a replica's memory, 1 or more")
     condition_mib: int = Field(256, ge=0, description="MiB of encoded prompts in a replica")
-    prompt_cache_mib: int = Field(
-        256, ge=0, description="MiB of the prompts' keys and values in a replica"
+    prompt_cache_mib: int | None = Field(
+        None,
+        ge=0,
+        description="MiB of the prompts' keys and values in a replica; null: 256, or two prompts "
+        "with their pictures where those are larger",
     )
     weights_mib: int = Field(
         20_480, ge=1, description="MiB of downloaded students on a node's disk"
     )
     generate: Replicas = Replicas()
-    edit: Replicas = Replicas()
+    edit: Replicas | None = Field(
+        None, description="replicas that edit; null: those of generate do both"
+    )
     cpus: float = Field(1.0, ge=0, description="CPU cores of a drawing replica")
+    gpu_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="part of a GPU that a drawing replica, and an evaluation, takes where "
+        "runtime.gpu is true, above 0 to 1; 0.5 has one GPU do both, if its memory holds two bases",
+    )
     threads: int = Field(1, ge=1, description="threads that a drawing replica computes with")
     evaluations: int = Field(1, ge=1, description="evaluations at the same time, 1 or more")
     benchmarks: tuple[NamedBenchmark, ...] | None = Field(
@@ -146,6 +164,22 @@ class Serving(Section):
         "other than those of registered judges, files as `--judge vlm:FILE.yaml` of "
         "`flash-ray evaluate` takes them",
     )
+
+    @property
+    def drawing(self) -> dict[str, Replicas]:
+        """The deployments that draw, by name: `generate`, and `edit` where that is apart."""
+        apart = {} if self.edit is None else {"edit": self.edit}
+        return {"generate": self.generate, **apart}
+
+    @property
+    def gpus(self) -> int:
+        """GPUs for all replicas that may come, and all evaluations, where recipes use GPUs."""
+        a_gpu = int(1 / self.gpu_share)
+        return math.ceil((sum(r.max for r in self.drawing.values()) + self.evaluations) / a_gpu)
+
+    def pictures_of_batch(self, pixels: int) -> int:
+        """How many pictures of so many pixels a batch may have, 1 or more."""
+        return max(1, min(self.batch, self.batch_pixels // pixels))
 
 
 def load_serving(file: Path | None, overrides: list[str] | None = None) -> Serving:
@@ -169,7 +203,7 @@ def load_serving(file: Path | None, overrides: list[str] | None = None) -> Servi
         serving = Serving.model_validate_json(json.dumps(raw), strict=True)
     except ValidationError as error:
         raise UserError(messages.problem(error, Serving)) from None
-    for name, replicas in (("generate", serving.generate), ("edit", serving.edit)):
+    for name, replicas in serving.drawing.items():
         if replicas.min > replicas.max:
             raise UserError(
                 f"{name}.min: {replicas.min} is above {name}.max {replicas.max}; allowed: "

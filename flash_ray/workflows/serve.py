@@ -48,6 +48,10 @@ def serve(
     """
     recipe = with_pinned_base(recipe)
     validate_gpu(recipe)
+    if recipe.runtime.gpu and not in_cluster_job():
+        import torch
+
+        validate_replicas(settings, torch.cuda.device_count())
     named = checked_benchmarks(recipe, settings)
     tokens = read_tokens(tokens_file) if tokens_file else []
     host, port = address
@@ -68,6 +72,21 @@ def serve(
             if line := undrawn_line(served.benchmark):
                 steps.say(line)
         _serve(recipe, store, settings, tokens, benchmarks, address, steps)
+
+
+def validate_replicas(settings: Serving, gpus: int) -> None:
+    """Checks that a machine has the GPUs of all replicas and evaluations, which wait for them.
+
+    Raises:
+        UserError: it has fewer.
+    """
+    if settings.gpus > gpus:
+        replicas = sum(each.max for each in settings.drawing.values())
+        raise UserError(
+            f"generate.max: {replicas} drawing replicas and {settings.evaluations} evaluations at "
+            f"gpu_share {settings.gpu_share:g} need {settings.gpus} GPUs; allowed: the {gpus} of "
+            "this machine; lower generate.max, leave out edit, or set gpu_share=0.5"
+        )
 
 
 def _is_loopback(host: str) -> bool:
@@ -96,7 +115,7 @@ def _serve(
     if not in_cluster_job():
         # It would call the address of the proxy, which nobody asks, the one to ask.
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    replicas = settings.generate.max + settings.edit.max
+    replicas = sum(each.max for each in settings.drawing.values())
     evaluations = settings.evaluations * recipe.runtime.cpus_per_worker
     cpus = math.ceil(replicas * settings.cpus + evaluations)
     steps.say("start Ray")

@@ -73,7 +73,7 @@ def in_process(
     recipe: Recipe, store: Store, settings: Serving, tokens: Sequence[Token] = ()
 ) -> Service:
     """The application's parts in this process: what Ray Serve does is left out."""
-    generator = Generator("generate", recipe, store, settings)
+    generator = Generator(recipe, store, settings)
     named = checked_benchmarks(recipe, settings)
     benchmarks = with_published(named, recipe, settings, store, print)
 

@@ -323,3 +323,21 @@ def test_a_decoder_has_the_images_of_the_whole_model(miniature_folder, backbone,
             light.velocity(backbone.transformer, x, t_B, t2i.positive),
             backbone.velocity(backbone.transformer, x, t_B, t2i.positive),
         )
+
+
+def test_a_large_picture_is_decoded_in_tiles(backbone, monkeypatch):
+    monkeypatch.setattr(vae, "WHOLE", 64 * 64)
+    monkeypatch.setattr(vae, "TILE", 64)
+    monkeypatch.setattr(vae, "STRIDE", 48)
+    layout = Layout("t2i", 128, 96)
+    x_BNC, sizes = noise(1, tokens=layout.tokens), []
+    decoder = backbone.pipeline.vae.decoder
+    watch = decoder.register_forward_pre_hook(lambda _, given: sizes.append(given[0].shape[-2:]))
+    tiled = backbone.to_images(x_BNC, layout)
+    assert sizes and all(max(size) <= 4 for size in sizes)
+    sizes.clear()
+    monkeypatch.setattr(vae, "WHOLE", 128 * 96)
+    whole = backbone.to_images(x_BNC, layout)
+    watch.remove()
+    assert [tuple(size) for size in sizes] == [(8, 6)]
+    assert tiled.shape == whole.shape == (1, 128, 96, 3)

@@ -45,10 +45,23 @@ async def held(device, batcher, calls):
     return first, tasks
 
 
+def test_the_size_of_a_batch_is_its_keys():
+    async def scenario():
+        device = Device(hold=True)
+        batcher = Batcher(device, most={"a": 1, "b": 2}.__getitem__)
+        calls = [("a", 1), ("a", 2), ("b", 3), ("b", 4), ("b", 5)]
+        first, tasks = await held(device, batcher, calls)
+        device.free.set()
+        await asyncio.gather(first, *tasks)
+        return device.batches[1:]
+
+    assert run(scenario()) == [("a", [1]), ("a", [2]), ("b", [3, 4]), ("b", [5])]
+
+
 def test_an_idle_device_takes_a_call_at_once_and_a_busy_one_finds_a_batch():
     async def scenario():
         device = Device(hold=True)
-        batcher = Batcher(device, most=3)
+        batcher = Batcher(device, most=lambda _: 3)
         calls = [("a", 1), ("b", 2), ("a", 3), ("a", 4), ("a", 5)]
         first, tasks = await held(device, batcher, calls)
         device.free.set()
@@ -62,7 +75,7 @@ def test_an_idle_device_takes_a_call_at_once_and_a_busy_one_finds_a_batch():
 def test_urgent_calls_go_first():
     async def scenario():
         device = Device(hold=True)
-        batcher = Batcher(device, most=3)
+        batcher = Batcher(device, most=lambda _: 3)
         first, tasks = await held(device, batcher, [("a", 1), ("b", 2, True)])
         device.free.set()
         await asyncio.gather(first, *tasks)
@@ -74,7 +87,7 @@ def test_urgent_calls_go_first():
 def test_a_call_that_was_cancelled_is_left_out():
     async def scenario():
         device = Device(hold=True)
-        batcher = Batcher(device, most=3)
+        batcher = Batcher(device, most=lambda _: 3)
         first, tasks = await held(device, batcher, [("a", 1), ("a", 2), ("b", 3)])
         tasks[0].cancel()
         tasks[2].cancel()
@@ -91,7 +104,7 @@ def test_a_call_that_was_cancelled_is_left_out():
 def test_an_error_is_its_batch_s_alone():
     async def scenario():
         device = Device()
-        batcher = Batcher(device, most=3)
+        batcher = Batcher(device, most=lambda _: 3)
         with pytest.raises(ValueError, match="bad item"):
             await batcher.ask("a", "bad")
         assert await batcher.ask("a", 1) == "a:1"
@@ -102,7 +115,7 @@ def test_an_error_is_its_batch_s_alone():
 def test_of_a_batch_with_a_bad_item_the_others_are_answered():
     async def scenario():
         device = Device(hold=True)
-        batcher = Batcher(device, most=3)
+        batcher = Batcher(device, most=lambda _: 3)
         first, tasks = await held(device, batcher, [("a", 1), ("a", "bad"), ("a", 3)])
         device.free.set()
         await first
@@ -119,7 +132,7 @@ def test_of_a_batch_with_a_bad_item_the_others_are_answered():
 def test_the_event_loop_stays_free_while_a_batch_runs():
     async def scenario():
         device = Device(hold=True)
-        batcher = Batcher(device, most=3)
+        batcher = Batcher(device, most=lambda _: 3)
         first, _ = await held(device, batcher, [])
         await asyncio.sleep(0)  # it would hang here
         device.free.set()

@@ -19,6 +19,7 @@ from flash_ray.serving.tokens import add_token, allows, read_tokens, role_of
 from flash_ray.storage.manifest import FileRecord
 from flash_ray.storage.scores import PublishedScores
 from flash_ray.storage.students import Student, content_digest
+from flash_ray.workflows.serve import validate_replicas
 
 
 def test_the_least_recently_used_goes_first():
@@ -33,6 +34,35 @@ def test_the_least_recently_used_goes_first():
     assert lru.bytes == 5
     lru.put("e", "x" * 7)
     assert lru.bytes == 0 and len(lru) == 0
+
+
+def test_a_cache_without_a_bound_holds_two_of_its_largest_values(monkeypatch):
+    monkeypatch.setattr("flash_ray.serving.batching.LEAST", 5)
+    lru = Lru(None, len)
+    for key in "abc":
+        lru.put(key, "xx")
+    assert len(lru) == 2
+    for key in "abc":
+        lru.put(key, "xxxx")
+    assert len(lru) == 2 and lru.bytes == 8
+
+
+@pytest.mark.parametrize(
+    "side, pictures", [(64, 16), (512, 16), (1024, 4), (1536, 1), (2048, 1), (4096, 1)]
+)
+def test_a_batch_is_bounded_by_its_pixels(side, pictures):
+    assert Serving().pictures_of_batch(side * side) == pictures
+
+
+def test_replicas_and_evaluations_wait_for_no_gpu_that_is_not_there():
+    both = load_serving(None, ["edit.max=2"])
+    assert list(both.drawing) == ["generate", "edit"] and both.gpus == 4
+    with pytest.raises(UserError, match=r"generate\.max: 3 .* need 4 GPUs; allowed: the 2 "):
+        validate_replicas(both, 2)
+    validate_replicas(both, 4)
+    alone = Serving()
+    assert list(alone.drawing) == ["generate"] and alone.gpus == 2
+    validate_replicas(load_serving(None, ["gpu_share=0.5"]), 1)
 
 
 def test_a_token_is_shown_once_and_kept_as_a_hash(tmp_path):
