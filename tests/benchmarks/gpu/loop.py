@@ -18,7 +18,7 @@ from tests.benchmarks.gpu.networks import SIGMAS, TARGETS
 
 ADAM = Adam(lr=1e-5, betas=(0.0, 0.999), weight_decay=0.01)
 METHOD = DMD(SIGMAS, t_max=1.0, shift=5.0)
-UPDATES = 2  # of the fake score in an iteration
+UPDATES = 2
 
 
 class Whole:
@@ -42,6 +42,7 @@ class Loop:
 
     Args:
         base: of the teacher, or where student and fake score are adapters of all three.
+        updates: of the fake score in an iteration.
     """
 
     def __init__(
@@ -53,11 +54,12 @@ class Loop:
         fake_score: AdapterLearner,
         decay: float = 0.99,
         method: DMD = METHOD,
+        updates: int = UPDATES,
     ) -> None:
         self.model, self.base, self.adapters = model, base, adapters
         self.student, self.fake_score = student, fake_score
         self.ema = AdapterEMA(student, decay)
-        self.method = method
+        self.method, self.updates = method, updates
 
     def iteration(self, number: int, conditions: ConditionPair, rung: int) -> dict[str, Tensor]:
         """A student step and the fake score's; losses, on the device."""
@@ -83,7 +85,7 @@ class Loop:
         self.student.step()
         self.ema.update()
         losses = {"student": loss.detach()}
-        for _ in range(UPDATES):
+        for _ in range(self.updates):
             fake_score = velocity_of(self.model, self.fake_score, conditions)
             loss = self.method.fake_score_loss(fake_score, x.detach(), time(), noise())
             self.fake_score.backward(loss)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from flash_ray.models.base import ConditionPair
-from tests.benchmarks.gpu.loop import UPDATES, Loop, full_loop
+from tests.benchmarks.gpu.loop import Loop, full_loop
 from tests.benchmarks.gpu.measure import Row, free, peaks, timed
 from tests.benchmarks.gpu.networks import SIGMAS, Size, as_model, build_transformer, conditions_of
 
@@ -27,15 +27,15 @@ def _in_turns(
     what: str, loop: Loop, conditions: ConditionPair, device: torch.device
 ) -> Iterator[Row]:
     """Both sides at each rung, one after the other."""
-    theirs = _pipeline(loop, conditions)
+    theirs = pipeline_of(loop, conditions)
     seconds: dict[str, list[float]] = {"modelopt": [], "flash_ray": []}
     memory: dict[str, dict[str, float]] = {}
     for name in seconds:
-        _run(name, loop, theirs, conditions, len(SIGMAS) - 1)  # warms up
+        run_side(name, loop, theirs, conditions, len(SIGMAS) - 1)  # warms up
     for rung in range(len(SIGMAS)):
         for name, values in seconds.items():
             free(device)
-            run = partial(_run, name, loop, theirs, conditions, rung)
+            run = partial(run_side, name, loop, theirs, conditions, rung)
             values.append(timed(device, run))
             memory[name] = peaks(device)
     means = {name: sum(values) / len(values) for name, values in seconds.items()}
@@ -46,11 +46,12 @@ def _in_turns(
         yield Row(f"{name}, {what}", means[name], **memory[name], note=note)
 
 
-def _run(name: str, loop: Loop, theirs: Any, conditions: ConditionPair, rung: int) -> None:
+def run_side(name: str, loop: Loop, theirs: Any, conditions: ConditionPair, rung: int) -> None:
+    """One iteration of "flash_ray" or of "modelopt", which draws the same rung."""
     if name == "flash_ray":
         loop.iteration(1, conditions, rung)
         return
-    shape = (1, conditions.layout.tokens, loop.model.latent_channels)
+    shape = (len(conditions), conditions.layout.tokens, loop.model.latent_channels)
     device = loop.student.device
     draw, real = torch.tensor([rung], device=device), torch.randint
 
@@ -62,13 +63,13 @@ def _run(name: str, loop: Loop, theirs: Any, conditions: ConditionPair, rung: in
         loop.student.backward(theirs.compute_student_loss(latents, noise)["total"])
         loop.student.step()
         loop.ema.update()
-        for _ in range(UPDATES):
+        for _ in range(loop.updates):
             noise = torch.randn(shape, device=device)
             loop.fake_score.backward(theirs.compute_fake_score_loss(latents, noise)["total"])
             loop.fake_score.step()
 
 
-def _pipeline(loop: Loop, conditions: ConditionPair) -> Any:
+def pipeline_of(loop: Loop, conditions: ConditionPair) -> Any:
     """Theirs over the same networks; conditions as its docstring says: `_call_model` overridden."""
     from modelopt.torch.fastgen import DMDConfig, DMDPipeline
     from modelopt.torch.fastgen.config import SampleTimestepConfig
