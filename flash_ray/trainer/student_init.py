@@ -112,7 +112,7 @@ def validate_targets(recipe: Recipe) -> None:
             ends = sorted({layer.rpartition(".")[2] for layer in layers} - {*"0123456789"})
             raise UserError(
                 f"{field}.targets: {target!r} is no linear layer of {recipe.base}; allowed: names, "
-                f"or ends of names, such as {', '.join(ends[:8])}; correct it"
+                f"or ends of names, such as {', '.join(ends)}; correct it"
             )
 
 
