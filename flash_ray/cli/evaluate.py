@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -104,13 +104,20 @@ def export(
             "HF_TOKEN's or that of `hf auth login`.",
         ),
     ] = None,
+    form: Annotated[
+        Literal["diffusers", "comfyui"],
+        typer.Option(
+            "--format",
+            help="comfyui: a LoRA's file with ComfyUI's names, DIR/NAME.safetensors.",
+        ),
+    ] = "diffusers",
     store: StoreAddress = None,
     force: Force = False,
 ) -> None:
-    """Write a published student as plain diffusers loads it, with a model card."""
+    """Write a published student as plain diffusers loads it, with a model card, or for ComfyUI."""
     from flash_ray.workflows.export import export as workflow
 
-    typer.echo(workflow(name, folder, push, store, force))
+    typer.echo(workflow(name, folder, push, store, force, form))
 
 
 def add_to(app: typer.Typer) -> None:

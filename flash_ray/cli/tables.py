@@ -116,7 +116,8 @@ def student_table(students: "Sequence[Student]") -> None:
             cells = [_published(student.scores, task) for task in tasks]
             cells.append(_scored_on(student.scores) if student.scores else "")
         digest, when = student.recipe_digest, student.created[:16].replace("T", " ")
-        table.add_row(student.name, student.base, str(student.nfe), *cells, digest, when)
+        base = f"{student.base} (LoRA)" if student.kind == "lora" else student.base
+        table.add_row(student.name, base, str(student.nfe), *cells, digest, when)
     Console().print(table)
     if any(scores.baselines for scores in scored):
         note = "In brackets: the untrained base to the teacher, and the share of that gap closed."

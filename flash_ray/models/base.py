@@ -5,10 +5,9 @@ Latents x_BNC are packed (one token for 16x16 pixels, row by row) and normalized
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,6 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from flash_ray.recipe.sizes import MULTIPLE
+
+if TYPE_CHECKING:
+    from flash_ray.models.adapters import Adapters
 
 PIXELS_PER_TOKEN = 16
 
@@ -247,13 +249,20 @@ class Model(Protocol):
 
     def load_transformer(self, source: Path | str) -> nn.Module:
         """A frozen transformer of the base's shape: a folder or a hub id, in diffusers format, of a
-        transformer or of a pipeline."""
+        transformer or of a pipeline; or the folder of a LoRA, which is added to the base and lies
+        there for as long as someone has what is returned."""
+
+    @property
+    def adapters(self) -> "Adapters":
+        """The LoRAs on the base transformer: whoever uses one has it activated here."""
+
+    @property
+    def lora_targets(self) -> list[str]:
+        """The layers that a LoRA student changes where the recipe names none: all linear layers of
+        the transformer's blocks."""
 
     def add_lora(self, file: Path, name: str) -> None:
         """Adds a LoRA to the base transformer, frozen and not in use."""
-
-    def lora(self, name: str | None) -> AbstractContextManager[None]:
-        """The base transformer with an added LoRA for the block; None: without any."""
 
     def encode(
         self,
@@ -265,13 +274,14 @@ class Model(Protocol):
 
     def velocity(
         self,
-        transformer: nn.Module,
+        transformer: Callable[..., Any],
         x_BNC: Tensor,
         t_B: Tensor,
         condition: Condition,
         cache: PromptCache | None = None,
     ) -> Tensor:
-        """v_BNC at z_t = x_BNC, in x_BNC's dtype; `transformer` may be a DeepSpeed engine."""
+        """v_BNC at z_t = x_BNC, in x_BNC's dtype; `transformer` is a transformer, or what is called
+        like one and has it as `module`."""
 
     def decoder(
         self, transformer: nn.Module, condition: Condition, cache: PromptCache
@@ -282,8 +292,9 @@ class Model(Protocol):
         """The noise levels at which the checkpoint's pipeline takes the steps of a call with these
         `sigmas`: its scheduler may shift them, by the size of the picture too."""
 
-    def save_scheduler(self, folder: Path) -> None:
-        """Saves a scheduler config, with which the pipeline takes its `sigmas` as they are."""
+    def save_student(self, transformer: nn.Module, folder: Path) -> None:
+        """Saves a transformer, or a LoRA of the base (an `Adapted`), as the family's pipeline loads
+        it, and a scheduler config with which the pipeline takes its `sigmas` as they are."""
 
     def to_latents(self, images: list[Image.Image]) -> Tensor:
         """Encodes images of one size: x_BNC."""
@@ -336,13 +347,18 @@ class ModelFamily(Protocol):
         """C of the latents that the transformer takes, from its configuration alone."""
 
 
-def shapes_of(transformer: nn.Module) -> dict[str, list[int]]:
-    """Shapes of a transformer's own weights by name, whatever adapters it has."""
+def own_weights(transformer: nn.Module) -> dict[str, Tensor]:
+    """A transformer's own weights by name, whatever adapters it has."""
     return {
-        name.replace(".base_layer.", "."): list(weight.shape)
+        name.replace(".base_layer.", "."): weight
         for name, weight in transformer.state_dict().items()
         if ".lora_" not in name
     }
+
+
+def shapes_of(transformer: nn.Module) -> dict[str, list[int]]:
+    """Shapes of a transformer's own weights by name, whatever adapters it has."""
+    return {name: list(weight.shape) for name, weight in own_weights(transformer).items()}
 
 
 def first_difference(shapes: dict[str, list[int]], wanted: dict[str, list[int]]) -> str:

@@ -19,7 +19,7 @@ MAGNITUDE = ".lora_magnitude_vector"  # of DoRA, one for each output
 BIAS = ".lora_B.bias"
 MOST_ALPHA = 1e6
 _MOST_BYTES = 2**20
-_IN_FILE = "lora_adapter_metadata"  # diffusers' name for them among the file's metadata
+IN_FILE = "lora_adapter_metadata"  # diffusers' name for them among the file's metadata
 _Rank = Annotated[int, Field(ge=1)]
 _Alpha = Annotated[float, Field(gt=0, le=MOST_ALPHA)]
 # PEFT takes them for regular expressions: these end soon whatever they are compared with.
@@ -83,8 +83,8 @@ def read_settings(
 
 
 def _text(file: Path, metadata: Mapping[str, str]) -> bytes | None:
-    if _IN_FILE in metadata:
-        text = metadata[_IN_FILE].encode()
+    if IN_FILE in metadata:
+        text = metadata[IN_FILE].encode()
     elif (beside := file.with_name(SETTINGS)).is_file():
         with beside.open("rb") as opened:
             text = opened.read(_MOST_BYTES + 1)

@@ -30,8 +30,8 @@ from flash_ray.recipe import Recipe
 from flash_ray.storage.address import bucket_problem
 from flash_ray.storage.outputs import cache_home
 from flash_ray.storage.s3 import Store
+from flash_ray.storage.students import LORA
 
-LORA = "pytorch_lora_weights.safetensors"  # diffusers' name for it
 SETTINGS = "adapter_config.json"  # PEFT's, beside the weights
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _S3 = "s3://"

@@ -77,12 +77,13 @@ def join(transformer: nn.Module, rows: Sequence[PromptCache]) -> PromptCache:
 
     if len(rows) == 1:
         return rows[0]
-    if not isinstance(transformer, QwenImage21Transformer2DModel):
-        raise TypeError(f"the caches of a {type(transformer).__name__} cannot be joined")
+    module = getattr(transformer, "module", transformer)  # that of an adapted one
+    if not isinstance(module, QwenImage21Transformer2DModel):
+        raise TypeError(f"the caches of a {type(module).__name__} cannot be joined")
     layers = [[layer.get() for layer in row.store.layer_caches] for row in rows]
     lengths = torch.tensor([layer[0][0].shape[1] for layer in layers])
     extra_B = lengths.max() - lengths
-    turns = transformer.pos_embed.freqs[0]  # of the frame axis: positions x pairs of channels
+    turns = module.pos_embed.freqs[0]  # of the frame axis: positions x pairs of channels
     turn_BP = turns[extra_B.to(turns.device)]
     joined = []
     for parts in zip(*layers, strict=True):

@@ -2,10 +2,10 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 import torch
@@ -14,19 +14,16 @@ from torch import Tensor, nn
 
 from flash_ray.errors import UserError
 from flash_ray.models import vae
-from flash_ray.models.base import (
-    Condition,
-    ConditionPair,
-    Layout,
-    PromptCache,
-    first_difference,
-    shapes_of,
-)
+from flash_ray.models.adapters import Adapted, Adapters
+from flash_ray.models.base import Condition, ConditionPair, Layout, PromptCache, shapes_of
 from flash_ray.models.loading import INDEX, asking_hub, import_components, on_hub, read_config
 from flash_ray.models.lora import read_lora
+from flash_ray.models.lora_source import LORA
 from flash_ray.models.prompt_cache import SLOT, decoder, kv_cache_of, token_shapes
 from flash_ray.models.schedule import save_unshifted, scheduled, validate_scheduler
+from flash_ray.models.student_files import load_whole
 from flash_ray.models.user_text import as_text, user_text
+from flash_ray.models.vae import kind
 from flash_ray.recipe.sizes import follow_aspect
 
 # Imported where they are used: commands ask a family about a checkpoint and load no model.
@@ -47,7 +44,8 @@ class QwenImage21:
 
     def __init__(self, pipeline: "QwenImage21Pipeline"):
         self.pipeline = pipeline
-        self._loras: set[str] = set()
+        self._adapters: Adapters | None = None
+        self._loaded = count()  # LoRAs, whose names are these numbers
         self._shapes = shapes_of(pipeline.transformer) if pipeline.transformer is not None else {}
         self._empty: dict[Layout, Condition] = {}  # the empty prompt's
         for part in (pipeline.transformer, pipeline.vae, pipeline.text_encoder):
@@ -140,35 +138,38 @@ class QwenImage21:
 
     def copy_transformer(self) -> "QwenImage21Transformer2DModel":
         """A trainable deep copy of the base transformer; ValueError once a LoRA is added."""
-        if self._loras:
+        if self.adapters.names:
             raise ValueError("copy the transformer before a LoRA is added")
         return copy.deepcopy(self.transformer).requires_grad_(True).train()
 
-    def load_transformer(self, source: Path | str) -> "QwenImage21Transformer2DModel":
+    @property
+    def adapters(self) -> Adapters:
+        """The LoRAs on the base transformer: whoever uses one has it activated here."""
+        if self._adapters is None:
+            self._adapters = Adapters(cast(Any, self.transformer))
+        return self._adapters
+
+    @property
+    def lora_targets(self) -> list[str]:
+        """All linear layers of the transformer's blocks."""
+        in_blocks = {k: v for k, v in self._shapes.items() if k.startswith("transformer_blocks.")}
+        return [k.removesuffix(".weight") for k, shape in in_blocks.items() if len(shape) == 2]
+
+    def load_transformer(self, source: Path | str) -> nn.Module:
         """Loads the transformer in a folder or of a hub id, which may be a pipeline's, with the
-        base's dtype and device, frozen.
+        base's dtype and device, frozen; or a LoRA's folder, onto the base.
 
         Raises:
             UserError: there is none, or it has another shape than the base's.
         """
-        kind, (name, revision) = _transformer_class(), on_hub(source)
-        given = {"dtype": self.transformer.dtype, "use_safetensors": True, "revision": revision}
-        try:
+        if (file := Path(source) / LORA).is_file():
+            self.adapters.remove_unused()
             try:
-                loaded = kind.from_pretrained(name, **given)
-            except OSError:
-                loaded = kind.from_pretrained(name, subfolder="transformer", **given)
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"transformer: none can be loaded from {source}; give a folder with config.json "
-                "and safetensors in diffusers format"
-            ) from error
-        if strange := first_difference(shapes_of(loaded), self._shapes):
-            raise UserError(
-                f"transformer: {source} is not of the base's shape ({strange}); give one that "
-                "was made from this base"
-            )
-        return loaded.to(self.transformer.device).requires_grad_(False).eval()
+                self.add_lora(file, name := f"loaded-{next(self._loaded)}")
+            except UserError as error:
+                raise UserError(f"transformer: {error}") from error
+            return self.adapters.lend(name)
+        return load_whole(_transformer_class(), source, *kind(self.transformer), self._shapes)
 
     def add_lora(self, file: Path, name: str) -> None:
         """Adds the LoRA in `file`, of any format that `read_lora` reads, frozen and not in use.
@@ -184,24 +185,9 @@ class QwenImage21:
         except (OSError, ValueError, TypeError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
-                f"teachers: the LoRA {file} {reason}; give one that was trained on this base"
+                f"the LoRA {file} {reason}; give one that was trained on this base"
             ) from error
-        self._loras.add(name)
-        self.transformer.requires_grad_(False).eval()
-        self.transformer.disable_adapters()
-
-    @contextmanager
-    def lora(self, name: str | None) -> Iterator[None]:
-        """Has the transformer use one of the added LoRAs for the block; None: the plain base."""
-        if name is None:
-            yield
-            return
-        self.transformer.enable_adapters()
-        self.transformer.set_adapter(name)
-        try:
-            yield
-        finally:
-            self.transformer.disable_adapters()
+        self.adapters.adopt()
 
     @torch.no_grad()
     def encode(
@@ -239,7 +225,7 @@ class QwenImage21:
 
     def velocity(
         self,
-        transformer: nn.Module,
+        transformer: Callable[..., Any],
         x_BNC: Tensor,
         t_B: Tensor,
         condition: Condition,
@@ -248,12 +234,13 @@ class QwenImage21:
         """Predicts v_BNC at z_t = x_BNC for times t_B in [0, 1], in x_BNC's dtype.
 
         Args:
-            transformer: a `QwenImage21Transformer2DModel` or a DeepSpeed engine around one.
+            transformer: a `QwenImage21Transformer2DModel`, or what is called like one and has it as
+                `module`.
             cache: filled by the first call and reused by later ones. While gradients are on, only
                 one with `graph` is: another would cut them off from the text's keys and values.
         """
-        module: Any = getattr(transformer, "module", transformer)  # that of an engine
-        condition = condition.to(x_BNC.device, dtype := vae.kind(module)[1])
+        module: Any = getattr(transformer, "module", transformer)  # that of a learner
+        condition = condition.to(x_BNC.device, dtype := kind(module)[1])
         hidden_BNC = x_BNC.to(dtype)
         if condition.references_BNC is not None:
             hidden_BNC = torch.cat([condition.references_BNC, hidden_BNC], dim=1)
@@ -284,17 +271,29 @@ class QwenImage21:
         Raises:
             TypeError: `transformer` is not the transformer itself but an engine around one.
         """
-        if not isinstance(transformer, _transformer_class()):
+        module = transformer.module if isinstance(transformer, Adapted) else transformer
+        if not isinstance(module, _transformer_class()):
             raise TypeError(f"decoder takes the transformer itself, not a {type(transformer)}")
-        return decoder(transformer, condition.to(*vae.kind(transformer)), cache)
+        velocity = decoder(module, condition.to(*kind(module)), cache)
+        return transformer.using(velocity) if isinstance(transformer, Adapted) else velocity
 
     def scheduled(self, sigmas: Sequence[float], layout: Layout) -> list[float]:
         """The noise levels at which the pipeline takes the steps of a call with these `sigmas`."""
         return scheduled(self.pipeline.scheduler, sigmas, layout.tokens)
 
-    def save_scheduler(self, folder: Path) -> None:
-        """Saves a scheduler config, with which the pipeline takes its `sigmas` as they are."""
-        save_unshifted(self.pipeline.scheduler, folder)
+    def save_student(self, transformer: nn.Module, folder: Path) -> None:
+        """Saves a transformer, or a LoRA of the base, as the pipeline loads it, and a scheduler
+        config with which the pipeline takes its `sigmas` as they are."""
+        if isinstance(transformer, Adapted):
+            adapters, name = transformer.adapters, transformer.name
+            self.pipeline.save_lora_weights(
+                folder,
+                transformer_lora_layers=dict(adapters.state_dict(name)),
+                transformer_lora_adapter_metadata=adapters.settings(name),
+            )
+        else:
+            cast(QwenImage21Transformer2DModel, transformer).save_pretrained(folder)
+        save_unshifted(self.pipeline.scheduler, folder / "scheduler")
 
     def to_latents(self, images: list[Image.Image]) -> Tensor:
         """Encodes images of one size (sides multiples of 32, opaque) by the VAE's mean: x_BNC."""
@@ -354,7 +353,7 @@ class QwenImage21:
     ) -> Condition:
         # The pipeline only walks through them, so they need not be the list that it asks for.
         images_by_prompt: Any = None if images is None else _ImagesByPrompt(images)
-        device, _ = vae.kind(self.pipeline.text_encoder)
+        device, _ = kind(self.pipeline.text_encoder)
         processor = self.pipeline.processor
         texts = [as_text(prompt, processor.tokenizer) for prompt in prompts]
         with user_text(processor):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +66,7 @@ def guide(positive: VelocityFn, negative: VelocityFn, sampler: SamplerConfig | N
 
 def velocity_of(
     model: Model,
-    transformer: nn.Module,
+    transformer: Callable[..., Any],
     conditions: ConditionPair,
     sampler: SamplerConfig | None = None,
 ) -> VelocityFn:
@@ -81,7 +82,7 @@ def velocity_of(
     )
 
 
-def _under(model: Model, transformer: nn.Module, condition: Condition) -> VelocityFn:
+def _under(model: Model, transformer: Callable[..., Any], condition: Condition) -> VelocityFn:
     cache = PromptCache()
     return lambda z_BNC, t_B: model.velocity(transformer, z_BNC, t_B, condition, cache)
 

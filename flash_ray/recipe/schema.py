@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from flash_ray.recipe import identity, sizes
 from flash_ray.recipe.sections import (
     Evaluation,
+    Lora,
     RowColumns,
     RowFiles,
     Runtime,
@@ -254,7 +255,16 @@ class Student(Section):
         description="what it starts from: 'base', students/NAME of the run's store, or a "
         "transformer of the base's shape: a folder, or a hub id",
     )
-    weights: Literal["full", "lora"] = Field("full", description="'full' or 'lora'")
+    weights: Literal["full", "lora"] = Field(
+        "full",
+        description="'full': all weights are trained; 'lora': a LoRA, and another one for the fake "
+        "score, on one frozen base",
+    )
+    lora: Lora | None = Field(
+        None,
+        description="{rank, alpha, targets} of the student's LoRA; null: rank 64 on all linear "
+        "layers of the blocks, where weights is lora",
+    )
     steps: int = Field(4, ge=1, le=64, description="rungs, one evaluation of the model each: 1-64")
     timestep_shift: float = Field(
         2.0, gt=0, le=100, description="time shift of evenly spaced rungs, above 0 to 100"

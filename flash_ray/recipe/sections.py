@@ -117,10 +117,31 @@ class Adam(Section):
     eps: float = Field(1e-8, gt=0, le=1, description="epsilon, above 0 to 1")
 
 
+class Lora(Section):
+    """The shape of a trained LoRA: W + alpha / rank * B A beside each of the frozen layers W."""
+
+    rank: int = Field(64, ge=1, le=1024, description="rank of A and B, 1 to 1024")
+    alpha: int | None = Field(
+        None, ge=1, le=4096, description="scale times rank, 1 to 4096; null: the rank, scale 1"
+    )
+    targets: tuple[Annotated[str, Field(min_length=1)], ...] | None = Field(
+        None,
+        min_length=1,
+        description="names, or ends of names, of linear layers of the transformer, such as "
+        "[to_q, to_v]; null: the family's, all linear layers of its blocks",
+    )
+
+
 class FakeScore(Section):
-    """The auxiliary network that learns the scores of the student's samples."""
+    """The auxiliary network that learns the scores of the student's samples.
+
+    It is a LoRA on the student's base where the student is one.
+    """
 
     optimizer: Adam
+    lora: Lora | None = Field(
+        None, description="{rank, alpha, targets} of its LoRA; null: as student.lora"
+    )
     updates_per_iteration: int = Field(
         2, ge=1, le=100, description="fake-score updates per iteration, 1 to 100"
     )
@@ -262,7 +283,14 @@ class Runtime(Section):
         | Annotated[WorkerRange, Tag("<range>")],
         Discriminator(number_or_range),
     ] = Field(description="training workers, 1 to 4096, or {min: ..., max: ...}")
-    zero_stage: Literal[1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage: 1, 2 or 3")
+    zero_stage: Literal[1, 2, 3] = Field(
+        2, description="DeepSpeed ZeRO stage of a full student: 1, 2 or 3"
+    )
+    base: Literal["replicated", "sharded"] = Field(
+        "replicated",
+        description="'replicated' or 'sharded': whether each worker holds the whole frozen base "
+        "that a LoRA student stands on, or its share of it (ZeRO 3)",
+    )
     micro_batch_size: int = Field(ge=1, le=4096, description="cases per worker and pass, 1 to 4096")
     gradient_accumulation_steps: int = Field(
         1, ge=1, le=4096, description="passes per iteration, 1 to 4096"

@@ -29,12 +29,13 @@ def validate(recipe: Recipe) -> None:
         _teachers,
         _lambdas,
         _rungs,
+        _lora,
         _workers,
         _tracking,
         _storage,
     )
     problems = [problem for rule in rules for problem in rule(recipe)]
-    if problems or (problems := list(_unsupported(recipe))):
+    if problems:
         raise UserError(one_line(problems))
 
 
@@ -278,7 +279,8 @@ def _workers(recipe: Recipe) -> Iterator[str]:
                 "last checkpoint when it grows or shrinks; allowed: 1 or more; "
                 "set runtime.checkpoint_every=50"
             )
-    if runtime.zero_stage == 3 and runtime.min_workers == 1:
+    is_full = recipe.student.weights == "full"
+    if is_full and runtime.zero_stage == 3 and runtime.min_workers == 1:
         yield (
             "runtime.zero_stage: 3 with 1 worker has nothing to shard; allowed: stage 3 with 2 "
             "workers or more; set runtime.zero_stage=2 or runtime.num_workers=2"
@@ -331,9 +333,28 @@ def _storage(recipe: Recipe) -> Iterator[str]:
             )
 
 
-def _unsupported(recipe: Recipe) -> Iterator[str]:
+def _lora(recipe: Recipe) -> Iterator[str]:
+    """What only a LoRA student has, and what it does not have."""
+    runtime = recipe.runtime
     if recipe.student.weights == "lora":
+        if runtime.base == "sharded":
+            yield (
+                "runtime.base: 'sharded' is not supported yet; allowed: 'replicated'; "
+                "set runtime.base=replicated"
+            )
+        return
+    shapes = {
+        "student.lora": recipe.student.lora,
+        "training.fake_score.lora": recipe.training.fake_score.lora,
+    }
+    for field, lora in shapes.items():
+        if lora is not None:
+            yield (
+                f"{field}: given with student.weights full; allowed: null, or a LoRA's shape with "
+                f"student.weights lora; set {field}=null or student.weights=lora"
+            )
+    if runtime.base == "sharded":
         yield (
-            "student.weights: 'lora' is not supported yet; allowed: 'full'; "
-            "set student.weights=full"
+            "runtime.base: 'sharded' with student.weights full, which runtime.zero_stage shards; "
+            "allowed: 'replicated'; set runtime.base=replicated"
         )

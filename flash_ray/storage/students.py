@@ -40,6 +40,7 @@ from flash_ray.storage.s3 import Store, check_name
 from flash_ray.storage.scores import PublishedScores
 
 HOME, MANIFEST = "students/", "model.json"
+LORA = "pytorch_lora_weights.safetensors"  # diffusers' name for a LoRA
 SUFFIXES = (".safetensors", ".json", ".txt")
 Levels = TypeVar("Levels", list[float], tuple[float, ...])
 PUBLISH_ANEW = "remove it from the store, or publish under another name"
@@ -91,6 +92,7 @@ class Student(BaseModel):
 
     Args:
         folder: the files lie in students/<name>/<folder>/; it is the digest of their contents.
+        kind: a whole transformer, or a LoRA of the base.
         sigmas: the noise levels that it was distilled for, descending in (0, 1], without the 0.
         nfe: evaluations of the transformer for one picture.
         scores: None if it was not scored.
@@ -101,6 +103,7 @@ class Student(BaseModel):
     version: Literal[2] = 2
     name: Name
     folder: Digest
+    kind: Literal["transformer", "lora"] = "transformer"
     files: Annotated[dict[str, FileRecord], Field(min_length=1), AfterValidator(_published_files)]
     recipe: Annotated[dict[str, Any], AfterValidator(_is_recipe)]
     recipe_digest: Digest
@@ -114,6 +117,8 @@ class Student(BaseModel):
     def _consistent(self) -> Self:
         if self.folder != content_digest(self.files):
             raise ValueError("folder: not the digest of the files")
+        if self.kind != (kind := kind_of(self.files)):
+            raise ValueError(f"kind: {self.kind}, but the files are those of a {kind}")
         if self.nfe != len(self.sigmas):
             raise ValueError(f"nfe: {self.nfe}, but {len(self.sigmas)} sigmas")
         if self.base != self.recipe["base"]:
@@ -252,6 +257,11 @@ def content_digest(files: Mapping[str, FileRecord]) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
+def kind_of(files: Mapping[str, FileRecord]) -> Literal["transformer", "lora"]:
+    """What a student is, by its files."""
+    return "lora" if LORA in files else "transformer"
+
+
 def _key(name: str) -> str:
     return f"{HOME}{check_name('name', name)}/{MANIFEST}"
 
@@ -272,6 +282,7 @@ def _describe(name: str, folder: Path, recipe: Recipe, scores: PublishedScores |
     return Student(
         name=check_name("name", name),
         folder=content_digest(files),
+        kind=kind_of(files),
         files=files,
         recipe=recipe.model_dump(mode="json"),
         recipe_digest=recipe.digest,
@@ -292,8 +303,11 @@ def _check_file(path: str) -> None:
 
 
 def _verify_local(dest: Path, student: Student) -> Path:
-    manifest = dest / MANIFEST
-    if not manifest.is_file() or manifest.read_text() != student.model_dump_json(indent=1):
+    try:
+        there = Student.model_validate_json((dest / MANIFEST).read_bytes())
+    except (OSError, ValidationError):
+        there = None
+    if there != student:
         raise UserError(f"dest: {dest} exists and is not this student; choose another folder")
     verify(dest, student.files, str(dest))
     return dest

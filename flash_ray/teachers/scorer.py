@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from flash_ray.errors import UserError
 from flash_ray.methods.guidance import guided_velocity
-from flash_ray.models.base import Condition, ConditionPair, Model, PromptCache
+from flash_ray.models.base import Condition, ConditionPair, Model, PromptCache, own_weights
 from flash_ray.models.lora_source import is_lora, lora_digest, lora_file
 from flash_ray.models.prompt_cache import prefill
 from flash_ray.recipe import Recipe
@@ -21,7 +22,7 @@ class TeacherSpec:
     """How one teacher uses the pipeline that its group shares.
 
     Args:
-        lora: name of its LoRA in the model; None is the plain base.
+        lora: name of its LoRA among the model's adapters; None is the plain base.
         guidance_scale: of classifier-free guidance; 1 asks the transformer once a request, any
             other scale twice.
         guidance_rescale: whether guided velocities keep the conditional one's norm per token.
@@ -63,7 +64,7 @@ class Scorer:
         for index in teacher_ids:
             spec = self._specs[index]
             sides = [positive, negative][: spec.calls]
-            with self._model.lora(spec.lora):
+            with self._model.adapters.use(spec.lora):
                 self._open[request_id][index] = [
                     (side, prefill(self._model, self._model.transformer, side)) for side in sides
                 ]
@@ -88,7 +89,7 @@ class Scorer:
         self, spec: TeacherSpec, sides: list[Cached], x_BNC: Tensor, t_B: Tensor
     ) -> Tensor:
         transformer = self._model.transformer
-        with self._model.lora(spec.lora):
+        with self._model.adapters.use(spec.lora):
             v_BNC, *v_uncond_BNC = [
                 self._model.velocity(transformer, x_BNC, t_B, condition, cache).float()
                 for condition, cache in sides
@@ -99,9 +100,9 @@ class Scorer:
 
 
 def spec_of(recipe: Recipe, index: int) -> TeacherSpec:
-    """The spec of the recipe's teacher number `index`; its LoRA goes by the teacher's name."""
+    """The spec of the recipe's teacher number `index`."""
     teacher = recipe.teachers[index]
-    lora = teacher.name if is_lora(teacher.model) else None
+    lora = f"teacher-{index}" if is_lora(teacher.model) else None
     return TeacherSpec(lora, *recipe.guidance_of(teacher))
 
 
@@ -111,12 +112,15 @@ def group_scorer(recipe: Recipe, group: Group, model: Model) -> Scorer:
     Raises:
         UserError: a LoRA does not fit.
     """
-    for index in group.members:
-        teacher = recipe.teachers[index]
-        if is_lora(teacher.model):
-            file = lora_file(teacher.model, recipe.runtime.storage.endpoint)
-            model.add_lora(file, teacher.name)
-    return Scorer(model, {index: spec_of(recipe, index) for index in group.members})
+    specs = {index: spec_of(recipe, index) for index in group.members}
+    for index, spec in specs.items():
+        if spec.lora:
+            file = lora_file(recipe.teachers[index].model, recipe.runtime.storage.endpoint)
+            try:
+                model.add_lora(file, spec.lora)
+            except UserError as error:
+                raise UserError(f"teachers: {error}") from error
+    return Scorer(model, specs)
 
 
 def group_fingerprint(recipe: Recipe, group: Group, transformer: nn.Module) -> str:
@@ -128,9 +132,12 @@ def group_fingerprint(recipe: Recipe, group: Group, transformer: nn.Module) -> s
 
 
 def fingerprint(transformer: nn.Module) -> str:
-    """16 hex digits that tell weights apart: names, shapes and up to 65,536 values a tensor."""
+    """16 hex digits that tell weights apart: names, shapes and up to 65,536 values a tensor.
+
+    Adapters do not count.
+    """
     digest = hashlib.sha256()
-    for name, tensor in transformer.state_dict().items():
+    for name, tensor in own_weights(transformer).items():
         flat = tensor.detach().reshape(-1)
         sample = flat[:: max(1, flat.numel() // 65_536)].float().cpu().numpy()
         digest.update(f"{name} {tuple(tensor.shape)}".encode())

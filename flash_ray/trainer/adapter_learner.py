@@ -1,28 +1,32 @@
-"""Trains one LoRA of a shared frozen base, beside the DeepSpeed engines of `learners.py`.
+"""Trains one LoRA of a shared frozen base.
 
 The adapter works in the base's precision; the optimizer has fp32 weights in one flat tensor, and
 gradients are accumulated in another one, which workers average in one call. No weight of the base
 has a gradient or a place in the optimizer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from flash_ray.models.adapters import Adapted
 from flash_ray.recipe.sections import Adam
 
 if TYPE_CHECKING:
     from flash_ray.models.adapters import Adapters
 
+AVERAGE = "average"  # the adapter that takes the averaged student's weights
+_STATE, _AVERAGE_STATE = "adapter.safetensors", "average.safetensors"
+
 
 class AdapterLearner:
-    """An adapter and its AdamW; it is called like the transformer.
-
-    The gradient is the mean over the passes of a step and over the workers. All workers make the
-    same learner, and step together.
+    """An adapter and its AdamW, as a `Learner`; whole, and alike, on every worker.
 
     Args:
         adapters: of the base; the adapter is trainable.
@@ -84,6 +88,17 @@ class AdapterLearner:
         gradient.zero_()
         copy_flat(self.master, self._weights)
 
+    def average(self, decay: float) -> "AdapterEMA":
+        return AdapterEMA(self, decay)
+
+    def save(self, folder: Path) -> None:
+        if _is_first():
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(self.state_dict(), folder / _STATE)
+
+    def load(self, folder: Path) -> None:
+        self.load_state_dict(load_file(folder / _STATE))
+
     def state_dict(self) -> dict[str, Tensor]:
         """What a resumed run needs, for safetensors: weights and moments, alike on all workers."""
         moments = self._optimizer.state.get(self.master, {})
@@ -139,6 +154,28 @@ class AdapterEMA:
     def write(self, name: str) -> None:
         """Gives another adapter of the same shape on the same base the averaged weights."""
         copy_flat(self.average, self._learner.adapters.parameters(name))
+
+    @contextmanager
+    def averaged(self) -> Iterator[Adapted | None]:
+        """On rank 0, for the block, the base with the averaged adapter, else None."""
+        if not _is_first():
+            yield None
+            return
+        self.write(AVERAGE)
+        yield Adapted(self._learner.adapters, AVERAGE)
+
+    def save(self, folder: Path) -> None:
+        """Writes what a resumed run needs, on rank 0."""
+        if _is_first():
+            save_file({AVERAGE: self.average}, folder / _AVERAGE_STATE)
+
+    def load(self, folder: Path) -> None:
+        """Takes up what was saved."""
+        self.average.copy_(load_file(folder / _AVERAGE_STATE)[AVERAGE])
+
+
+def _is_first() -> bool:
+    return not dist.is_initialized() or dist.get_rank() == 0
 
 
 def _flat(tensors: list[nn.Parameter]) -> Tensor:

@@ -2,20 +2,16 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flash_ray.errors import UserError
 from flash_ray.storage.manifest import verify_manifest, write_manifest
 from flash_ray.storage.records import CorruptRecord
-from flash_ray.trainer.ema import EMA
-from flash_ray.trainer.learners import load_engine, reshard, save_engine, validate_state
+from flash_ray.trainer.learners import validate_state
 from flash_ray.trainer.metrics import UpdateMetrics
-
-if TYPE_CHECKING:
-    from deepspeed import DeepSpeedEngine
+from flash_ray.trainer.networks import NAMES
+from flash_ray.trainer.protocol import Average, Learner
 
 HISTORY = "history.jsonl"
-ENGINES = ("student", "fake_score")
 
 
 @dataclass
@@ -35,9 +31,9 @@ class Progress:
 class ResumeState:
     """Everything that changes during a run, on one worker."""
 
-    student: "DeepSpeedEngine"
-    fake_score: "DeepSpeedEngine"
-    ema: EMA
+    student: Learner
+    fake_score: Learner
+    ema: Average
     progress: Progress
 
     def save(self, folder: Path, digest: str, weights: str, rank: int, world: int) -> None:
@@ -47,9 +43,9 @@ class ResumeState:
             digest: the recipe's.
             weights: fingerprints of the base's and the teachers' weights.
         """
-        for name in ENGINES:
-            save_engine(getattr(self, name), folder / name)
-        self.ema.save(folder / _ema(rank))
+        for name in NAMES:
+            getattr(self, name).save(folder / name)
+        self.ema.save(folder)
         if rank == 0:
             lines = [metrics.to_json() + "\n" for metrics in self.progress.history]
             (folder / HISTORY).write_text("".join(lines))
@@ -57,16 +53,14 @@ class ResumeState:
             folder, digest, self.progress.iterations, {"weights": weights}, part=rank, parts=world
         )
 
-    def load(self, folder: Path, rank: int, world: int, saved_by: int) -> None:
+    def load(self, folder: Path) -> None:
         """Takes up a checkpoint that `check` has accepted; a collective.
 
-        Args:
-            saved_by: workers that saved it. Where that is not `world`, it was resharded.
+        Where other numbers of workers saved it, it was resharded.
         """
-        for name in ENGINES:
-            load_engine(getattr(self, name), folder / name)
-        ranks = [rank] if saved_by == world else range(saved_by)
-        self.ema.load(folder / _ema(part) for part in ranks)
+        for name in NAMES:
+            getattr(self, name).load(folder / name)
+        self.ema.load(folder)
         lines = (folder / HISTORY).read_text().splitlines()
         self.progress.history[:] = map(UpdateMetrics.from_json, lines)
         self.progress.iterations = len(lines)
@@ -74,12 +68,6 @@ class ResumeState:
 
 class Damaged(CorruptRecord):
     """A checkpoint is not as it was written: an earlier one may be."""
-
-
-def reshard_all(folder: Path) -> None:
-    """Makes a checkpoint loadable by any number of workers; once for a folder."""
-    for name in ENGINES:
-        reshard(folder / name)
 
 
 def check(folder: Path, digest: str, weights: str) -> int:
@@ -100,7 +88,3 @@ def check(folder: Path, digest: str, weights: str) -> int:
             "restore them, or start a run with another name"
         )
     return checkpoint.parts
-
-
-def _ema(rank: int) -> str:
-    return f"ema-{rank:05d}.pt"

@@ -3,7 +3,6 @@
 import math
 from collections import deque
 from statistics import median
-from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -15,9 +14,7 @@ from flash_ray.models.base import Model
 from flash_ray.models.sampling import velocity_of
 from flash_ray.trainer import rng
 from flash_ray.trainer.metrics import UpdateMetrics, sum_over_workers
-
-if TYPE_CHECKING:
-    from deepspeed import DeepSpeedEngine
+from flash_ray.trainer.protocol import Learner
 
 WINDOW = 10  # iterations: of the beginning that later ones are compared with, and of an alarm
 GROWTH = 10.0  # a metric this many times its beginning has diverged
@@ -134,7 +131,7 @@ class DivergenceMonitor:
 
 @torch.no_grad()
 def measure_base(
-    method: Method, model: Model, student: "DeepSpeedEngine", stream: Stream, seed: int
+    method: Method, model: Model, student: Learner, stream: Stream, seed: int
 ) -> SampleScale:
     """Samples the student at every rung before it is trained; a collective."""
     rungs, scales = range(len(method.sigmas)), []

@@ -36,6 +36,7 @@ from flash_ray.trainer.divergence import Diverged
 from flash_ray.trainer.metrics import UpdateMetrics
 from flash_ray.trainer.process_group import ProcessGroupConfig
 from flash_ray.trainer.resume import forget_latest, keep_whole
+from flash_ray.trainer.student_init import validate_targets
 from flash_ray.trainer.worker import (
     Evaluate,
     Final,
@@ -106,6 +107,7 @@ def distill(
     """
     validate_family(recipe)
     validate_teachers(recipe)
+    validate_targets(recipe)
     validate_trackers(recipe)
     recipe = with_pins(recipe)
     check_cluster(recipe, teacher_actors(recipe) if teacher_set is None else 0)

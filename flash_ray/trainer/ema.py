@@ -1,6 +1,7 @@
 """The exponential moving average of the student's weights: what is judged and published."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,15 +32,18 @@ class EMA:
         for name, _, values in local_fp32(self._engine):
             self._shares[name].lerp_(values, 1 - self._decay)
 
-    def save(self, path: Path) -> None:
+    def save(self, folder: Path) -> None:
         """Writes this rank's shares, and where in their parameters they begin."""
         starts = {name: start for name, start, _ in local_fp32(self._engine)}
-        torch.save({"starts": starts, "values": self._shares}, path)
+        torch.save({"starts": starts, "values": self._shares}, folder / _file(dist.get_rank()))
 
-    def load(self, paths: Iterable[Path]) -> None:
-        """Takes this rank's shares from files that ranks wrote, however many there were."""
+    def load(self, folder: Path) -> None:
+        """Takes this rank's shares from the files that ranks wrote, however many there were."""
+        files = sorted(folder.glob("ema-*.pt"))
+        if len(files) == dist.get_world_size():
+            files = [folder / _file(dist.get_rank())]
         missing = {name: values.numel() for name, values in self._shares.items()}
-        for path in paths:
+        for path in files:
             saved = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
             for name, start, values in local_fp32(self._engine):
                 if name in saved["starts"]:
@@ -50,6 +54,11 @@ class EMA:
                         missing[name] -= end - begin
         if any(missing.values()):
             raise RuntimeError(f"the averaged weights lack {sum(missing.values())} values")
+
+    @contextmanager
+    def averaged(self) -> Iterator["ModelMixin | None"]:
+        """`gather`, for a block."""
+        yield self.gather()
 
     @torch.no_grad()
     def gather(self) -> "ModelMixin | None":
@@ -72,3 +81,7 @@ class EMA:
         transformer.to(engine.device, engine.module.dtype)
         transformer.requires_grad_(False)
         return transformer.eval()
+
+
+def _file(rank: int) -> str:
+    return f"ema-{rank:05d}.pt"

@@ -16,9 +16,9 @@ from flash_ray.methods.guidance import score_gap
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
 from flash_ray.teachers.scorer import spec_of
+from flash_ray.trainer.protocol import Learner
 
 if TYPE_CHECKING:
-    from deepspeed import DeepSpeedEngine
     from PIL import Image
 
 STAGES = ("data", "student", "teachers", "ema", "fake_score")
@@ -203,7 +203,7 @@ class IterationRecorder:
         self._fake_score_losses.append(float(loss.detach()))
 
     def result(
-        self, iteration: int, images: int, student: "DeepSpeedEngine", fake_score: "DeepSpeedEngine"
+        self, iteration: int, images: int, student: Learner, fake_score: Learner
     ) -> UpdateMetrics:
         """Ends the iteration; a collective, the same record on all workers."""
         device, count = student.device, len(self._passes)
@@ -214,8 +214,8 @@ class IterationRecorder:
             values["fake_score_loss"] = sum(losses) / len(losses)
         measured = {
             **_means(self._passes),
-            "student_grad_norm": float(student.get_global_grad_norm() or 0.0),
-            "fake_score_grad_norm": float(fake_score.get_global_grad_norm() or 0.0),
+            "student_grad_norm": float(student.grad_norm),
+            "fake_score_grad_norm": float(fake_score.grad_norm),
             "seconds": seconds,
             "teacher_wait_share": stages["teachers"] / seconds,
             "memory_mib": _memory_mib(device),

@@ -4,8 +4,6 @@
 the teachers are told ahead in `lookahead.py`.
 """
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
@@ -18,12 +16,9 @@ from flash_ray.recipe import Recipe
 from flash_ray.teachers.protocol import Teachers
 from flash_ray.trainer import rng
 from flash_ray.trainer.divergence import measure_base
-from flash_ray.trainer.ema import EMA
 from flash_ray.trainer.lookahead import Lookahead
 from flash_ray.trainer.metrics import IterationRecorder, UpdateMetrics
-
-if TYPE_CHECKING:
-    from deepspeed import DeepSpeedEngine
+from flash_ray.trainer.protocol import Learner
 
 Samples = list[tuple[MicroBatch, Tensor]]
 
@@ -35,8 +30,8 @@ class DistillationStep:
         self,
         recipe: Recipe,
         model: Model,
-        student: "DeepSpeedEngine",
-        fake_score: "DeepSpeedEngine",
+        student: Learner,
+        fake_score: Learner,
         teachers: Teachers,
         stream: Stream,
     ) -> None:
@@ -46,7 +41,7 @@ class DistillationStep:
         self.method = METHODS[objective.name](
             tuple(recipe.student.rungs), objective.t_min, objective.t_max, objective.timestep_shift
         )
-        self.ema = EMA(student, recipe.training.ema_decay)
+        self.ema = student.average(recipe.training.ema_decay)
         self._lookahead = Lookahead(recipe, self.method, teachers, stream)
         self._scale = measure_base(self.method, model, student, stream, recipe.seed)
 

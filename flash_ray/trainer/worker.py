@@ -41,11 +41,10 @@ from flash_ray.teachers.protocol import Group, Teachers, groups
 from flash_ray.teachers.scorer import fingerprint, group_fingerprint, group_scorer
 from flash_ray.trainer import checkpoint
 from flash_ray.trainer.divergence import Diverged, DivergenceMonitor
-from flash_ray.trainer.learners import build_engine, ready_deepspeed
 from flash_ray.trainer.metrics import Evaluated, UpdateMetrics
+from flash_ray.trainer.networks import Networks, load_networks
 from flash_ray.trainer.prometheus import RunMetrics
 from flash_ray.trainer.step import DistillationStep
-from flash_ray.trainer.student_init import initial_student
 
 # (the base without encoders, the averaged student, frozen); runs on worker 0 between iterations.
 Evaluate = Callable[[Model, nn.Module], Evaluated]
@@ -85,14 +84,13 @@ class _Loaded:
     """What a worker has loaded.
 
     Args:
-        student, fake_score: trainable copies of the base's transformer.
+        networks: what is trained.
         weights: fingerprints of the base's and the teachers' weights.
         saved_by: workers that saved the checkpoint; None without one.
     """
 
     model: Model
-    student: nn.Module
-    fake_score: nn.Module
+    networks: Networks
     stream: Stream
     teachers: TeacherRouter
     weights: str
@@ -147,7 +145,7 @@ def train_worker(config: Mapping[str, WorkerConfig]) -> Outcome:
             return Outcome([], {}, lost=error.digests)
         if loaded.saved_by not in (None, world) and folder:
             if context.get_local_rank() == 0:  # the workers of a node share the folder
-                checkpoint.reshard_all(folder)
+                loaded.networks.reshard(folder)
             dist.barrier()
         run = _Run(given, rank, world, folder, loaded)
     try:
@@ -166,13 +164,8 @@ class _Run:
     ) -> None:
         self.config, self.rank, self.world = config, rank, world
         self.recipe, self.weights = config.recipe, loaded.weights
-        training, passes = self.recipe.training, loaded.stream.passes
         resharded = loaded.saved_by not in (None, world)
-        ready_deepspeed(self.recipe.runtime.gpu)
-        student = build_engine(loaded.student, training.optimizer, self.recipe, passes, resharded)
-        fake_score = build_engine(
-            loaded.fake_score, training.fake_score.optimizer, self.recipe, passes, resharded
-        )
+        student, fake_score = loaded.networks.learners(loaded.stream.passes, resharded)
         self.step = DistillationStep(
             self.recipe, loaded.model, student, fake_score, loaded.teachers, loaded.stream
         )
@@ -182,7 +175,7 @@ class _Run:
         self.monitor = DivergenceMonitor()
         self.metrics = RunMetrics(config.run_name, self.recipe, leading=rank == 0)
         if folder and loaded.saved_by:
-            self.state.load(folder, rank, world, loaded.saved_by)
+            self.state.load(folder)
             for metrics in self.state.progress.history:
                 self.monitor.observe(metrics)
 
@@ -208,19 +201,17 @@ class _Run:
         Returns:
             its files' records, and what `final` says of it.
         """
-        transformer = self.step.ema.gather()
-        if transformer is None:
-            return {}, None
-        with tempfile.TemporaryDirectory() as name:
-            transformer.save_pretrained(name)
-            self.step.model.save_scheduler(Path(name) / "scheduler")
+        with self.step.ema.averaged() as transformer, tempfile.TemporaryDirectory() as name:
+            if transformer is None:
+                return {}, None
+            self.step.model.save_student(transformer, Path(name))
             files = record(Path(name))
             for path in files:
                 self.config.store.put_file(
                     Path(name) / path, f"{student_key(self.config.run_name)}/{path}"
                 )
-        final = self.config.final
-        return files, final(self.step.model, transformer) if final else None
+            final = self.config.final
+            return files, final(self.step.model, transformer) if final else None
 
     def _due(self, every: int | None) -> bool:
         return bool(every and self.state.progress.iterations % every == 0)
@@ -232,13 +223,13 @@ class _Run:
             the iteration's record, on worker 0 with the scores.
         """
         start, scores = time.monotonic(), None
-        transformer = self.step.ema.gather()
-        if transformer is not None:
-            evaluated = evaluate(self.step.model, transformer)
-            scores = evaluated.scores or None
-            if evaluated.sheet:
-                evaluated.sheet.save(png := io.BytesIO(), "PNG")
-                self.config.live.put_nowait(Sheet(metrics.iteration, png.getvalue()))
+        with self.step.ema.averaged() as transformer:
+            if transformer is not None:
+                evaluated = evaluate(self.step.model, transformer)
+                scores = evaluated.scores or None
+                if evaluated.sheet:
+                    evaluated.sheet.save(png := io.BytesIO(), "PNG")
+                    self.config.live.put_nowait(Sheet(metrics.iteration, png.getvalue()))
         dist.barrier()
         stages = {**metrics.stages, "evaluate": time.monotonic() - start}
         return replace(metrics, scores=scores, stages=stages)
@@ -302,13 +293,10 @@ def _load(
     """Loads what may be rejected, before anything is shared with the other workers."""
     recipe, teacher_set = config.recipe, config.teacher_set
     model = _load_pipeline(recipe, recipe.base, device)
-    # Before any LoRA is added.
-    student, fake_score = initial_student(model, recipe, config.store), model.copy_transformer()
+    networks = load_networks(recipe, model, config.store)
     cache = ConditionCache.at(config.store, config.live.put_nowait)
     stream = Stream(recipe, cache, config.shards, rank, world)
-    fingerprints = [fingerprint(model.transformer)]
-    if recipe.student.init != "base":
-        fingerprints.append(fingerprint(student))
+    fingerprints = [fingerprint(model.transformer), *networks.fingerprints]
     endpoint = recipe.runtime.storage.endpoint
     fingerprints += [lora_digest(t.model, endpoint) for t in recipe.teachers if is_lora(t.model)]
     running = teacher_set.recipe if teacher_set else recipe
@@ -329,7 +317,7 @@ def _load(
     known = " ".join(fingerprints)
     saved_by = checkpoint.check(folder, recipe.resume_digest, known) if folder else None
     router = TeacherRouter(members, positions)
-    return _Loaded(model, student, fake_score, stream, router, known, saved_by)
+    return _Loaded(model, networks, stream, router, known, saved_by)
 
 
 def _load_pipeline(recipe: Recipe, pipeline: str, device: torch.device) -> Model:

@@ -244,6 +244,10 @@ def validate_recipe(recipe: Recipe) -> None:
         from flash_ray.teachers.validation import validate_teachers
 
         validate_teachers(recipe)
+    if recipe.student.weights == "lora":
+        from flash_ray.trainer.student_init import validate_targets
+
+        validate_targets(recipe)
 
 
 def validate_name(recipe: Recipe, store: Store, name: str, student: str, resume: bool) -> None:

@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -16,18 +16,24 @@ from flash_ray.recipe.schema import Task
 from flash_ray.storage.embedded import open_store
 from flash_ray.storage.outputs import new_folder, validate_folder
 from flash_ray.storage.scores import Baseline, PublishedScores, digits_of
-from flash_ray.storage.students import Student, get_samples, load_student, read_student
+from flash_ray.storage.students import LORA, Student, get_samples, load_student, read_student
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
 
+Form = Literal["diffusers", "comfyui"]
 HUB_TASKS: dict[Task, str] = {"t2i": "text-to-image", "edit": "image-to-image"}
 SAMPLES = "samples.png"  # the contact sheet's file
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 
 
 def export(
-    name: str, folder: Path | None, push: str | None, store_address: str | None, force: bool
+    name: str,
+    folder: Path | None,
+    push: str | None,
+    store_address: str | None,
+    force: bool,
+    form: Form = "diffusers",
 ) -> str:
     """Writes the student's files, its recipe, a model card and, if there is one, a contact sheet.
 
@@ -36,6 +42,7 @@ def export(
         push: owner/name of a repository on the hub, made if it is not there.
         store_address: the store, as `open_store` takes it.
         force: whether an earlier folder may be replaced.
+        form: for ComfyUI a LoRA's file alone, NAME.safetensors, with its recipe.
 
     Returns:
         the folder, or the address of the commit on the hub.
@@ -45,6 +52,8 @@ def export(
     """
     if folder is None and push is None:
         raise UserError("DIR: missing, and --push too; allowed: either or both; add one")
+    if push is not None and form == "comfyui":
+        raise UserError("--push: given with --format comfyui; allowed: DIR alone; leave it out")
     if push is not None:
         _validate_repository(push)
     if folder is not None:
@@ -52,10 +61,14 @@ def export(
     with open_store(store_address) as store, tempfile.TemporaryDirectory(prefix="flash-ray-") as t:
         student = read_student(store, name)
         files = load_student(store, name, Path(t) / "student")
-        samples = get_samples(store, name)
-        if samples:
-            (files / SAMPLES).write_bytes(samples)
-        _describe(student, files, push or str(folder), samples is not None)
+        if form == "comfyui":
+            files = _for_comfyui(student, files, Path(t) / "comfyui")
+        else:
+            samples = get_samples(store, name)
+            if samples:
+                (files / SAMPLES).write_bytes(samples)
+            _describe(student, files, push or str(folder), samples is not None)
+        _add_recipe(student, files)
         commit = _push(files, push, student) if push else None
         if folder is not None:
             with new_folder(folder) as fresh:
@@ -85,8 +98,32 @@ def _validate_new(folder: Path, force: bool) -> None:
         )
 
 
+def _for_comfyui(student: Student, files: Path, folder: Path) -> Path:
+    """The folder with the LoRA's file as ComfyUI reads it.
+
+    Raises:
+        UserError: the student is no LoRA.
+    """
+    from flash_ray.models.comfyui import save_for_comfyui
+
+    if student.kind != "lora":
+        raise UserError(
+            f"--format: comfyui with {student.name}, a whole transformer; allowed for it: "
+            "diffusers; leave --format out"
+        )
+    folder.mkdir()
+    about = {"base": student.base, "sigmas": ", ".join(map(str, student.sigmas))}
+    save_for_comfyui(files / LORA, folder / f"{student.name}.safetensors", about)
+    return folder
+
+
+def _add_recipe(student: Student, folder: Path) -> None:
+    recipe = yaml.safe_dump(student.recipe, sort_keys=False, default_flow_style=None, width=100)
+    (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
+
+
 def _describe(student: Student, folder: Path, address: str, samples: bool) -> None:
-    """Adds the recipe, and the card in the hub's form.
+    """Adds the card in the hub's form.
 
     Args:
         address: where the student can be loaded from.
@@ -94,8 +131,6 @@ def _describe(student: Student, folder: Path, address: str, samples: bool) -> No
     """
     from huggingface_hub import ModelCard
 
-    recipe = yaml.safe_dump(student.recipe, sort_keys=False, default_flow_style=None, width=100)
-    (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
     page = Environment(
         loader=PackageLoader("flash_ray.workflows", "."),
         undefined=StrictUndefined,
@@ -161,11 +196,11 @@ def _metadata(student: Student) -> "ModelCardData":
         ]
     return ModelCardData(
         base_model=on_hub(student.base)[0],
-        base_model_relation="finetune",
+        base_model_relation="adapter" if student.kind == "lora" else "finetune",
         library_name="diffusers",
         pipeline_tag=HUB_TASKS["t2i"],
         license=_license(student.base),
-        tags=["flash_ray", "distillation"],
+        tags=["flash_ray", "distillation", *(["lora"] if student.kind == "lora" else [])],
         model_name=student.name,
         eval_results=results or None,
     )

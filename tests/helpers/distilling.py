@@ -25,8 +25,8 @@ from flash_ray.teachers.local import InProcessTeachers, TeacherRouter
 from flash_ray.teachers.protocol import groups
 from flash_ray.teachers.scorer import group_scorer
 from flash_ray.trainer.checkpoint import HISTORY
-from flash_ray.trainer.learners import build_engine, ready_deepspeed
 from flash_ray.trainer.metrics import UpdateMetrics
+from flash_ray.trainer.networks import load_networks
 from flash_ray.trainer.process_group import Meeting, join
 from flash_ray.trainer.step import DistillationStep
 from tests.helpers.storage import FolderStore
@@ -150,16 +150,19 @@ def make_step(
 ) -> DistillationStep:
     """The step of a worker that is joined to the others, with teachers in its process."""
     model = load_model(recipe.base, torch.float32, "cpu", encoders=False)
-    ready_deepspeed(gpu=False)
-    training = recipe.training
     stream = Stream(recipe, cache, plan_cases(recipe, cache.store).shards, rank, world)
-    how = (recipe, stream.passes, resharded)
-    student = build_engine(model.copy_transformer(), training.optimizer, *how)
-    fake_score = build_engine(model.copy_transformer(), training.fake_score.optimizer, *how)
+    networks = load_networks(recipe, model, cache.store)
+    student, fake_score = networks.learners(stream.passes, resharded)
     (group,) = groups(recipe)
     members = [(group, InProcessTeachers(group_scorer(recipe, group, model)))]
     teachers = TeacherRouter(members, group.members)
     return DistillationStep(recipe, model, student, fake_score, teachers, stream)
+
+
+def reshard(recipe: Recipe, folder: Path) -> None:
+    """Makes a checkpoint of the recipe's run loadable by any number of workers."""
+    model = load_model(recipe.base, torch.float32, "cpu", encoders=False)
+    load_networks(recipe, model, FolderStore(folder)).reshard(folder)
 
 
 def _iterations(rank: int, world: int, out: Path, recipe: Recipe, cache: ConditionCache) -> None:
@@ -167,7 +170,7 @@ def _iterations(rank: int, world: int, out: Path, recipe: Recipe, cache: Conditi
     for engine in (step.student, step.fake_score):
         assert engine.module.is_gradient_checkpointing == recipe.runtime.gradient_checkpointing
     history = [step(iteration) for iteration in range(1, recipe.training.iterations + 1)]
-    student = step.ema.gather()
-    if rank == 0:
-        student.save_pretrained(out / "student")
-        write_history(out, history)
+    with step.ema.averaged() as student:
+        if rank == 0:
+            step.model.save_student(student, out / "student")
+            write_history(out, history)

@@ -13,6 +13,7 @@ from tests.helpers.distilling import (
     in_processes,
     make_step,
     read_history,
+    reshard,
     run_iterations,
     small_recipe,
     write_history,
@@ -64,8 +65,8 @@ def test_a_resized_run_is_the_fixed_one(world, most, stage, sizes):
     before, after = sizes
     in_processes(before, folder / f"{name}-before", _start, ranged, cache)
     saved = folder / f"{name}-before" / "saved"
-    in_processes(1, folder / f"{name}-reshard", _reshard, saved)
-    in_processes(after, folder / f"{name}-after", _go_on, ranged, cache, saved, before)
+    in_processes(1, folder / f"{name}-reshard", _reshard, ranged, saved)
+    in_processes(after, folder / f"{name}-after", _go_on, ranged, cache, saved)
 
     resized_history = [
         *read_history(folder / f"{name}-before"),
@@ -97,18 +98,18 @@ def _start(rank, world, out, recipe, cache):
         write_history(out, history)
 
 
-def _reshard(rank, world, out, saved):
-    checkpoint.reshard_all(saved)
+def _reshard(rank, world, out, recipe, saved):
+    reshard(recipe, saved)
 
 
-def _go_on(rank, world, out, recipe, cache, saved, before):
+def _go_on(rank, world, out, recipe, cache, saved):
     step = make_step(recipe, cache, rank, world, resharded=True)
-    _state(step).load(saved, rank, world, before)
+    _state(step).load(saved)
     history = [step(n) for n in range(SAVED_AT + 1, recipe.training.iterations + 1)]
-    student = step.ema.gather()
-    if rank == 0:
-        student.save_pretrained(out / "student")
-        write_history(out, history)
+    with step.ema.averaged() as student:
+        if rank == 0:
+            step.model.save_student(student, out / "student")
+            write_history(out, history)
 
 
 def _state(step):

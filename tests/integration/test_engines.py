@@ -123,9 +123,9 @@ def _accumulates(rank, world, out, recipe, cache):
     samples = step.student_step(1, record)
     assert [batch.number for batch, _ in samples] == [0, 1]
     assert {batch.task for batch, _ in samples} == {"t2i", "edit"}
-    assert step.student.global_steps == 1 and step.fake_score.global_steps == 0
+    assert step.student.engine.global_steps == 1 and step.fake_score.engine.global_steps == 0
     step.fake_score_step(samples, 0, record)
-    assert step.fake_score.global_steps == 1
+    assert step.fake_score.engine.global_steps == 1
     metrics = record.result(1, 4, step.student, step.fake_score)
     assert set(metrics.tasks) == {"t2i", "edit"}
     for name in ("student_loss", "fake_score_loss"):

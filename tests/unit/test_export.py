@@ -54,8 +54,7 @@ def published(base, tmp_path, monkeypatch):
     """The store of a student named `mine`, open to the command."""
     store = MemoryStore("bucket", "", None)
     model = load_model(str(base), torch.float32, "cpu", encoders=False)
-    model.transformer.save_pretrained(tmp_path / "student")
-    model.save_scheduler(tmp_path / "student" / "scheduler")
+    model.save_student(model.transformer, tmp_path / "student")
     recipe = load_recipe("miniature", [f"base={base}", "training.precision=fp32"])
     publish_student(store, "mine", tmp_path / "student", recipe, SCORES)
 

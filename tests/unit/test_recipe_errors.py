@@ -239,10 +239,41 @@ def test_names_that_nothing_registers_are_refused_with_the_known_ones(override, 
     assert "allowed: " in message and message.endswith("rename or remove it")
 
 
-def test_what_is_not_supported_yet_is_refused_not_ignored():
-    message = refusal("student.weights=lora")
-    assert message.startswith("student.weights: 'lora' is not supported yet; allowed: ")
-    assert "set student.weights=full" in message
+@pytest.mark.parametrize(
+    ("overrides", "start", "cure"),
+    [
+        (
+            ["student.lora={rank: 8}"],
+            "student.lora: given with student.weights full",
+            "set student.lora=null or student.weights=lora",
+        ),
+        (
+            ["training.fake_score.lora={rank: 8}"],
+            "training.fake_score.lora: given with student.weights full",
+            "set training.fake_score.lora=null or student.weights=lora",
+        ),
+        (
+            ["runtime.base=sharded"],
+            "runtime.base: 'sharded' with student.weights full",
+            "set runtime.base=replicated",
+        ),
+        (
+            ["runtime.base=sharded", "student.weights=lora"],
+            "runtime.base: 'sharded' is not supported yet",
+            "set runtime.base=replicated",
+        ),
+    ],
+)
+def test_what_only_a_lora_student_has_is_refused_elsewhere(overrides, start, cure):
+    message = refusal(*overrides)
+    assert message.startswith(start)
+    assert " allowed: " in message
+    assert cure in message
+
+
+def test_a_lora_student_needs_no_zero_stage():
+    alone = ["student.weights=lora", "runtime.zero_stage=3", "runtime.num_workers=1"]
+    assert load_recipe("miniature", alone).student.weights == "lora"
 
 
 def test_a_range_of_workers_needs_checkpoints_and_room():

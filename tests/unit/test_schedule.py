@@ -78,8 +78,7 @@ def test_the_teacher_draws_what_its_pipeline_draws(bases, name, size):
 def test_a_published_student_is_drawn_by_diffusers_alone(bases, name, tmp_path):
     base = bases[name]
     model = load_model(str(base), torch.float32, "cpu", encoders=True)
-    model.transformer.save_pretrained(tmp_path)
-    model.save_scheduler(tmp_path / "scheduler")
+    model.save_student(model.transformer, tmp_path)
     sigmas = recipe_of(base).student.rungs
     conditions = model.encode(["Make it red"], [[PICTURE]], (64, 64))
     noise = noise_of(1, (64, 64))

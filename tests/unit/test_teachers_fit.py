@@ -90,7 +90,7 @@ def test_an_added_lora_leaves_the_plain_base_as_it_was(miniature_folder, lora_fo
     t_B = torch.tensor([0.7])
 
     def velocity(name):
-        with model.lora(name), torch.no_grad():
+        with model.adapters.use(name), torch.no_grad():
             return model.velocity(model.transformer, x_BNC, t_B, conditions.positive)
 
     plain = velocity(None)

@@ -160,7 +160,7 @@ def write_specialized_card(
         narrow.add_lora(lora / LORA, "specialized")
         transformers = {"base": model.transformer, "specialized": narrow.transformer}
         draw, models = draw_here(model, transformers), dict.fromkeys(transformers, [sampler])
-        with narrow.lora("specialized"):
+        with narrow.adapters.use("specialized"):
             drawn = draw_tasks(draw, models, MiniatureBenchmark(), per_category, steps.show)
         comparisons = {task: compare(of, ExactJudge(), recipe) for task, of in drawn.items()}
     rows = [row for comparison in comparisons.values() for row in by_category(comparison)]

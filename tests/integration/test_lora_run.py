@@ -1,0 +1,153 @@
+"""A LoRA student's run on Ray: killed and gone on with, published, drawn, served."""
+
+import json
+import os
+import signal
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers.pipelines.qwenimage21.pipeline_qwenimage21 import QwenImage21Pipeline
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+    FlowMatchEulerDiscreteScheduler,
+)
+from PIL import Image
+from safetensors.torch import load_file
+
+from flash_ray.evaluation.sample import EncodedBenchmark, encode_benchmark, student_sampler
+from flash_ray.miniature.benchmark import MiniatureBenchmark
+from flash_ray.models.loading import load_model
+from flash_ray.models.lora_source import LORA
+from flash_ray.recipe.schema import sigma_schedule
+from flash_ray.storage.students import publish_student
+from flash_ray.trainer.driver import Callbacks, distill
+from flash_ray.trainer.metrics import Evaluated
+from tests.helpers.distilling import build_lora, small_recipe
+from tests.helpers.serving import SETTINGS, client_of, draw, in_process
+
+TIMES = {"seconds": 1, "stages": {}, "teacher_wait_share": 0, "memory_mib": 0, "cpu_seconds": 0}
+SIGMAS = sigma_schedule(2)
+
+
+class Draws:
+    """Has the averaged student draw one case, during the run and at its end."""
+
+    def __init__(self, encoded: EncodedBenchmark):
+        self.encoded = encoded
+
+    def __call__(self, base, transformer):
+        image = self.encoded.images(base, transformer, student_sampler(SIGMAS))["t2i"][0]
+        return Evaluated({"t2i": float(image.mean())}, Image.fromarray(image))
+
+
+class Final(Draws):
+    """The picture itself."""
+
+    def __call__(self, base, transformer):
+        return self.encoded.images(base, transformer, student_sampler(SIGMAS))["t2i"][0]
+
+
+class KillOnce(Draws):
+    """Ends its own process the first time, once the run has a checkpoint."""
+
+    def __init__(self, encoded, marker, store, run_name):
+        super().__init__(encoded)
+        self.marker, self.store = marker, store
+        self.checkpoints = f"runs/{run_name}/train/checkpoint_manager_snapshot.json"
+
+    def __call__(self, base, transformer):
+        if not self.marker.exists():
+            while b"iteration-000002" not in (self.store.get_bytes(self.checkpoints) or b""):
+                time.sleep(0.2)
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(base, transformer)
+
+
+@pytest.fixture(scope="module")
+def case():
+    return MiniatureBenchmark().cases("t2i", 1)[0]
+
+
+@pytest.fixture(scope="module")
+def encoded(base, case):
+    return encode_benchmark(load_model(str(base), torch.float32, "cpu", True), {"t2i": [case]})
+
+
+@pytest.fixture(scope="module")
+def recipe(base, tmp_path_factory):
+    """A run of the base and a LoRA as teachers, in an actor of their own."""
+    lora = build_lora(base, tmp_path_factory.mktemp("teacher"))
+    teachers = [
+        {"name": "base", "model": "base", "weight": 0.5},
+        {"name": "narrow", "model": str(lora), "weight": 0.5},
+    ]
+    return small_recipe(
+        base,
+        f"teachers={json.dumps(teachers)}",
+        "student.weights=lora",
+        "student.lora={rank: 4}",
+        f"student.sigmas={SIGMAS}",
+        "student.steps=2",
+        "training.optimizer.lr=1e-2",
+        "training.fake_score.optimizer.lr=1e-2",
+        "training.ema_decay=0.5",
+        "teacher_defaults.placement=actors",
+        "runtime.micro_batch_size=2",
+        "runtime.checkpoint_every=2",
+        "evaluation.every=3",
+        "runtime.max_failures=1",
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(recipe, store, cluster, encoded, tmp_path_factory):
+    """The result of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole") / "student"
+    callbacks = Callbacks(Draws(encoded), final=Final(encoded))
+    return distill(recipe, store, "lora-whole", folder, callbacks=callbacks)
+
+
+def exact(history):
+    return [replace(metrics, **TIMES) for metrics in history]
+
+
+def test_a_killed_run_goes_on_to_the_last_bit(whole, recipe, store, encoded, tmp_path):
+    name = "lora-killed"
+    kill = KillOnce(encoded, tmp_path / "killed", store, name)
+    callbacks = Callbacks(kill, final=Final(encoded))
+    resumed = distill(recipe, store, name, tmp_path / "student", callbacks=callbacks)
+    assert (tmp_path / "killed").exists()
+    assert exact(resumed.history) == exact(whole.history)
+    ours, theirs = load_file(tmp_path / "student" / LORA), load_file(whole.folder / LORA)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    assert np.array_equal(resumed.final, whole.final)
+
+
+def test_plain_diffusers_draws_what_the_run_drew_at_its_end(whole, base, case, encoded):
+    scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(whole.folder / "scheduler")
+    pipeline = QwenImage21Pipeline.from_pretrained(base, scheduler=scheduler)
+    noise = encoded.batches["t2i"][0].noise_BNC[:1]
+    how = {"sigmas": SIGMAS, "output_resolution": 64, "output_type": "np", "latents": noise}
+    plain = pipeline(case.prompt, **how).images[0][..., :3] * 255
+    pipeline.load_lora_weights(whole.folder)
+    theirs = pipeline(case.prompt, **how).images[0][..., :3] * 255
+    assert abs(whole.final - theirs).max() <= 1
+    assert abs(theirs - plain).max() > 2
+
+
+def test_it_is_served_on_the_one_base(whole, recipe, store, case, monkeypatch, tmp_path):
+    monkeypatch.setenv("FLASH_RAY_CACHE", str(tmp_path / "node"))
+    publish_student(store, "lora-served", whole.folder, recipe)
+    with client_of(in_process(recipe, store, SETTINGS)) as client:
+        pictures = [
+            draw(client, model="lora-served", prompt=case.prompt, seed=case.seed, size="64x64"),
+            draw(
+                client, model="teacher", prompt=case.prompt, seed=case.seed, steps=2, size="64x64"
+            ),
+        ]
+    assert [answer.status_code for answer in pictures] == [200, 200]
+    assert pictures[0].json()["data"] != pictures[1].json()["data"]
