@@ -292,7 +292,7 @@ class QwenImage21:
                 transformer_lora_adapter_metadata=adapters.settings(name),
             )
         else:
-            cast(QwenImage21Transformer2DModel, transformer).save_pretrained(folder)
+            cast("QwenImage21Transformer2DModel", transformer).save_pretrained(folder)
         save_unshifted(self.pipeline.scheduler, folder / "scheduler")
 
     def to_latents(self, images: list[Image.Image]) -> Tensor:
