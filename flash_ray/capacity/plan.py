@@ -31,6 +31,12 @@ class Hardware:
     host_memory: int | None = None
     disk: int | None = None
 
+    @property
+    def words(self) -> str:
+        """The GPUs, for a sentence."""
+        kind = "GPU" if self.gpus == 1 else "GPUs"
+        return f"{self.gpus} {kind} of {self.memory / GIB:.4g} GiB"
+
 
 @dataclass(frozen=True)
 class Process:
@@ -52,7 +58,7 @@ class Plan:
     """What a recipe takes.
 
     Args:
-        nodes: that the GPUs are on.
+        gpus: that are needed at the same time.
         host, disk: bytes of the node with most of them.
         store: bytes in object storage, all together.
         activations: bytes of a backward pass's, with gradient checkpointing and without.
@@ -60,7 +66,7 @@ class Plan:
     """
 
     processes: tuple[Process, ...]
-    nodes: int
+    gpus: int
     host: float
     disk: float
     store: float
@@ -97,7 +103,7 @@ def make_plan(recipe: Recipe, pipeline: Pipeline, assumed: Assumptions, hardware
     if hardware.disk is not None and disk > hardware.disk:
         problems.append(f"disk: {disk / GB:,.0f} GB on a node of {hardware.disk / GB:,.0f}")
     activations = model.activations(again=True), model.activations(again=False)
-    sizes = nodes, host, disk, store, model.checkpoint, conditions, activations
+    sizes = workers + actors, host, disk, store, model.checkpoint, conditions, activations
     return Plan(processes, *sizes, tuple(problems))
 
 

@@ -57,11 +57,10 @@ def plan_lines(recipe: Recipe, plan: Plan, hardware: Hardware) -> Iterator[str]:
         f"the store: {plan.store / GB:,.0f} GB, a checkpoint {plan.checkpoint / GB:,.1f}, "
         f"encoded cases {plan.conditions / GB:,.1f}"
     )
-    there = f"{hardware.gpus} GPUs of {hardware.memory / GIB:.4g} GiB"
     if not plan.problems:
-        yield f"{recipe.name} fits {there}"
+        yield f"{recipe.name} fits {hardware.words}"
         return
-    yield f"{recipe.name} does not fit {there}:"
+    yield f"{recipe.name} does not fit {hardware.words}:"
     yield from (f"  {problem}" for problem in plan.problems)
 
 
