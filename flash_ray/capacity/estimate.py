@@ -25,7 +25,7 @@ class Estimate:
 
     Args:
         teachers: GPUs with a teacher; 0: in the trainers' processes.
-        stage: of ZeRO: the recipe's, or a higher one if only that fits.
+        stage: of ZeRO: the recipe's, or a higher one if only that fits; 0: LoRAs, without ZeRO.
         global_batch: images an update: the recipe's, or one micro-batch for each trainer.
         fits: both kinds of GPU hold what they must.
         sent_bytes: between trainers and teachers in an update, all together.
@@ -177,10 +177,11 @@ def _estimate(
     per_teacher = math.ceil(trainers / replicas) if replicas else 1
     open_requests = recipe.teacher_defaults.max_in_flight * per_teacher
     most = assumed.gpu_memory_gib * GIB
-    for stage in range(runtime.zero_stage, 4):
+    is_full = recipe.student.weights == "full"
+    for stage in range(runtime.zero_stage, 4) if is_full else (0,):
         model = MemoryModel(recipe, pipeline, assumed, stage, trainers)
         trainer = model.trainer(teachers_inside=not replicas)
-        if trainer.total <= most or model.is_lora:
+        if trainer.total <= most:
             break
     by_group = [model.teacher(group, open_requests) for group in groups(recipe)]
     teacher = max(by_group, key=lambda memory: memory.total)

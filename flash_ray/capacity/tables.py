@@ -61,7 +61,7 @@ def _row(estimate: Estimate, mark: str) -> list[str]:
         str(estimate.gpus),
         f"{estimate.trainers}{mark}",
         teachers,
-        str(estimate.stage),
+        str(estimate.stage or ""),
         str(estimate.global_batch),
         f"{estimate.timing.seconds:.1f}",
         f"{estimate.images_per_second:.2f}",

@@ -165,6 +165,7 @@ class Loop:
 def measure(case: Case, size: Size) -> Measured:
     """Runs a case in this process: a small iteration, and one that counts."""
     torch.manual_seed(0)
+    torch.set_num_threads(1)
     if case.weights == "full":
         os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks for it
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)

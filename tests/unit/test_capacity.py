@@ -221,7 +221,7 @@ def test_divisions_keep_the_global_batch_while_each_trainer_has_a_micro_batch():
 
 def test_the_best_division_fits_if_any_does():
     assumed = Assumptions()
-    found = estimates(QWEN, Pipeline(), assumed, 8)
+    found = estimates(QWEN, Pipeline(), assumed, 64)
     assert any(not estimate.fits for estimate in found)
     assert best(found).fits
     assert best(found).trainer_memory.total <= assumed.gpu_memory_gib * GIB
