@@ -143,11 +143,9 @@ def planned_gb(loop: Loop, layout: Layout, size: Size, kind: str = "bf16") -> fl
     tasks = {"t2i": 0, "edit": 0, layout.task: 1}
     sides = f"data.resolution=[{size.side}, {size.side}]"
     recipe = load_recipe("qwen-image-2.1", [f"tasks={tasks}", sides])
-    pipeline, assumed = (
-        Pipeline(Architecture.from_config(config)),
-        Assumptions(text_tokens=size.text),
-    )
-    phases = MemoryModel(recipe, pipeline, assumed, 2, 1).trainer(teachers_inside=True).phases
+    assumed = Assumptions(text_tokens=size.text)
+    model = MemoryModel(recipe, Pipeline(architecture), assumed, stage=2, workers=1)
+    phases = model.trainer(teachers_inside=True).phases
     backward = phases["student's backward pass"]
     return (weights + backward.activations + backward.caches / 2) / GB
 
