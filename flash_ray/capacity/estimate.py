@@ -3,7 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from flash_ray.capacity.memory import FP32, GIB, DeviceMemory, MemoryModel
+from flash_ray.capacity.device import GIB, DeviceMemory
+from flash_ray.capacity.memory import FP32, MemoryModel
 from flash_ray.capacity.pipeline import Architecture, Pipeline
 from flash_ray.capacity.timeline import StageSeconds, Timing, simulate
 from flash_ray.capacity.workload import Assumptions, Work, Workload, workload

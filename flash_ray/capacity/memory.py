@@ -8,6 +8,7 @@ the time is counted by role; what comes and goes is counted by phase, of which t
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from flash_ray.capacity.device import GIB, DeviceMemory, Held, Phase
 from flash_ray.capacity.pipeline import Pipeline, Vae
 from flash_ray.capacity.workload import Assumptions, TaskTokens, task_tokens, teachers_at_once
 from flash_ray.models.vae import at_once
@@ -15,7 +16,6 @@ from flash_ray.recipe import Recipe
 from flash_ray.recipe.sections import Lora
 from flash_ray.teachers.protocol import Group, groups
 
-GIB = 2**30
 FP32, MOMENTS = 4, 8  # bytes a weight: a copy in fp32, Adam's two moments
 BUCKET = 500_000_000  # elements of DeepSpeed's buffer for gradients, as `learners` sets it
 LIVE = 1_000_000_000  # weights that ZeRO 3 keeps gathered, and that it steps at once
@@ -24,78 +24,6 @@ TEACHER_LORA = Lora()  # the size that a LoRA teacher is taken to have
 # Bytes for each pixel in bf16, of the released VAE: 7.0 and 2.4 GB for 1024 x 1024, on an H100.
 DECODE_BYTES, ENCODE_BYTES = 6700.0, 2300.0
 PROMPTS, SLOT = 16, 4  # prompts encoded at once; latent tokens of one of the encoder's
-
-
-@dataclass(frozen=True)
-class Held:
-    """Bytes that a network holds as long as its process lives.
-
-    Args:
-        optimizer: weights in fp32, and Adam's moments.
-        average: the EMA of the weights.
-        buffers: of communication.
-    """
-
-    weights: float = 0.0
-    gradients: float = 0.0
-    optimizer: float = 0.0
-    average: float = 0.0
-    buffers: float = 0.0
-
-    @property
-    def total(self) -> float:
-        """All of it."""
-        return sum(vars(self).values())
-
-
-@dataclass(frozen=True)
-class Phase:
-    """Bytes that are there in a part of the work, beside what networks hold.
-
-    Args:
-        activations: kept for a backward pass, and at work in one layer.
-        caches: keys and values of texts and references.
-        coding: of the VAE or the text encoder at work.
-        training: gradients on their way, and what a step or a gathering takes.
-    """
-
-    activations: float = 0.0
-    caches: float = 0.0
-    coding: float = 0.0
-    training: float = 0.0
-
-    @property
-    def total(self) -> float:
-        """All of it."""
-        return sum(vars(self).values())
-
-
-@dataclass(frozen=True)
-class DeviceMemory:
-    """Bytes on the GPU of one process, or in the memory of one without a GPU.
-
-    Args:
-        held: by role.
-        phases: what is there beside all that, by phase; one ends before the next begins.
-        other: of CUDA and its allocator.
-        loading: before training starts, all together.
-    """
-
-    held: Mapping[str, Held]
-    phases: Mapping[str, Phase]
-    other: float = 0.0
-    loading: float = 0.0
-
-    @property
-    def resident(self) -> float:
-        """What is there all the time."""
-        return sum(each.total for each in self.held.values()) + self.other
-
-    @property
-    def total(self) -> float:
-        """The most that is ever there."""
-        most = max((phase.total for phase in self.phases.values()), default=0.0)
-        return max(self.resident + most, self.loading)
 
 
 @dataclass(frozen=True)

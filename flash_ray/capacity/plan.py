@@ -5,7 +5,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from flash_ray.capacity.memory import FP32, GIB, MOMENTS, DeviceMemory, MemoryModel
+from flash_ray.capacity.device import GIB, DeviceMemory
+from flash_ray.capacity.memory import FP32, MOMENTS, MemoryModel
 from flash_ray.capacity.pipeline import Pipeline
 from flash_ray.capacity.workload import Assumptions
 from flash_ray.errors import UserError

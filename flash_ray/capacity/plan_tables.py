@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from rich.table import Table
 
 from flash_ray.capacity.changes import Change
-from flash_ray.capacity.memory import GIB, DeviceMemory, Held, Phase
+from flash_ray.capacity.device import GIB, DeviceMemory, Held, Phase
 from flash_ray.capacity.plan import GB, Hardware, Plan, Process
 from flash_ray.recipe import Recipe
 

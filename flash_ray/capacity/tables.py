@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from flash_ray.capacity.device import GIB
 from flash_ray.capacity.estimate import Estimate, best
-from flash_ray.capacity.memory import GIB
 from flash_ray.capacity.pipeline import Architecture
 from flash_ray.capacity.workload import Assumptions, Workload, assume
 from flash_ray.recipe import Recipe, load_recipe

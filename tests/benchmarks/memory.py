@@ -20,7 +20,8 @@ from rich.table import Table
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from flash_ray.capacity.memory import DeviceMemory, MemoryModel
+from flash_ray.capacity.device import DeviceMemory
+from flash_ray.capacity.memory import MemoryModel
 from flash_ray.capacity.pipeline import Architecture, Pipeline, Vae
 from flash_ray.capacity.tables import wide_console
 from flash_ray.capacity.workload import Assumptions

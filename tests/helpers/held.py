@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from flash_ray.capacity.memory import Held
+from flash_ray.capacity.device import Held
 
 
 def held_by_engine(engine: Any, ema: Any = None) -> Held:

@@ -7,6 +7,7 @@ import torch
 from diffusers import QwenImage21Transformer2DModel
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from flash_ray.capacity.device import GIB
 from flash_ray.capacity.estimate import (
     best,
     checkpoint_seconds,
@@ -15,7 +16,6 @@ from flash_ray.capacity.estimate import (
     stage_seconds,
     traffic_seconds,
 )
-from flash_ray.capacity.memory import GIB
 from flash_ray.capacity.pipeline import Architecture, Pipeline, pipeline_of
 from flash_ray.capacity.tables import estimate_rows, read
 from flash_ray.capacity.timeline import StageSeconds, simulate

@@ -5,7 +5,8 @@ import torch
 from diffusers import QwenImage21Transformer2DModel
 
 from flash_ray.capacity.changes import smallest_changes
-from flash_ray.capacity.memory import GIB, DeviceMemory, Held, MemoryModel
+from flash_ray.capacity.device import GIB, DeviceMemory, Held
+from flash_ray.capacity.memory import MemoryModel
 from flash_ray.capacity.pipeline import Architecture, Pipeline, pipeline_of
 from flash_ray.capacity.plan import Hardware, Plan, make_plan, read_size
 from flash_ray.capacity.workload import Assumptions, teachers_at_once
