@@ -1,9 +1,11 @@
-"""How a run would do on more machines than one has: a small model with its assumptions stated.
+"""What a recipe takes on machines that one has or has not: a small model, its assumptions stated.
 
-    flash-ray capacity RECIPE                       # a table for 8, 64 and 512 GPUs
-    python -m tests.benchmarks.capacity             # the same model against runs on this machine
+    flash-ray recipe plan RECIPE --gpus N --memory 80GB   # whether it fits, and what would
+    flash-ray capacity RECIPE                             # a table for 8, 64 and 512 GPUs
+    python -m tests.benchmarks.memory                     # planned memory against tensors
+    python -m tests.benchmarks.capacity                   # seconds against runs on this machine
 
-`workload` has the transformer's parameters and FLOPs, what is assumed, and the work of trainers and
-teachers; `timeline` plays the updates through; `estimate` divides the GPUs and adds memory, traffic
-and seconds.
+`pipeline` has the sizes of a base's parts, `workload` FLOPs, tokens and what is assumed, `memory`
+the bytes of each process. `plan` holds those against machines and `changes` makes them fit;
+`timeline` plays the updates through, and `estimate` divides the GPUs and adds traffic and seconds.
 """

@@ -3,41 +3,21 @@
 import math
 from dataclasses import dataclass
 
+from flash_ray.capacity.device import GIB, DeviceMemory
+from flash_ray.capacity.memory import FP32, MemoryModel
+from flash_ray.capacity.pipeline import Architecture, Pipeline
 from flash_ray.capacity.timeline import StageSeconds, Timing, simulate
-from flash_ray.capacity.workload import Architecture, Assumptions, Work, Workload, workload
+from flash_ray.capacity.workload import Assumptions, Work, Workload, workload
 from flash_ray.errors import UserError
 from flash_ray.recipe import Recipe
+from flash_ray.recipe.sections import Lora
 from flash_ray.teachers.protocol import groups
 
 TRAINERS_PER_TEACHER = (1, 2, 3, 5, 7, 15)  # divisions worth a look
-ENGINES = 2  # the student and the fake score
-WEIGHT_BYTES, GRADIENT_BYTES, ADAM_BYTES, EMA_BYTES = 2, 2, 12, 4
-# Reduced gradients and gathered weights by ZeRO stage, in units of the model's bf16 bytes.
+# Reduced gradients and gathered weights by ZeRO stage, in units of the model's bytes.
 FORWARD_VOLUMES = {1: 0.0, 2: 0.0, 3: 1.0}
 BACKWARD_VOLUMES = {1: 0.0, 2: 1.0, 3: 2.0}
 STEP_VOLUMES = {1: 2.0, 2: 1.0, 3: 0.0}
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What a GPU holds, in GB of 10^9 bytes.
-
-    Args:
-        engines: both engines' weights, gradients and optimizer states, and the average's share.
-        frozen: the base's transformer and VAE, which every worker and teacher loads whole.
-        activations: what the longest micro-batch keeps for its backward pass, and keys and values
-            of prefixes.
-    """
-
-    engines: float
-    frozen: float
-    activations: float
-    other: float
-
-    @property
-    def total(self) -> float:
-        """All of it, in GB."""
-        return self.engines + self.frozen + self.activations + self.other
 
 
 @dataclass(frozen=True)
@@ -46,7 +26,7 @@ class Estimate:
 
     Args:
         teachers: GPUs with a teacher; 0: in the trainers' processes.
-        stage: of ZeRO: the recipe's, or a higher one if only that fits.
+        stage: of ZeRO: the recipe's, or a higher one if only that fits; 0: LoRAs, without ZeRO.
         global_batch: images an update: the recipe's, or one micro-batch for each trainer.
         fits: both kinds of GPU hold what they must.
         sent_bytes: between trainers and teachers in an update, all together.
@@ -61,8 +41,8 @@ class Estimate:
     accumulation: int
     stages: StageSeconds
     timing: Timing
-    trainer_memory: Memory
-    teacher_memory: Memory
+    trainer_memory: DeviceMemory
+    teacher_memory: DeviceMemory
     fits: bool
     sent_bytes: float
     gathered_bytes: float
@@ -81,7 +61,7 @@ class Estimate:
 
 
 def estimates(
-    recipe: Recipe, architecture: Architecture, assumed: Assumptions, gpus: int
+    recipe: Recipe, pipeline: Pipeline, assumed: Assumptions, gpus: int
 ) -> list[Estimate]:
     """An estimate for each division worth a look, teachers in the trainers' processes first.
 
@@ -101,7 +81,7 @@ def estimates(
             splits.append((ratio * replicas, replicas))
     if len(splits) == 1:
         splits.append((gpus - kinds, 1))
-    return [_estimate(recipe, architecture, assumed, gpus, *split) for split in splits]
+    return [_estimate(recipe, pipeline, assumed, gpus, *split) for split in splits]
 
 
 def best(candidates: list[Estimate]) -> Estimate:
@@ -121,10 +101,10 @@ def stage_seconds(
 ) -> StageSeconds:
     """Seconds of a trainer's stages, traffic included, and of the slowest group's teacher."""
 
-    def trained(of: Work, volumes: float) -> float:
+    def trained(of: Work, moved: float) -> float:
         rate = assumed.device_flops_per_s * assumed.mfu
         compute = of.flops / rate + of.passes * assumed.pass_seconds
-        traffic = traffic_seconds(architecture, assumed, trainers, volumes)
+        traffic = traffic_seconds(assumed, trainers, moved)
         return compute + max(0.0, traffic - assumed.overlap * compute)
 
     def answered(of: Work, sent_bytes: float) -> float:
@@ -133,11 +113,11 @@ def stage_seconds(
         sent = sent_bytes / (assumed.object_store_gb_per_s * 1e9)
         return compute + sent + assumed.call_seconds
 
-    forward, backward = FORWARD_VOLUMES[stage], BACKWARD_VOLUMES[stage]
+    forward, backward, stepped = moved_bytes(recipe, architecture, stage)
     before = work.rollout + work.student_forward
     repeats = recipe.training.fake_score.updates_per_iteration
     fake = trained(work.fake_update, forward + backward) * accumulation
-    step = trained(Work(), STEP_VOLUMES[stage]) + assumed.optimizer_step_seconds
+    step = trained(Work(), stepped) + assumed.optimizer_step_seconds
     return StageSeconds(
         before=trained(before, forward * before.passes),
         fake_score=trained(work.fake_score, forward),
@@ -148,65 +128,24 @@ def stage_seconds(
     )
 
 
-def trainer_memory(
-    architecture: Architecture,
-    work: Workload,
-    assumed: Assumptions,
-    stage: int,
-    trainers: int,
-    micro_batch: int,
-    teachers_inside: int = 0,
-) -> Memory:
-    """The memory of a trainer's GPU under ZeRO `stage` over so many trainers.
+def moved_bytes(
+    recipe: Recipe, architecture: Architecture, stage: int
+) -> tuple[float, float, float]:
+    """Bytes that trainers gather or reduce for a forward pass, a backward pass and a step.
 
-    Args:
-        teachers_inside: groups of teachers in the trainer's process, the base's among them.
+    Adapters' gradients are summed in fp32, once a step; reducing moves them twice.
     """
-    sharded = {
-        1: (0, 0, ADAM_BYTES),
-        2: (0, GRADIENT_BYTES, ADAM_BYTES),
-        3: (WEIGHT_BYTES, GRADIENT_BYTES, ADAM_BYTES),
-    }[stage]
-    whole = WEIGHT_BYTES + GRADIENT_BYTES + ADAM_BYTES - sum(sharded)
-    each = ENGINES * (whole + sum(sharded) / trainers) + EMA_BYTES / trainers
-    live = 2 * architecture.layer_weights * WEIGHT_BYTES if stage == 3 else 0  # gathered layers
-    layer = 2 * micro_batch * work.longest_tokens * architecture.width  # bf16, one width
-    if work.gradient_checkpointing:  # every layer's input, and one layer whole
-        activations = layer * (architecture.layers + assumed.activation_widths)
-    else:
-        activations = layer * architecture.layers * assumed.activation_widths
-    # The rollout's prefix, the fake score's, and of each group both sides'.
-    prefixes = (2 + 2 * teachers_inside) * _prefix_bytes(architecture, work, micro_batch)
-    return Memory(
-        (each * architecture.parameters + live) / 1e9,
-        max(1, teachers_inside) * _frozen_gb(architecture, assumed),
-        (activations + prefixes) / 1e9,
-        assumed.other_memory_gb,
-    )
+    if recipe.student.weights == "lora":
+        lora = recipe.student.lora or Lora()
+        return 0.0, 0.0, 2.0 * FP32 * architecture.lora_parameters(lora)
+    each = (2 if recipe.training.precision == "bf16" else 4) * architecture.parameters
+    volumes = FORWARD_VOLUMES[stage], BACKWARD_VOLUMES[stage], STEP_VOLUMES[stage]
+    forward, backward, step = (volume * each for volume in volumes)
+    return forward, backward, step
 
 
-def teacher_memory(
-    architecture: Architecture,
-    work: Workload,
-    assumed: Assumptions,
-    micro_batch: int,
-    open_requests: int,
-) -> Memory:
-    """The memory of a teacher's GPU: weights, keys and values of all open requests."""
-    prefixes = open_requests * 2 * _prefix_bytes(architecture, work, micro_batch)
-    layer = 2 * micro_batch * work.longest_tokens * architecture.width * assumed.activation_widths
-    return Memory(
-        0.0,
-        _frozen_gb(architecture, assumed),
-        (prefixes + layer) / 1e9,
-        assumed.other_memory_gb,
-    )
-
-
-def traffic_seconds(
-    architecture: Architecture, assumed: Assumptions, trainers: int, volumes: float
-) -> float:
-    """Seconds of gathering or reducing the model's bf16 bytes `volumes` times.
+def traffic_seconds(assumed: Assumptions, trainers: int, moved: float) -> float:
+    """Seconds of gathering or reducing so many bytes, each once.
 
     A ring moves (N-1)/N of the bytes past every GPU. Between nodes it moves them once through
     each node's network, all its ports together.
@@ -214,54 +153,49 @@ def traffic_seconds(
     slowest = assumed.gpu_link_gb_per_s
     if trainers > assumed.gpus_per_node:
         slowest = min(slowest, assumed.node_network_gb_per_s)
-    moved = volumes * WEIGHT_BYTES * architecture.parameters * (trainers - 1) / trainers
-    return moved / (slowest * assumed.network_efficiency * 1e9)
+    share = moved * (trainers - 1) / trainers
+    return share / (slowest * assumed.network_efficiency * 1e9)
 
 
-def checkpoint_bytes(architecture: Architecture) -> int:
-    """Bytes of both engines' weights and optimizer states, and of the average."""
-    each = ENGINES * (WEIGHT_BYTES + ADAM_BYTES) + EMA_BYTES
-    return each * architecture.parameters
-
-
-def checkpoint_seconds(architecture: Architecture, assumed: Assumptions, trainers: int) -> float:
+def checkpoint_seconds(bytes_in_all: int, assumed: Assumptions, trainers: int) -> float:
     """Seconds of the upload by all trainers' nodes at once, during which nobody trains."""
     nodes = math.ceil(trainers / assumed.gpus_per_node)
-    return checkpoint_bytes(architecture) / (nodes * assumed.s3_gb_per_s_per_node * 1e9)
+    return bytes_in_all / (nodes * assumed.s3_gb_per_s_per_node * 1e9)
 
 
 def _estimate(
     recipe: Recipe,
-    architecture: Architecture,
+    pipeline: Pipeline,
     assumed: Assumptions,
     gpus: int,
     trainers: int,
     replicas: int,
 ) -> Estimate:
     """`replicas` of each group of teachers; 0: in the trainers' processes."""
-    runtime, work = recipe.runtime, workload(recipe, architecture, assumed)
+    runtime, architecture = recipe.runtime, pipeline.transformer
+    work = workload(recipe, architecture, assumed)
     accumulation = max(1, math.ceil(_global_batch(recipe) / (trainers * runtime.micro_batch_size)))
     per_teacher = math.ceil(trainers / replicas) if replicas else 1
     open_requests = recipe.teacher_defaults.max_in_flight * per_teacher
-    teacher = teacher_memory(architecture, work, assumed, runtime.micro_batch_size, open_requests)
-    inside = 0 if replicas else len(work.teachers)
-    for stage in range(runtime.zero_stage, 4):
-        trainer = trainer_memory(
-            architecture, work, assumed, stage, trainers, runtime.micro_batch_size, inside
-        )
-        if trainer.total <= assumed.gpu_memory_gb:
+    most = assumed.gpu_memory_gib * GIB
+    is_full = recipe.student.weights == "full"
+    for stage in range(runtime.zero_stage, 4) if is_full else (0,):
+        model = MemoryModel(recipe, pipeline, assumed, stage, trainers)
+        trainer = model.trainer(teachers_inside=not replicas)
+        if trainer.total <= most:
             break
+    by_group = [model.teacher(group, open_requests) for group in groups(recipe)]
+    teacher = max(by_group, key=lambda memory: memory.total)
     stages = stage_seconds(recipe, architecture, assumed, work, stage, trainers, accumulation)
-    teachers = work.teachers
     if replicas:
         timing = simulate(stages, per_teacher, 1, accumulation)
     else:
         timing = _in_process(stages, accumulation)
-    sent = sum(t.condition_bytes + t.score_bytes for t in teachers) if replicas else 0.0
+    sent = sum(t.condition_bytes + t.score_bytes for t in work.teachers) if replicas else 0.0
     return Estimate(
         gpus,
         trainers,
-        replicas * len(teachers),
+        replicas * len(by_group),
         stage,
         trainers * runtime.micro_batch_size * accumulation,
         accumulation,
@@ -269,11 +203,11 @@ def _estimate(
         timing,
         trainer,
         teacher,
-        max(trainer.total, teacher.total if replicas else 0) <= assumed.gpu_memory_gb,
+        max(trainer.total, teacher.total if replicas else 0) <= most,
         sent * trainers * accumulation,
         _gathered_bytes(recipe, architecture, work, stage, trainers, accumulation),
-        checkpoint_bytes(architecture),
-        checkpoint_seconds(architecture, assumed, trainers),
+        model.checkpoint,
+        checkpoint_seconds(model.checkpoint, assumed, trainers),
     )
 
 
@@ -299,20 +233,8 @@ def _gathered_bytes(
     trainers: int,
     accumulation: int,
 ) -> float:
-    forward, backward = FORWARD_VOLUMES[stage], BACKWARD_VOLUMES[stage]
+    forward, backward, step = moved_bytes(recipe, architecture, stage)
     repeats = recipe.training.fake_score.updates_per_iteration
     forwards = work.rollout.passes + 2 + repeats
     each = forwards * forward + (1 + repeats) * backward
-    volumes = accumulation * each + (1 + repeats) * STEP_VOLUMES[stage]
-    moved = volumes * WEIGHT_BYTES * architecture.parameters
-    return moved * (trainers - 1) / trainers
-
-
-def _prefix_bytes(architecture: Architecture, work: Workload, micro_batch: int) -> float:
-    """Bytes of the longest prefix's keys and values of every layer, in bf16."""
-    tokens = micro_batch * work.longest_prefix_tokens
-    return 2 * 2 * tokens * architecture.width * architecture.layers
-
-
-def _frozen_gb(architecture: Architecture, assumed: Assumptions) -> float:
-    return architecture.parameters * WEIGHT_BYTES / 1e9 + assumed.vae_gb
+    return (accumulation * each + (1 + repeats) * step) * (trainers - 1) / trainers

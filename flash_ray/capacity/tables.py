@@ -5,13 +5,10 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from flash_ray.capacity.device import GIB
 from flash_ray.capacity.estimate import Estimate, best
-from flash_ray.capacity.workload import (
-    Architecture,
-    Assumptions,
-    Workload,
-    assume,
-)
+from flash_ray.capacity.pipeline import Architecture
+from flash_ray.capacity.workload import Assumptions, Workload, assume
 from flash_ray.recipe import Recipe, load_recipe
 from flash_ray.recipe.load import override
 
@@ -56,15 +53,15 @@ def estimate_rows(estimates: Sequence[Estimate]) -> list[list[str]]:
 
 
 def _row(estimate: Estimate, mark: str) -> list[str]:
-    teachers, idle, memory = "inside", "", f"{estimate.trainer_memory.total:.0f}"
+    teachers, idle, memory = "inside", "", f"{estimate.trainer_memory.total / GIB:.0f}"
     if estimate.teachers:
         teachers, idle = str(estimate.teachers), f"{estimate.timing.teacher_idle_share:.0%}"
-        memory += f" / {estimate.teacher_memory.total:.0f}"
+        memory += f" / {estimate.teacher_memory.total / GIB:.0f}"
     return [
         str(estimate.gpus),
         f"{estimate.trainers}{mark}",
         teachers,
-        str(estimate.stage),
+        str(estimate.stage or ""),
         str(estimate.global_batch),
         f"{estimate.timing.seconds:.1f}",
         f"{estimate.images_per_second:.2f}",
@@ -79,12 +76,12 @@ def _row(estimate: Estimate, mark: str) -> list[str]:
 def estimate_table(estimates: Sequence[Estimate]) -> Table:
     """Makes the table of divisions.
 
-    GB is what a trainer's GPU and a teacher's must hold; the last column is GPU-hours for 100
+    GiB is what a trainer's GPU and a teacher's must hold; the last column is GPU-hours for 100
     updates.
     """
     table = Table(
         *("GPUs", "trainers", "teachers", "ZeRO", "batch", "s/update", "images/s"),
-        *("wait", "idle", "GB", "fits", "GPU-h/100"),
+        *("wait", "idle", "GiB", "fits", "GPU-h/100"),
     )
     before = None
     for estimate, row in zip(estimates, estimate_rows(estimates), strict=True):

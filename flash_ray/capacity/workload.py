@@ -1,94 +1,24 @@
 """The work of a recipe's update: FLOPs, passes, bytes, from its model's sizes and assumptions."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
+from flash_ray.capacity.pipeline import Architecture
 from flash_ray.errors import UserError
 from flash_ray.models.base import PIXELS_PER_TOKEN
-from flash_ray.models.loading import resolve_base
 from flash_ray.recipe import Recipe, messages
 from flash_ray.recipe.schema import Section
 from flash_ray.recipe.teacher_weights import moments, weights_at
 from flash_ray.teachers.protocol import groups
 
-TIME_CHANNELS = 256  # of the sinusoidal embedding of t
-SMALLEST_TARGET_TOKENS = 4  # the target that a teacher's prefill carries along
 BACKWARD = 2.0  # a backward pass costs two forward ones (arXiv 2001.08361, section 2.1)
+FROZEN_BACKWARD = 1.0  # of a frozen base: no gradients of its weights
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """The sizes of a Qwen-Image-2.1 transformer; the defaults are those of the released model.
-
-    Args:
-        width: heads x channels of a head.
-        context_width: channels of the text encoder's states.
-    """
-
-    layers: int = 32
-    width: int = 4096
-    head_width: int = 128
-    mlp_ratio: int = 3
-    in_channels: int = 64
-    out_channels: int = 64
-    context_width: int = 4096
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Reads the sizes from a transformer's config.json."""
-        return cls(
-            layers=config["num_layers"],
-            width=config["num_attention_heads"] * config["attention_head_dim"],
-            head_width=config["attention_head_dim"],
-            mlp_ratio=config["mlp_ratio"],
-            in_channels=config["in_channels"],
-            out_channels=config["out_channels"] or config["in_channels"],
-            context_width=config["context_in_dim"],
-        )
-
-    @property
-    def layer_weights(self) -> int:
-        """Weights of a layer's matrices: four of the attention, three of the gated MLP."""
-        return (4 + 3 * self.mlp_ratio) * self.width**2
-
-    @property
-    def parameters(self) -> int:
-        """All weights of the model, which has no biases."""
-        width = self.width
-        blocks = self.layers * (self.layer_weights + 2 * self.head_width)
-        time = TIME_CHANNELS * width + width**2
-        text = self.context_width + self.context_width * width + width**2
-        modulation = 4 * width**2 + width**2  # the blocks' shared one, and the last norm's
-        return blocks + time + text + modulation + (self.in_channels + self.out_channels) * width
-
-    def full_flops(self, prefix_tokens: float, target_tokens: float) -> float:
-        """FLOPs of one forward pass over text, references and target, for one sample.
-
-        2 FLOPs for each weight and token (Kaplan et al., arXiv 2001.08361, section 2.1), and
-        4 x width for each pair of query and key and each layer. References attend to all that is
-        before them and to themselves; the prefix is counted as if all of it did. Projections in
-        and out, norms and modulation are left out: under 1 %.
-        """
-        pairs = prefix_tokens**2 + target_tokens * (prefix_tokens + target_tokens)
-        return self._flops(prefix_tokens + target_tokens, pairs)
-
-    def cached_flops(self, prefix_tokens: float, target_tokens: float) -> float:
-        """FLOPs of a pass with the prefix's keys and values at hand, counted as in `full_flops`."""
-        return self._flops(target_tokens, target_tokens * (prefix_tokens + target_tokens))
-
-    def prefill_flops(self, prefix_tokens: float) -> float:
-        """FLOPs of computing the prefix's keys and values, as `prompt_cache.prefill` does."""
-        return self.full_flops(prefix_tokens, SMALLEST_TARGET_TOKENS)
-
-    def _flops(self, tokens: float, pairs: float) -> float:
-        return self.layers * (2 * self.layer_weights * tokens + 4 * self.width * pairs)
 
 
 class Assumptions(Section):
@@ -108,14 +38,22 @@ class Assumptions(Section):
     optimizer_step_seconds: float = Field(
         0.05, ge=0, description="one AdamW step and what is averaged after it in s, 0 or more"
     )
-    gpu_memory_gb: Positive = Field(80.0, description="of one GPU in GB, above 0")
-    other_memory_gb: float = Field(
-        4.0, ge=0, description="CUDA context, buffers, fragments per GPU in GB, 0 or more"
+    gpu_memory_gib: Positive = Field(
+        80.0, description="of one GPU in GiB, above 0 (a card of 80 GB has 80 GiB)"
     )
-    vae_gb: float = Field(1.35, ge=0, description="the VAE, on every GPU, in GB, 0 or more")
+    other_memory_gib: float = Field(
+        4.0, ge=0, description="CUDA context, NCCL and fragments per GPU in GiB, 0 or more"
+    )
+    host_process_gib: float = Field(
+        4.0, ge=0, description="a process with torch and CUDA in the host's memory, in GiB"
+    )
     activation_widths: Positive = Field(
         38.0,
         description="values kept for the backward pass per token and layer, in units of the width",
+    )
+    working_widths: Positive = Field(
+        14.0,
+        description="values at work per token beside those, in one layer, in units of the width",
     )
     gpus_per_node: int = Field(8, ge=1, description="1 or more")
     gpu_link_gb_per_s: Positive = Field(
@@ -204,8 +142,6 @@ class Workload:
         rollout: the student's states up to the rung, without gradients.
         fake_update: forward and backward pass of one fake-score update.
         teachers: of each group.
-        longest_tokens: of the longest sample, for memory.
-        gradient_checkpointing: whether the backward pass computes the forward pass again.
     """
 
     rollout: Work
@@ -214,28 +150,6 @@ class Workload:
     fake_score: Work
     fake_update: Work
     teachers: tuple[TeacherWork, ...]
-    longest_tokens: float
-    longest_prefix_tokens: float
-    gradient_checkpointing: bool
-
-
-def architecture_of(base: str) -> Architecture:
-    """The architecture of a base; the defaults for a hub id, of which nothing is downloaded.
-
-    Raises:
-        UserError: `base` is a checkpoint or looks like a folder, and holds no pipeline, or one
-            whose transformer cannot be told.
-    """
-    config = Path(resolve_base(base)) / "transformer" / "config.json"
-    if not config.is_file():
-        return Architecture()
-    try:
-        return Architecture.from_config(json.loads(config.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"base: {config} cannot be read ({type(error).__name__}: {error}); give a folder "
-            "written by save_pretrained"
-        ) from error
 
 
 def assume(values: dict[str, Any]) -> Assumptions:
@@ -266,16 +180,14 @@ def workload(recipe: Recipe, architecture: Architecture, assumed: Assumptions) -
     firsts = (rungs - 1) / rungs
     others = sum(max(0, k - 1) for k in range(rungs)) / rungs
     again = 1.0 if recipe.runtime.gradient_checkpointing else 0.0
+    backward = FROZEN_BACKWARD if recipe.student.weights == "lora" else BACKWARD
     return Workload(
         rollout=full * firsts + cached * others,
         student_forward=full,
-        student_backward=full * (BACKWARD + again),
+        student_backward=full * (backward + again),
         fake_score=full,
-        fake_update=full * (1 + BACKWARD + again),
+        fake_update=full * (1 + backward + again),
         teachers=tuple(_teachers(recipe, architecture, tasks)),
-        longest_tokens=max(t.prefix_tokens + t.target_tokens for t in tasks),
-        longest_prefix_tokens=max(t.prefix_tokens for t in tasks),
-        gradient_checkpointing=recipe.runtime.gradient_checkpointing,
     )
 
 
@@ -302,12 +214,7 @@ def request_shares(recipe: Recipe, task: str) -> list[float]:
 
     A micro-batch is taken to hold every category of its task, as large ones do.
     """
-    rungs = len(recipe.student.rungs)
-    scoring: dict[tuple[int, float, float], set[int]] = {}
-    for moment, end in moments(recipe):
-        if moment.task == task:
-            teachers = scoring.setdefault((moment.rung, moment.progress, end), set())
-            teachers |= {m for m, weight in enumerate(weights_at(recipe, moment)) if weight > 0}
+    rungs, scoring = len(recipe.student.rungs), _scoring(recipe, task)
     every = recipe.teacher_defaults.diagnose_every
     shares = []
     for teacher in range(len(recipe.teachers)):
@@ -318,6 +225,25 @@ def request_shares(recipe: Recipe, task: str) -> list[float]:
         )
         shares.append(share + (1 - share) / every if every else share)
     return shares
+
+
+def teachers_at_once(recipe: Recipe, members: Sequence[int]) -> int:
+    """The most of these teachers that are asked about one micro-batch."""
+    if recipe.teacher_defaults.diagnose_every:
+        return len(members)
+    tasks = [task for task, part in recipe.tasks if part]
+    asked = [teachers for task in tasks for teachers in _scoring(recipe, task).values()]
+    return max(len(teachers & {*members}) for teachers in asked)
+
+
+def _scoring(recipe: Recipe, task: str) -> dict[tuple[int, float, float], set[int]]:
+    """The teachers whose λ is above 0, by (rung, progress from, to)."""
+    scoring: dict[tuple[int, float, float], set[int]] = {}
+    for moment, end in moments(recipe):
+        if moment.task == task:
+            teachers = scoring.setdefault((moment.rung, moment.progress, end), set())
+            teachers |= {m for m, weight in enumerate(weights_at(recipe, moment)) if weight > 0}
+    return scoring
 
 
 def _teachers(

@@ -19,6 +19,7 @@ def capacity(
 ) -> None:
     """Print what a recipe would take on so many GPUs, by a model that states its assumptions."""
     from flash_ray.capacity.estimate import estimates
+    from flash_ray.capacity.pipeline import pipeline_of
     from flash_ray.capacity.tables import (
         bytes_table,
         describe,
@@ -27,14 +28,14 @@ def capacity(
         wide_console,
         work_table,
     )
-    from flash_ray.capacity.workload import architecture_of, workload
+    from flash_ray.capacity.workload import workload
 
     loaded, assumed = read(recipe, settings or [])
-    architecture = architecture_of(loaded.base)
-    rows = [e for size in gpus for e in estimates(loaded, architecture, assumed, size)]
+    pipeline = pipeline_of(loaded.base)
+    rows = [e for size in gpus for e in estimates(loaded, pipeline, assumed, size)]
     console = wide_console()
-    console.print("\n".join(describe(architecture, assumed)), highlight=False)
-    work = workload(loaded, architecture, assumed)
+    console.print("\n".join(describe(pipeline.transformer, assumed)), highlight=False)
+    work = workload(loaded, pipeline.transformer, assumed)
     console.print(work_table(work, loaded.training.fake_score.updates_per_iteration))
     console.print(estimate_table(rows), bytes_table(rows))
 

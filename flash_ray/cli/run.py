@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from flash_ray.cli.ends import FAILED
 from flash_ray.cli.options import (
     Cases,
     Force,
@@ -38,6 +39,50 @@ def recipe_check(recipe: RecipeName, overrides: Overrides = None) -> None:
     loaded = load_recipe(recipe, overrides)
     check_recipe(loaded)
     typer.echo(f"OK {loaded.name} {loaded.digest}")
+
+
+@recipe_app.command("plan")
+def recipe_plan(
+    recipe: RecipeName,
+    gpus: Annotated[int, typer.Option(min=1, help="How many there are.")],
+    memory: Annotated[str, typer.Option(metavar="SIZE", help="Of each GPU, e.g. 80GB.")],
+    host_memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Of each node, e.g. 1TB.")
+    ] = None,
+    disk: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Of each node, e.g. 2TB.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Of the recipe, or of an assumption."),
+    ] = None,
+) -> None:
+    """Say what the recipe holds on each GPU, node and in the store, and whether that fits.
+
+    The exit code is 1 if it does not; then the smallest changes that make it fit are named.
+    """
+    from flash_ray.capacity.changes import smallest_changes
+    from flash_ray.capacity.pipeline import pipeline_of
+    from flash_ray.capacity.plan import Hardware, make_plan, read_size
+    from flash_ray.capacity.plan_tables import change_lines, held_table, phase_table, plan_lines
+    from flash_ray.capacity.tables import read, wide_console
+
+    loaded, assumed = read(recipe, settings or [])
+    hardware = Hardware(
+        gpus,
+        read_size("--memory", memory),
+        read_size("--host-memory", host_memory) if host_memory else None,
+        read_size("--disk", disk) if disk else None,
+    )
+    pipeline, console = pipeline_of(loaded.base), wide_console()
+    plan = make_plan(loaded, pipeline, assumed, hardware)
+    console.print(held_table(plan), phase_table(plan))
+    lines = [*plan_lines(loaded, plan, hardware)]
+    if plan.problems:
+        lines += change_lines(smallest_changes(loaded, pipeline, assumed, hardware))
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    if plan.problems:
+        raise typer.Exit(FAILED)
 
 
 @data_app.command("describe")

@@ -29,6 +29,7 @@ from flash_ray.telemetry.progress import Steps
 from flash_ray.telemetry.trackers import FOLDER
 from flash_ray.telemetry.tracking import validate_trackers
 from flash_ray.trainer.claim import validate_claim
+from flash_ray.workflows.memory import validate_memory
 
 if TYPE_CHECKING:
     from flash_ray.evaluation.compare import TrainingEval
@@ -224,12 +225,14 @@ def in_words(metrics: "UpdateMetrics") -> str:
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Raises UserError for what a recipe lacks, or names for another base; it opens no data."""
+    """Raises UserError for what a recipe lacks, or names for another base, and if it cannot fit
+    the GPUs of this machine; it opens no data."""
     source = load_source(recipe)
     source.validate_base(recipe.base)
     if recipe.evaluation.benchmark is not None and recipe.evaluation.judge is not None:
         judge = load_judge(recipe.evaluation.judge, "evaluation.judge")
         validate_for_base(judge, recipe.base)
+    validate_memory(recipe, is_here=False)
 
 
 def validate_recipe(recipe: Recipe) -> None:
@@ -239,6 +242,7 @@ def validate_recipe(recipe: Recipe) -> None:
     validate_data(recipe)
     validate_base(recipe.base)
     validate_gpu(recipe)
+    validate_memory(recipe, is_here=True)
     validate_trackers(recipe)
     if any(teacher.model not in ("base", recipe.base) for teacher in recipe.teachers):
         from flash_ray.teachers.validation import validate_teachers

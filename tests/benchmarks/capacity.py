@@ -23,9 +23,10 @@ from rich.table import Table
 from torch import Tensor
 
 from flash_ray.capacity.estimate import stage_seconds
+from flash_ray.capacity.pipeline import Architecture, pipeline_of
 from flash_ray.capacity.tables import wide_console
 from flash_ray.capacity.timeline import Timing, simulate
-from flash_ray.capacity.workload import Architecture, Assumptions, architecture_of, workload
+from flash_ray.capacity.workload import Assumptions, workload
 from flash_ray.cluster.environment import environment
 from flash_ray.cluster.session import local_cluster
 from flash_ray.data.cache import ConditionCache
@@ -102,7 +103,7 @@ def calibrate(recipe: Recipe) -> tuple[Rates, Rates, float]:
     """A trainer's rates, a teacher's, and seconds of an optimizer's step; nothing else may run."""
     torch.set_num_threads(1)
     model = load_model(recipe.base, dtype_of(recipe), "cpu", encoders=False)
-    architecture = architecture_of(recipe.base)
+    architecture = pipeline_of(recipe.base).transformer
     trainer, teacher = zip(*(_times(model, architecture, recipe, n) for n in SIZES), strict=True)
     return (
         fitted(*map(list, zip(*(row for rows in trainer for row in rows), strict=True))),
@@ -194,7 +195,7 @@ def assumptions(rates: tuple[Rates, Rates, float], texts: tuple[float, float]) -
 
 def predicted(setup: Setup, recipe: Recipe, assumed: Assumptions, cores: int) -> Timing:
     """What the model says of one setup on a machine with so many cores."""
-    architecture = architecture_of(recipe.base)
+    architecture = pipeline_of(recipe.base).transformer
     work = workload(recipe, architecture, assumed)
     stage = recipe.runtime.zero_stage
     stages = stage_seconds(

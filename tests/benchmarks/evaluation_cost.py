@@ -13,7 +13,8 @@ from typing import Annotated
 import typer
 
 from flash_ray.capacity.estimate import estimates
-from flash_ray.capacity.workload import Assumptions, architecture_of, task_tokens
+from flash_ray.capacity.pipeline import pipeline_of
+from flash_ray.capacity.workload import Assumptions, task_tokens
 from flash_ray.recipe import load_recipe
 from flash_ray.recipe.schema import Task
 from flash_ray.telemetry.progress import Steps
@@ -49,14 +50,15 @@ def measured(iterations: int, every: int) -> list[UpdateMetrics]:
 def counted(gpus: int) -> tuple[float, float]:
     """Seconds of an evaluation and of an iteration of `qwen-image-2.1`, by the capacity model."""
     recipe, assumed = load_recipe("qwen-image-2.1"), Assumptions()
-    architecture = architecture_of(recipe.base)
+    pipeline = pipeline_of(recipe.base)
+    architecture = pipeline.transformer
     rungs, flops = len(recipe.student.rungs), 0.0
     for tokens in task_tokens(recipe, assumed):
         first = architecture.full_flops(tokens.prefix_tokens, tokens.target_tokens)
         others = architecture.cached_flops(tokens.prefix_tokens, tokens.target_tokens)
         flops += CASES["edit" if tokens.task == "edit" else "t2i"] * (first + (rungs - 1) * others)
     drawing = flops / (assumed.device_flops_per_s * assumed.mfu)
-    inside = estimates(recipe, architecture, assumed, gpus)[0]
+    inside = estimates(recipe, pipeline, assumed, gpus)[0]
     return drawing + sum(CASES.values()) * DECODE_S, inside.timing.seconds
 
 

@@ -86,9 +86,12 @@ def test_on_one_machine(flash_ray, small):
 
 
 def test_what_size(flash_ray_forked):
-    plan, check = lines("What size")
-    assert check == "python -m tests.benchmarks.capacity"  # it is run by the next test
-    ended = flash_ray_forked(*shlex.split(plan)[1:])
+    *plans, estimate, check, compare = lines("What size")
+    assert check == "python -m tests.benchmarks.capacity"  # they are run by the next tests
+    assert compare == "python -m tests.benchmarks.memory"
+    codes = [flash_ray_forked(*shlex.split(plan)[1:]).returncode for plan in plans]
+    assert codes == [0, 0, 1]
+    ended = flash_ray_forked(*shlex.split(estimate)[1:])
     assert ended.returncode == 0, ended.stderr
     rows = [line for line in PAGE.splitlines() if re.match(r"\| (8|64|512) \|", line)]
     assert len(rows) > 10
@@ -98,12 +101,13 @@ def test_what_size(flash_ray_forked):
 
 
 @pytest.mark.slow
-def test_the_capacity_models_check():
-    _, check = lines("What size")
-    ended = subprocess.run(
-        [sys.executable, *shlex.split(check)[1:]], capture_output=True, text=True, check=True
-    )
-    assert "predicted" in ended.stdout and "measured" in ended.stdout
+def test_the_capacity_models_checks():
+    *_, check, compare = lines("What size")
+    for command, words in ((check, ("predicted", "measured")), (compare, ("planned", "ratio"))):
+        ended = subprocess.run(
+            [sys.executable, *shlex.split(command)[1:]], capture_output=True, text=True, check=True
+        )
+        assert all(word in ended.stdout for word in words)
 
 
 def test_what_to_watch(flash_ray):

@@ -7,23 +7,21 @@ import torch
 from diffusers import QwenImage21Transformer2DModel
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from flash_ray.capacity.device import GIB
 from flash_ray.capacity.estimate import (
-    Memory,
     best,
-    checkpoint_bytes,
     checkpoint_seconds,
     estimates,
+    moved_bytes,
     stage_seconds,
     traffic_seconds,
-    trainer_memory,
 )
+from flash_ray.capacity.pipeline import Architecture, Pipeline, pipeline_of
 from flash_ray.capacity.tables import estimate_rows, read
 from flash_ray.capacity.timeline import StageSeconds, simulate
 from flash_ray.capacity.workload import (
-    Architecture,
     Assumptions,
     Work,
-    architecture_of,
     assume,
     request_shares,
     task_tokens,
@@ -31,7 +29,7 @@ from flash_ray.capacity.workload import (
 )
 from flash_ray.errors import UserError
 from flash_ray.models.base import Condition, Layout
-from flash_ray.recipe import Recipe, load_recipe
+from flash_ray.recipe import load_recipe
 
 QWEN = load_recipe("qwen-image-2.1")
 TINY = Architecture(layers=1, width=2, head_width=2, mlp_ratio=3, context_width=4)
@@ -52,14 +50,14 @@ def condition_of(backbone, rows: int, tokens: int) -> Condition:
 
 
 def test_parameters_are_those_of_the_real_models(backbone, miniature_folder):
-    assert architecture_of(str(miniature_folder)).parameters == count(backbone.transformer)
+    assert pipeline_of(str(miniature_folder)).transformer.parameters == count(backbone.transformer)
     with torch.device("meta"):
         assert Architecture().parameters == count(QwenImage21Transformer2DModel())
-    assert architecture_of("Qwen/Qwen-Image-2.1") == Architecture()
+    assert pipeline_of("Qwen/Qwen-Image-2.1") == Pipeline()
 
 
 def test_flops_are_those_that_torch_counts(backbone, miniature_folder):
-    architecture = architecture_of(str(miniature_folder))
+    architecture = pipeline_of(str(miniature_folder)).transformer
     x_BNC, t_B = torch.randn(2, 16, architecture.in_channels), torch.full((2,), 0.5)
     condition = condition_of(backbone, 2, 10)
     # Torch counts attention on GPUs only.
@@ -96,7 +94,7 @@ def test_activations_are_those_that_autograd_keeps(backbone, miniature_folder):
     two = kept_values(student, backbone, rows=4, text=16)
     student.transformer_blocks = student.transformer_blocks[:1]
     one_layer = two - kept_values(student, backbone, rows=4, text=16)
-    widths = one_layer / (4 * 32) / architecture_of(str(miniature_folder)).width
+    widths = one_layer / (4 * 32) / pipeline_of(str(miniature_folder)).transformer.width
     assert widths == pytest.approx(Assumptions().activation_widths, rel=0.1)
 
 
@@ -189,52 +187,33 @@ def test_processes_share_the_cores():
     assert simulate(stages(score=0.0), 2, 1, passes=1, cores=1).seconds == pytest.approx(16)
 
 
-def memory(stage: int, trainers: int, recipe: Recipe = QWEN) -> Memory:
-    assumed = Assumptions(vae_gb=0.0)
-    work = workload(recipe, Architecture(), assumed)
-    return trainer_memory(Architecture(), work, assumed, stage, trainers, 1)
-
-
-def test_zero_shards_optimizer_then_gradients_then_weights():
-    billions = Architecture().parameters / 1e9
-    assert memory(1, 4).engines == pytest.approx(billions * (2 * (4 + 12 / 4) + 4 / 4))
-    assert memory(2, 4).engines == pytest.approx(billions * (2 * (2 + 14 / 4) + 4 / 4))
-    gathered = 2 * 13 * 4096**2 * 2 / 1e9
-    assert memory(3, 4).engines == pytest.approx(billions * (2 * 16 / 4 + 4 / 4) + gathered)
-    assert memory(3, 4).frozen == pytest.approx(2 * billions)
-
-
-def test_gradient_checkpointing_keeps_the_layers_inputs():
-    layer = 2 * 4096 * (4096 + 4096 + 256) / 1e9
-    prefixes = 2 * 4 * 32 * 4096 * (4096 + 256) / 1e9
-    assert memory(3, 8).activations == pytest.approx(layer * (32 + 38) + prefixes)
-    kept = load_recipe("qwen-image-2.1", ["runtime.gradient_checkpointing=false"])
-    assert memory(3, 8, kept).activations == pytest.approx(layer * 32 * 38 + prefixes)
-
-
 def test_traffic_and_checkpoints_by_hand():
     assumed = Assumptions(
         gpu_link_gb_per_s=100, node_network_gb_per_s=10, network_efficiency=0.5,
         s3_gb_per_s_per_node=2.0,
     )  # fmt: skip
     gigabytes = 2 * Architecture().parameters / 1e9
-    seconds = [traffic_seconds(Architecture(), assumed, n, 3.0) for n in (1, 8, 16)]
+    forward, backward, step = moved_bytes(QWEN, Architecture(), stage=3)
+    assert (forward + backward, step) == (pytest.approx(3e9 * gigabytes), 0)
+    seconds = [traffic_seconds(assumed, n, forward + backward) for n in (1, 8, 16)]
     assert seconds[0] == 0
     assert seconds[1] == pytest.approx(3 * gigabytes * 7 / 8 / 50)
     assert seconds[2] == pytest.approx(3 * gigabytes * 15 / 16 / 5)
-    assert checkpoint_bytes(TINY) == 32 * TINY.parameters
-    upload = checkpoint_seconds(Architecture(), assumed, 9)
-    assert upload == pytest.approx(16 * gigabytes / (2 * 2))
+    assert checkpoint_seconds(40 * 10**9, assumed, trainers=9) == pytest.approx(40 / (2 * 2))
+
+
+def test_workers_reduce_a_loras_gradient_alone():
+    recipe = load_recipe("qwen-image-2.1", ["student.weights=lora"])
+    assert moved_bytes(recipe, Architecture(), stage=3) == (0, 0, 2 * 4 * 167_772_160)
 
 
 def test_divisions_keep_the_global_batch_while_each_trainer_has_a_micro_batch():
     few = {
-        estimate.trainers: estimate
-        for estimate in estimates(QWEN, Architecture(), Assumptions(), 8)
+        estimate.trainers: estimate for estimate in estimates(QWEN, Pipeline(), Assumptions(), 8)
     }
     assert (few[8].teachers, few[8].global_batch, few[8].accumulation) == (0, 64, 8)
     assert (few[6].teachers, few[6].global_batch, few[6].accumulation) == (2, 66, 11)
-    many = best(estimates(QWEN, Architecture(), Assumptions(), 512))
+    many = best(estimates(QWEN, Pipeline(), Assumptions(), 512))
     assert many.accumulation == 1
     assert many.global_batch == many.trainers
     assert many.trainers + many.teachers <= 512
@@ -242,15 +221,15 @@ def test_divisions_keep_the_global_batch_while_each_trainer_has_a_micro_batch():
 
 def test_the_best_division_fits_if_any_does():
     assumed = Assumptions()
-    found = estimates(QWEN, Architecture(), assumed, 8)
+    found = estimates(QWEN, Pipeline(), assumed, 64)
     assert any(not estimate.fits for estimate in found)
     assert best(found).fits
-    assert best(found).trainer_memory.total <= assumed.gpu_memory_gb
+    assert best(found).trainer_memory.total <= assumed.gpu_memory_gib * GIB
 
 
 def test_a_slower_network_and_a_lower_mfu_take_longer():
     def seconds(**changed: float) -> float:
-        return estimates(QWEN, Architecture(), Assumptions(**changed), 64)[0].timing.seconds
+        return estimates(QWEN, Pipeline(), Assumptions(**changed), 64)[0].timing.seconds
 
     assert seconds(node_network_gb_per_s=12.5) > seconds()
     assert seconds(mfu=0.2) > seconds()
@@ -287,12 +266,12 @@ def test_bad_assumptions_are_refused_in_one_line(values, words):
 
 def test_one_gpu_is_too_few():
     with pytest.raises(UserError, match="--gpus: 1; allowed: 2 or more"):
-        estimates(QWEN, Architecture(), Assumptions(), 1)
+        estimates(QWEN, Pipeline(), Assumptions(), 1)
 
 
 def test_the_readmes_table_is_what_the_model_says():
     readme = (Path(__file__).parents[2] / "cluster" / "README.md").read_text(encoding="utf-8")
     guided = load_recipe("qwen-image-2.1", ["teacher_defaults.guidance_scale=4"])
     for gpus in (8, 64, 512):
-        for row in estimate_rows(estimates(guided, Architecture(), Assumptions(), gpus)):
+        for row in estimate_rows(estimates(guided, Pipeline(), Assumptions(), gpus)):
             assert f"| {' | '.join(row)} |" in readme

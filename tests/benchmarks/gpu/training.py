@@ -6,8 +6,12 @@ from functools import partial
 
 import torch
 
+from flash_ray.capacity.memory import MemoryModel
+from flash_ray.capacity.pipeline import Architecture, Pipeline
+from flash_ray.capacity.workload import Assumptions
 from flash_ray.models.base import ConditionPair, Layout
 from flash_ray.models.prompt_cache import SLOT
+from flash_ray.recipe import load_recipe
 from tests.benchmarks.gpu import quantized
 from tests.benchmarks.gpu.loop import UPDATES, Loop, full_loop, lora_loop
 from tests.benchmarks.gpu.measure import GB, Row, free, matmul_rate, peaks, timed
@@ -124,26 +128,26 @@ def counts(loop: Loop) -> tuple[int, int]:
 
 
 def planned_gb(loop: Loop, layout: Layout, size: Size, kind: str = "bf16") -> float:
-    """Bytes by a plain formula, in 1e9.
+    """Bytes in 1e9: weights of this loop, activations and keys and values by `capacity.memory`.
 
     Base: 2 a weight, in the blocks 1 (fp8) or 0.57 (nf4: half a byte and a scale for 64). Trained:
-    student and fake score each 2 + 4 (fp32) + 4 (gradient) + 8 (AdamW); average 4, of LoRAs also 2;
-    full copies 2 more for the gradient before it is added. Activations with recomputation: an input
-    of every block, and 37 times its size for one block in the backward pass. Keys and values of the
-    prefix: 2 for each layer.
+    student and fake score each 2 + 4 (fp32) + 4 (gradient) + 8 (AdamW); average 4, of LoRAs also 2.
+    The fake score's keys and values are gone before the backward pass, unlike in a run's worker.
     """
-    config = loop.base.config
-    width = config.num_attention_heads * config.attention_head_dim
-    base, trained = counts(loop)
-    blocks = 4 * width**2 + 3 * width * width * config.mlp_ratio
-    in_blocks = config.num_layers * blocks
+    architecture = Architecture.from_config(loop.base.config)
+    in_blocks = architecture.layers * architecture.layer_weights
     per_weight = {"bf16": 2.0, "fp8": 1.0, "nf4": 0.57}[kind]
-    weights = 2 * (base - in_blocks) + per_weight * in_blocks
+    weights = 2 * (architecture.parameters - in_blocks) + per_weight * in_blocks
+    _, trained = counts(loop)
     weights += trained * (2 * 18 + 4 + (2 if loop.adapters else 0))
-    prefix, target = tokens_of(layout, size.text)
-    activations = (config.num_layers + 37) * (prefix + target) * width * 2
-    cache = config.num_layers * prefix * width * 2 * 2
-    return (weights + activations + cache) / GB
+    tasks = {"t2i": 0, "edit": 0, layout.task: 1}
+    sides = f"data.resolution=[{size.side}, {size.side}]"
+    recipe = load_recipe("qwen-image-2.1", [f"tasks={tasks}", sides])
+    assumed = Assumptions(text_tokens=size.text)
+    model = MemoryModel(recipe, Pipeline(architecture), assumed, stage=2, workers=1)
+    phases = model.trainer(teachers_inside=True).phases
+    backward = phases["student's backward pass"]
+    return (weights + backward.activations + backward.caches / 2) / GB
 
 
 def iteration_flops(loop: Loop, conditions: ConditionPair) -> float:

@@ -1,0 +1,330 @@
+"""The memory model: the bytes that each kind of process holds. `estimate` and `plan` use it.
+
+It follows the code as it is. A full student and its fake score are DeepSpeed engines
+(`trainer.learners`), LoRAs are trained as `trainer.adapter_learner` does. What a network holds all
+the time is counted by role; what comes and goes is counted by phase, of which the largest matters.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from flash_ray.capacity.device import GIB, DeviceMemory, Held, Phase
+from flash_ray.capacity.pipeline import Pipeline, Vae
+from flash_ray.capacity.workload import Assumptions, TaskTokens, task_tokens, teachers_at_once
+from flash_ray.models.vae import at_once
+from flash_ray.recipe import Recipe
+from flash_ray.recipe.sections import Lora
+from flash_ray.teachers.protocol import Group, groups
+
+FP32, MOMENTS = 4, 8  # bytes a weight: a copy in fp32, Adam's two moments
+BUCKET = 500_000_000  # elements of DeepSpeed's buffer for gradients, as `learners` sets it
+LIVE = 1_000_000_000  # weights that ZeRO 3 keeps gathered, and that it steps at once
+ENGINES = 2  # the student and the fake score
+TEACHER_LORA = Lora()  # the size that a LoRA teacher is taken to have
+# Bytes for each pixel in bf16, of the released VAE: 7.0 and 2.4 GB for 1024 x 1024, on an H100.
+DECODE_BYTES, ENCODE_BYTES = 6700.0, 2300.0
+PROMPTS, SLOT = 16, 4  # prompts encoded at once; latent tokens of one of the encoder's
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """Bytes of the longest micro-batch's passes through the transformer.
+
+    Args:
+        kept: for the backward pass, from the forward pass on.
+        forward, backward: at work in one layer, beside what is kept.
+        prefix, negative_prefix: keys and values of all layers.
+    """
+
+    kept: float
+    forward: float
+    backward: float
+    prefix: float
+    negative_prefix: float
+
+    def of_teachers(self, recipe: Recipe, group: Group) -> float:
+        """The prefixes that a group's teachers hold for one request."""
+        guided = any(recipe.guidance_of(recipe.teachers[i])[0] != 1.0 for i in group.members)
+        sides = self.prefix + (self.negative_prefix if guided else 0.0)
+        return teachers_at_once(recipe, group.members) * sides
+
+
+@dataclass(frozen=True)
+class MemoryModel:
+    """The memory of a recipe's processes.
+
+    Args:
+        stage: of ZeRO, for full students.
+        workers: that train.
+    """
+
+    recipe: Recipe
+    pipeline: Pipeline
+    assumed: Assumptions
+    stage: int
+    workers: int
+    tasks: tuple[TaskTokens, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tasks", tuple(task_tokens(self.recipe, self.assumed)))
+
+    @property
+    def value(self) -> int:
+        """Bytes of a weight in the recipe's precision."""
+        return 2 if self.recipe.training.precision == "bf16" else 4
+
+    @property
+    def is_lora(self) -> bool:
+        """Whether LoRAs are trained."""
+        return self.recipe.student.weights == "lora"
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the whole transformer."""
+        return self.pipeline.transformer.parameters
+
+    @property
+    def trained(self) -> tuple[int, int]:
+        """Weights that the student and the fake score train."""
+        if not self.is_lora:
+            return self.parameters, self.parameters
+        student = self.recipe.student.lora or Lora()
+        fake_score = self.recipe.training.fake_score.lora or student
+        architecture = self.pipeline.transformer
+        return architecture.lora_parameters(student), architecture.lora_parameters(fake_score)
+
+    @property
+    def checkpoint(self) -> int:
+        """Bytes of a checkpoint: what the optimizers hold, the average, and of ZeRO 1 and 2 the
+        weights in the recipe's precision too."""
+        each = FP32 + MOMENTS + (self.value if not self.is_lora and self.stage < 3 else 0)
+        return sum(self.trained) * each + FP32 * self.trained[0]
+
+    @property
+    def student_file(self) -> int:
+        """Bytes of the published weights."""
+        return self.value * self.trained[0]
+
+    def trainer(self, teachers_inside: bool) -> DeviceMemory:
+        """A training worker, with the teachers in its process or without any."""
+        base = {"base": Held(weights=self.value * self.parameters), "VAE": Held(self._vae)}
+        inside = groups(self.recipe) if teachers_inside else []
+        teachers = self._teachers_weights(inside, has_base=True)
+        student, fake_score = self._learners()
+        passes = self._passes()
+        backward, gradients = passes.kept + passes.backward, self._gradients_on_their_way()
+        first = passes.prefix if len(self.recipe.student.rungs) > 1 else 0.0
+        asked = sum(passes.of_teachers(self.recipe, group) for group in inside)
+        phases = {
+            "student's backward pass": Phase(backward, first + passes.prefix, 0.0, gradients),
+            "fake score's backward pass": Phase(backward, training=gradients),
+            "an optimizer's step": Phase(training=self._step()),
+            **self._evaluation(),
+        }
+        if inside:
+            phases["teachers' scores"] = Phase(passes.kept + passes.forward, first + asked)
+        held = {"student": student, "fake score": fake_score, **base, **teachers}
+        return DeviceMemory(held, phases, self._other, self._loading(student, teachers))
+
+    def teacher(self, group: Group, open_requests: int) -> DeviceMemory:
+        """An actor of a group of teachers, with so many requests announced and not answered."""
+        passes = self._passes()
+        asked = open_requests * passes.of_teachers(self.recipe, group)
+        held = {**self._teachers_weights([group], has_base=False), "VAE": Held(self._vae)}
+        return DeviceMemory(held, {"scores": Phase(passes.forward, asked)}, self._other)
+
+    def encoder(self) -> DeviceMemory:
+        """An actor that encodes cases, before anything is trained."""
+        held = {"text encoder": Held(self._text_encoder), "VAE": Held(self._vae)}
+        return DeviceMemory(held, self._encoded(), self._other)
+
+    def drawing(self) -> DeviceMemory:
+        """An actor that draws a benchmark's cases with the finished student, and with the base."""
+        held = {
+            "base": Held(self.value * self.parameters),
+            "student": Held(self.student_file),
+            "text encoder": Held(self._text_encoder),
+            "VAE": Held(self._vae),
+        }
+        return DeviceMemory(held, {**self._encoded(), **self._drawn()}, self._other)
+
+    def condition_bytes(self) -> float:
+        """Bytes of all encoded cases, in the store and on each node."""
+        context = self.pipeline.transformer.context_width
+        total = 0.0
+        for task in self.tasks:
+            is_edit = task.task == "edit"  # text to image shares one negative condition
+            texts = task.text_tokens + (task.negative_text_tokens if is_edit else 0.0)
+            latents = task.reference_tokens * self.pipeline.transformer.in_channels
+            total += self.recipe.data.num_cases * (texts * context + latents) * self.value
+        return total
+
+    @property
+    def pipeline_file(self) -> int:
+        """Bytes of the base's files, taken to be in the recipe's precision."""
+        parts = self.parameters, self.pipeline.vae.parameters, self.pipeline.text_encoder.parameters
+        return self.value * sum(parts)
+
+    @property
+    def gathered_on_host(self) -> float:
+        """Bytes of the fp32 transformer that worker 0 makes for the averaged weights."""
+        return 0.0 if self.is_lora else float(FP32 * self.parameters)
+
+    @property
+    def _other(self) -> float:
+        return self.assumed.other_memory_gib * GIB if self.recipe.runtime.gpu else 0.0
+
+    @property
+    def _vae(self) -> float:
+        return self.value * self.pipeline.vae.parameters
+
+    @property
+    def _text_encoder(self) -> float:
+        return self.value * self.pipeline.text_encoder.parameters
+
+    @property
+    def _share(self) -> float:
+        """The part of a weight's state that ZeRO leaves on each worker."""
+        return self.parameters / self.workers
+
+    def _learners(self) -> tuple[Held, Held]:
+        """The student, with its average, and the fake score."""
+        if self.is_lora:
+            student, fake_score = (
+                Held(self.value * count, FP32 * count, (FP32 + MOMENTS) * count)
+                for count in self.trained
+            )
+            average = float((FP32 + self.value) * self.trained[0])  # and an adapter for it
+        else:
+            whole, share = self.value * self.parameters, self.value * self._share
+            student = fake_score = Held(
+                share if self.stage == 3 else whole,
+                share if self.stage >= 2 else whole,
+                (FP32 + MOMENTS) * self._share,
+                buffers=self._bucket if self.stage == 3 else 0.0,
+            )
+            average = FP32 * self._share
+        return Held(**{**vars(student), "average": average}), fake_score
+
+    @property
+    def _bucket(self) -> float:
+        return self.value * min(self.parameters, BUCKET)
+
+    def _gradients_on_their_way(self) -> float:
+        """Of an engine in its backward pass: ZeRO 3 has layers gathered, the others a bucket."""
+        if self.is_lora:
+            return 0.0
+        return self.value * min(self.parameters, LIVE) if self.stage == 3 else self._bucket
+
+    def _step(self) -> float:
+        """An engine's step: its gradient in fp32, and what Adam computes on the way.
+
+        On a GPU torch has one temporary, elsewhere two. The gradient that was accumulated stays.
+        """
+        if self.is_lora:
+            return 0.0
+        at_once = min(self._share, LIVE) if self.stage == 3 else self._share
+        temporaries = 1 if self.recipe.runtime.gpu else 2
+        return at_once * FP32 * (1 + temporaries)
+
+    def _teachers_weights(self, of: list[Group], has_base: bool) -> dict[str, Held]:
+        """Weights of teachers: pipelines that the process has not yet, and LoRAs."""
+        teachers, held = self.recipe.teachers, {}
+        for group in of:
+            names = [teachers[index].name for index in group.members]
+            weights = 0.0
+            if group.pipeline != self.recipe.base:  # taken to be as large as the base
+                weights = self.value * self.parameters + (self._vae if has_base else 0.0)
+            elif not has_base:
+                weights = self.value * self.parameters
+            loras = [
+                index
+                for index in group.members
+                if teachers[index].model not in ("base", group.pipeline)
+            ]
+            adapter = self.pipeline.transformer.lora_parameters(TEACHER_LORA)
+            weights += len(loras) * self.value * adapter
+            if weights:
+                held[f"teacher {', '.join(names)}"] = Held(weights)
+        return held
+
+    def _loading(self, student: Held, teachers: Mapping[str, Held]) -> float:
+        """A worker loads the base and copies it twice before the first engine is built."""
+        copies = 1 if self.is_lora else 1 + ENGINES
+        whole = self.value * self.parameters
+        beside = self._vae + self._other + sum(each.total for each in teachers.values())
+        with_one_engine = 0.0 if self.is_lora else (copies - 1) * whole + student.total
+        return max(copies * whole, with_one_engine) + beside
+
+    def activations(self, again: bool) -> float:
+        """Bytes of a backward pass's activations, `again` with gradient checkpointing."""
+        passes = self._passes(again)
+        return passes.kept + passes.backward
+
+    def _passes(self, again: bool | None = None) -> _Passes:
+        """The passes of the micro-batch whose sequence is longest.
+
+        Args:
+            again: whether only the layers' inputs are kept, and one layer whole; None: as the
+                recipe says.
+        """
+        architecture, runtime = self.pipeline.transformer, self.recipe.runtime
+        if again is None:
+            again = runtime.gradient_checkpointing
+        task = max(self.tasks, key=lambda task: task.prefix_tokens + task.target_tokens)
+        token = self.value * runtime.micro_batch_size * architecture.width
+        row = token * (task.prefix_tokens + task.target_tokens)
+        layer, working = self.assumed.activation_widths, self.assumed.working_widths
+        keys = 2 * token * architecture.layers
+        return _Passes(
+            kept=row * architecture.layers * (1 if again else layer),
+            forward=row * working,
+            backward=row * (working + (layer if again else 0.0)),
+            prefix=keys * task.prefix_tokens,
+            negative_prefix=keys * task.negative_prefix_tokens,
+        )
+
+    def _evaluation(self) -> dict[str, Phase]:
+        """Worker 0 gathers the averaged student, and may have it draw a benchmark's cases."""
+        averaged = 0.0 if self.is_lora else float(self.value * self.parameters)
+        phases = {} if self.is_lora else {"average gathered": Phase(training=2 * averaged)}
+        if self.recipe.evaluation.benchmark is not None and self.recipe.evaluation.every:
+            drawn = self._drawn().items()
+            phases |= {name: replace(phase, training=averaged) for name, phase in drawn}
+        return phases
+
+    def _drawn(self) -> dict[str, Phase]:
+        """Pictures of the recipe's resolution, one at a time: sampled, then decoded."""
+        passes, rows = self._passes(), self.recipe.runtime.micro_batch_size
+        widths = self.pipeline.vae.decoder_width / Vae.decoder_width
+        return {
+            "pictures sampled": Phase(passes.forward / rows, passes.prefix / rows),
+            "pictures decoded": Phase(coding=self._coded(DECODE_BYTES, widths)),
+        }
+
+    def _encoded(self) -> dict[str, Phase]:
+        """Cases: pictures by the VAE, prompts by the text encoder, whose states are all kept."""
+        encoder, vae = self.pipeline.text_encoder, self.pipeline.vae
+        height, width = self.recipe.data.resolution
+        states = encoder.vocabulary + (encoder.layers + 1) * encoder.width
+        tokens = 0.0
+        for task in self.tasks:
+            shown = task.reference_tokens > 0
+            rows = min(PROMPTS, at_once(height * width)) if shown else PROMPTS
+            tokens = max(tokens, rows * (task.text_tokens + task.reference_tokens / SLOT))
+        phases = {"prompts encoded": Phase(coding=self.value * tokens * states)}
+        if any(task.reference_tokens for task in self.tasks):
+            coded = self._coded(ENCODE_BYTES, vae.width / Vae.width)
+            phases["pictures encoded"] = Phase(coding=coded)
+        return phases
+
+    def _coded(self, pixel_bytes: float, widths: float) -> float:
+        """Bytes of coding as many pictures as are coded at once.
+
+        Args:
+            pixel_bytes: of the released VAE in bf16.
+            widths: how much wider this VAE is than that.
+        """
+        height, width = self.recipe.data.resolution
+        pixels = height * width * at_once(height * width) / self.pipeline.vae.patch**2
+        return pixels * pixel_bytes * widths * self.value / 2
