@@ -114,6 +114,7 @@ def exact(history):
     return [replace(metrics, **TIMES) for metrics in history]
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_last_bit(whole, recipe, store, encoded, tmp_path):
     name = "lora-killed"
     kill = KillOnce(encoded, tmp_path / "killed", store, name)
