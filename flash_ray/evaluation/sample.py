@@ -4,10 +4,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-import diffusers
 import numpy as np
 import torch
-import transformers
 from torch import Tensor, nn
 
 from flash_ray.errors import UserError
@@ -57,6 +55,9 @@ def load_base(recipe: Recipe, dtype: torch.dtype | None = None) -> Model:
     Raises:
         UserError: there is no such base.
     """
+    import diffusers
+    import transformers
+
     # Their bars would tear ours.
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()

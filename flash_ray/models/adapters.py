@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
 import torch
-from peft import LoraConfig, get_peft_model_state_dict
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -24,9 +22,11 @@ Result = TypeVar("Result")
 # Several adapters are what this module is for.
 warnings.filterwarnings("ignore", "Already found a `peft_config`", module="peft")
 
+# PEFT is imported where it is used: commands ask a model family, and load no model.
 if TYPE_CHECKING:
     from diffusers.loaders.peft import PeftAdapterMixin
     from diffusers.models.modeling_utils import ModelMixin
+    from peft.tuners.lora import LoraLayer
 
     class Transformer(ModelMixin, PeftAdapterMixin):
         """A transformer of diffusers, all of which take adapters."""
@@ -85,6 +85,8 @@ class Adapters:
         """
         if name in self._trainable:
             raise ValueError(f"there is an adapter {name!r} already")
+        from peft import LoraConfig
+
         config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets))
         with torch.random.fork_rng(devices=[]):  # PEFT draws from the global generator
             self.transformer.add_adapter(config, name)
@@ -193,6 +195,8 @@ class Adapters:
 
     def state_dict(self, name: str) -> dict[str, Tensor]:
         """An adapter's weights by PEFT's names, as `save_lora_weights` takes them."""
+        from peft import get_peft_model_state_dict
+
         self._check(name)
         return get_peft_model_state_dict(self.transformer, adapter_name=name)
 
@@ -224,7 +228,9 @@ class Adapters:
                 f"no adapter {name!r}; there are {', '.join(self._trainable) or 'none'}"
             )
 
-    def _tuner_layers(self) -> list[LoraLayer]:
+    def _tuner_layers(self) -> "list[LoraLayer]":
+        from peft.tuners.lora import LoraLayer
+
         return [part for part in self.transformer.modules() if isinstance(part, LoraLayer)]
 
     def _parameters(self, name: str) -> Iterator[nn.Parameter]:
@@ -270,7 +276,7 @@ class Adapted(nn.Module):
         return called
 
 
-def _matrices(layer: LoraLayer, name: str) -> tuple[nn.Parameter, nn.Parameter]:
+def _matrices(layer: "LoraLayer", name: str) -> tuple[nn.Parameter, nn.Parameter]:
     """A and B of an adapter in a layer that has it."""
     a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
     assert isinstance(a, nn.Parameter) and isinstance(b, nn.Parameter)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flash_ray import plugins
 from flash_ray.errors import UserError
@@ -245,6 +245,29 @@ def asking_hub() -> Iterator[None]:
         raise OSError(f"{type(error).__name__}: {error}") from error
 
 
+def read_config(source: str | Path, file: str) -> dict[str, Any]:
+    """A JSON file of a pipeline in a folder or on the hub, such as transformer/config.json.
+
+    Raises:
+        OSError, ValueError: there is none, it cannot be reached, or it is no JSON object.
+    """
+    config = json.loads(_file(str(source), file).read_text(encoding="utf-8"))
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} is no JSON object")
+    return config
+
+
+def _file(source: str, file: str) -> Path:
+    if Path(source).is_dir():
+        return Path(source) / file
+    from huggingface_hub import hf_hub_download
+
+    name, revision = on_hub(source)
+    offline = not hub_answers()
+    with asking_hub():
+        return Path(hf_hub_download(name, file, revision=revision, local_files_only=offline))
+
+
 def _digest(base: str, parts: tuple[str, ...]) -> str:
     source = resolve_base(base)
     digest = hashlib.sha256()
@@ -274,16 +297,13 @@ def _blocks(path: Path) -> Iterator[bytes]:
 
 
 def index_file(source: str) -> Path:
-    """The pipeline's model_index.json, of a hub id in the cache of downloads."""
-    if Path(source).is_dir():
-        return Path(source) / INDEX
-    from huggingface_hub import hf_hub_download
+    """The pipeline's model_index.json, of a hub id in the cache of downloads.
 
+    Raises:
+        UserError: `source` is no folder, and no hub model that can be reached.
+    """
     try:
-        name, revision = on_hub(source)
-        offline = not hub_answers()
-        with asking_hub():
-            return Path(hf_hub_download(name, INDEX, revision=revision, local_files_only=offline))
+        return _file(source, INDEX)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200] if hub_answers() else "it does not answer"
         raise UserError(

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.pipelines.qwenimage21.pipeline_qwenimage21 import QwenImage21Pipeline
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -115,6 +114,8 @@ def _without_prefix(key: str, flat: Mapping[str, str]) -> str:
 
 def _converted(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """By diffusers' converter: names of diffusers, alphas multiplied in."""
+    from diffusers.pipelines.qwenimage21.pipeline_qwenimage21 import QwenImage21Pipeline
+
     apart = {key: value for key, value in named.items() if key.endswith(_APART)}
     for key, value in named.items():
         if key.endswith(".dora_scale"):

@@ -9,16 +9,20 @@ positions: keys that are turned by as many positions make every attention score 
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers.models.transformers.transformer_qwenimage21 import (
-    QwenImage21KVCache,
-    QwenImage21Transformer2DModel,
-)
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from flash_ray.models.base import PIXELS_PER_TOKEN, Condition, Layout, Model, PromptCache
+
+# Imported where it is used: seconds, which processes that load no model need not spend.
+if TYPE_CHECKING:
+    from diffusers.models.transformers.transformer_qwenimage21 import (
+        QwenImage21KVCache,
+        QwenImage21Transformer2DModel,
+    )
 
 SLOT = 4  # latent tokens that stand for one token of the text encoder
 
@@ -69,6 +73,8 @@ def join(transformer: nn.Module, rows: Sequence[PromptCache]) -> PromptCache:
     Raises:
         TypeError: the transformer is not one that turns its keys like Qwen-Image-2.1.
     """
+    from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21Transformer2DModel
+
     if len(rows) == 1:
         return rows[0]
     module = getattr(transformer, "module", transformer)  # that of an adapted one
@@ -100,7 +106,7 @@ def token_shapes(layout: Layout) -> list[tuple[int, int, int]]:
 
 @torch.no_grad()
 def decoder(
-    transformer: QwenImage21Transformer2DModel, condition: Condition, cache: PromptCache
+    transformer: "QwenImage21Transformer2DModel", condition: Condition, cache: PromptCache
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Makes (x_BNC, t_B) -> v_BNC, in x_BNC's dtype, for any number of steps of one batch.
 
@@ -143,9 +149,11 @@ def decoder(
 
 
 def kv_cache_of(
-    module: QwenImage21Transformer2DModel, cache: PromptCache | None
-) -> tuple[QwenImage21KVCache | None, str | None]:
+    module: "QwenImage21Transformer2DModel", cache: PromptCache | None
+) -> "tuple[QwenImage21KVCache | None, str | None]":
     """The transformer's `kv_cache` and `kv_cache_mode` for this call; fills an empty cache."""
+    from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21KVCache
+
     if cache is None:
         return None, None
     if cache.store is None:
@@ -156,6 +164,8 @@ def kv_cache_of(
 
 def _filled(layers: Sequence[tuple[Tensor, Tensor]]) -> PromptCache:
     """The cache that holds these keys and values, by layer."""
+    from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21KVCache
+
     cache = PromptCache()
     cache.store = QwenImage21KVCache(len(layers))
     for number, (k_BLHD, v_BLHD) in enumerate(layers):

@@ -5,12 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 import torch
-from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21Transformer2DModel
-from diffusers.pipelines.qwenimage21.pipeline_qwenimage21 import QwenImage21Pipeline
 from PIL import Image
 from torch import Tensor, nn
 
@@ -18,10 +16,9 @@ from flash_ray.errors import UserError
 from flash_ray.models import vae
 from flash_ray.models.adapters import Adapted, Adapters
 from flash_ray.models.base import Condition, ConditionPair, Layout, PromptCache, shapes_of
-from flash_ray.models.loading import asking_hub, import_components, on_hub
+from flash_ray.models.loading import INDEX, asking_hub, import_components, on_hub, read_config
 from flash_ray.models.lora import read_lora
 from flash_ray.models.lora_source import LORA
-from flash_ray.models.processor import without_video
 from flash_ray.models.prompt_cache import SLOT, decoder, kv_cache_of, token_shapes
 from flash_ray.models.schedule import save_unshifted, scheduled, validate_scheduler
 from flash_ray.models.student_files import load_whole
@@ -29,7 +26,13 @@ from flash_ray.models.user_text import as_text, user_text
 from flash_ray.models.vae import kind
 from flash_ray.recipe.sizes import follow_aspect
 
+# Imported where they are used: commands ask a family about a checkpoint and load no model.
+if TYPE_CHECKING:
+    from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21Transformer2DModel
+    from diffusers.pipelines.qwenimage21.pipeline_qwenimage21 import QwenImage21Pipeline
+
 STEPS = 40  # of the pipeline, where the checkpoint states no sigmas
+CONFIG = "transformer/config.json"
 PROMPTS = 16  # encoded at once
 
 
@@ -39,7 +42,7 @@ class QwenImage21:
     name = "qwen-image-2.1"
     pipeline_class = "QwenImage21Pipeline"
 
-    def __init__(self, pipeline: QwenImage21Pipeline):
+    def __init__(self, pipeline: "QwenImage21Pipeline"):
         self.pipeline = pipeline
         self._adapters: Adapters | None = None
         self._loaded = count()  # LoRAs, whose names are these numbers
@@ -67,6 +70,10 @@ class QwenImage21:
         Raises:
             UserError: no Qwen-Image-2.1 pipeline can be loaded from `source`.
         """
+        from diffusers.pipelines.qwenimage21.pipeline_qwenimage21 import QwenImage21Pipeline
+
+        from flash_ray.models.processor import without_video
+
         wanted = {"text_encoder": encoders, "transformer": transformer}
         given: dict[str, Any] = {part: None for part, is_wanted in wanted.items() if not is_wanted}
         try:
@@ -94,17 +101,15 @@ class QwenImage21:
             ValueError: the scheduler does not sample by Euler's method.
         """
         validate_scheduler(source)
-        name, revision = on_hub(source)
-        config: Any = QwenImage21Pipeline.load_config(name, revision=revision)
-        sigmas = config.get("sample_sigmas")
+        sigmas = read_config(source, INDEX).get("sample_sigmas")
         return list(np.linspace(1.0, 1 / STEPS, STEPS) if sigmas is None else sigmas)
 
     @staticmethod
     def transformer_shapes(source: str | Path) -> dict[str, list[int]]:
         """Shapes of the transformer's weights by name, from its configuration alone."""
-        config = _transformer_config(source)
+        config = read_config(source, CONFIG)
         with torch.device("meta"):
-            transformer = QwenImage21Transformer2DModel.from_config(config)
+            transformer = _transformer_class().from_config(config)
         return shapes_of(transformer)
 
     @staticmethod
@@ -119,7 +124,7 @@ class QwenImage21:
     @staticmethod
     def transformer_channels(source: str | Path) -> int:
         """C of the latents that the transformer takes, from its configuration alone."""
-        return _transformer_config(source)["in_channels"]
+        return read_config(source, CONFIG)["in_channels"]
 
     @property
     def latent_channels(self) -> int:
@@ -127,13 +132,13 @@ class QwenImage21:
         return self.pipeline.latent_channels
 
     @property
-    def transformer(self) -> QwenImage21Transformer2DModel:
+    def transformer(self) -> "QwenImage21Transformer2DModel":
         """The base transformer, frozen, in eval mode."""
         return self.pipeline.transformer
 
-    def copy_transformer(self) -> QwenImage21Transformer2DModel:
+    def copy_transformer(self) -> "QwenImage21Transformer2DModel":
         """A trainable deep copy of the base transformer; ValueError once a LoRA is added."""
-        if self.adapters.names:
+        if self._adapters is not None and self._adapters.names:
             raise ValueError("copy the transformer before a LoRA is added")
         return copy.deepcopy(self.transformer).requires_grad_(True).train()
 
@@ -164,9 +169,7 @@ class QwenImage21:
             except UserError as error:
                 raise UserError(f"transformer: {error}") from error
             return self.adapters.lend(name)
-        return load_whole(
-            QwenImage21Transformer2DModel, source, *kind(self.transformer), self._shapes
-        )
+        return load_whole(_transformer_class(), source, *kind(self.transformer), self._shapes)
 
     def add_lora(self, file: Path, name: str) -> None:
         """Adds the LoRA in `file`, of any format that `read_lora` reads, frozen and not in use.
@@ -269,7 +272,7 @@ class QwenImage21:
             TypeError: `transformer` is not the transformer itself but an engine around one.
         """
         module = transformer.module if isinstance(transformer, Adapted) else transformer
-        if not isinstance(module, QwenImage21Transformer2DModel):
+        if not isinstance(module, _transformer_class()):
             raise TypeError(f"decoder takes the transformer itself, not a {type(transformer)}")
         velocity = decoder(module, condition.to(*kind(module)), cache)
         return transformer.using(velocity) if isinstance(transformer, Adapted) else velocity
@@ -289,7 +292,7 @@ class QwenImage21:
                 transformer_lora_adapter_metadata=adapters.settings(name),
             )
         else:
-            cast(QwenImage21Transformer2DModel, transformer).save_pretrained(folder)
+            cast("QwenImage21Transformer2DModel", transformer).save_pretrained(folder)
         save_unshifted(self.pipeline.scheduler, folder / "scheduler")
 
     def to_latents(self, images: list[Image.Image]) -> Tensor:
@@ -382,8 +385,8 @@ class _ImagesByPrompt:
         return iter(next(self._images))
 
 
-def _transformer_config(source: str | Path) -> dict[str, Any]:
-    name, revision = on_hub(source)
-    return QwenImage21Transformer2DModel.load_config(
-        name, revision=revision, subfolder="transformer"
-    )
+def _transformer_class() -> Any:
+    """Of diffusers, whose types say that it may return tuples."""
+    from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21Transformer2DModel
+
+    return QwenImage21Transformer2DModel

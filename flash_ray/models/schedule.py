@@ -8,13 +8,14 @@ scheduler, and a student that is to be sampled at levels of its own needs one th
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
-    FlowMatchEulerDiscreteScheduler,
-)
+from flash_ray.models.loading import read_config
 
-from flash_ray.models.loading import on_hub
+if TYPE_CHECKING:
+    from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+        FlowMatchEulerDiscreteScheduler,
+    )
 
 # What the pipelines take where a configuration does not say.
 SHIFTS = {
@@ -40,12 +41,9 @@ def validate_scheduler(source: str | Path) -> None:
     Raises:
         ValueError: it is not: its scheduler is another, adds noise or runs from data to noise.
     """
-    where, revision = on_hub(source)
-    config = FlowMatchEulerDiscreteScheduler.load_config(
-        where, revision=revision, subfolder="scheduler"
-    )
+    config = read_config(source, "scheduler/scheduler_config.json")
     name = config.get("_class_name")
-    if name != FlowMatchEulerDiscreteScheduler.__name__:
+    if name != "FlowMatchEulerDiscreteScheduler":
         raise ValueError(f"its scheduler is a {name}")
     for key in ("stochastic_sampling", "invert_sigmas"):
         if config.get(key):
@@ -53,7 +51,7 @@ def validate_scheduler(source: str | Path) -> None:
 
 
 def scheduled(
-    scheduler: FlowMatchEulerDiscreteScheduler, sigmas: Sequence[float], tokens: int
+    scheduler: "FlowMatchEulerDiscreteScheduler", sigmas: Sequence[float], tokens: int
 ) -> list[float]:
     """The noise levels at which a pipeline takes the steps of a call with these `sigmas`.
 
@@ -67,8 +65,12 @@ def scheduled(
     return own.sigmas[:-1].tolist()
 
 
-def save_unshifted(scheduler: FlowMatchEulerDiscreteScheduler, folder: Path) -> None:
+def save_unshifted(scheduler: "FlowMatchEulerDiscreteScheduler", folder: Path) -> None:
     """Saves the scheduler's config but for its shifts: `sigmas` are taken as they are."""
+    from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+        FlowMatchEulerDiscreteScheduler,
+    )
+
     FlowMatchEulerDiscreteScheduler.from_config(scheduler.config, **UNSHIFTED).save_pretrained(
         folder
     )

@@ -8,21 +8,22 @@ prompt would be the template's. `as_text` breaks such words with a character tha
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import BatchEncoding, PreTrainedTokenizerBase, ProcessorMixin
+if TYPE_CHECKING:
+    from transformers import BatchEncoding, PreTrainedTokenizerBase, ProcessorMixin
 
 BREAK = "\ufdd0"  # a noncharacter: Unicode assigns it to nothing
 
 
-def as_text(prompt: str, tokenizer: PreTrainedTokenizerBase) -> str:
+def as_text(prompt: str, tokenizer: "PreTrainedTokenizerBase") -> str:
     """The prompt with its control words broken, and without lone surrogates, which are no text."""
     text = prompt.encode("utf-8", "ignore").decode("utf-8").replace(BREAK, "")
     return _control(tokenizer).sub(lambda word: word[0][:1] + BREAK + word[0][1:], text)
 
 
 @contextmanager
-def user_text(processor: ProcessorMixin) -> Iterator[None]:
+def user_text(processor: "ProcessorMixin") -> Iterator[None]:
     """Has a processor take broken words as text for the block."""
     tokenizer = processor.tokenizer
     processor.tokenizer = TextTokenizer(tokenizer)
@@ -35,13 +36,13 @@ def user_text(processor: ProcessorMixin) -> Iterator[None]:
 class TextTokenizer:
     """A tokenizer that takes broken control words as text and others as control tokens."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase"):
         self._tokenizer = tokenizer
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tokenizer, name)
 
-    def __call__(self, text: Sequence[str], **options: Any) -> BatchEncoding:
+    def __call__(self, text: Sequence[str], **options: Any) -> "BatchEncoding":
         """As the tokenizer's, of several texts; without broken words it is the tokenizer's own."""
         if not any(BREAK in row for row in text):
             return self._tokenizer(text, **options)
@@ -65,10 +66,10 @@ class TextTokenizer:
         return [token.id for piece, _ in pieces for token in backend.model.tokenize(piece)]
 
 
-def _added(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+def _added(tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:
     return {token.content: number for number, token in tokenizer.added_tokens_decoder.items()}
 
 
-def _control(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+def _control(tokenizer: "PreTrainedTokenizerBase") -> re.Pattern[str]:
     words = sorted(_added(tokenizer), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, words)) or r"(?!)")
