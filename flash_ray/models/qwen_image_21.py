@@ -138,7 +138,7 @@ class QwenImage21:
 
     def copy_transformer(self) -> "QwenImage21Transformer2DModel":
         """A trainable deep copy of the base transformer; ValueError once a LoRA is added."""
-        if self.adapters.names:
+        if self._adapters is not None and self._adapters.names:
             raise ValueError("copy the transformer before a LoRA is added")
         return copy.deepcopy(self.transformer).requires_grad_(True).train()
 

@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks.start`: seconds from the command to the first update, and where they go.
+"""`python -m tests.benchmarks.start`: from the command to the first update, and where time goes.
 
 Runs `flash-ray distill miniature` for one iteration twice: with nothing cached, and again. Seconds
 are the command's own, from its lines; CPU seconds are those of its processes by what they are.

@@ -16,14 +16,17 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
 from PIL import Image
 from safetensors.torch import load_file
 
+from flash_ray.evaluation.drawing import Weights, drawn_by_actors
 from flash_ray.evaluation.sample import EncodedBenchmark, encode_benchmark, student_sampler
 from flash_ray.miniature.benchmark import MiniatureBenchmark
 from flash_ray.models.loading import load_model
 from flash_ray.models.lora_source import LORA
 from flash_ray.recipe.schema import sigma_schedule
-from flash_ray.storage.students import publish_student
+from flash_ray.storage.manifest import record
+from flash_ray.storage.students import content_digest, publish_student
 from flash_ray.trainer.driver import Callbacks, distill
 from flash_ray.trainer.metrics import Evaluated
+from flash_ray.trainer.worker import student_key
 from tests.helpers.distilling import build_lora, small_recipe
 from tests.helpers.serving import SETTINGS, client_of, draw, in_process
 
@@ -138,6 +141,18 @@ def test_plain_diffusers_draws_what_the_run_drew_at_its_end(whole, base, case, e
     theirs = pipeline(case.prompt, **how).images[0][..., :3] * 255
     assert abs(whole.final - theirs).max() <= 1
     assert abs(theirs - plain).max() > 2
+
+
+def test_the_clusters_actors_draw_it(whole, recipe, store, case):
+    files = record(whole.folder)
+    weights = Weights(content_digest(files), f"{student_key('lora-whole')}/", files)
+    with drawn_by_actors(recipe, store, {"student": weights, "base": Weights()}) as draw:
+        images = [
+            draw(name, student_sampler(SIGMAS), [case], lambda count: None)[0].astype(int)
+            for name in ("student", "base")
+        ]
+    assert abs(images[0] - whole.final).max() <= 1
+    assert abs(images[1] - whole.final).max() > 2
 
 
 def test_it_is_served_on_the_one_base(whole, recipe, store, case, monkeypatch, tmp_path):

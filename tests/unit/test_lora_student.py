@@ -13,6 +13,7 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
 from safetensors import safe_open
 
 import flash_ray.workflows.export as module
+from flash_ray.cli.tables import student_table
 from flash_ray.errors import UserError
 from flash_ray.evaluation.sample import student_sampler
 from flash_ray.models.adapters import Adapted
@@ -21,7 +22,7 @@ from flash_ray.models.lora_source import LORA
 from flash_ray.models.sampling import sample
 from flash_ray.recipe import load_recipe
 from flash_ray.serving.engine import Engine, LoadedModel, Prompt
-from flash_ray.storage.students import publish_student, read_student
+from flash_ray.storage.students import list_students, publish_student, read_student
 from flash_ray.trainer.networks import load_networks
 from flash_ray.trainer.student_init import initial_student, validate_init, validate_targets
 from flash_ray.workflows.export import export
@@ -125,7 +126,11 @@ def test_in_bf16_what_is_loaded_is_what_was_trained(base, tmp_path):
     assert np.array_equal(picture(again, again.load_transformer(tmp_path)), picture(model, adapted))
 
 
-def test_its_manifest_says_what_it_is(store):
+def test_its_manifest_says_what_it_is(store, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    student_table(list_students(store)[0])
+    mine, whole = (line for line in capsys.readouterr().out.splitlines() if "pipeline" in line)
+    assert "(LoRA)" in mine and "(LoRA)" not in whole
     assert (read_student(store, "mine").kind, read_student(store, "whole").kind) == (
         "lora",
         "transformer",
