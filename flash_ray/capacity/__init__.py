@@ -6,6 +6,6 @@
     python -m tests.benchmarks.capacity                   # seconds against runs on this machine
 
 `pipeline` has the sizes of a base's parts, `workload` FLOPs, tokens and what is assumed, `memory`
-the bytes of each process. `plan` holds those against machines and `changes` makes them fit;
-`timeline` plays the updates through, and `estimate` divides the GPUs and adds traffic and seconds.
+the bytes of each process, which `plan` holds against machines; `changes` makes a recipe fit them.
+For `capacity`, `timeline` plays the updates through, and `estimate` divides the GPUs.
 """

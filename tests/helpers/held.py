@@ -9,7 +9,7 @@ from flash_ray.capacity.device import Held
 
 
 def held_by_engine(engine: Any, ema: Any = None) -> Held:
-    """Bytes of a DeepSpeed engine of ZeRO 1 or 2 after a backward pass, before its step."""
+    """Bytes of a DeepSpeed engine of ZeRO 1 or 2 after a step and a backward pass."""
     optimizer = engine.optimizer
     fp32 = optimizer.single_partition_of_fp32_groups
     moments = [m for weight in fp32 for m in optimizer.optimizer.state[weight].values()]
