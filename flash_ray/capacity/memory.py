@@ -18,7 +18,8 @@ from flash_ray.teachers.protocol import Group, groups
 
 FP32, MOMENTS = 4, 8  # bytes a weight: a copy in fp32, Adam's two moments
 BUCKET = 500_000_000  # elements of DeepSpeed's buffer for gradients, as `learners` sets it
-LIVE = 1_000_000_000  # weights that ZeRO 3 keeps gathered, and that it steps at once
+LIVE = 1_000_000_000  # weights that ZeRO 3 keeps gathered
+STEPPED = 100_000_000  # weights that it steps at once
 ENGINES = 2  # the student and the fake score
 TEACHER_LORA = Lora()  # the size that a LoRA teacher is taken to have
 # Bytes for each pixel in bf16, of the released VAE: 7.0 and 2.4 GB for 1024 x 1024, on an H100.
@@ -167,8 +168,8 @@ class MemoryModel:
 
     @property
     def gathered_on_host(self) -> float:
-        """Bytes of the fp32 transformer that worker 0 makes for the averaged weights."""
-        return 0.0 if self.is_lora else float(FP32 * self.parameters)
+        """Bytes of the averaged weights that worker 0 gathers."""
+        return 0.0 if self.is_lora else float(self.value * self.parameters)
 
     @property
     def _other(self) -> float:
@@ -223,7 +224,7 @@ class MemoryModel:
         """
         if self.is_lora:
             return 0.0
-        at_once = min(self._share, LIVE) if self.stage == 3 else self._share
+        at_once = min(self._share, STEPPED) if self.stage == 3 else self._share
         temporaries = 1 if self.recipe.runtime.gpu else 2
         return at_once * FP32 * (1 + temporaries)
 
@@ -285,9 +286,9 @@ class MemoryModel:
         )
 
     def _evaluation(self) -> dict[str, Phase]:
-        """Worker 0 gathers the averaged student, and may have it draw a benchmark's cases."""
+        """Worker 0 has the averaged student beside the engines, and may have it draw cases."""
         averaged = 0.0 if self.is_lora else float(self.value * self.parameters)
-        phases = {} if self.is_lora else {"average gathered": Phase(training=2 * averaged)}
+        phases = {} if self.is_lora else {"average gathered": Phase(training=averaged)}
         if self.recipe.evaluation.benchmark is not None and self.recipe.evaluation.every:
             drawn = self._drawn().items()
             phases |= {name: replace(phase, training=averaged) for name, phase in drawn}

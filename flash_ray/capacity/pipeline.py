@@ -192,6 +192,15 @@ def pipeline_of(base: str) -> Pipeline:
     )
 
 
+def known_pipeline(base: str) -> Pipeline | None:
+    """The sizes of a base's own parts; None where they cannot be told, as of other families."""
+    try:
+        pipeline = pipeline_of(base)
+    except UserError:
+        return None
+    return pipeline if pipeline.is_known else None
+
+
 def stored_parameters(folder: Path) -> int:
     """Weights in a folder's safetensors files, as the files' headers say."""
     total = 0

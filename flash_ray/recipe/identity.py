@@ -21,6 +21,7 @@ FREE = (
     "runtime.global_batch_size",  # only held to: the three that make it are not free
     "runtime.checkpoint_every",
     "runtime.storage",
+    "runtime.scratch",
     "runtime.max_failures",
     "runtime.gradient_checkpointing",
     "runtime.cpus_per_worker",

@@ -305,6 +305,12 @@ class Runtime(Section):
         50, ge=0, le=MOST, description="iterations between checkpoints; 0: only at the end"
     )
     storage: Storage = Storage()
+    scratch: str | None = Field(
+        None,
+        min_length=1,
+        description="a folder on every node for checkpoints on their way to and from the store, "
+        "such as /cache/tmp; null: the system's for temporary files",
+    )
     max_failures: int = Field(
         3, ge=0, le=1000, description="restarts of the workers before the run fails, 0 to 1000"
     )

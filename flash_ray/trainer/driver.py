@@ -31,6 +31,7 @@ from flash_ray.teachers.launch import TeacherSet, start_teachers
 from flash_ray.teachers.protocol import teacher_actors
 from flash_ray.teachers.validation import validate_teachers
 from flash_ray.telemetry.tracking import Tracking, tracked, validate_trackers
+from flash_ray.trainer import fatal
 from flash_ray.trainer.claim import claimed_run
 from flash_ray.trainer.divergence import Diverged
 from flash_ray.trainer.metrics import UpdateMetrics
@@ -139,6 +140,7 @@ def _distill(
         for line in plan.complaints:
             callbacks.say(line)
         prepared = time.monotonic()
+        fatal.forget(store, run_name)
         if resume:
             keep_whole(store, run_name)
         config = WorkerConfig(

@@ -73,12 +73,16 @@ class EMA:
                 whole[starts[name] : starts[name] + share.numel()] = share
             dist.reduce(whole, dst=0)  # of each element, one rank has more than zero
             if dist.get_rank() == 0:
-                full[name] = whole.view(shape).to(engine.module.dtype)
+                # On the host, in the weights' precision: beside the engines there is room for one.
+                full[name] = whole.view(shape).to("cpu", engine.module.dtype)
         if dist.get_rank() != 0:
             return None
-        transformer = type(engine.module).from_config(engine.module.config)
-        transformer.load_state_dict(full)
-        transformer.to(engine.device, engine.module.dtype)
+        from accelerate import init_empty_weights
+
+        with init_empty_weights():  # else weights are drawn that nobody needs
+            transformer = type(engine.module).from_config(engine.module.config)
+        transformer.load_state_dict(full, assign=True)
+        transformer.to(engine.device)
         transformer.requires_grad_(False)
         return transformer.eval()
 

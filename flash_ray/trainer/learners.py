@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from diffusers.models.modeling_utils import ModelMixin
 
 TAG = "state"
+SUB_GROUP = 100_000_000  # weights that ZeRO 3 steps at once, with copies of their gradients
 UNIVERSAL = "universal"  # the tag of what `reshard` makes
 # Classes of DeepSpeed's in its state besides tensors and plain values: records that run nothing.
 RECORDS = (
@@ -81,12 +82,17 @@ def engine_config(adam: Adam, recipe: Recipe, parameters: int, passes: int = 1) 
         "train_micro_batch_size_per_gpu": runtime.micro_batch_size,
         "gradient_accumulation_steps": runtime.gradient_accumulation_steps * passes,
         "gradient_clipping": training.max_grad_norm or 0.0,
-        "optimizer": {"type": "AdamW", "params": {**adam.model_dump(), "torch_adam": True}},
+        # Fused, a step needs no copies of the gradients; on a CPU the plain one's numbers stay.
+        "optimizer": {
+            "type": "AdamW",
+            "params": {**adam.model_dump(), "torch_adam": True, "fused": runtime.gpu},
+        },
         "bf16": {"enabled": training.precision == "bf16"},
         "zero_optimization": {
             "stage": runtime.zero_stage,
             "reduce_bucket_size": bucket,
             "allgather_bucket_size": bucket,
+            "sub_group_size": SUB_GROUP,
         },
         "steps_per_print": 2**31,
     }

@@ -39,11 +39,12 @@ from flash_ray.teachers.launch import TeacherSet
 from flash_ray.teachers.local import InProcessTeachers, TeacherRouter
 from flash_ray.teachers.protocol import Group, Teachers, groups
 from flash_ray.teachers.scorer import fingerprint, group_fingerprint, group_scorer
-from flash_ray.trainer import checkpoint
+from flash_ray.trainer import checkpoint, fatal
 from flash_ray.trainer.divergence import Diverged, DivergenceMonitor
 from flash_ray.trainer.metrics import Evaluated, UpdateMetrics
 from flash_ray.trainer.networks import Networks, load_networks
 from flash_ray.trainer.prometheus import RunMetrics
+from flash_ray.trainer.scratch import use_scratch, validate_room
 from flash_ray.trainer.step import DistillationStep
 
 # (the base without encoders, the averaged student, frozen); runs on worker 0 between iterations.
@@ -129,9 +130,21 @@ def train_worker(config: Mapping[str, WorkerConfig]) -> Outcome:
         config: {"config": what the driver gives}; Ray Train passes a mapping.
     """
     given = config["config"]
+    if problem := fatal.kept(given.store, given.run_name):
+        return Outcome([], {}, bad_input=problem)
+    try:
+        return _train(given)
+    except Exception as error:
+        if problem := fatal.problem_of(error):
+            fatal.keep(given.store, given.run_name, problem)
+        raise
+
+
+def _train(given: WorkerConfig) -> Outcome:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     one_process(given.recipe)
+    use_scratch(given.recipe)
     device = ray.train.torch.get_device()
     with ExitStack() as stack:
         folder = fetched(ray.train.get_checkpoint(), stack)
@@ -292,6 +305,7 @@ def _load(
 ) -> _Loaded:
     """Loads what may be rejected, before anything is shared with the other workers."""
     recipe, teacher_set = config.recipe, config.teacher_set
+    validate_room(recipe, world, ray.train.get_context().get_local_world_size())
     model = _load_pipeline(recipe, recipe.base, device)
     networks = load_networks(recipe, model, config.store)
     cache = ConditionCache.at(config.store, config.live.put_nowait)

@@ -21,14 +21,16 @@ def validate_memory(recipe: Recipe, is_here: bool) -> None:
     if not recipe.runtime.gpu or in_cluster_job() or not (memories := _visible_gpus()):
         return
     from flash_ray.capacity.changes import smallest_changes
-    from flash_ray.capacity.pipeline import pipeline_of
+    from flash_ray.capacity.pipeline import known_pipeline
     from flash_ray.capacity.plan import Hardware, make_plan
     from flash_ray.capacity.workload import Assumptions
 
-    pipeline, assumed = pipeline_of(recipe.base), Assumptions()
+    pipeline, assumed = known_pipeline(recipe.base), Assumptions()
+    if pipeline is None:
+        return
     hardware = Hardware(len(memories), min(memories))
     plan = make_plan(recipe, pipeline, assumed, hardware)
-    if not plan.problems or not pipeline.is_known or (plan.gpus > len(memories) and not is_here):
+    if not plan.problems or (plan.gpus > len(memories) and not is_here):
         return
     changes = smallest_changes(recipe, pipeline, assumed, hardware)
     cure = f"set {' '.join(changes[0])}" if changes else "take more or larger GPUs"

@@ -63,6 +63,18 @@ class KillOnce(MeanWeight):
         return super().__call__(base, transformer)
 
 
+class OutOfMemory(MeanWeight):
+    """A judge for which the machine's memory does not suffice; it counts its calls."""
+
+    def __init__(self, calls: Path):
+        self.calls = calls
+
+    def __call__(self, base, transformer):
+        with self.calls.open("a") as file:
+            file.write("called\n")
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+
 class AwaitSecondTeacher(MeanWeight):
     """A judge that lets the run go on once a teacher beyond the minimum is there."""
 
@@ -335,3 +347,14 @@ def test_a_damaged_checkpoint_costs_what_came_after_the_one_before(
     if how != "unlisted":
         assert "goes on without its checkpoint iteration-000004: " in caplog.text
         assert key.rpartition("/")[2] in caplog.text
+
+
+@pytest.mark.slow
+def test_a_run_that_does_not_fit_the_memory_ends_there(base, store, cluster, tmp_path):
+    recipe = small_recipe(base, "evaluation.every=1", "runtime.max_failures=5")
+    callbacks = Callbacks(OutOfMemory(tmp_path / "calls"))
+    with pytest.raises(UserError, match=r"out of memory .*runtime\.gradient_checkpointing=true"):
+        distill(recipe, store, "too-large", tmp_path / "student", callbacks=callbacks)
+    assert (tmp_path / "calls").read_text() == "called\n"
+    callbacks = Callbacks(MeanWeight())  # on a larger machine
+    distill(recipe, store, "too-large", tmp_path / "student", callbacks=callbacks)

@@ -131,7 +131,7 @@ def test_a_run_on_an_h100_took_what_is_planned():
 
 def test_worker_0_holds_the_average_beside_the_engines():
     memory = trainer()
-    assert memory.phases["average gathered"].training == 4 * Architecture().parameters
+    assert memory.phases["average gathered"].training == 2 * Architecture().parameters
     assert memory.total == memory.resident + memory.phases["average gathered"].total
     assert "average gathered" not in trainer("student.weights=lora").phases
 
@@ -199,7 +199,7 @@ def test_host_memory_and_disk_are_limits_where_they_are_given():
         return make_plan(QWEN, Pipeline(), Assumptions(), hardware).problems
 
     assert problems() == problems(host_memory=2**40, disk=2**41) == ()
-    assert problems(host_memory=32 * GIB) == ("host memory: 59 GiB on a node of 32",)
+    assert problems(host_memory=32 * GIB) == ("host memory: 45 GiB on a node of 32",)
     assert "disk: 346 GB" in problems(disk=200 * 10**9)[0]
 
 
