@@ -38,7 +38,11 @@ def client(served):
 
 def draw(client, prompt="A red circle", model="plain", seed=1):
     answer = client.images.generate(model=model, prompt=prompt, extra_body={"seed": seed})
-    return np.asarray(Image.open(BytesIO(base64.b64decode(answer.data[0].b64_json))))
+    return pixels(answer.data[0].b64_json)
+
+
+def pixels(b64_json):
+    return np.asarray(Image.open(BytesIO(base64.b64decode(b64_json))))
 
 
 def test_the_official_client_and_pictures_that_do_not_depend_on_the_load(client):
@@ -123,7 +127,9 @@ def test_the_official_client_sees_a_picture_come(client):
         "completed",
     ]
     whole = client.images.generate(**asked)
-    assert whole.data[0].b64_json == events[-1].b64_json and whole._request_id
+    # To rounding: the second one finds its prompt's keys and values.
+    shown, drawn = (pixels(one.b64_json).astype(int) for one in (events[-1], whole.data[0]))
+    assert np.abs(shown - drawn).max() <= 1 and whole._request_id
     with pytest.raises(openai.NotFoundError):
         client.images.generate(model="nobody", prompt="A red circle", stream=True)
     link = client.images.generate(response_format="url", **asked).data[0].url
@@ -165,6 +171,7 @@ def test_an_alias_goes_over_under_load_without_a_failed_request(served, client, 
     assert not seen[0] and seen[-1]
 
 
+@pytest.mark.slow
 def test_a_replica_that_dies_loses_no_evaluation(served, client):
     asked = {"model": "plain", "task": "edit", "cases": 4}
     name = served.call("POST", "/v1/evaluations", asked)[1]["id"]

@@ -144,6 +144,7 @@ def test_a_description_counts_layouts_bytes_and_bad_rows(
     assert any("1 rows skipped: not JSON" in line for line in found.complaints)
 
 
+@pytest.mark.slow
 def test_a_run_trains_on_files(prepared, base, bucket, files, tmp_path):
     recipe = recipe_of(base, bucket, files[0], files[1], "name=files", "tasks={t2i: 1, edit: 3}")
     result = distill(recipe, bucket, "files", tmp_path / "student")
@@ -186,6 +187,7 @@ def test_too_many_bad_rows_fail_the_job(prepared, base, bucket, files):
     assert "data.source.max_bad" in message
 
 
+@pytest.mark.slow
 def test_a_changed_file_is_listed_again_and_only_what_is_new_is_encoded(
     prepared, base, bucket, files, tmp_path
 ):

@@ -54,6 +54,7 @@ def recipe(base, file):
     return small_recipe(base, named)
 
 
+@pytest.mark.slow
 def test_the_cluster_draws_each_once_as_the_teacher_for_all_recipes_of_the_base(
     cluster, own, recipe, file, base, monkeypatch
 ):

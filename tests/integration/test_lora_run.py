@@ -81,7 +81,7 @@ def encoded(base, case):
 
 @pytest.fixture(scope="module")
 def recipe(base, tmp_path_factory):
-    """A run of the base and a LoRA as teachers, in an actor of their own."""
+    """A run of the base and a LoRA as teachers."""
     lora = build_lora(base, tmp_path_factory.mktemp("teacher"))
     teachers = [
         {"name": "base", "model": "base", "weight": 0.5},
@@ -97,7 +97,6 @@ def recipe(base, tmp_path_factory):
         "training.optimizer.lr=1e-2",
         "training.fake_score.optimizer.lr=1e-2",
         "training.ema_decay=0.5",
-        "teacher_defaults.placement=actors",
         "runtime.micro_batch_size=2",
         "runtime.checkpoint_every=2",
         "evaluation.every=3",
@@ -143,6 +142,7 @@ def test_plain_diffusers_draws_what_the_run_drew_at_its_end(whole, base, case, e
     assert abs(theirs - plain).max() > 2
 
 
+@pytest.mark.slow
 def test_the_clusters_actors_draw_it(whole, recipe, store, case):
     files = record(whole.folder)
     weights = Weights(content_digest(files), f"{student_key('lora-whole')}/", files)

@@ -147,6 +147,7 @@ def test_a_queue_starts_a_teacher_that_goes_when_it_is_idle(load):
     assert not load.extra()
 
 
+@pytest.mark.slow
 def test_a_killed_teacher_loses_no_request_and_is_replaced(load):
     wait_until(load.extra, load)
     victim = load.extra()
