@@ -3,6 +3,8 @@
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
+import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
+from torch import nn
 
 from flash_ray.data.cache import ConditionCache
 from flash_ray.data.encode import encode_shards
@@ -21,14 +24,16 @@ from flash_ray.miniature.training.specialized import LAYERS, save_lora
 from flash_ray.models.base import ConditionPair, Model
 from flash_ray.models.loading import load_model
 from flash_ray.recipe import Recipe, load_recipe
+from flash_ray.storage.s3 import Store
 from flash_ray.teachers.local import InProcessTeachers, TeacherRouter
 from flash_ray.teachers.protocol import groups
 from flash_ray.teachers.scorer import group_scorer
 from flash_ray.trainer.checkpoint import HISTORY
-from flash_ray.trainer.metrics import UpdateMetrics
+from flash_ray.trainer.metrics import Evaluated, UpdateMetrics
 from flash_ray.trainer.networks import load_networks
 from flash_ray.trainer.process_group import Meeting, join
 from flash_ray.trainer.step import DistillationStep
+from flash_ray.trainer.worker import Evaluate
 from tests.helpers.storage import FolderStore
 
 
@@ -174,3 +179,24 @@ def _iterations(rank: int, world: int, out: Path, recipe: Recipe, cache: Conditi
         if rank == 0:
             step.model.save_student(student, out / "student")
             write_history(out, history)
+
+
+class KillOnce:
+    """An evaluation that ends its own process the first time, once the run has a checkpoint.
+
+    Args:
+        evaluate: what it does from then on.
+        marker: a file that is not there yet.
+    """
+
+    def __init__(self, evaluate: Evaluate, marker: Path, store: Store, run_name: str) -> None:
+        self.evaluate, self.marker, self.store = evaluate, marker, store
+        self.checkpoints = f"runs/{run_name}/train/checkpoint_manager_snapshot.json"
+
+    def __call__(self, base: Model, transformer: nn.Module) -> Evaluated:
+        if not self.marker.exists():
+            while b"iteration-000002" not in (self.store.get_bytes(self.checkpoints) or b""):
+                time.sleep(0.2)
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.evaluate(base, transformer)

@@ -1,9 +1,6 @@
 """A LoRA student's run on Ray: killed and gone on with, published, drawn, served."""
 
 import json
-import os
-import signal
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -27,7 +24,7 @@ from flash_ray.storage.students import content_digest, publish_student
 from flash_ray.trainer.driver import Callbacks, distill
 from flash_ray.trainer.metrics import Evaluated
 from flash_ray.trainer.worker import student_key
-from tests.helpers.distilling import build_lora, small_recipe
+from tests.helpers.distilling import KillOnce, build_lora, small_recipe
 from tests.helpers.serving import SETTINGS, client_of, draw, in_process
 
 TIMES = {"seconds": 1, "stages": {}, "teacher_wait_share": 0, "memory_mib": 0, "cpu_seconds": 0}
@@ -50,23 +47,6 @@ class Final(Draws):
 
     def __call__(self, base, transformer):
         return self.encoded.images(base, transformer, student_sampler(SIGMAS))["t2i"][0]
-
-
-class KillOnce(Draws):
-    """Ends its own process the first time, once the run has a checkpoint."""
-
-    def __init__(self, encoded, marker, store, run_name):
-        super().__init__(encoded)
-        self.marker, self.store = marker, store
-        self.checkpoints = f"runs/{run_name}/train/checkpoint_manager_snapshot.json"
-
-    def __call__(self, base, transformer):
-        if not self.marker.exists():
-            while b"iteration-000002" not in (self.store.get_bytes(self.checkpoints) or b""):
-                time.sleep(0.2)
-            self.marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().__call__(base, transformer)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +99,7 @@ def exact(history):
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_last_bit(whole, recipe, store, encoded, tmp_path):
     name = "lora-killed"
-    kill = KillOnce(encoded, tmp_path / "killed", store, name)
+    kill = KillOnce(Draws(encoded), tmp_path / "killed", store, name)
     callbacks = Callbacks(kill, final=Final(encoded))
     resumed = distill(recipe, store, name, tmp_path / "student", callbacks=callbacks)
     assert (tmp_path / "killed").exists()

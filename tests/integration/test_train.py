@@ -19,13 +19,12 @@ from ray.util.state import list_actors
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from flash_ray.errors import UserError
-from flash_ray.storage.s3 import Store
 from flash_ray.teachers.autoscaler import ScalingPolicy
 from flash_ray.teachers.launch import start_teachers
 from flash_ray.trainer.divergence import Diverged
 from flash_ray.trainer.driver import Callbacks, distill
 from flash_ray.trainer.metrics import Evaluated
-from tests.helpers.distilling import build_lora, small_recipe
+from tests.helpers.distilling import KillOnce, build_lora, small_recipe
 from tests.helpers.payload import Payload
 from tests.helpers.small import build_base
 
@@ -45,22 +44,6 @@ class MeanWeight:
     def __call__(self, base, transformer):
         mean = float(sum(p.mean() for p in transformer.parameters()))
         return Evaluated({"t2i": mean}, Image.new("RGB", (8, 6)))
-
-
-class KillOnce(MeanWeight):
-    """A judge that ends its own process the first time, once the run has a checkpoint."""
-
-    def __init__(self, marker: Path, store: Store, run_name: str):
-        self.marker, self.store = marker, store
-        self.checkpoints = f"runs/{run_name}/train/checkpoint_manager_snapshot.json"
-
-    def __call__(self, base, transformer):
-        if not self.marker.exists():
-            while b"iteration-000002" not in (self.store.get_bytes(self.checkpoints) or b""):
-                time.sleep(0.2)
-            self.marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().__call__(base, transformer)
 
 
 class OutOfMemory(MeanWeight):
@@ -219,7 +202,7 @@ def test_teachers_of_two_groups_guide_a_run_and_may_not_be_exchanged(
 @pytest.mark.slow
 def test_a_killed_run_continues_bit_by_bit(whole, recipe, store, tmp_path):
     seen = []
-    callbacks = Callbacks(KillOnce(tmp_path / "marker", store, "killed"), seen.append)
+    callbacks = Callbacks(KillOnce(MeanWeight(), tmp_path / "marker", store, "killed"), seen.append)
     with pytest.raises(ray.train.TrainingFailedError):
         distill(recipe, store, "killed", tmp_path / "student", callbacks=callbacks)
     assert not (tmp_path / "student").exists()
@@ -291,7 +274,7 @@ def test_a_run_that_diverges_fails(base, store, cluster, tmp_path):
 
 @pytest.mark.slow
 def test_the_only_checkpoint_is_refused_by_name_if_it_is_damaged(recipe, store, cluster, tmp_path):
-    callbacks = Callbacks(KillOnce(tmp_path / "marker", store, "damaged"))
+    callbacks = Callbacks(KillOnce(MeanWeight(), tmp_path / "marker", store, "damaged"))
     with pytest.raises(ray.train.TrainingFailedError):
         distill(recipe, store, "damaged", tmp_path / "student", callbacks=callbacks)
     (key,) = [key for key in store.list("runs/damaged/") if key.endswith("ema-00001.pt")]
