@@ -30,13 +30,17 @@ class FileRecord(BaseModel):
 
 def record(folder: Path, skip: frozenset[str] = frozenset()) -> dict[str, FileRecord]:
     """Sizes and digests of every file under `folder` but `skip`, by POSIX path, sorted."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    records = {path.relative_to(folder).as_posix(): path for path in paths}
     return {
         check_path(name): FileRecord(bytes=path.stat().st_size, sha256=_sha256(path))
-        for name, path in records.items()
+        for name, path in _files(folder).items()
         if name not in skip
     }
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Every file under `folder` by its POSIX path, sorted."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path for path in paths}
 
 
 def verify(folder: Path, files: dict[str, FileRecord], where: str) -> None:
@@ -154,8 +158,8 @@ def verify_manifest(folder: Path, recipe_digest: str) -> CheckedCheckpoint:
             raise CorruptRecord(where, "it is of another step or recipe", EARLIER)
         verify(folder, manifest.files, f"checkpoint {folder}")
     known = {name for manifest in manifests for name in manifest.files}
-    about = frozenset({_name(part) for part in range(first.parts)} | {RAY_METADATA})
-    for name in record(folder, skip=about):
+    known |= {_name(part) for part in range(first.parts)} | {RAY_METADATA}
+    for name in _files(folder):  # not hashed: they are 199 GB at 7B
         if name not in known:
             raise CorruptRecord(f"checkpoint {folder}: {name}", "it is in no manifest", "remove it")
     return CheckedCheckpoint(
