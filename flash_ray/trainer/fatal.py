@@ -39,8 +39,11 @@ def keep(store: Store, run_name: str, problem: str) -> None:
 
 def kept(store: Store, run_name: str) -> str | None:
     """The problem that workers before these have met, or None."""
-    problem = store.get_bytes(_key(run_name))
-    return None if problem is None else problem.decode(errors="replace")
+    problem = store.get_bytes(_key(run_name), most=4 * MOST)
+    if problem is None:
+        return None
+    text = problem.decode(errors="replace")  # of a bucket: a terminal must not obey it
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def forget(store: Store, run_name: str) -> None:

@@ -42,3 +42,10 @@ def test_the_next_workers_learn_of_it_until_the_run_begins_anew():
     assert fatal.kept(store, "other") is None
     fatal.forget(store, "run")
     assert fatal.kept(store, "run") is None
+
+
+def test_a_bucket_cannot_make_the_terminal_obey_or_fill_the_memory():
+    store = MemoryStore("bucket")
+    fatal.keep(store, "run", "full\x1b[2J\n" + "x" * 10**6)
+    shown = fatal.kept(store, "run")
+    assert shown.startswith("full?[2J?x") and len(shown) <= 4 * fatal.MOST
