@@ -67,6 +67,8 @@ def _parts(recipe: Recipe, hardware: Hardware) -> Iterator[Change]:
         yield ("runtime.gradient_checkpointing=true",)
     if is_full:
         yield from ((f"runtime.zero_stage={stage}",) for stage in range(runtime.zero_stage + 1, 4))
+    elif runtime.base == "replicated" and runtime.min_workers > 1:
+        yield ("runtime.base=sharded",)
     yield from _placements(recipe)
     yield from _batches(recipe, hardware)
     if recipe.evaluation.benchmark is not None:

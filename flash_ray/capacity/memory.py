@@ -19,6 +19,7 @@ from flash_ray.teachers.protocol import Group, groups
 FP32, MOMENTS = 4, 8  # bytes a weight: a copy in fp32, Adam's two moments
 BUCKET = 500_000_000  # elements of DeepSpeed's buffer for gradients, as `learners` sets it
 LIVE = 1_000_000_000  # weights that ZeRO 3 keeps gathered
+LIVE_BASE = 500_000_000  # of a sharded base, as `trainer.sharded_base` sets it
 STEPPED = 100_000_000  # weights that it steps at once
 ENGINES = 2  # the student and the fake score
 TEACHER_LORA = Lora()  # the size that a LoRA teacher is taken to have
@@ -80,6 +81,11 @@ class MemoryModel:
         return self.recipe.student.weights == "lora"
 
     @property
+    def is_base_sharded(self) -> bool:
+        """Whether the workers share out the base on which LoRAs stand."""
+        return self.is_lora and self.recipe.runtime.base == "sharded"
+
+    @property
     def parameters(self) -> int:
         """Weights of the whole transformer."""
         return self.pipeline.transformer.parameters
@@ -108,7 +114,10 @@ class MemoryModel:
 
     def trainer(self, teachers_inside: bool) -> DeviceMemory:
         """A training worker, with the teachers in its process or without any."""
-        base = {"base": Held(weights=self.value * self.parameters), "VAE": Held(self._vae)}
+        shares = self.workers if self.is_base_sharded else 1
+        base = {"base": Held(self.value * self.parameters / shares)}
+        if self._draws:
+            base["VAE"] = Held(self._vae)
         inside = groups(self.recipe) if teachers_inside else []
         teachers = self._teachers_weights(inside, has_base=True)
         student, fake_score = self._learners()
@@ -123,7 +132,8 @@ class MemoryModel:
             **self._evaluation(),
         }
         if inside:
-            phases["teachers' scores"] = Phase(passes.kept + passes.forward, first + asked)
+            scoring = passes.kept + passes.forward
+            phases["teachers' scores"] = Phase(scoring, first + asked, training=self._base_gathered)
         held = {"student": student, "fake score": fake_score, **base, **teachers}
         return DeviceMemory(held, phases, self._other, self._loading(student, teachers))
 
@@ -131,7 +141,7 @@ class MemoryModel:
         """An actor of a group of teachers, with so many requests announced and not answered."""
         passes = self._passes()
         asked = open_requests * passes.of_teachers(self.recipe, group)
-        held = {**self._teachers_weights([group], has_base=False), "VAE": Held(self._vae)}
+        held = self._teachers_weights([group], has_base=False)
         return DeviceMemory(held, {"scores": Phase(passes.forward, asked)}, self._other)
 
     def encoder(self) -> DeviceMemory:
@@ -176,6 +186,12 @@ class MemoryModel:
         return self.assumed.other_memory_gib * GIB if self.recipe.runtime.gpu else 0.0
 
     @property
+    def _draws(self) -> bool:
+        """Whether a worker draws pictures during the run."""
+        evaluation = self.recipe.evaluation
+        return evaluation.benchmark is not None and bool(evaluation.every)
+
+    @property
     def _vae(self) -> float:
         return self.value * self.pipeline.vae.parameters
 
@@ -211,10 +227,15 @@ class MemoryModel:
     def _bucket(self) -> float:
         return self.value * min(self.parameters, BUCKET)
 
+    @property
+    def _base_gathered(self) -> float:
+        """The layers of a sharded base that are at work, and fetched ahead."""
+        return self.value * min(self.parameters, LIVE_BASE) if self.is_base_sharded else 0.0
+
     def _gradients_on_their_way(self) -> float:
         """Of an engine in its backward pass: ZeRO 3 has layers gathered, the others a bucket."""
         if self.is_lora:
-            return 0.0
+            return self._base_gathered
         return self.value * min(self.parameters, LIVE) if self.stage == 3 else self._bucket
 
     def _step(self) -> float:
@@ -233,11 +254,9 @@ class MemoryModel:
         teachers, held = self.recipe.teachers, {}
         for group in of:
             names = [teachers[index].name for index in group.members]
-            weights = 0.0
-            if group.pipeline != self.recipe.base:  # taken to be as large as the base
-                weights = self.value * self.parameters + (self._vae if has_base else 0.0)
-            elif not has_base:
-                weights = self.value * self.parameters
+            # Another pipeline is taken to be as large as the base.
+            is_here = has_base and group.pipeline == self.recipe.base
+            weights = 0.0 if is_here else float(self.value * self.parameters)
             loras = [
                 index
                 for index in group.members
@@ -253,7 +272,9 @@ class MemoryModel:
         """A worker loads the base and copies it twice before the first engine is built."""
         copies = 1 if self.is_lora else 1 + ENGINES
         whole = self.value * self.parameters
-        beside = self._vae + self._other + sum(each.total for each in teachers.values())
+        beside = (
+            self._vae * self._draws + self._other + sum(each.total for each in teachers.values())
+        )
         with_one_engine = 0.0 if self.is_lora else (copies - 1) * whole + student.total
         return max(copies * whole, with_one_engine) + beside
 
@@ -287,9 +308,9 @@ class MemoryModel:
 
     def _evaluation(self) -> dict[str, Phase]:
         """Worker 0 has the averaged student beside the engines, and may have it draw cases."""
-        averaged = 0.0 if self.is_lora else float(self.value * self.parameters)
+        averaged = self._base_gathered if self.is_lora else float(self.value * self.parameters)
         phases = {} if self.is_lora else {"average gathered": Phase(training=averaged)}
-        if self.recipe.evaluation.benchmark is not None and self.recipe.evaluation.every:
+        if self._draws:
             drawn = self._drawn().items()
             phases |= {name: replace(phase, training=averaged) for name, phase in drawn}
         return phases

@@ -60,6 +60,7 @@ class MicroBatch:
     Args:
         conditions: of this worker's rows.
         categories: of this worker's rows.
+        all_categories: of the rows of all workers and passes together.
         size: rows of all workers and passes together.
         rows: this worker's among them.
         weight: of this part in a mean over all passes and workers; 0: other parts have these rows.
@@ -69,6 +70,7 @@ class MicroBatch:
     task: Task
     conditions: ConditionPair
     categories: tuple[str, ...]
+    all_categories: tuple[str, ...]
     size: int
     rows: slice
     weight: float
@@ -118,6 +120,9 @@ class Stream:
         cases = sets[which]
         stream = task if which == 0 else f"{task} {which}"
         numbers = take(ordinal * self.size, self.size, len(cases), self._seed, stream)
-        conditions = cases.take(numbers, rows)
-        categories = cases.categories(numbers[rows])
-        return MicroBatch(number, task, conditions, categories, self.size, rows, weight)
+        # One row is as long as it is, and no pass masks padding. Of more rows, workers pad alike.
+        is_alone = self._micro_batch_size == 1
+        conditions = cases.take(numbers[rows]) if is_alone else cases.take(numbers, rows)
+        categories = cases.categories(numbers)
+        own = categories[rows]
+        return MicroBatch(number, task, conditions, own, categories, self.size, rows, weight)

@@ -69,7 +69,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class TrainingEval:
-    """Draws with a student and scores it; it is pickled, sent to a worker and called there.
+    """A `trainer.worker.Evaluate` on a benchmark.
 
     Args:
         judge: None: nobody scores.
@@ -79,20 +79,24 @@ class TrainingEval:
     judge: Judge | None
     sampler: SamplerConfig
 
-    def __call__(self, model: Model, transformer: nn.Module) -> Evaluated:
+    def draw(self, model: Model, transformer: nn.Module) -> dict[Task, list[np.ndarray]]:
+        """The pictures of each task, uint8 (H, W, 3)."""
+        return self.encoded.images(model, transformer, self.sampler)
+
+    def score(self, drawn: Mapping[Task, Sequence[np.ndarray]]) -> Evaluated:
         """Mean scores, on the judge's scale, of the tasks that it scored, and the pictures."""
         scores: dict[Task, float] = {}
         cases: list[Case] = []
-        drawn: list[np.ndarray] = []
-        for task, images in self.encoded.images(model, transformer, self.sampler).items():
+        shown: list[np.ndarray] = []
+        for task, images in drawn.items():
             of_task = self.encoded.cases(task)
             if self.judge is not None:
                 # Judged in this process: the cluster's cores belong to the run.
                 result = score_answers(self.judge, of_task, images)
                 if result.score is not None:
                     scores[task] = result.score
-            cases, drawn = [*cases, *of_task], [*drawn, *images]
-        return Evaluated(scores, contact_sheet(cases, drawn) if cases else None)
+            cases, shown = [*cases, *of_task], [*shown, *images]
+        return Evaluated(scores, contact_sheet(cases, shown) if cases else None)
 
 
 def draw_here(model: Model, transformers: Mapping[str, nn.Module]) -> Draw:

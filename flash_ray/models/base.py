@@ -327,8 +327,9 @@ class ModelFamily(Protocol):
         device: torch.device | str = "cpu",
         encoders: bool = True,
         transformer: bool = True,
+        vae: bool = True,
     ) -> Model:
-        """Loads a folder or a hub id, on request without text encoder or transformer.
+        """Loads a folder or a hub id, on request without text encoder, transformer or VAE.
 
         Raises UserError if that cannot be loaded.
         """

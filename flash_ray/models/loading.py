@@ -139,6 +139,7 @@ def load_model(
     device: "torch.device | str",
     encoders: bool,
     transformer: bool = True,
+    vae: bool = True,
 ) -> "Model":
     """Loads a base with the family that its pipeline belongs to.
 
@@ -146,12 +147,13 @@ def load_model(
         base: a registered checkpoint, a folder or a hub id.
         encoders: False leaves out the text encoder, the largest part; `encode` then fails.
         transformer: False leaves that out: only `encode` and the VAE's methods then work.
+        vae: False leaves that out: `to_latents`, `to_images` and `encode` of references fail.
 
     Raises:
         UserError: there is no such base, or it cannot be loaded.
     """
     return family_of(base).from_pretrained(
-        resolve_base(base), dtype, device, encoders=encoders, transformer=transformer
+        resolve_base(base), dtype, device, encoders=encoders, transformer=transformer, vae=vae
     )
 
 

@@ -60,12 +60,14 @@ class QwenImage21:
         device: torch.device | str = "cpu",
         encoders: bool = True,
         transformer: bool = True,
+        vae: bool = True,
     ) -> Self:
         """Loads a checkpoint from a folder or a hub id.
 
         Args:
             encoders: False leaves out the text encoder, the largest part; `encode` then fails.
             transformer: False leaves that out: `velocity` and `to_images` work, with another one.
+            vae: False leaves that out: pictures are neither encoded nor decoded.
 
         Raises:
             UserError: no Qwen-Image-2.1 pipeline can be loaded from `source`.
@@ -74,7 +76,7 @@ class QwenImage21:
 
         from flash_ray.models.processor import without_video
 
-        wanted = {"text_encoder": encoders, "transformer": transformer}
+        wanted = {"text_encoder": encoders, "transformer": transformer, "vae": vae}
         given: dict[str, Any] = {part: None for part, is_wanted in wanted.items() if not is_wanted}
         try:
             import_components(source)
@@ -129,7 +131,9 @@ class QwenImage21:
     @property
     def latent_channels(self) -> int:
         """C of x_BNC."""
-        return self.pipeline.latent_channels
+        if self.pipeline.transformer is None:
+            return self.pipeline.latent_channels
+        return int(self.transformer.config["in_channels"])
 
     @property
     def transformer(self) -> "QwenImage21Transformer2DModel":

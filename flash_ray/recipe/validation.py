@@ -337,10 +337,10 @@ def _lora(recipe: Recipe) -> Iterator[str]:
     """What only a LoRA student has, and what it does not have."""
     runtime = recipe.runtime
     if recipe.student.weights == "lora":
-        if runtime.base == "sharded":
+        if runtime.base == "sharded" and runtime.min_workers == 1:
             yield (
-                "runtime.base: 'sharded' is not supported yet; allowed: 'replicated'; "
-                "set runtime.base=replicated"
+                "runtime.base: 'sharded' with 1 worker has nothing to shard; allowed: sharded with "
+                "2 workers or more; set runtime.base=replicated or runtime.num_workers=2"
             )
         return
     shapes = {

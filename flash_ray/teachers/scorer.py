@@ -123,12 +123,12 @@ def group_scorer(recipe: Recipe, group: Group, model: Model) -> Scorer:
     return Scorer(model, specs)
 
 
-def group_fingerprint(recipe: Recipe, group: Group, transformer: nn.Module) -> str:
+def group_fingerprint(recipe: Recipe, group: Group, of_pipeline: str) -> str:
     """Tells a group's weights from others: its pipeline's without LoRAs, then its LoRAs'."""
     models = [recipe.teachers[index].model for index in group.members]
     endpoint = recipe.runtime.storage.endpoint
     loras = [lora_digest(model, endpoint) for model in models if is_lora(model)]
-    return "+".join([fingerprint(transformer), *loras])
+    return "+".join([of_pipeline, *loras])
 
 
 def fingerprint(transformer: nn.Module) -> str:

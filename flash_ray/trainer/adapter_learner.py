@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from flash_ray.models.adapters import Adapted
 from flash_ray.recipe.sections import Adam
+from flash_ray.trainer.sharded_base import is_sharded
 
 if TYPE_CHECKING:
     from flash_ray.models.adapters import Adapters
@@ -157,8 +158,9 @@ class AdapterEMA:
 
     @contextmanager
     def averaged(self) -> Iterator[Adapted | None]:
-        """On rank 0, for the block, the base with the averaged adapter, else None."""
-        if not _is_first():
+        """The base with the averaged adapter, for the block; on other ranks than 0 None, unless
+        they are needed for a pass: the base is sharded."""
+        if not _is_first() and not is_sharded(self._learner.module):
             yield None
             return
         self.write(AVERAGE)

@@ -67,7 +67,11 @@ class Lookahead:
         progress = iteration / recipe.training.iterations
         weights_BM = teacher_weights(recipe, rung, progress, batch.task, batch.categories)
         every = recipe.teacher_defaults.diagnose_every
-        wanted_M = (weights_BM > 0).any(0) | bool(every and iteration % every == 0)
+        if recipe.runtime.base == "sharded":  # all workers make the same passes
+            asking_BM = teacher_weights(recipe, rung, progress, batch.task, batch.all_categories)
+        else:
+            asking_BM = weights_BM
+        wanted_M = (asking_BM > 0).any(0) | bool(every and iteration % every == 0)
         self._announced[n] = Announced(batch, rung, weights_BM)
         self._teachers.prefill(n, batch.conditions, tuple(wanted_M.nonzero().flatten().tolist()))
 

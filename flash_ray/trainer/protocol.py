@@ -15,8 +15,8 @@ class Average(Protocol):
         """Takes the weights of now into the average."""
 
     def averaged(self) -> AbstractContextManager[nn.Module | None]:
-        """On rank 0, for the block, a frozen transformer with the averaged weights, else None; a
-        collective."""
+        """A frozen transformer with the averaged weights, for the block; a collective. On other
+        ranks than 0 None, unless every pass through it is a collective."""
 
     def save(self, folder: Path) -> None:
         """Writes what a resumed run needs; workers may share the folder."""

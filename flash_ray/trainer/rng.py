@@ -1,7 +1,7 @@
 """Random numbers of a run, by seed and label: the same for any number of workers, and on resume.
 
-They are drawn for the whole micro-batch, of which each worker takes its rows; no generator lives on
-between iterations, so there is no random state to keep.
+Every row of a micro-batch has numbers of its own, whichever worker draws them; no generator lives
+on between iterations, so there is no random state to keep.
 """
 
 import hashlib
@@ -20,5 +20,6 @@ def generator(*labels: object) -> torch.Generator:
 
 def noise(batch: MicroBatch, channels: int, *labels: object) -> Tensor:
     """This worker's rows of N(0, 1) latents, (rows, N, channels), fp32, on the CPU."""
-    shape = (batch.size, batch.conditions.layout.tokens, channels)
-    return torch.randn(shape, generator=generator(*labels))[batch.rows]
+    shape = (batch.conditions.layout.tokens, channels)
+    rows = range(batch.size)[batch.rows]
+    return torch.stack([torch.randn(shape, generator=generator(*labels, row)) for row in rows])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import ray
 import ray.train
@@ -45,12 +45,28 @@ from flash_ray.trainer.metrics import Evaluated, UpdateMetrics
 from flash_ray.trainer.networks import Networks, load_networks
 from flash_ray.trainer.prometheus import RunMetrics
 from flash_ray.trainer.scratch import use_scratch, validate_room
+from flash_ray.trainer.sharded_base import shard_base
 from flash_ray.trainer.step import DistillationStep
 
-# (the base without encoders, the averaged student, frozen); runs on worker 0 between iterations.
-Evaluate = Callable[[Model, nn.Module], Evaluated]
-# The same, once, at the end; what it returns goes to the driver.
+Loaded = TypeVar("Loaded")
+# (the base without encoders, the averaged student, frozen); runs on worker 0, where the base is
+# sharded on all, once, at the end; what worker 0's returns goes to the driver.
 Final = Callable[[Model, nn.Module], Any]
+
+
+class Evaluate(Protocol):
+    """Looks at the averaged student between iterations; pickled and sent to the workers."""
+
+    def draw(self, model: Model, transformer: nn.Module) -> Any:
+        """All passes through the student: on worker 0, and where the base is sharded on all.
+
+        Args:
+            model: the base without encoders.
+            transformer: the averaged student, frozen.
+        """
+
+    def score(self, drawn: Any) -> Evaluated:
+        """What worker 0 says of what it drew."""
 
 
 @dataclass(frozen=True)
@@ -214,17 +230,22 @@ class _Run:
         Returns:
             its files' records, and what `final` says of it.
         """
-        with self.step.ema.averaged() as transformer, tempfile.TemporaryDirectory() as name:
+        with self.step.ema.averaged() as transformer:
             if transformer is None:
                 return {}, None
+            files = self._put_student(transformer) if self.rank == 0 else {}
+            final = self.config.final
+            return files, final(self.step.model, transformer) if final else None
+
+    def _put_student(self, transformer: nn.Module) -> dict[str, FileRecord]:
+        with tempfile.TemporaryDirectory() as name:
             self.step.model.save_student(transformer, Path(name))
             files = record(Path(name))
             for path in files:
                 self.config.store.put_file(
                     Path(name) / path, f"{student_key(self.config.run_name)}/{path}"
                 )
-            final = self.config.final
-            return files, final(self.step.model, transformer) if final else None
+        return files
 
     def _due(self, every: int | None) -> bool:
         return bool(every and self.state.progress.iterations % every == 0)
@@ -237,8 +258,9 @@ class _Run:
         """
         start, scores = time.monotonic(), None
         with self.step.ema.averaged() as transformer:
-            if transformer is not None:
-                evaluated = evaluate(self.step.model, transformer)
+            drawn = transformer and evaluate.draw(self.step.model, transformer)
+            if self.rank == 0:
+                evaluated = evaluate.score(drawn)
                 scores = evaluated.scores or None
                 if evaluated.sheet:
                     evaluated.sheet.save(png := io.BytesIO(), "PNG")
@@ -282,35 +304,57 @@ def _load_together(
         UserError: on all of them, the message of the first that has bad input.
         ConditionsLost: on all of them, what any of them lacks.
     """
-    result: _Loaded | UserError | ConditionsLost
+    recipe = config.recipe
+    draws = bool(config.evaluate or config.final)
+    draws &= rank == 0 or recipe.runtime.base == "sharded"
+    model = _together(lambda: _load_pipeline(recipe, recipe.base, device, vae=draws))
+    weights = fingerprint(model.transformer)
+    if recipe.runtime.base == "sharded":
+        shard_base(model.transformer, recipe)
+    return _together(lambda: _load(config, rank, world, model, weights, device, folder))
+
+
+def _together(load: Callable[[], Loaded]) -> Loaded:
+    """What this worker loads, once all have loaded theirs; a collective. Raises as
+    `_load_together` does."""
+    problem: UserError | ConditionsLost | None = None
     try:
-        result = _load(config, rank, world, device, folder)
+        loaded = load()
     except (UserError, ConditionsLost) as error:
-        result = error
-    problems: list[UserError | ConditionsLost | None] = [None] * world
-    dist.all_gather_object(problems, None if isinstance(result, _Loaded) else result)
-    for problem in problems:
-        if isinstance(problem, UserError):
-            raise problem
-    lost = [
-        d for problem in problems if isinstance(problem, ConditionsLost) for d in problem.digests
-    ]
-    if lost or not isinstance(result, _Loaded):
+        problem = error
+    problems: list[UserError | ConditionsLost | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(problems, problem)
+    for found in problems:
+        if isinstance(found, UserError):
+            raise found
+    if lost := [
+        d for found in problems if isinstance(found, ConditionsLost) for d in found.digests
+    ]:
         raise ConditionsLost(dict.fromkeys(lost))
-    return result
+    return loaded
 
 
 def _load(
-    config: WorkerConfig, rank: int, world: int, device: torch.device, folder: Path | None
+    config: WorkerConfig,
+    rank: int,
+    world: int,
+    model: Model,
+    base_weights: str,
+    device: torch.device,
+    folder: Path | None,
 ) -> _Loaded:
-    """Loads what may be rejected, before anything is shared with the other workers."""
+    """Loads what may be rejected, before anything is shared with the other workers.
+
+    Args:
+        model: the base.
+        base_weights: its fingerprint.
+    """
     recipe, teacher_set = config.recipe, config.teacher_set
     validate_room(recipe, world, ray.train.get_context().get_local_world_size())
-    model = _load_pipeline(recipe, recipe.base, device)
     networks = load_networks(recipe, model, config.store)
     cache = ConditionCache.at(config.store, config.live.put_nowait)
     stream = Stream(recipe, cache, config.shards, rank, world)
-    fingerprints = [fingerprint(model.transformer), *networks.fingerprints]
+    fingerprints = [base_weights, *networks.fingerprints]
     endpoint = recipe.runtime.storage.endpoint
     fingerprints += [lora_digest(t.model, endpoint) for t in recipe.teachers if is_lora(t.model)]
     running = teacher_set.recipe if teacher_set else recipe
@@ -321,10 +365,10 @@ def _load(
             continue
         teachers: Teachers
         if teacher_set:
-            weights = _actors_weights(teacher_set, number, group, model)
+            weights = _actors_weights(teacher_set, number, group, base_weights)
             teachers = teacher_set.pool(number, weights, config.run_name, rank)
         else:
-            weights, teachers = _in_process(recipe, group, model, device)
+            weights, teachers = _in_process(recipe, group, model, base_weights, device)
         if group.pipeline != recipe.base:
             fingerprints.append(weights)
         members.append((group, teachers))
@@ -334,21 +378,22 @@ def _load(
     return _Loaded(model, networks, stream, router, known, saved_by)
 
 
-def _load_pipeline(recipe: Recipe, pipeline: str, device: torch.device) -> Model:
-    return load_model(pipeline, dtype_of(recipe), device, encoders=False)
+def _load_pipeline(recipe: Recipe, pipeline: str, device: torch.device, vae: bool) -> Model:
+    return load_model(pipeline, dtype_of(recipe), device, encoders=False, vae=vae)
 
 
 def _in_process(
-    recipe: Recipe, group: Group, base: Model, device: torch.device
+    recipe: Recipe, group: Group, base: Model, base_weights: str, device: torch.device
 ) -> tuple[str, InProcessTeachers]:
     """The group's weights, and the group itself in this process; LoRAs are added to the base."""
     shares_base = group.pipeline == recipe.base
-    model = base if shares_base else _load_pipeline(recipe, group.pipeline, device)
-    weights = group_fingerprint(recipe, group, model.transformer)
+    model = base if shares_base else _load_pipeline(recipe, group.pipeline, device, vae=False)
+    weights = base_weights if shares_base else fingerprint(model.transformer)
+    weights = group_fingerprint(recipe, group, weights)
     return weights, InProcessTeachers(group_scorer(recipe, group, model))
 
 
-def _actors_weights(teacher_set: TeacherSet, number: int, group: Group, base: Model) -> str:
+def _actors_weights(teacher_set: TeacherSet, number: int, group: Group, base: str) -> str:
     """The group's weights: the base's, or where it has a pipeline of its own its first actor's.
 
     Raises:
@@ -359,5 +404,5 @@ def _actors_weights(teacher_set: TeacherSet, number: int, group: Group, base: Mo
     except ActorDiedError as error:
         raise UserError(f"teachers: none of {group.pipeline} starts: {cause_of(error)}") from error
     if group.pipeline == teacher_set.recipe.base:
-        return group_fingerprint(teacher_set.recipe, group, base.transformer)
+        return group_fingerprint(teacher_set.recipe, group, base)
     return weights

@@ -32,6 +32,7 @@ from flash_ray.trainer.checkpoint import HISTORY
 from flash_ray.trainer.metrics import Evaluated, UpdateMetrics
 from flash_ray.trainer.networks import load_networks
 from flash_ray.trainer.process_group import Meeting, join
+from flash_ray.trainer.sharded_base import shard_base
 from flash_ray.trainer.step import DistillationStep
 from flash_ray.trainer.worker import Evaluate
 from tests.helpers.storage import FolderStore
@@ -155,6 +156,8 @@ def make_step(
 ) -> DistillationStep:
     """The step of a worker that is joined to the others, with teachers in its process."""
     model = load_model(recipe.base, torch.float32, "cpu", encoders=False)
+    if recipe.runtime.base == "sharded":
+        shard_base(model.transformer, recipe)
     stream = Stream(recipe, cache, plan_cases(recipe, cache.store).shards, rank, world)
     networks = load_networks(recipe, model, cache.store)
     student, fake_score = networks.learners(stream.passes, resharded)
@@ -193,10 +196,13 @@ class KillOnce:
         self.evaluate, self.marker, self.store = evaluate, marker, store
         self.checkpoints = f"runs/{run_name}/train/checkpoint_manager_snapshot.json"
 
-    def __call__(self, base: Model, transformer: nn.Module) -> Evaluated:
+    def draw(self, model: Model, transformer: nn.Module) -> Any:
         if not self.marker.exists():
             while b"iteration-000002" not in (self.store.get_bytes(self.checkpoints) or b""):
                 time.sleep(0.2)
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return self.evaluate(base, transformer)
+        return self.evaluate.draw(model, transformer)
+
+    def score(self, drawn: Any) -> Evaluated:
+        return self.evaluate.score(drawn)

@@ -37,16 +37,11 @@ class Draws:
     def __init__(self, encoded: EncodedBenchmark):
         self.encoded = encoded
 
-    def __call__(self, base, transformer):
-        image = self.encoded.images(base, transformer, student_sampler(SIGMAS))["t2i"][0]
-        return Evaluated({"t2i": float(image.mean())}, Image.fromarray(image))
+    def draw(self, model, transformer):
+        return self.encoded.images(model, transformer, student_sampler(SIGMAS))["t2i"][0]
 
-
-class Final(Draws):
-    """The picture itself."""
-
-    def __call__(self, base, transformer):
-        return self.encoded.images(base, transformer, student_sampler(SIGMAS))["t2i"][0]
+    def score(self, drawn):
+        return Evaluated({"t2i": float(drawn.mean())}, Image.fromarray(drawn))
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +72,7 @@ def recipe(base, tmp_path_factory):
         "training.optimizer.lr=1e-2",
         "training.fake_score.optimizer.lr=1e-2",
         "training.ema_decay=0.5",
-        "runtime.micro_batch_size=2",
+        "runtime.micro_batch_size=4",
         "runtime.checkpoint_every=2",
         "evaluation.every=3",
         "runtime.max_failures=1",
@@ -88,7 +83,7 @@ def recipe(base, tmp_path_factory):
 def whole(recipe, store, cluster, encoded, tmp_path_factory):
     """The result of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole") / "student"
-    callbacks = Callbacks(Draws(encoded), final=Final(encoded))
+    callbacks = Callbacks(Draws(encoded), final=Draws(encoded).draw)
     return distill(recipe, store, "lora-whole", folder, callbacks=callbacks)
 
 
@@ -100,7 +95,7 @@ def exact(history):
 def test_a_killed_run_goes_on_to_the_last_bit(whole, recipe, store, encoded, tmp_path):
     name = "lora-killed"
     kill = KillOnce(Draws(encoded), tmp_path / "killed", store, name)
-    callbacks = Callbacks(kill, final=Final(encoded))
+    callbacks = Callbacks(kill, final=Draws(encoded).draw)
     resumed = distill(recipe, store, name, tmp_path / "student", callbacks=callbacks)
     assert (tmp_path / "killed").exists()
     assert exact(resumed.history) == exact(whole.history)
@@ -120,6 +115,22 @@ def test_plain_diffusers_draws_what_the_run_drew_at_its_end(whole, base, case, e
     theirs = pipeline(case.prompt, **how).images[0][..., :3] * 255
     assert abs(whole.final - theirs).max() <= 1
     assert abs(theirs - plain).max() > 2
+
+
+@pytest.mark.slow
+def test_workers_that_share_out_the_base_train_the_same_student(
+    whole, recipe, store, encoded, tmp_path
+):
+    settings = {"num_workers": 2, "micro_batch_size": 2, "base": "sharded"}
+    runtime = recipe.runtime.model_copy(update=settings)
+    sharded = recipe.model_copy(update={"runtime": runtime})
+    callbacks = Callbacks(Draws(encoded), final=Draws(encoded).draw)
+    result = distill(sharded, store, "lora-sharded", tmp_path / "student", callbacks=callbacks)
+    for ours, metrics in zip(result.history, whole.history, strict=True):
+        assert ours.student_loss == pytest.approx(metrics.student_loss, rel=1e-4)
+        assert (ours.scores is None) == (metrics.scores is None)
+    assert abs(result.final.astype(int) - whole.final).max() <= 1
+    assert (tmp_path / "student" / LORA).is_file()
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ LEARN_FAST = (
     "training.fake_score.optimizer.lr=1e-2",
     "training.ema_decay=0.5",
     "runtime.gradient_accumulation_steps=2",
-    "runtime.micro_batch_size=2",
+    "runtime.micro_batch_size=4",
 )
 TIMES = {"seconds": 1, "stages": {}, "teacher_wait_share": 0, "memory_mib": 0, "cpu_seconds": 0}
 COMPARED = ("student_loss", "student_grad_norm", "fake_score_loss", "fake_score_grad_norm")
@@ -120,7 +120,7 @@ def test_a_resumed_run_is_equal_to_the_last_bit(world, one):
 
 def test_two_workers_are_one_also_where_they_take_up_its_run(world, one):
     base, folder, cache, teachers = world
-    two = (*LEARN_FAST, teachers, "runtime.num_workers=2", "runtime.micro_batch_size=1")
+    two = (*LEARN_FAST, teachers, "runtime.num_workers=2", "runtime.micro_batch_size=2")
     recipe = small_recipe(base, *two, "runtime.gradient_checkpointing=true")
     history, student = one
     run_iterations(recipe, cache, folder / "two")
@@ -133,3 +133,49 @@ def test_two_workers_are_one_also_where_they_take_up_its_run(world, one):
         weights = load_file(folder / name / "student" / LORA)
         for key, value in student.items():
             torch.testing.assert_close(weights[key], value, rtol=0, atol=1e-4)
+
+
+def test_a_base_that_workers_share_out_gives_the_same_numbers(world):
+    base, folder, cache, _ = world
+    # Workers whose samples are of other categories would ask other teachers.
+    text = [{"category": "text", "weight": 0}, {"weight": 1}]
+    others = [{"category": "text", "weight": 1}, {"weight": 0}]
+    teachers = [
+        {"name": "a", "model": "base", "weight": text},
+        {"name": "b", "model": str(folder / "teacher"), "weight": others},
+    ]
+    settings = (
+        *LEARN_FAST,
+        f"teachers={json.dumps(teachers)}",
+        "runtime.num_workers=2",
+        "runtime.micro_batch_size=1",
+        "runtime.gradient_checkpointing=true",
+    )
+    run_iterations(small_recipe(base, *settings), cache, folder / "replicated")
+    sharded = small_recipe(base, *settings, "runtime.base=sharded")
+    in_processes(2, folder / "sharded", _shares_out, sharded, cache)
+    histories = [read_history(folder / name) for name in ("sharded", "replicated")]
+    for ours, metrics in zip(*histories, strict=True):
+        for field in COMPARED:
+            assert getattr(ours, field) == pytest.approx(getattr(metrics, field), rel=1e-6), field
+    students = [load_file(folder / name / "student" / LORA) for name in ("sharded", "replicated")]
+    for name, value in students[1].items():
+        torch.testing.assert_close(students[0][name], value, rtol=0, atol=1e-6)
+
+
+def _shares_out(rank, world, out, recipe, cache):
+    step = make_step(recipe, cache, rank, world)
+    weights = [w for w in step.model.transformer.parameters() if hasattr(w, "ds_id")]
+    large = [w for w in weights if not w.ds_persist]
+    assert large and all(w.numel() == 0 for w in large)
+    assert all(2 * w.ds_tensor.numel() <= w.ds_numel + 1 for w in large)
+    history = [step(iteration) for iteration in range(1, recipe.training.iterations + 1)]
+    with step.ema.averaged() as student:
+        conditions = step.stream[0].conditions.positive  # a pass on all workers, as evaluations do
+        x_BNC = torch.zeros(1, 16, step.model.latent_channels)
+        with torch.no_grad():
+            drawn = step.model.velocity(student, x_BNC, torch.ones(1), conditions)
+        assert drawn.abs().max() > 0
+        if rank == 0:
+            step.model.save_student(student, out / "student")
+            write_history(out, history)

@@ -41,9 +41,11 @@ TWO_WORKERS = (
 class MeanWeight:
     """A judge that looks at the student only."""
 
-    def __call__(self, base, transformer):
-        mean = float(sum(p.mean() for p in transformer.parameters()))
-        return Evaluated({"t2i": mean}, Image.new("RGB", (8, 6)))
+    def draw(self, model, transformer):
+        return float(sum(p.mean() for p in transformer.parameters()))
+
+    def score(self, drawn):
+        return Evaluated({"t2i": drawn}, Image.new("RGB", (8, 6)))
 
 
 class OutOfMemory(MeanWeight):
@@ -52,7 +54,7 @@ class OutOfMemory(MeanWeight):
     def __init__(self, calls: Path):
         self.calls = calls
 
-    def __call__(self, base, transformer):
+    def draw(self, model, transformer):
         with self.calls.open("a") as file:
             file.write("called\n")
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
@@ -64,10 +66,10 @@ class AwaitSecondTeacher(MeanWeight):
     def __init__(self, autoscaler):
         self.autoscaler = autoscaler
 
-    def __call__(self, base, transformer):
+    def draw(self, model, transformer):
         while not ray.get(self.autoscaler.counts.remote())[0]["ready"]:
             time.sleep(0.2)
-        return super().__call__(base, transformer)
+        return super().draw(model, transformer)
 
 
 @pytest.fixture(scope="module")

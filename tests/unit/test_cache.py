@@ -112,6 +112,18 @@ def test_workers_take_disjoint_rows_of_the_same_task_padded_alike(filled, miniat
         assert torch.equal(joined, batch.conditions.positive.embeds_BLD)
 
 
+def test_a_row_that_is_alone_has_no_padding(filled, miniature_folder):
+    alone = recipe(miniature_folder, "runtime.micro_batch_size=1", "runtime.num_workers=4")
+    shards = plan(alone)
+    lengths = set()
+    for stream in [Stream(alone, filled[0], shards, rank, 4) for rank in range(4)]:
+        for number in range(8):
+            conditions = stream[number].conditions
+            assert conditions.positive.mask_BL.all() and conditions.negative.mask_BL.all()
+            lengths.add(conditions.positive.mask_BL.shape[1])
+    assert len(lengths) > 1
+
+
 @pytest.mark.parametrize(("world", "passes"), [(1, 3), (2, 2), (3, 1)])
 def test_fewer_workers_take_the_same_rows_in_more_passes(filled, miniature_folder, world, passes):
     elastic = recipe(

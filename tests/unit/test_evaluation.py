@@ -208,13 +208,14 @@ def test_scores_during_training_are_of_the_tasks_that_can_be_scored(backbone):
     encoded = encode_benchmark(backbone, cases)
     assert list(encoded.batches) == ["t2i"]
     evaluate = TrainingEval(encoded, TextOnly(), SamplerConfig((1.0,)))
-    evaluated = evaluate(backbone, backbone.transformer)
+    evaluated = evaluate.score(evaluate.draw(backbone, backbone.transformer))
     assert evaluated.scores == {"t2i": 3.0}
     assert evaluated.sheet == contact_sheet(
         cases["t2i"], encoded.images(backbone, backbone.transformer, evaluate.sampler)["t2i"]
     )
     exact = TrainingEval(encoded, ExactJudge(), SamplerConfig((1.0,)))
-    assert 1 <= exact(backbone, backbone.transformer).scores["t2i"] <= 5
+    drawn = exact.draw(backbone, backbone.transformer)
+    assert 1 <= exact.score(drawn).scores["t2i"] <= 5
 
 
 def test_nobody_picks_the_cases():
