@@ -6,12 +6,15 @@ to image has one negative condition, the empty prompt's: shards that have the sa
 damaged copy on a node is fetched anew, a damaged one in the store is removed, to be encoded anew.
 """
 
+import fcntl
 import hashlib
 import logging
 import os
+import random
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import cycle, islice
@@ -102,7 +105,8 @@ class ConditionCache:
         self._path(digest).unlink(missing_ok=True)
 
     def fetch(self, digest: str) -> Path:
-        """The shard's file on this node, downloaded and checked if it is not here.
+        """The shard's file on this node, downloaded and checked if it is not here; by one process of
+        the node, for which the others wait.
 
         Raises:
             ConditionsLost: there is none in the store, or a damaged one, which is removed.
@@ -111,11 +115,14 @@ class ConditionCache:
         is_here = path.exists()
         count_conditions("node", hits=is_here, misses=not is_here)
         if not is_here:
-            self._download(digest)
+            with self._alone(digest):
+                if not path.exists():
+                    self._download(digest)
         return path
 
     def fetch_all(self, digests: Sequence[str]) -> None:
-        """Fetch several at the same time.
+        """Fetch several at the same time, in an order of this process's own: the node's workers,
+        which need the same ones, then share out the work.
 
         Raises:
             ConditionsLost: names all that cannot be had.
@@ -129,7 +136,8 @@ class ConditionCache:
             return ()
 
         with ThreadPoolExecutor(FETCHES) as pool:
-            if all_lost := [digest for each in pool.map(lost, digests) for digest in each]:
+            order = random.sample(digests, len(digests))
+            if all_lost := [digest for each in pool.map(lost, order) for digest in each]:
                 raise ConditionsLost(all_lost)
 
     def header(self, digest: str) -> Header:
@@ -198,6 +206,15 @@ class ConditionCache:
                 self.store.delete(key)
                 raise ConditionsLost([digest]) from error
             os.replace(partial, self._path(digest))
+
+    @contextmanager
+    def _alone(self, digest: str) -> Iterator[None]:
+        """Only one process of the node is here with the shard, or with one whose digest begins
+        alike: there are few locks, and they stay."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / f".{digest[0]}.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _partial(self, digest: str) -> "_Partial":
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,7 @@
 import pickle
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -110,6 +112,28 @@ def test_workers_take_disjoint_rows_of_the_same_task_padded_alike(filled, miniat
         assert {half.task for half in halves} == {batch.task}
         joined = torch.cat([half.conditions.positive.embeds_BLD for half in halves])
         assert torch.equal(joined, batch.conditions.positive.embeds_BLD)
+
+
+class CountingStore(FolderStore):
+    """Notes what is downloaded, slowly."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.keys = []
+
+    def get_file(self, key, path):
+        self.keys.append(key)
+        time.sleep(0.02)
+        super().get_file(key, path)
+
+
+def test_the_workers_of_a_node_download_a_shard_once(filled, miniature_folder, tmp_path):
+    store = CountingStore(filled[0].store.root)
+    digests = [shard.digest for shard in plan(recipe(miniature_folder))]
+    with ThreadPoolExecutor(4) as workers:
+        node = [ConditionCache(store, tmp_path) for _ in range(4)]
+        list(workers.map(lambda cache: cache.fetch_all(digests), node))
+    assert sorted(store.keys) == sorted(f"conditions/{digest}.safetensors" for digest in digests)
 
 
 def test_a_row_that_is_alone_has_no_padding(filled, miniature_folder):
