@@ -105,8 +105,8 @@ class ConditionCache:
         self._path(digest).unlink(missing_ok=True)
 
     def fetch(self, digest: str) -> Path:
-        """The shard's file on this node, downloaded and checked if it is not here; by one process of
-        the node, for which the others wait.
+        """The shard's file on this node, downloaded and checked if it is not here, by one process
+        of the node, for which the others wait.
 
         Raises:
             ConditionsLost: there is none in the store, or a damaged one, which is removed.

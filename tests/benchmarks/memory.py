@@ -26,7 +26,6 @@ from flash_ray.capacity.pipeline import Architecture, Pipeline, Vae
 from flash_ray.capacity.tables import wide_console
 from flash_ray.capacity.workload import Assumptions
 from flash_ray.methods import DMD
-from flash_ray.models.adapters import Adapters
 from flash_ray.models.base import ConditionPair
 from flash_ray.models.sampling import velocity_of
 from flash_ray.recipe import Recipe, load_recipe
@@ -119,7 +118,7 @@ class Loop:
         self.scorer = Scorer(self.model, {0: TeacherSpec(None, 1.0, True)})
 
     def _adapters(self, recipe: Recipe, size: Size, again: bool) -> None:
-        adapters = Adapters(self.model.transformer)
+        adapters = self.model.adapters
         for number, name in enumerate(("student", "fake", "ema")):
             adapters.add(name, size.rank, size.rank, TARGETS, name != "ema", number)
         if again:
@@ -168,9 +167,7 @@ def measure(case: Case, size: Size) -> Measured:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     if case.weights == "full":
-        os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks for it
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-        ready_deepspeed(gpu=False)
+        ready_alone()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         loop = Loop(case, size)
         width = int(loop.model.transformer.config.context_in_dim)
@@ -182,6 +179,13 @@ def measure(case: Case, size: Size) -> Measured:
         loop.iteration(conditions)
     base = sum(w.nbytes for n, w in loop.model.transformer.named_parameters() if "lora" not in n)
     return _read(profiled, base)
+
+
+def ready_alone() -> None:
+    """Has DeepSpeed work in this process alone."""
+    os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks for it
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    ready_deepspeed(gpu=False)
 
 
 def _read(profiled: profile, base: float) -> Measured:

@@ -132,7 +132,8 @@ def test_two_workers_are_one_also_where_they_take_up_its_run(world, one):
                 assert getattr(ours, field) == pytest.approx(value, rel=1e-4), (name, field)
         weights = load_file(folder / name / "student" / LORA)
         for key, value in student.items():
-            torch.testing.assert_close(weights[key], value, rtol=0, atol=1e-4)
+            # A tenth of one step: Adam divides a tiny gradient's rounding by that gradient.
+            torch.testing.assert_close(weights[key], value, rtol=0, atol=1e-3)
 
 
 def test_a_base_that_workers_share_out_gives_the_same_numbers(world):
