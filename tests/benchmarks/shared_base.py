@@ -2,8 +2,8 @@
 
 The teacher alone scores one edit. Then it distills a LoRA on its own weights, as runs do; LoRAs on
 three copies of them, one each for teacher, student and fake score; and a full student. All on the
-CPU, in bf16 and with gradient checkpointing, with a random transformer of 2.3e8 weights in the layout of
-Qwen-Image-2.1. Peaks are of torch's allocator, over the teacher's.
+CPU, in bf16 and with gradient checkpointing, with a random transformer of 2.3e8 weights in the
+layout of Qwen-Image-2.1. Peaks are of torch's allocator, over the teacher's.
 """
 
 import copy
@@ -14,10 +14,12 @@ from typing import Annotated
 import torch
 import typer
 from rich.table import Table
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from flash_ray.capacity.tables import wide_console
 from flash_ray.models.adapters import Adapters
+from flash_ray.models.base import ConditionPair
+from flash_ray.models.qwen_image_21 import QwenImage21
 from flash_ray.recipe import Recipe
 from flash_ray.teachers.scorer import Scorer, TeacherSpec
 from flash_ray.telemetry.progress import Steps
@@ -26,6 +28,7 @@ from tests.benchmarks.gpu.networks import TARGETS, Size, as_model, build_transfo
 from tests.benchmarks.memory import CONFIG, CPU, MB, Case, Loop, ready_alone
 
 AIM = 1.3
+COUNTED, MEMORY = "counted", "[memory]"  # events of the profiler
 KINDS = {"shared": "LoRA, one base", "separate": "LoRA, three copies", "full": "full"}
 
 
@@ -52,26 +55,32 @@ def peak(kind: str, size: Size) -> float:
         ready_alone()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         if kind == "teacher":
-            _teacher_alone(size)
+            model = as_model(build_transformer({**CONFIG, **size.transformer}, size.dtype, CPU))
+            conditions = _conditions(model, size)
+            with record_function(COUNTED):
+                _score(model, conditions)
         else:
             case = Case("full" if kind == "full" else "lora")
             loop = (SeparateLoop if kind == "separate" else Loop)(case, size)
-            width = int(loop.model.transformer.config.context_in_dim)
-            for _ in range(2):  # the first one makes the optimizers' moments
-                loop.iteration(conditions_of("edit", size, width, CPU))
-    now = most = 0
+            conditions = _conditions(loop.model, size)
+            loop.iteration(conditions)  # makes the optimizers' moments
+            with record_function(COUNTED):
+                loop.iteration(conditions)
     events = profiled.profiler.kineto_results.events()  # type: ignore[union-attr]
-    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-    for _, change in changes:
+    start = next(e.start_ns() for e in events if e.name() == COUNTED)
+    now = most = 0
+    for moment, change in sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == MEMORY):
         now += change
-        most = max(most, now)
+        most = max(most, now) if moment >= start else now
     return most
 
 
-def _teacher_alone(size: Size) -> None:
-    model = as_model(build_transformer({**CONFIG, **size.transformer}, size.dtype, CPU))
+def _conditions(model: QwenImage21, size: Size) -> ConditionPair:
+    return conditions_of("edit", size, int(model.transformer.config.context_in_dim), CPU)
+
+
+def _score(model: QwenImage21, conditions: ConditionPair) -> None:
     scorer = Scorer(model, {0: TeacherSpec(None, 1.0, True)})
-    conditions = conditions_of("edit", size, int(model.transformer.config.context_in_dim), CPU)
     scorer.prefill(0, conditions, [0])
     x_BNC = torch.randn(1, conditions.layout.tokens, model.latent_channels)
     scorer.score(0, x_BNC, torch.full((1,), 0.5))
