@@ -73,16 +73,15 @@ def test_the_cluster_draws_what_one_process_draws(cluster, own, recipe, model, t
 
 def test_what_is_there_is_not_drawn_again(cluster, own, recipe):
     cases = cases_of(4)
+    planted = np.zeros((64, 64, 3), np.uint8)
+    counted: list[int] = []
     with drawn_by_actors(recipe, own, {"base": Weights()}) as draw:
         first = [image.copy() for image in draw("base", SAMPLER, cases, lambda count: None)]
         keys = draw("base", SAMPLER, cases, lambda count: None).keys
-    assert [image.shape for image in first] == [(64, 64, 3)] * 2 + [(64, 128, 3)] * 2
-    assert sorted(own.list(HOME)) == sorted(keys)
-    planted = np.zeros((64, 64, 3), np.uint8)
-    put_picture(own, keys[0], planted)
-    own.delete(keys[2])
-    counted: list[int] = []
-    with drawn_by_actors(recipe, own, {"base": Weights()}) as draw:
+        assert [image.shape for image in first] == [(64, 64, 3)] * 2 + [(64, 128, 3)] * 2
+        assert sorted(own.list(HOME)) == sorted(keys)
+        put_picture(own, keys[0], planted)
+        own.delete(keys[2])
         again = draw("base", SAMPLER, cases, counted.append)
         assert np.array_equal(again[0], planted)  # its batch was whole
         assert all(np.array_equal(again[n], first[n]) for n in (1, 2, 3))

@@ -125,6 +125,7 @@ def load(recipe, backbone, teacher_set):
     return Load(recipe, backbone, teacher_set)
 
 
+@pytest.mark.slow
 def test_a_queue_starts_a_teacher_that_goes_when_it_is_idle(load):
     with an_occupied_slot():
         wait_until(lambda: load.counts() == (1, 0), load)

@@ -1,0 +1,104 @@
+"""A small study, and records as its trials would leave them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from flash_ray.evaluation.judges.base import CaseScore
+from flash_ray.studies.records import PICTURES, TRIALS, CategoryData, Record, append_record
+from flash_ray.studies.report import strip
+from flash_ray.studies.study import Study, Trial, load_study, plan_trials
+from flash_ray.studies.trial import summary
+from flash_ray.trainer.metrics import TaskLosses, TeacherStats, UpdateMetrics
+from flash_ray.workflows import study as commands
+from tests.helpers.metrics import update_metrics
+
+STUDY = """
+name: small
+recipe: miniature
+budget: {iterations: 10}
+seeds: [0, 1]
+noise: {arms: [half], seeds: [7, 8]}
+cases: {t2i: 4, edit: 2}
+arms:
+  half: {}
+  good: {tasks: {t2i: 1, edit: 0}}
+  bad: {tasks: {t2i: 0, edit: 1}}
+factors:
+  mixture: {title: Task mixture, arms: [half, good, bad], tasks: [t2i, edit]}
+claims:
+  - {text: good is better, source: us, left: [good], right: [half], measure: t2i, expect: higher}
+  - {text: bad is better, source: us, left: [bad], right: [half], measure: t2i.text, expect: higher}
+"""
+LEVEL = {"half": 3.0, "good": 3.6, "bad": 2.4}
+
+
+def history(iterations: int = 10) -> list[UpdateMetrics]:
+    """What the updates of a trial measured."""
+    return [
+        replace(
+            update_metrics(n + 1),
+            num_workers=1,
+            images=32,
+            teacher_calls=64,
+            cpu_seconds=1.5,
+            tasks={"t2i": TaskLosses(0.5 + n, 0.4)},
+            teachers={
+                "base": {1: TeacherStats(0.5)},
+                "other": {1: TeacherStats(0.5, *((1.0, -0.25) if n % 2 else ()))},
+            },
+            scores={"t2i": 3.0 + n / 10, "edit": 3.0} if (n + 1) % 5 == 0 else None,
+        )
+        for n in range(iterations)
+    ]
+
+
+def record(trial: Trial) -> Record:
+    """Scores about the level of the trial's arm."""
+    rng = np.random.default_rng([trial.seed, len(trial.arm)])
+
+    def score(case):
+        index = int(case.id.rpartition("-")[2])
+        value = LEVEL[trial.arm] + index / 10 + float(rng.normal(0, 0.05))
+        return CaseScore(score=value, measures={"compliance": 0.5, "quality": 0.5})
+
+    cases = trial.scored_cases()
+    return Record(
+        trial=trial.name,
+        arm=trial.arm,
+        seed=trial.seed,
+        digest=trial.digest,
+        iterations=10,
+        scores={task: {case.id: score(case) for case in cases[task]} for task in cases},
+        diversity={
+            "t2i": {"landscape": 0.1, "portrait": 0.2, "text": None},
+            "edit": {case.category: 0.1 for case in cases["edit"]},
+        },
+        data={"t2i": {"text": CategoryData(unique=8, passes=2.5)}},
+        published="s3://bucket/students/x",
+        **summary(history(), "CPU-seconds"),
+    )
+
+
+def remove_records(out: Path, *names: str) -> None:
+    """Takes the lines of trials out of a folder's records."""
+    lines = (out / TRIALS).read_text().splitlines(keepends=True)
+    kept = [line for line in lines if not any(f'"{name}"' in line for name in names)]
+    assert len(kept) == len(lines) - len(names)
+    (out / TRIALS).write_text("".join(kept))
+
+
+def finished_study(file: Path) -> tuple[Study, list[Trial], Path]:
+    """(study, trials, folder) of `STUDY`, written to `file` and finished beside it."""
+    file.write_text(STUDY)
+    study = load_study(str(file))
+    trials, out = plan_trials(study), file.parent / "out"
+    commands.claim_folder(out, study)
+    (out / PICTURES).mkdir()
+    cases = trials[0].scored_cases()
+    images = {task: [np.full((64, 64, 3), 99, np.uint8)] * len(cases[task]) for task in cases}
+    for trial in trials:
+        append_record(out, record(trial))
+        (out / PICTURES / f"{trial.name}.webp").write_bytes(strip(images, cases))
+    return study, trials, out
