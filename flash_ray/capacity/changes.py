@@ -67,6 +67,8 @@ def _parts(recipe: Recipe, hardware: Hardware) -> Iterator[Change]:
         yield ("runtime.gradient_checkpointing=true",)
     if is_full:
         yield from ((f"runtime.zero_stage={stage}",) for stage in range(runtime.zero_stage + 1, 4))
+        if runtime.offload == "none" and runtime.gpu:
+            yield ("runtime.offload=optimizer",)
     yield from _placements(recipe)
     yield from _batches(recipe, hardware)
     if recipe.evaluation.benchmark is not None:

@@ -19,6 +19,7 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 from ray.exceptions import ActorDiedError
+from ray.train import CheckpointUploadMode
 from ray.util.queue import Queue
 from torch import nn
 
@@ -44,8 +45,10 @@ from flash_ray.trainer.divergence import Diverged, DivergenceMonitor
 from flash_ray.trainer.metrics import Evaluated, UpdateMetrics
 from flash_ray.trainer.networks import Networks, load_networks
 from flash_ray.trainer.prometheus import RunMetrics
-from flash_ray.trainer.scratch import use_scratch, validate_room
+from flash_ray.trainer.scratch import new_folder, remove_folders, use_scratch, validate_room
 from flash_ray.trainer.step import DistillationStep
+
+UPLOAD_POLL_S = 0.1
 
 # (the base without encoders, the averaged student, frozen); runs on worker 0 between iterations.
 Evaluate = Callable[[Model, nn.Module], Evaluated]
@@ -87,7 +90,6 @@ class _Loaded:
     Args:
         networks: what is trained.
         weights: fingerprints of the base's and the teachers' weights.
-        saved_by: workers that saved the checkpoint; None without one.
     """
 
     model: Model
@@ -95,7 +97,6 @@ class _Loaded:
     stream: Stream
     teachers: TeacherRouter
     weights: str
-    saved_by: int | None
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,8 @@ def _train(given: WorkerConfig) -> Outcome:
     rank, world = context.get_world_rank(), context.get_world_size()
     one_process(given.recipe)
     use_scratch(given.recipe)
+    if context.get_local_rank() == 0:
+        remove_folders(given.store, given.run_name)
     device = ray.train.torch.get_device()
     with ExitStack() as stack:
         folder = fetched(ray.train.get_checkpoint(), stack)
@@ -156,10 +159,6 @@ def _train(given: WorkerConfig) -> Outcome:
             return Outcome([], {}, bad_input=str(error))
         except ConditionsLost as error:
             return Outcome([], {}, lost=error.digests)
-        if loaded.saved_by not in (None, world) and folder:
-            if context.get_local_rank() == 0:  # the workers of a node share the folder
-                loaded.networks.reshard(folder)
-            dist.barrier()
         run = _Run(given, rank, world, folder, loaded)
     try:
         run.train()
@@ -177,8 +176,7 @@ class _Run:
     ) -> None:
         self.config, self.rank, self.world = config, rank, world
         self.recipe, self.weights = config.recipe, loaded.weights
-        resharded = loaded.saved_by not in (None, world)
-        student, fake_score = loaded.networks.learners(loaded.stream.passes, resharded)
+        student, fake_score = loaded.networks.learners(loaded.stream.passes)
         self.step = DistillationStep(
             self.recipe, loaded.model, student, fake_score, loaded.teachers, loaded.stream
         )
@@ -187,7 +185,8 @@ class _Run:
         )
         self.monitor = DivergenceMonitor()
         self.metrics = RunMetrics(config.run_name, self.recipe, leading=rank == 0)
-        if folder and loaded.saved_by:
+        self._uploading: Path | None = None
+        if folder:
             self.state.load(folder)
             for metrics in self.state.progress.history:
                 self.monitor.observe(metrics)
@@ -248,16 +247,26 @@ class _Run:
         return replace(metrics, scores=scores, stages=stages)
 
     def _checkpoint(self) -> None:
-        iterations = self.state.progress.iterations
-        with self.metrics.timed("checkpoint"), tempfile.TemporaryDirectory() as name:
-            digest = self.recipe.resume_digest
-            self.state.save(Path(name), digest, self.weights, self.rank, self.world)
+        """Writes a checkpoint and hands it to Ray Train, which uploads it beside the training.
+
+        It counts once all workers' parts are stored: what ends the run before that costs it alone.
+        """
+        name = f"iteration-{self.state.progress.iterations:06d}"
+        with self.metrics.timed("checkpoint"):
+            while self._uploading and self._uploading.exists():  # the scratch has room for one
+                time.sleep(UPLOAD_POLL_S)
+            self._uploading = folder = new_folder(self.config.store, self.config.run_name)
+            size = self.state.save(folder, self.recipe, self.weights, self.rank, self.world)
+            if self.rank == 0:  # of an upload that was cut off; the others wait in the report
+                self.config.store.delete_all(f"runs/{self.config.run_name}/train/{name}/")
             ray.train.report(
-                {"iteration": iterations},
-                checkpoint=ray.train.Checkpoint.from_directory(name),
-                checkpoint_dir_name=f"iteration-{iterations:06d}",
+                {"iteration": self.state.progress.iterations},
+                checkpoint=ray.train.Checkpoint.from_directory(folder),
+                checkpoint_dir_name=name,
+                checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+                delete_local_checkpoint_after_upload=True,
             )
-            self.metrics.checkpointed(Path(name))
+            self.metrics.checkpointed(size)
 
 
 def fetched(reported: ray.train.Checkpoint | None, stack: ExitStack) -> Path | None:
@@ -329,9 +338,12 @@ def _load(
             fingerprints.append(weights)
         members.append((group, teachers))
     known = " ".join(fingerprints)
-    saved_by = checkpoint.check(folder, recipe.resume_digest, known) if folder else None
-    router = TeacherRouter(members, positions)
-    return _Loaded(model, networks, stream, router, known, saved_by)
+    if folder:
+        context = ray.train.get_context()
+        node = context.get_local_rank(), context.get_local_world_size()
+        reader = checkpoint.Reader(checkpoint.layout_of(recipe), rank, world, *node)
+        checkpoint.check(folder, recipe.resume_digest, known, reader)
+    return _Loaded(model, networks, stream, TeacherRouter(members, positions), known)
 
 
 def _load_pipeline(recipe: Recipe, pipeline: str, device: torch.device) -> Model:
