@@ -3,6 +3,8 @@
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from flash_ray.capacity.memory import MemoryModel
@@ -34,9 +36,16 @@ def use_scratch(recipe: Recipe) -> None:
     tempfile.tempdir = folder
 
 
-def new_folder(store: Store, run_name: str) -> Path:
-    """A folder for this worker's part of a run's checkpoint; who uploads that removes it."""
-    return Path(tempfile.mkdtemp(prefix=_prefix(store, run_name)))
+@contextmanager
+def new_folder(store: Store, run_name: str) -> Iterator[Path]:
+    """A folder for this worker's part of a run's checkpoint; who uploads that removes it, and where
+    the block fails it is removed at once."""
+    folder = Path(tempfile.mkdtemp(prefix=_prefix(store, run_name)))
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def remove_folders(store: Store, run_name: str) -> None:

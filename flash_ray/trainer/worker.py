@@ -255,17 +255,19 @@ class _Run:
         with self.metrics.timed("checkpoint"):
             while self._uploading and self._uploading.exists():  # the scratch has room for one
                 time.sleep(UPLOAD_POLL_S)
-            self._uploading = folder = new_folder(self.config.store, self.config.run_name)
-            size = self.state.save(folder, self.recipe, self.weights, self.rank, self.world)
-            if self.rank == 0:  # of an upload that was cut off; the others wait in the report
-                self.config.store.delete_all(f"runs/{self.config.run_name}/train/{name}/")
-            ray.train.report(
-                {"iteration": self.state.progress.iterations},
-                checkpoint=ray.train.Checkpoint.from_directory(folder),
-                checkpoint_dir_name=name,
-                checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
-                delete_local_checkpoint_after_upload=True,
-            )
+            with new_folder(self.config.store, self.config.run_name) as folder:
+                size = self.state.save(folder, self.recipe, self.weights, self.rank, self.world)
+                if self.rank == 0:  # of an upload that was cut off; the others wait in the report
+                    home = f"runs/{self.config.run_name}/train"
+                    self.config.store.delete_all(f"{home}/{name}/")
+                ray.train.report(
+                    {"iteration": self.state.progress.iterations},
+                    checkpoint=ray.train.Checkpoint.from_directory(folder),
+                    checkpoint_dir_name=name,
+                    checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+                    delete_local_checkpoint_after_upload=True,
+                )
+            self._uploading = folder
             self.metrics.checkpointed(size)
 
 

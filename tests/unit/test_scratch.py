@@ -54,8 +54,22 @@ def test_a_checkpoint_that_does_not_fit_is_known_before_the_run(
 def test_what_a_killed_worker_has_left_is_removed(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     store, other = MemoryStore("bucket"), MemoryStore("other")
-    kept = [new_folder(other, "run"), new_folder(store, "run-2")]
-    left = [new_folder(store, "run") for _ in range(2)]
-    (left[0] / "part").write_text("weights")
+    kept = [made(other, "run"), made(store, "run-2")]
+    for _ in range(2):
+        (made(store, "run") / "part").write_text("weights")
     remove_folders(store, "run")
     assert sorted(tmp_path.iterdir()) == sorted(kept)
+
+
+def made(store, run_name):
+    with new_folder(store, run_name) as folder:
+        return folder
+
+
+def test_a_part_that_is_not_whole_is_removed(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(OSError, match="No space"):
+        with new_folder(MemoryStore("bucket"), "run") as folder:
+            (folder / "part").write_text("weights")
+            raise OSError("No space left on device")
+    assert not list(tmp_path.iterdir())
