@@ -67,6 +67,8 @@ def _parts(recipe: Recipe, hardware: Hardware) -> Iterator[Change]:
         yield ("runtime.gradient_checkpointing=true",)
     if is_full:
         yield from ((f"runtime.zero_stage={stage}",) for stage in range(runtime.zero_stage + 1, 4))
+        if runtime.offload == "none" and runtime.gpu:
+            yield ("runtime.offload=optimizer",)
     elif runtime.base == "replicated" and runtime.min_workers > 1:
         yield ("runtime.base=sharded",)
     yield from _placements(recipe)

@@ -158,7 +158,7 @@ def traffic_seconds(assumed: Assumptions, trainers: int, moved: float) -> float:
 
 
 def checkpoint_seconds(bytes_in_all: int, assumed: Assumptions, trainers: int) -> float:
-    """Seconds of the upload by all trainers' nodes at once, during which nobody trains."""
+    """Seconds of the upload by all trainers' nodes at once, beside the training."""
     nodes = math.ceil(trainers / assumed.gpus_per_node)
     return bytes_in_all / (nodes * assumed.s3_gb_per_s_per_node * 1e9)
 

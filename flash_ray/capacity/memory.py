@@ -16,7 +16,7 @@ from flash_ray.recipe import Recipe
 from flash_ray.recipe.sections import Lora
 from flash_ray.teachers.protocol import Group, groups
 
-FP32, MOMENTS = 4, 8  # bytes a weight: a copy in fp32, Adam's two moments
+FP32 = 4  # bytes of a value
 BUCKET = 500_000_000  # elements of DeepSpeed's buffer for gradients, as `learners` sets it
 LIVE = 1_000_000_000  # weights that ZeRO 3 keeps gathered
 LIVE_BASE = 500_000_000  # of a sharded base, as `trainer.sharded_base` sets it
@@ -101,11 +101,20 @@ class MemoryModel:
         return architecture.lora_parameters(student), architecture.lora_parameters(fake_score)
 
     @property
+    def optimizers(self) -> tuple[int, int]:
+        """Bytes a weight of the student's and the fake score's optimizer: the weight in fp32, and
+        Adam's moments, of which beta1 = 0 needs but one."""
+        training = self.recipe.training
+        adams = training.optimizer, training.fake_score.optimizer
+        student, fake_score = (FP32 * (3 if adam.betas[0] else 2) for adam in adams)
+        return student, fake_score
+
+    @property
     def checkpoint(self) -> int:
-        """Bytes of a checkpoint: what the optimizers hold, the average, and of ZeRO 1 and 2 the
-        weights in the recipe's precision too."""
-        each = FP32 + MOMENTS + (self.value if not self.is_lora and self.stage < 3 else 0)
-        return sum(self.trained) * each + FP32 * self.trained[0]
+        """Bytes of a checkpoint: what the optimizers hold, and the average."""
+        student, fake_score = self.trained
+        of_student, of_fake_score = self.optimizers
+        return student * (of_student + FP32) + fake_score * of_fake_score
 
     @property
     def student_file(self) -> int:
@@ -123,6 +132,7 @@ class MemoryModel:
         student, fake_score = self._learners()
         passes = self._passes()
         backward, gradients = passes.kept + passes.backward, self._gradients_on_their_way()
+        gradients += self._accumulated
         first = passes.prefix if len(self.recipe.student.rungs) > 1 else 0.0
         asked = sum(passes.of_teachers(self.recipe, group) for group in inside)
         phases = {
@@ -132,8 +142,11 @@ class MemoryModel:
             **self._evaluation(),
         }
         if inside:
+            # Later passes of an update find the gradient of those before.
+            several = self.recipe.runtime.gradient_accumulation_steps > 1
+            before = self._base_gathered + (self._accumulated if several else 0.0)
             scoring = passes.kept + passes.forward
-            phases["teachers' scores"] = Phase(scoring, first + asked, training=self._base_gathered)
+            phases["teachers' scores"] = Phase(scoring, first + asked, training=before)
         held = {"student": student, "fake score": fake_score, **base, **teachers}
         return DeviceMemory(held, phases, self._other, self._loading(student, teachers))
 
@@ -208,20 +221,37 @@ class MemoryModel:
         """The student, with its average, and the fake score."""
         if self.is_lora:
             student, fake_score = (
-                Held(self.value * count, FP32 * count, (FP32 + MOMENTS) * count)
-                for count in self.trained
+                Held(self.value * count, FP32 * count, each * count)
+                for count, each in zip(self.trained, self.optimizers, strict=True)
             )
             average = float((FP32 + self.value) * self.trained[0])  # and an adapter for it
         else:
-            whole, share = self.value * self.parameters, self.value * self._share
-            student = fake_score = Held(
-                share if self.stage == 3 else whole,
-                share if self.stage >= 2 else whole,
-                (FP32 + MOMENTS) * self._share,
-                buffers=self._bucket if self.stage == 3 else 0.0,
+            share = 0.0 if self._is_offloaded else self._share
+            weights = self.value * (self._share if self.stage == 3 else self.parameters)
+            # ZeRO 3 keeps the gradient's place, the others have one from pass to step.
+            gradients = FP32 * share if self.stage == 3 else 0.0
+            buffers = self._bucket if self.stage == 3 else 0.0
+            student, fake_score = (
+                Held(weights, gradients, each * share, buffers=buffers) for each in self.optimizers
             )
-            average = FP32 * self._share
+            average = FP32 * share
         return Held(**{**vars(student), "average": average}), fake_score
+
+    @property
+    def _is_offloaded(self) -> bool:
+        return self.recipe.runtime.offload == "optimizer"
+
+    @property
+    def offloaded(self) -> float:
+        """Bytes that a worker has in the host's memory instead of its GPU's.
+
+        The gradient has a place for a step, and another where passes add up; under ZeRO 2 the
+        rounded weights have one on their way back.
+        """
+        if not self._is_offloaded:
+            return 0.0
+        each = FP32 + (FP32 if self.stage == 3 else self.value)
+        return self._share * (sum(self.optimizers) + FP32 + ENGINES * each)
 
     @property
     def _bucket(self) -> float:
@@ -232,6 +262,14 @@ class MemoryModel:
         """The layers of a sharded base that are at work, and fetched ahead."""
         return self.value * min(self.parameters, LIVE_BASE) if self.is_base_sharded else 0.0
 
+    @property
+    def _accumulated(self) -> float:
+        """The gradient that an engine of ZeRO 1 or 2 has between a pass and the step: one network's
+        at a time. Under ZeRO 1 every worker has the whole, in the weights' precision."""
+        if self.is_lora or self.stage == 3:
+            return 0.0
+        return FP32 * self._share if self.stage == 2 else self.value * self.parameters
+
     def _gradients_on_their_way(self) -> float:
         """Of an engine in its backward pass: ZeRO 3 has layers gathered, the others a bucket."""
         if self.is_lora:
@@ -239,15 +277,18 @@ class MemoryModel:
         return self.value * min(self.parameters, LIVE) if self.stage == 3 else self._bucket
 
     def _step(self) -> float:
-        """An engine's step: its gradient in fp32, and what Adam computes on the way.
+        """An engine's step: its gradient in fp32, and on a CPU what Adam computes on the way.
 
-        On a GPU torch has one temporary, elsewhere two. The gradient that was accumulated stays.
+        In fp32, and under ZeRO 1, ZeRO 2's gradient is there once more while it is made flat.
         """
-        if self.is_lora:
-            return 0.0
-        at_once = min(self._share, STEPPED) if self.stage == 3 else self._share
-        temporaries = 1 if self.recipe.runtime.gpu else 2
-        return at_once * FP32 * (1 + temporaries)
+        if self.is_lora or self._is_offloaded:
+            return self._accumulated
+        temporaries = 0 if self.recipe.runtime.gpu else 2
+        if self.stage == 3:
+            return min(self._share, STEPPED) * FP32 * (1 + temporaries)
+        flat = FP32 * self._share
+        is_flat = self.stage == 2 and self.value < FP32
+        return max(flat * (1 + temporaries), flat + (0.0 if is_flat else self._accumulated))
 
     def _teachers_weights(self, of: list[Group], has_base: bool) -> dict[str, Held]:
         """Weights of teachers: pipelines that the process has not yet, and LoRAs."""
@@ -269,14 +310,15 @@ class MemoryModel:
         return held
 
     def _loading(self, student: Held, teachers: Mapping[str, Held]) -> float:
-        """A worker loads the base and copies it twice before the first engine is built."""
-        copies = 1 if self.is_lora else 1 + ENGINES
+        """A worker with the base makes one engine, then the other, of a whole copy and a flat one;
+        under ZeRO 3 weight by weight."""
         whole = self.value * self.parameters
-        beside = (
-            self._vae * self._draws + self._other + sum(each.total for each in teachers.values())
-        )
-        with_one_engine = 0.0 if self.is_lora else (copies - 1) * whole + student.total
-        return max(copies * whole, with_one_engine) + beside
+        beside = self._other + sum(each.total for each in teachers.values())
+        if self._draws:
+            beside += self._vae
+        if self.is_lora or self.stage == 3:
+            return beside + whole
+        return beside + whole + student.total + 2 * whole
 
     def activations(self, again: bool) -> float:
         """Bytes of a backward pass's activations, `again` with gradient checkpointing."""

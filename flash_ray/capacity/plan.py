@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from flash_ray.capacity.device import GIB, DeviceMemory
-from flash_ray.capacity.memory import FP32, MOMENTS, MemoryModel
+from flash_ray.capacity.memory import MemoryModel
 from flash_ray.capacity.pipeline import Pipeline
 from flash_ray.capacity.workload import Assumptions
 from flash_ray.errors import UserError
@@ -14,8 +14,8 @@ from flash_ray.recipe import Recipe
 from flash_ray.teachers.protocol import groups, teacher_actors
 
 GB = 10**9
+TRAINER = "trainer"
 KEPT = 2  # checkpoints in the store, beside the one that is written
-RESHARDED = 1.5  # what a checkpoint takes once more while it is cut for other workers
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def _processes(model: MemoryModel) -> Iterator[Process]:
     recipe, workers = model.recipe, model.workers
     yield Process("encoder", workers, "before", model.encoder())
     actors = teacher_actors(recipe)
-    yield Process("trainer", workers, "during", model.trainer(teachers_inside=not actors))
+    yield Process(TRAINER, workers, "during", model.trainer(teachers_inside=not actors))
     if actors:
         for group in groups(recipe):
             each = math.ceil(workers / group.min_actors)
@@ -146,17 +146,14 @@ def _host(model: MemoryModel, processes: Sequence[Process], nodes: int) -> float
                 each = model.assumed.host_process_gib * GIB
                 if not model.recipe.runtime.gpu:
                     each = process.memory.total
+                elif when == "during" and process.name == TRAINER:
+                    each += model.offloaded
                 on_node += math.ceil(process.count / nodes) * each
         most = max(most, on_node)
     return most + model.gathered_on_host
 
 
 def _disk(model: MemoryModel) -> float:
-    """The base's files, encoded cases, a checkpoint that is fetched, and the student's files.
-
-    Checkpoints of full students for other workers take more while they are cut anew.
-    """
-    checkpoint = float(model.checkpoint)
-    if not isinstance(model.recipe.runtime.num_workers, int) and not model.is_lora:
-        checkpoint += RESHARDED * (FP32 + MOMENTS) * sum(model.trained)
-    return model.pipeline_file + model.condition_bytes() + checkpoint + model.student_file
+    """The base's files, encoded cases, a checkpoint that is fetched, and the student's files."""
+    sizes = model.pipeline_file, model.condition_bytes(), model.checkpoint, model.student_file
+    return float(sum(sizes))

@@ -69,7 +69,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class TrainingEval:
-    """A `trainer.worker.Evaluate` on a benchmark.
+    """A `trainer.setup.Evaluate` on a benchmark.
 
     Args:
         judge: None: nobody scores.

@@ -247,10 +247,10 @@ class Model(Protocol):
     def copy_transformer(self) -> nn.Module:
         """A trainable deep copy of the base transformer, made before any LoRA is added."""
 
-    def load_transformer(self, source: Path | str) -> nn.Module:
+    def load_transformer(self, source: Path | str, device: torch.device | None = None) -> nn.Module:
         """A frozen transformer of the base's shape: a folder or a hub id, in diffusers format, of a
-        transformer or of a pipeline; or the folder of a LoRA, which is added to the base and lies
-        there for as long as someone has what is returned."""
+        transformer or of a pipeline, by default on the base's device; or the folder of a LoRA,
+        which is added to the base and lies there for as long as someone has what is returned."""
 
     @property
     def adapters(self) -> "Adapters":

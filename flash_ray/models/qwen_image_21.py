@@ -159,9 +159,9 @@ class QwenImage21:
         in_blocks = {k: v for k, v in self._shapes.items() if k.startswith("transformer_blocks.")}
         return [k.removesuffix(".weight") for k, shape in in_blocks.items() if len(shape) == 2]
 
-    def load_transformer(self, source: Path | str) -> nn.Module:
+    def load_transformer(self, source: Path | str, device: torch.device | None = None) -> nn.Module:
         """Loads the transformer in a folder or of a hub id, which may be a pipeline's, with the
-        base's dtype and device, frozen; or a LoRA's folder, onto the base.
+        base's dtype and, by default, device, frozen; or a LoRA's folder, onto the base.
 
         Raises:
             UserError: there is none, or it has another shape than the base's.
@@ -173,7 +173,8 @@ class QwenImage21:
             except UserError as error:
                 raise UserError(f"transformer: {error}") from error
             return self.adapters.lend(name)
-        return load_whole(_transformer_class(), source, *kind(self.transformer), self._shapes)
+        base_device, dtype = kind(self.transformer)
+        return load_whole(_transformer_class(), source, device or base_device, dtype, self._shapes)
 
     def add_lora(self, file: Path, name: str) -> None:
         """Adds the LoRA in `file`, of any format that `read_lora` reads, frozen and not in use.

@@ -8,7 +8,6 @@ from typing import Any
 from flash_ray.errors import UserError
 
 # Keys that change no number: where and how a run runs, and what looks at it. * is any list item.
-# `runtime.zero_stage` is none of them: a checkpoint of one stage does not load in another.
 FREE = (
     "name",
     "evaluation",
@@ -24,10 +23,12 @@ FREE = (
     "runtime.scratch",
     "runtime.max_failures",
     "runtime.gradient_checkpointing",
+    "runtime.offload",
     "runtime.cpus_per_worker",
 )
 ITERATIONS = "training.iterations"
 WORKERS = "runtime.num_workers"
+STAGE = "runtime.zero_stage"
 
 
 def identity(recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,9 +51,13 @@ def digest(fields: Mapping[str, Any]) -> str:
 
 
 def resumable(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The identity of a run that may be continued: without the number of its iterations, where no
-    weight of a teacher depends on how large a part of them is done."""
+    """The identity of a run that may be continued.
+
+    It is without the ZeRO stage, which decides rounding alone, and without the number of its
+    iterations, where no weight of a teacher depends on how large a part of them is done.
+    """
     fields = identity(recipe)
+    del fields[STAGE]
     progress = (fields[path] for path in fields if ".progress." in path)
     if all(value in (0.0, 1.0) for value in progress):
         del fields[ITERATIONS]

@@ -286,6 +286,11 @@ class Runtime(Section):
     zero_stage: Literal[1, 2, 3] = Field(
         2, description="DeepSpeed ZeRO stage of a full student: 1, 2 or 3"
     )
+    offload: Literal["none", "optimizer"] = Field(
+        "none",
+        description="'none' or 'optimizer': whether a full student's fp32 weights, moments and "
+        "average are in the host's memory and AdamW runs on the CPU, with zero_stage 2 or 3",
+    )
     base: Literal["replicated", "sharded"] = Field(
         "replicated",
         description="'replicated' or 'sharded': whether each worker holds the whole frozen base "

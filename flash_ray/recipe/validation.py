@@ -31,6 +31,7 @@ def validate(recipe: Recipe) -> None:
         _rungs,
         _lora,
         _workers,
+        _offload,
         _tracking,
         _storage,
     )
@@ -298,6 +299,25 @@ def _workers(recipe: Recipe) -> Iterator[str]:
             f"{runtime.micro_batch_size} micro_batch_size x {runtime.gradient_accumulation_steps} "
             f"gradient_accumulation_steps; allowed: "
             f"{samples * runtime.gradient_accumulation_steps}; {cure}"
+        )
+
+
+def _offload(recipe: Recipe) -> Iterator[str]:
+    """What moving the optimizer to the host presupposes."""
+    runtime, none = recipe.runtime, "allowed: none; set runtime.offload=none"
+    if runtime.offload == "none":
+        return
+    if recipe.student.weights == "lora":
+        yield f"runtime.offload: optimizer with student.weights lora, whose is small; {none}"
+    elif not runtime.gpu:
+        yield (
+            "runtime.offload: optimizer with runtime.gpu false, where all is in the host's memory; "
+            f"{none}"
+        )
+    elif runtime.zero_stage == 1:
+        yield (
+            "runtime.offload: optimizer with runtime.zero_stage 1; allowed: with zero_stage 2 or "
+            "3; set runtime.zero_stage=2 or runtime.offload=none"
         )
 
 

@@ -4,9 +4,11 @@ A manifest tells a damaged checkpoint from a whole one. It is no signature: who 
 can write both. So nothing in a checkpoint is run: it is tensors and values, and loaded as such.
 """
 
+import functools
 import hashlib
 import json
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,12 +45,24 @@ def _files(folder: Path) -> dict[str, Path]:
     return {path.relative_to(folder).as_posix(): path for path in paths}
 
 
-def verify(folder: Path, files: dict[str, FileRecord], where: str) -> None:
-    """CorruptRecord naming the first file of `folder` that is missing or not what `files` says."""
+def verify(
+    folder: Path,
+    files: dict[str, FileRecord],
+    where: str,
+    hashed: Callable[[str], bool] = lambda name: True,
+) -> None:
+    """Checks files of `folder` against what `files` says of them.
+
+    Args:
+        hashed: whether a file of that name is read; of one that is not, the size is checked.
+
+    Raises:
+        CorruptRecord: the first that is missing, or not as it should be.
+    """
     for name, expected in files.items():
         path = folder / check_path(name)
         _check_size(f"{where}: {name}", path.stat().st_size if path.is_file() else None, expected)
-        if _sha256(path) != expected.sha256:
+        if hashed(name) and _sha256(path) != expected.sha256:
             raise CorruptRecord(f"{where}: {name}", "wrong SHA-256", USE_ANOTHER)
 
 
@@ -121,20 +135,26 @@ def write_manifest(
     extra: dict[str, JsonValue] | None = None,
     part: int = 0,
     parts: int = 1,
+    known: Mapping[str, FileRecord] | None = None,
 ) -> Path:
     """Record every file of a local checkpoint folder, before it is reported.
 
     Where `parts` workers report one folder each, which Ray Train merges into one checkpoint,
     worker `part` writes its own; file names must differ between workers.
+
+    Args:
+        known: records of files that were hashed while they were written; the others are read.
     """
     if not 0 <= part < parts:
         raise ValueError(f"part {part} of {parts}")
+    known = known or {}
+    others = record(folder, skip=frozenset({_name(part), RAY_METADATA, *known}))
     manifest = Manifest(
         recipe_digest=recipe_digest,
         step=step,
         part=part,
         parts=parts,
-        files=record(folder, skip=frozenset({_name(part), RAY_METADATA})),
+        files=dict(sorted({**others, **known}.items())),
         extra=extra or {},
     )
     path = folder / _name(part)
@@ -142,8 +162,14 @@ def write_manifest(
     return path
 
 
-def verify_manifest(folder: Path, recipe_digest: str) -> CheckedCheckpoint:
+def verify_manifest(
+    folder: Path, recipe_digest: str, hashed: Callable[[Manifest, str], bool] = lambda *_: True
+) -> CheckedCheckpoint:
     """Check a fetched checkpoint before anything in it is loaded.
+
+    Args:
+        hashed: whether this process reads a file of a part, which is to be hashed then; of one
+            that it does not read the size is checked.
 
     Raises:
         CorruptRecord: a part or a file is missing, corrupt or unknown.
@@ -156,7 +182,7 @@ def verify_manifest(folder: Path, recipe_digest: str) -> CheckedCheckpoint:
         if (manifest.step, manifest.recipe_digest) != (first.step, first.recipe_digest):
             where = f"checkpoint {folder}: {_name(manifest.part)}"
             raise CorruptRecord(where, "it is of another step or recipe", EARLIER)
-        verify(folder, manifest.files, f"checkpoint {folder}")
+        verify(folder, manifest.files, f"checkpoint {folder}", functools.partial(hashed, manifest))
     known = {name for manifest in manifests for name in manifest.files}
     known |= {_name(part) for part in range(first.parts)} | {RAY_METADATA}
     for name in _files(folder):  # not hashed: they are 199 GB at 7B

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from flash_ray.models.adapters import Adapted
 from flash_ray.recipe.sections import Adam
+from flash_ray.storage.manifest import FileRecord
+from flash_ray.trainer.optimizer import AdamW
 from flash_ray.trainer.sharded_base import is_sharded
+from flash_ray.trainer.tensor_file import write_tensors
 
 if TYPE_CHECKING:
     from flash_ray.models.adapters import Adapters
@@ -57,7 +60,7 @@ class AdapterLearner:
         #: The gradient's norm of the last step, before it was clipped: a tensor, not to be waited
         #: for where nobody looks.
         self.grad_norm = torch.zeros((), device=self.device)
-        self._optimizer = torch.optim.AdamW([self.master], fused=True, **adam.model_dump())
+        self._optimizer = AdamW([self.master], adam, fused=True)
         self._accumulate_fp32()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -92,10 +95,10 @@ class AdapterLearner:
     def average(self, decay: float) -> "AdapterEMA":
         return AdapterEMA(self, decay)
 
-    def save(self, folder: Path) -> None:
-        if _is_first():
-            folder.mkdir(parents=True, exist_ok=True)
-            save_file(self.state_dict(), folder / _STATE)
+    def save(self, folder: Path) -> dict[str, FileRecord]:
+        if not _is_first():
+            return {}
+        return {_STATE: write_tensors(folder / _STATE, self.state_dict())}
 
     def load(self, folder: Path) -> None:
         self.load_state_dict(load_file(folder / _STATE))
@@ -166,10 +169,11 @@ class AdapterEMA:
         self.write(AVERAGE)
         yield Adapted(self._learner.adapters, AVERAGE)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> dict[str, FileRecord]:
         """Writes what a resumed run needs, on rank 0."""
-        if _is_first():
-            save_file({AVERAGE: self.average}, folder / _AVERAGE_STATE)
+        if not _is_first():
+            return {}
+        return {_AVERAGE_STATE: write_tensors(folder / _AVERAGE_STATE, {AVERAGE: self.average})}
 
     def load(self, folder: Path) -> None:
         """Takes up what was saved."""

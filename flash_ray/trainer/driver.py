@@ -37,16 +37,9 @@ from flash_ray.trainer.divergence import Diverged
 from flash_ray.trainer.metrics import UpdateMetrics
 from flash_ray.trainer.process_group import ProcessGroupConfig
 from flash_ray.trainer.resume import forget_latest, keep_whole
+from flash_ray.trainer.setup import Evaluate, Final, WorkerConfig
 from flash_ray.trainer.student_init import validate_targets
-from flash_ray.trainer.worker import (
-    Evaluate,
-    Final,
-    Outcome,
-    Sheet,
-    WorkerConfig,
-    student_key,
-    train_worker,
-)
+from flash_ray.trainer.worker import Outcome, Sheet, student_key, train_worker
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
-from flash_ray.trainer.learners import local_fp32, shapes
+from flash_ray.storage.manifest import FileRecord
+from flash_ray.trainer.learners import shapes
+from flash_ray.trainer.shares import Part, load_parts, local_fp32, save_parts
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
     from diffusers.models.modeling_utils import ModelMixin
+
+FILE = "ema"
 
 
 class EMA:
@@ -32,28 +36,17 @@ class EMA:
         for name, _, values in local_fp32(self._engine):
             self._shares[name].lerp_(values, 1 - self._decay)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> dict[str, FileRecord]:
         """Writes this rank's shares, and where in their parameters they begin."""
-        starts = {name: start for name, start, _ in local_fp32(self._engine)}
-        torch.save({"starts": starts, "values": self._shares}, folder / _file(dist.get_rank()))
+        return save_parts(folder, FILE, self._parts())
 
     def load(self, folder: Path) -> None:
         """Takes this rank's shares from the files that ranks wrote, however many there were."""
-        files = sorted(folder.glob("ema-*.pt"))
-        if len(files) == dist.get_world_size():
-            files = [folder / _file(dist.get_rank())]
-        missing = {name: values.numel() for name, values in self._shares.items()}
-        for path in files:
-            saved = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-            for name, start, values in local_fp32(self._engine):
-                if name in saved["starts"]:
-                    share, offset = saved["values"][name], saved["starts"][name] - start
-                    begin, end = max(0, offset), min(values.numel(), offset + share.numel())
-                    if begin < end:
-                        self._shares[name][begin:end] = share[begin - offset : end - offset]
-                        missing[name] -= end - begin
-        if any(missing.values()):
-            raise RuntimeError(f"the averaged weights lack {sum(missing.values())} values")
+        load_parts(folder, FILE, self._parts())
+
+    def _parts(self) -> dict[str, Part]:
+        starts = ((name, start) for name, start, _ in local_fp32(self._engine))
+        return {f"{FILE}/{name}": (start, self._shares[name]) for name, start in starts}
 
     @contextmanager
     def averaged(self) -> Iterator["ModelMixin | None"]:
@@ -66,7 +59,7 @@ class EMA:
         engine = self._engine
         starts = {name: start for name, start, _ in local_fp32(engine)}
         full = {}
-        for name, shape in shapes(engine).items():
+        for name, shape in shapes(engine.module).items():
             whole = torch.zeros(shape.numel(), device=engine.device)
             if name in starts:
                 share = self._shares[name]
@@ -85,7 +78,3 @@ class EMA:
         transformer.to(engine.device)
         transformer.requires_grad_(False)
         return transformer.eval()
-
-
-def _file(rank: int) -> str:
-    return f"ema-{rank:05d}.pt"

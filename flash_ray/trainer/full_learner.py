@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from flash_ray.storage.manifest import FileRecord
 from flash_ray.trainer.ema import EMA
-from flash_ray.trainer.learners import load_engine, save_engine
+from flash_ray.trainer.shares import load_engine, save_engine
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -41,8 +42,8 @@ class FullLearner:
     def average(self, decay: float) -> EMA:
         return EMA(self.engine, decay)
 
-    def save(self, folder: Path) -> None:
-        save_engine(self.engine, folder)
+    def save(self, folder: Path) -> dict[str, FileRecord]:
+        return save_engine(self.engine, folder)
 
     def load(self, folder: Path) -> None:
         load_engine(self.engine, folder)

@@ -1,16 +1,17 @@
 """The two networks of a run before they learn: full copies of the base, or LoRAs on it."""
 
-from pathlib import Path
 from typing import Protocol
 
 from flash_ray.models.base import Model
+from flash_ray.models.vae import kind
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.sections import Adam, Lora
 from flash_ray.storage.s3 import Store
 from flash_ray.teachers.scorer import fingerprint
 from flash_ray.trainer.adapter_learner import AVERAGE, AdapterLearner
+from flash_ray.trainer.blueprint import Blueprint
 from flash_ray.trainer.full_learner import FullLearner
-from flash_ray.trainer.learners import build_engine, ready_deepspeed, reshard
+from flash_ray.trainer.learners import build_engine, engine_config, ready_deepspeed
 from flash_ray.trainer.protocol import Learner
 from flash_ray.trainer.student_init import initial_lora, initial_student
 
@@ -25,15 +26,11 @@ class Networks(Protocol):
 
     fingerprints: list[str]
 
-    def reshard(self, folder: Path) -> None:
-        """Makes a checkpoint loadable by any number of workers; once for a folder."""
-
-    def learners(self, passes: int, resharded: bool) -> tuple[Learner, Learner]:
+    def learners(self, passes: int) -> tuple[Learner, Learner]:
         """The student and the fake score, ready to learn; a collective.
 
         Args:
             passes: over a micro-batch; more than one where there are fewer workers than at most.
-            resharded: they will load what `reshard` made.
         """
 
 
@@ -49,25 +46,31 @@ def load_networks(recipe: Recipe, model: Model, store: Store) -> Networks:
 
 
 class _Copies:
-    """Two copies of the base's transformer under DeepSpeed."""
+    """Two copies of the base's transformer under DeepSpeed, made one after the other.
+
+    Beside the base and what the engines hold, there is one whole copy at most, or under ZeRO 3 one
+    weight.
+    """
 
     def __init__(self, recipe: Recipe, model: Model, store: Store) -> None:
         self._recipe = recipe
-        self._student = initial_student(model, recipe, store)
-        self._fake_score = model.copy_transformer()
-        self.fingerprints = [] if recipe.student.init == "base" else [fingerprint(self._student)]
+        base, device = model.transformer, kind(model.transformer)[0]
+        initial = initial_student(model, recipe, store)
+        self._student = Blueprint(base if initial is None else initial, device)
+        self._fake_score = Blueprint(base, device)
+        self.fingerprints = [] if initial is None else [fingerprint(initial)]
 
-    def reshard(self, folder: Path) -> None:
-        for name in NAMES:
-            reshard(folder / name)
-
-    def learners(self, passes: int, resharded: bool) -> tuple[Learner, Learner]:
+    def learners(self, passes: int) -> tuple[Learner, Learner]:
         training = self._recipe.training
         ready_deepspeed(self._recipe.runtime.gpu)
-        how = (self._recipe, passes, resharded)
-        student = build_engine(self._student, training.optimizer, *how)
-        fake_score = build_engine(self._fake_score, training.fake_score.optimizer, *how)
-        return FullLearner(student), FullLearner(fake_score)
+        student = self._learner(self._student, training.optimizer, passes)
+        return student, self._learner(self._fake_score, training.fake_score.optimizer, passes)
+
+    def _learner(self, blueprint: Blueprint, adam: Adam, passes: int) -> FullLearner:
+        sharded_as = None
+        if self._recipe.runtime.zero_stage == 3:
+            sharded_as = engine_config(blueprint.weights, self._recipe, passes)
+        return FullLearner(build_engine(blueprint.build(sharded_as), adam, self._recipe, passes))
 
 
 class _Adapters:
@@ -88,10 +91,7 @@ class _Adapters:
             )
         self.fingerprints = initial_lora(model, recipe, store, NAMES[0])
 
-    def reshard(self, folder: Path) -> None:
-        """Every worker has the whole of a LoRA: there is nothing to do."""
-
-    def learners(self, passes: int, resharded: bool) -> tuple[Learner, Learner]:
+    def learners(self, passes: int) -> tuple[Learner, Learner]:
         training = self._recipe.training
         if self._recipe.runtime.gradient_checkpointing:
             self._adapters.enable_gradient_checkpointing()

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
 from ray.util.metrics import Counter
 
@@ -76,7 +75,7 @@ class RunMetrics:
         )
         self._saved = _gauge(
             "flash_checkpoint_timestamp_seconds",
-            "When the last checkpoint was stored, or the start.",
+            "When the last checkpoint was written, or the start.",
         )
         self._interval = _gauge(
             "flash_checkpoint_interval_seconds",
@@ -121,9 +120,9 @@ class RunMetrics:
         if self._every:
             self._interval.set(self._every * metrics.seconds, self._run)
 
-    def checkpointed(self, folder: Path) -> None:
-        """Tells that this worker's part, in that folder, is stored."""
-        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    def checkpointed(self, size: int) -> None:
+        """Tells that this worker's part, of so many bytes, is written; once the one before it is
+        stored."""
         self._bytes.set(size, self._run)
         if self._leading:
             self._saved.set(time.time(), self._run)

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from flash_ray.storage.manifest import FileRecord
+
 
 class Average(Protocol):
     """The exponential moving average of a network: what is judged and published."""
@@ -18,8 +20,9 @@ class Average(Protocol):
         """A frozen transformer with the averaged weights, for the block; a collective. On other
         ranks than 0 None, unless every pass through it is a collective."""
 
-    def save(self, folder: Path) -> None:
-        """Writes what a resumed run needs; workers may share the folder."""
+    def save(self, folder: Path) -> dict[str, FileRecord]:
+        """Writes what a resumed run needs; workers may share the folder. Returns what this worker
+        wrote, by path in the folder."""
 
     def load(self, folder: Path) -> None:
         """Takes up what any number of workers saved."""
@@ -53,8 +56,9 @@ class Learner(Protocol):
     def average(self, decay: float) -> Average:
         """A new average, which begins at the weights of now; a decay of 0 keeps the newest."""
 
-    def save(self, folder: Path) -> None:
-        """Writes what a resumed run needs; a collective. Workers may share the folder."""
+    def save(self, folder: Path) -> dict[str, FileRecord]:
+        """Writes what a resumed run needs; a collective. Workers may share the folder. Returns what
+        this worker wrote, by path in the folder."""
 
     def load(self, folder: Path) -> None:
-        """Takes up what was saved; a collective."""
+        """Takes up what any number of workers saved; a collective."""

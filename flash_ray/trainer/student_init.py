@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from flash_ray.errors import UserError
@@ -53,8 +54,8 @@ def validate_init(recipe: Recipe, store: Store) -> None:
         raise UserError(f"student.init: there is no {init!r}; {ALLOWED[weights]}; correct it")
 
 
-def initial_student(model: Model, recipe: Recipe, store: Store) -> nn.Module:
-    """The transformer that the run trains, before its first update.
+def initial_student(model: Model, recipe: Recipe, store: Store) -> nn.Module | None:
+    """The transformer that the run starts from, in the host's memory; None: the base's.
 
     Raises:
         UserError: there is none, it cannot be loaded, or it has another shape than the base's.
@@ -62,9 +63,9 @@ def initial_student(model: Model, recipe: Recipe, store: Store) -> nn.Module:
     validate_init(recipe, store)
     init = recipe.student.init
     if init == BASE:
-        return model.copy_transformer()
+        return None
     source = _published(recipe, store) if init.startswith(PUBLISHED) else init
-    return model.load_transformer(source).requires_grad_(True).train()
+    return model.load_transformer(source, torch.device("cpu"))
 
 
 def initial_lora(model: Model, recipe: Recipe, store: Store, name: str) -> list[str]:

@@ -7,66 +7,33 @@ and travel to the driver as the outcome: restarting the workers would not cure t
 import io
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import ray
 import ray.train
 import ray.train.torch
-import torch
 import torch.distributed as dist
-from ray.exceptions import ActorDiedError
-from ray.util.queue import Queue
+from ray.train import CheckpointUploadMode
 from torch import nn
 
 from flash_ray.cluster.environment import one_process
-from flash_ray.data.cache import ConditionCache, ConditionsLost
-from flash_ray.data.source import Shard
-from flash_ray.data.stream import Stream
+from flash_ray.data.cache import ConditionsLost
 from flash_ray.errors import UserError
-from flash_ray.models.base import Model
-from flash_ray.models.loading import dtype_of, load_model
-from flash_ray.models.lora_source import is_lora, lora_digest
-from flash_ray.recipe import Recipe
 from flash_ray.storage.manifest import FileRecord, record
 from flash_ray.storage.records import CorruptRecord
-from flash_ray.storage.s3 import Store
-from flash_ray.teachers.client import cause_of
-from flash_ray.teachers.launch import TeacherSet
-from flash_ray.teachers.local import InProcessTeachers, TeacherRouter
-from flash_ray.teachers.protocol import Group, Teachers, groups
-from flash_ray.teachers.scorer import fingerprint, group_fingerprint, group_scorer
 from flash_ray.trainer import checkpoint, fatal
 from flash_ray.trainer.divergence import Diverged, DivergenceMonitor
-from flash_ray.trainer.metrics import Evaluated, UpdateMetrics
-from flash_ray.trainer.networks import Networks, load_networks
+from flash_ray.trainer.metrics import UpdateMetrics
 from flash_ray.trainer.prometheus import RunMetrics
-from flash_ray.trainer.scratch import use_scratch, validate_room
-from flash_ray.trainer.sharded_base import shard_base
+from flash_ray.trainer.scratch import new_folder, remove_folders, use_scratch
+from flash_ray.trainer.setup import Evaluate, Loaded, WorkerConfig, load_together
 from flash_ray.trainer.step import DistillationStep
 
-Loaded = TypeVar("Loaded")
-# (the base without encoders, the averaged student, frozen); runs on worker 0, where the base is
-# sharded on all, once, at the end; what worker 0's returns goes to the driver.
-Final = Callable[[Model, nn.Module], Any]
-
-
-class Evaluate(Protocol):
-    """Looks at the averaged student between iterations; pickled and sent to the workers."""
-
-    def draw(self, model: Model, transformer: nn.Module) -> Any:
-        """All passes through the student: on worker 0, and where the base is sharded on all.
-
-        Args:
-            model: the base without encoders.
-            transformer: the averaged student, frozen.
-        """
-
-    def score(self, drawn: Any) -> Evaluated:
-        """What worker 0 says of what it drew."""
+UPLOAD_POLL_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -75,43 +42,6 @@ class Sheet:
 
     iteration: int
     png: bytes
-
-
-@dataclass(frozen=True)
-class WorkerConfig:
-    """What the driver gives to every worker.
-
-    Args:
-        teacher_set: the teachers that are running; None for teachers in the workers.
-        live: takes the record of every iteration, sheets, and lines, for the driver to show.
-    """
-
-    recipe: Recipe
-    store: Store
-    run_name: str
-    shards: Sequence[Shard]
-    teacher_set: TeacherSet | None
-    live: Queue
-    evaluate: Evaluate | None = None
-    final: Final | None = None
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    """What a worker has loaded.
-
-    Args:
-        networks: what is trained.
-        weights: fingerprints of the base's and the teachers' weights.
-        saved_by: workers that saved the checkpoint; None without one.
-    """
-
-    model: Model
-    networks: Networks
-    stream: Stream
-    teachers: TeacherRouter
-    weights: str
-    saved_by: int | None
 
 
 @dataclass(frozen=True)
@@ -161,21 +91,19 @@ def _train(given: WorkerConfig) -> Outcome:
     rank, world = context.get_world_rank(), context.get_world_size()
     one_process(given.recipe)
     use_scratch(given.recipe)
+    if context.get_local_rank() == 0:
+        remove_folders(given.store, given.run_name)
     device = ray.train.torch.get_device()
     with ExitStack() as stack:
         folder = fetched(ray.train.get_checkpoint(), stack)
         try:
-            loaded = _load_together(given, rank, world, device, folder)
+            loaded = load_together(given, rank, world, device, folder)
         except checkpoint.Damaged as error:
             return Outcome([], {}, damaged=error)
         except UserError as error:
             return Outcome([], {}, bad_input=str(error))
         except ConditionsLost as error:
             return Outcome([], {}, lost=error.digests)
-        if loaded.saved_by not in (None, world) and folder:
-            if context.get_local_rank() == 0:  # the workers of a node share the folder
-                loaded.networks.reshard(folder)
-            dist.barrier()
         run = _Run(given, rank, world, folder, loaded)
     try:
         run.train()
@@ -189,12 +117,11 @@ class _Run:
     """The run on a worker that is set up."""
 
     def __init__(
-        self, config: WorkerConfig, rank: int, world: int, folder: Path | None, loaded: _Loaded
+        self, config: WorkerConfig, rank: int, world: int, folder: Path | None, loaded: Loaded
     ) -> None:
         self.config, self.rank, self.world = config, rank, world
         self.recipe, self.weights = config.recipe, loaded.weights
-        resharded = loaded.saved_by not in (None, world)
-        student, fake_score = loaded.networks.learners(loaded.stream.passes, resharded)
+        student, fake_score = loaded.networks.learners(loaded.stream.passes)
         self.step = DistillationStep(
             self.recipe, loaded.model, student, fake_score, loaded.teachers, loaded.stream
         )
@@ -203,7 +130,8 @@ class _Run:
         )
         self.monitor = DivergenceMonitor()
         self.metrics = RunMetrics(config.run_name, self.recipe, leading=rank == 0)
-        if folder and loaded.saved_by:
+        self._uploading: Path | None = None
+        if folder:
             self.state.load(folder)
             for metrics in self.state.progress.history:
                 self.monitor.observe(metrics)
@@ -258,7 +186,9 @@ class _Run:
         """
         start, scores = time.monotonic(), None
         with self.step.ema.averaged() as transformer:
-            drawn = transformer and evaluate.draw(self.step.model, transformer)
+            drawn = None
+            if transformer is not None:
+                drawn = evaluate.draw(self.step.model, transformer)
             if self.rank == 0:
                 evaluated = evaluate.score(drawn)
                 scores = evaluated.scores or None
@@ -270,16 +200,28 @@ class _Run:
         return replace(metrics, scores=scores, stages=stages)
 
     def _checkpoint(self) -> None:
-        iterations = self.state.progress.iterations
-        with self.metrics.timed("checkpoint"), tempfile.TemporaryDirectory() as name:
-            digest = self.recipe.resume_digest
-            self.state.save(Path(name), digest, self.weights, self.rank, self.world)
-            ray.train.report(
-                {"iteration": iterations},
-                checkpoint=ray.train.Checkpoint.from_directory(name),
-                checkpoint_dir_name=f"iteration-{iterations:06d}",
-            )
-            self.metrics.checkpointed(Path(name))
+        """Writes a checkpoint and hands it to Ray Train, which uploads it beside the training.
+
+        It counts once all workers' parts are stored: what ends the run before that costs it alone.
+        """
+        name = f"iteration-{self.state.progress.iterations:06d}"
+        with self.metrics.timed("checkpoint"):
+            while self._uploading and self._uploading.exists():  # the scratch has room for one
+                time.sleep(UPLOAD_POLL_S)
+            with new_folder(self.config.store, self.config.run_name) as folder:
+                size = self.state.save(folder, self.recipe, self.weights, self.rank, self.world)
+                if self.rank == 0:  # of an upload that was cut off; the others wait in the report
+                    home = f"runs/{self.config.run_name}/train"
+                    self.config.store.delete_all(f"{home}/{name}/")
+                ray.train.report(
+                    {"iteration": self.state.progress.iterations},
+                    checkpoint=ray.train.Checkpoint.from_directory(folder),
+                    checkpoint_dir_name=name,
+                    checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+                    delete_local_checkpoint_after_upload=True,
+                )
+            self._uploading = folder
+            self.metrics.checkpointed(size)
 
 
 def fetched(reported: ray.train.Checkpoint | None, stack: ExitStack) -> Path | None:
@@ -293,116 +235,3 @@ def fetched(reported: ray.train.Checkpoint | None, stack: ExitStack) -> Path | N
     folder = Path(stack.enter_context(reported.as_directory()))
     dist.barrier()
     return folder
-
-
-def _load_together(
-    config: WorkerConfig, rank: int, world: int, device: torch.device, folder: Path | None
-) -> _Loaded:
-    """Loads on every worker; a collective.
-
-    Raises:
-        UserError: on all of them, the message of the first that has bad input.
-        ConditionsLost: on all of them, what any of them lacks.
-    """
-    recipe = config.recipe
-    draws = bool(config.evaluate or config.final)
-    draws &= rank == 0 or recipe.runtime.base == "sharded"
-    model = _together(lambda: _load_pipeline(recipe, recipe.base, device, vae=draws))
-    weights = fingerprint(model.transformer)
-    if recipe.runtime.base == "sharded":
-        shard_base(model.transformer, recipe)
-    return _together(lambda: _load(config, rank, world, model, weights, device, folder))
-
-
-def _together(load: Callable[[], Loaded]) -> Loaded:
-    """What this worker loads, once all have loaded theirs; a collective. Raises as
-    `_load_together` does."""
-    problem: UserError | ConditionsLost | None = None
-    try:
-        loaded = load()
-    except (UserError, ConditionsLost) as error:
-        problem = error
-    problems: list[UserError | ConditionsLost | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(problems, problem)
-    for found in problems:
-        if isinstance(found, UserError):
-            raise found
-    if lost := [
-        d for found in problems if isinstance(found, ConditionsLost) for d in found.digests
-    ]:
-        raise ConditionsLost(dict.fromkeys(lost))
-    return loaded
-
-
-def _load(
-    config: WorkerConfig,
-    rank: int,
-    world: int,
-    model: Model,
-    base_weights: str,
-    device: torch.device,
-    folder: Path | None,
-) -> _Loaded:
-    """Loads what may be rejected, before anything is shared with the other workers.
-
-    Args:
-        model: the base.
-        base_weights: its fingerprint.
-    """
-    recipe, teacher_set = config.recipe, config.teacher_set
-    validate_room(recipe, world, ray.train.get_context().get_local_world_size())
-    networks = load_networks(recipe, model, config.store)
-    cache = ConditionCache.at(config.store, config.live.put_nowait)
-    stream = Stream(recipe, cache, config.shards, rank, world)
-    fingerprints = [base_weights, *networks.fingerprints]
-    endpoint = recipe.runtime.storage.endpoint
-    fingerprints += [lora_digest(t.model, endpoint) for t in recipe.teachers if is_lora(t.model)]
-    running = teacher_set.recipe if teacher_set else recipe
-    positions = teacher_set.positions(recipe) if teacher_set else list(range(len(recipe.teachers)))
-    members: list[tuple[Group, Teachers]] = []
-    for number, group in enumerate(groups(running)):
-        if not set(group.members) & set(positions):
-            continue
-        teachers: Teachers
-        if teacher_set:
-            weights = _actors_weights(teacher_set, number, group, base_weights)
-            teachers = teacher_set.pool(number, weights, config.run_name, rank)
-        else:
-            weights, teachers = _in_process(recipe, group, model, base_weights, device)
-        if group.pipeline != recipe.base:
-            fingerprints.append(weights)
-        members.append((group, teachers))
-    known = " ".join(fingerprints)
-    saved_by = checkpoint.check(folder, recipe.resume_digest, known) if folder else None
-    router = TeacherRouter(members, positions)
-    return _Loaded(model, networks, stream, router, known, saved_by)
-
-
-def _load_pipeline(recipe: Recipe, pipeline: str, device: torch.device, vae: bool) -> Model:
-    return load_model(pipeline, dtype_of(recipe), device, encoders=False, vae=vae)
-
-
-def _in_process(
-    recipe: Recipe, group: Group, base: Model, base_weights: str, device: torch.device
-) -> tuple[str, InProcessTeachers]:
-    """The group's weights, and the group itself in this process; LoRAs are added to the base."""
-    shares_base = group.pipeline == recipe.base
-    model = base if shares_base else _load_pipeline(recipe, group.pipeline, device, vae=False)
-    weights = base_weights if shares_base else fingerprint(model.transformer)
-    weights = group_fingerprint(recipe, group, weights)
-    return weights, InProcessTeachers(group_scorer(recipe, group, model))
-
-
-def _actors_weights(teacher_set: TeacherSet, number: int, group: Group, base: str) -> str:
-    """The group's weights: the base's, or where it has a pipeline of its own its first actor's.
-
-    Raises:
-        UserError: the first actor of the group could not load them.
-    """
-    try:
-        weights = str(ray.get(teacher_set.actors[number][0].fingerprint.remote()))
-    except ActorDiedError as error:
-        raise UserError(f"teachers: none of {group.pipeline} starts: {cause_of(error)}") from error
-    if group.pipeline == teacher_set.recipe.base:
-        return group_fingerprint(teacher_set.recipe, group, base)
-    return weights

@@ -32,9 +32,9 @@ from flash_ray.trainer.checkpoint import HISTORY
 from flash_ray.trainer.metrics import Evaluated, UpdateMetrics
 from flash_ray.trainer.networks import load_networks
 from flash_ray.trainer.process_group import Meeting, join
+from flash_ray.trainer.setup import Evaluate
 from flash_ray.trainer.sharded_base import shard_base
 from flash_ray.trainer.step import DistillationStep
-from flash_ray.trainer.worker import Evaluate
 from tests.helpers.storage import FolderStore
 
 
@@ -151,26 +151,18 @@ def _joined(
         torch.distributed.destroy_process_group()
 
 
-def make_step(
-    recipe: Recipe, cache: ConditionCache, rank: int, world: int, resharded: bool = False
-) -> DistillationStep:
+def make_step(recipe: Recipe, cache: ConditionCache, rank: int, world: int) -> DistillationStep:
     """The step of a worker that is joined to the others, with teachers in its process."""
     model = load_model(recipe.base, torch.float32, "cpu", encoders=False)
     if recipe.runtime.base == "sharded":
         shard_base(model.transformer, recipe)
     stream = Stream(recipe, cache, plan_cases(recipe, cache.store).shards, rank, world)
     networks = load_networks(recipe, model, cache.store)
-    student, fake_score = networks.learners(stream.passes, resharded)
+    student, fake_score = networks.learners(stream.passes)
     (group,) = groups(recipe)
     members = [(group, InProcessTeachers(group_scorer(recipe, group, model)))]
     teachers = TeacherRouter(members, group.members)
     return DistillationStep(recipe, model, student, fake_score, teachers, stream)
-
-
-def reshard(recipe: Recipe, folder: Path) -> None:
-    """Makes a checkpoint of the recipe's run loadable by any number of workers."""
-    model = load_model(recipe.base, torch.float32, "cpu", encoders=False)
-    load_networks(recipe, model, FolderStore(folder)).reshard(folder)
 
 
 def _iterations(rank: int, world: int, out: Path, recipe: Recipe, cache: ConditionCache) -> None:

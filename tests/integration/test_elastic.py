@@ -13,7 +13,6 @@ from tests.helpers.distilling import (
     in_processes,
     make_step,
     read_history,
-    reshard,
     run_iterations,
     small_recipe,
     write_history,
@@ -65,7 +64,6 @@ def test_a_resized_run_is_the_fixed_one(world, most, stage, sizes):
     before, after = sizes
     in_processes(before, folder / f"{name}-before", _start, ranged, cache)
     saved = folder / f"{name}-before" / "saved"
-    in_processes(1, folder / f"{name}-reshard", _reshard, ranged, saved)
     in_processes(after, folder / f"{name}-after", _go_on, ranged, cache, saved)
 
     resized_history = [
@@ -93,17 +91,13 @@ def test_a_resized_run_is_the_fixed_one(world, most, stage, sizes):
 def _start(rank, world, out, recipe, cache):
     step = make_step(recipe, cache, rank, world)
     history = [step(iteration) for iteration in range(1, SAVED_AT + 1)]
-    _state(step).save(out / "saved", recipe.digest, "weights", rank, world)
+    _state(step).save(out / "saved", recipe, "weights", rank, world)
     if rank == 0:
         write_history(out, history)
 
 
-def _reshard(rank, world, out, recipe, saved):
-    reshard(recipe, saved)
-
-
 def _go_on(rank, world, out, recipe, cache, saved):
-    step = make_step(recipe, cache, rank, world, resharded=True)
+    step = make_step(recipe, cache, rank, world)
     _state(step).load(saved)
     history = [step(n) for n in range(SAVED_AT + 1, recipe.training.iterations + 1)]
     with step.ema.averaged() as student:

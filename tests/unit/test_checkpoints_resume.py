@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 
 from flash_ray.errors import UserError
-from flash_ray.storage.manifest import CheckedCheckpoint, verify_manifest, write_manifest
+from flash_ray.storage.manifest import (
+    CheckedCheckpoint,
+    FileRecord,
+    Manifest,
+    verify_manifest,
+    write_manifest,
+)
+from flash_ray.trainer.checkpoint import Reader
 
 DIGEST = "0123456789abcdef"
 
@@ -86,3 +93,58 @@ def test_a_manifest_cannot_lead_out_of_the_folder(checkpoint: Path) -> None:
     path.write_text(path.read_text().replace("student/rank_0.pt", "../0/student/x.pt"))
     with pytest.raises(UserError, match="not a plain relative path"):
         verify_manifest(checkpoint, DIGEST)
+
+
+def test_a_file_that_was_hashed_while_it_was_written_is_not_read_again(tmp_path: Path) -> None:
+    (tmp_path / "read").write_bytes(b"read")
+    (tmp_path / "known").write_bytes(b"known")
+    known = {"known": FileRecord(bytes=5, sha256="0" * 64)}
+    path = write_manifest(tmp_path, DIGEST, 1, known=known)
+    files = Manifest.model_validate_json(path.read_text()).files
+    assert list(files) == ["known", "read"] and files["known"] == known["known"]
+    with pytest.raises(UserError, match=r"known is corrupt \(wrong SHA-256\)"):
+        verify_manifest(tmp_path, DIGEST)
+
+
+def test_what_others_read_is_checked_by_its_size_alone(checkpoint: Path) -> None:
+    path = checkpoint / "student" / "rank_1.pt"
+    data = path.read_bytes()
+    path.write_bytes(bytes(len(data)))
+    verify_manifest(checkpoint, DIGEST, lambda manifest, name: manifest.part == 0)
+    with pytest.raises(UserError, match=r"student/rank_1\.pt is corrupt"):
+        verify_manifest(checkpoint, DIGEST, lambda manifest, name: manifest.part == 1)
+    path.write_bytes(data[:-1])
+    with pytest.raises(UserError, match=r"student/rank_1\.pt is corrupt"):
+        verify_manifest(checkpoint, DIGEST, lambda manifest, name: manifest.part == 0)
+
+
+FILES = {0: ["history.jsonl", "student/part-00000.safetensors"], 1: ["ema-00001.safetensors"]}
+
+
+def read_by(reader: Reader, parts: int = 2, layout: str = "full 2") -> list[str]:
+    manifests = [
+        Manifest(recipe_digest=DIGEST, step=1, part=part, parts=parts, files={}, extra=extra)
+        for part in range(parts)
+        for extra in [{"layout": layout}]
+    ]
+    return [
+        name
+        for manifest in manifests
+        for name in FILES.get(manifest.part, [f"ema-{manifest.part:05d}.safetensors"])
+        if reader.hashes(manifest, name)
+    ]
+
+
+def test_every_worker_hashes_what_it_reads() -> None:
+    one_node = [Reader("full 2", rank, 2, rank, 2) for rank in (0, 1)]
+    assert [read_by(reader) for reader in one_node] == [FILES[0], FILES[1]]
+    two_nodes = [Reader("full 2", rank, 2, 0, 1) for rank in (0, 1)]
+    assert read_by(two_nodes[1]) == [FILES[0][0], *FILES[1]]  # the history is another copy
+    three = [Reader("full 2", rank, 3, rank, 3) for rank in range(3)]
+    assert sorted(name for reader in three for name in read_by(reader)) == sorted(
+        FILES[0] + FILES[1]
+    )
+    # Cut in another way, any part may be read on each node.
+    assert read_by(two_nodes[1], layout="full 3") == FILES[0] + FILES[1]
+    alone = Reader("full 2")
+    assert len(read_by(alone, parts=5)) == 6

@@ -192,7 +192,7 @@ def test_a_lora_student_starts_from_one(store, base, student, source):
     for name in ("student", "fake_score"):
         starts = picture(model, Adapted(model.adapters, name))
         assert (abs(starts - drawn).max() <= 1) == (name == "student")
-    learner, _ = networks.learners(1, resharded=False)
+    learner, _ = networks.learners(1)
     with learner.average(0.5).averaged() as averaged:
         assert abs(picture(model, averaged) - drawn).max() <= 1
 

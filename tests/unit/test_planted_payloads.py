@@ -9,6 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from flash_ray.data.cache import ConditionCache, ConditionsLost, condition_sets
 from flash_ray.data.catalog import from_parquet
@@ -17,16 +18,17 @@ from flash_ray.errors import UserError
 from flash_ray.recipe import load_recipe
 from flash_ray.storage.manifest import write_manifest
 from flash_ray.trainer import checkpoint
-from flash_ray.trainer.learners import load_engine, only_tensors, reshard
 from tests.helpers.payload import Payload
 from tests.helpers.storage import FolderStore
 
 DIGEST = "0123456789abcdef"
 STATES = [
-    "student/state/mp_rank_00_model_states.pt",
-    "fake_score/state/zero_pp_rank_1_mp_rank_00_optim_states.pt",
-    "ema-00000.pt",
+    "student/part-00000.safetensors",
+    "fake_score/adapter.safetensors",
+    "ema-00000.safetensors",
+    "student/state/mp_rank_00_model_states.pt",  # as earlier versions wrote it
 ]
+READER = checkpoint.Reader("full 2")
 
 
 @pytest.fixture
@@ -45,75 +47,38 @@ def refused(words: str, call: Callable[..., object], *arguments: object) -> None
     assert "\n" not in str(refusal.value)
 
 
-def plant(folder: Path, name: str, touched: Path) -> Path:
-    """A checkpoint that is whole by its manifest, with a payload in one file."""
-    for state in STATES:
+def write_checkpoint(folder: Path) -> Path:
+    """A checkpoint that is whole by its manifest."""
+    for state in STATES[:3]:
         path = folder / state
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"weight": torch.zeros(3)}, path)
-    torch.save({"weight": torch.zeros(3), "more": Payload(touched)}, folder / name)
+        save_file({"weight": torch.zeros(3)}, path)
     write_manifest(folder, DIGEST, 12, {"weights": "w"})
     return folder
 
 
+@pytest.mark.parametrize("kind", ["pickle", "torch", "torchscript"])
 @pytest.mark.parametrize("name", STATES)
-def test_resume_state(tmp_path: Path, touched: Path, name: str) -> None:
-    folder = plant(tmp_path / "checkpoint", name, touched)
-    refused(f"{name} would run posix.mkdir, .*start a run", checkpoint.check, folder, DIGEST, "w")
-    assert not touched.exists()
-
-
-@pytest.mark.parametrize("kind", ["pickle", "old torch", "torchscript"])
-def test_resume_state_that_is_no_file_of_tensors(tmp_path: Path, touched: Path, kind: str) -> None:
-    folder = plant(tmp_path / "checkpoint", STATES[0], touched)
+def test_resume_state_is_files_of_tensors(
+    tmp_path: Path, touched: Path, name: str, kind: str
+) -> None:
+    folder = write_checkpoint(tmp_path / "checkpoint")
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
     if kind == "pickle":
-        (folder / STATES[0]).write_bytes(pickle.dumps(Payload(touched)))
-    elif kind == "old torch":
-        torch.save(Payload(touched), folder / STATES[0], _use_new_zipfile_serialization=False)
+        path.write_bytes(pickle.dumps(Payload(touched)))
+    elif kind == "torch":
+        torch.save({"weight": torch.zeros(3), "more": Payload(touched)}, path)
     else:
-        torch.jit.script(torch.nn.Linear(2, 2)).save(str(folder / STATES[0]))
+        torch.jit.script(torch.nn.Linear(2, 2)).save(str(path))
     write_manifest(folder, DIGEST, 12, {"weights": "w"})
-    refused(f"{STATES[0]} ", checkpoint.check, folder, DIGEST, "w")
+    words = f"{name} is no file of tensors .*start a run with"
+    refused(words, checkpoint.check, folder, DIGEST, "w", READER)
     assert not touched.exists()
 
 
-def test_state_of_tensors_passes(tmp_path: Path, touched: Path) -> None:
-    folder = plant(tmp_path / "checkpoint", STATES[0], touched)
-    torch.save({"weight": torch.zeros(3)}, folder / STATES[0])
-    write_manifest(folder, DIGEST, 12, {"weights": "w"})
-    assert checkpoint.check(folder, DIGEST, "w") == 1
-
-
-class Engine:
-    """Reads as DeepSpeed's does."""
-
-    def load_universal_checkpoint(self) -> bool:
-        return False
-
-    def load_checkpoint(self, folder: str, tag: str) -> tuple[str, dict]:
-        path = Path(folder) / tag / "mp_rank_00_model_states.pt"
-        return str(path), torch.load(path, weights_only=False)
-
-
-def test_deepspeed_itself_runs_no_pickle(tmp_path: Path, touched: Path) -> None:
-    folder = plant(tmp_path / "checkpoint", STATES[0], touched) / "student"
-    optimizer = folder / "state/zero_pp_rank_0_mp_rank_00_optim_states.pt"
-    torch.save({"optimizer_state_dict": Payload(touched)}, optimizer)
-    with pytest.raises(pickle.UnpicklingError):
-        load_engine(Engine(), folder)
-    with pytest.raises(pickle.UnpicklingError):
-        reshard(folder)
-    assert not touched.exists()
-    torch.load(folder / "state/mp_rank_00_model_states.pt", weights_only=False)
-    assert touched.exists()  # elsewhere torch does as it is told
-
-
-def test_the_records_of_deepspeed_are_read(tmp_path: Path) -> None:
-    from deepspeed.utils.tensor_fragment import fragment_address
-
-    torch.save(fragment_address(3, 4), tmp_path / "x.pt")
-    with only_tensors():
-        assert torch.load(tmp_path / "x.pt", weights_only=False).start == 4
+def test_resume_state_of_tensors_passes(tmp_path: Path) -> None:
+    checkpoint.check(write_checkpoint(tmp_path / "checkpoint"), DIGEST, "w", READER)
 
 
 def test_lists_of_rows(touched: Path) -> None:

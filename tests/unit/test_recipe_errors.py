@@ -194,6 +194,21 @@ def test_value_out_of_range_names_field_value_and_what_is_allowed(override, fiel
             "set runtime.zero_stage=2 or runtime.num_workers=2",
         ),
         (
+            ["runtime.offload=optimizer"],
+            "runtime.offload: optimizer with runtime.gpu false",
+            "set runtime.offload=none",
+        ),
+        (
+            ["runtime.offload=optimizer", "student.weights=lora"],
+            "runtime.offload: optimizer with student.weights lora",
+            "set runtime.offload=none",
+        ),
+        (
+            ["runtime.offload=optimizer", "runtime.gpu=true", "runtime.zero_stage=1"],
+            "runtime.offload: optimizer with runtime.zero_stage 1",
+            "set runtime.zero_stage=2 or runtime.offload=none",
+        ),
+        (
             ["runtime.global_batch_size=64"],
             "runtime.global_batch_size: 64",
             "set runtime.gradient_accumulation_steps=2",
