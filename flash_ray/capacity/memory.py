@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from flash_ray.capacity.device import GIB, DeviceMemory, Held, Phase
-from flash_ray.capacity.pipeline import Pipeline, Vae
+from flash_ray.capacity.pipeline import PACKINGS, Packing, Pipeline, Vae
 from flash_ray.capacity.workload import Assumptions, TaskTokens, task_tokens, teachers_at_once
 from flash_ray.models.vae import at_once
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.sections import Lora
-from flash_ray.teachers.protocol import Group, groups
+from flash_ray.teachers.protocol import Group, groups, teachers_share_base
 
 FP32, MOMENTS = 4, 8  # bytes a weight: a copy in fp32, Adam's two moments
 BUCKET = 500_000_000  # elements of DeepSpeed's buffer for gradients, as `learners` sets it
@@ -108,7 +108,7 @@ class MemoryModel:
 
     def trainer(self, teachers_inside: bool) -> DeviceMemory:
         """A training worker, with the teachers in its process or without any."""
-        base = {"base": Held(weights=self.value * self.parameters), "VAE": Held(self._vae)}
+        base = {"base": Held(weights=self._base), "VAE": Held(self._vae)}
         inside = groups(self.recipe) if teachers_inside else []
         teachers = self._teachers_weights(inside, has_base=True)
         student, fake_score = self._learners()
@@ -180,6 +180,24 @@ class MemoryModel:
         return self.value * self.pipeline.vae.parameters
 
     @property
+    def _packing(self) -> Packing | None:
+        form = self.recipe.training.base_format
+        return PACKINGS[form] if form else None
+
+    @property
+    def _base(self) -> float:
+        """The base that is trained on."""
+        if self._packing is None:
+            return self.value * self.parameters
+        return self.pipeline.transformer.packed_bytes(self._packing, self.value)
+
+    @property
+    def _unpacking(self) -> float:
+        """One quantized layer at work."""
+        working = self._packing.working if self._packing else 0.0
+        return working * self.pipeline.transformer.largest_layer
+
+    @property
     def _text_encoder(self) -> float:
         return self.value * self.pipeline.text_encoder.parameters
 
@@ -234,7 +252,8 @@ class MemoryModel:
         for group in of:
             names = [teachers[index].name for index in group.members]
             weights = 0.0
-            if group.pipeline != self.recipe.base:  # taken to be as large as the base
+            is_base = group.pipeline == self.recipe.base and teachers_share_base(self.recipe)
+            if not is_base:  # taken to be as large as the base
                 weights = self.value * self.parameters + (self._vae if has_base else 0.0)
             elif not has_base:
                 weights = self.value * self.parameters
@@ -252,7 +271,7 @@ class MemoryModel:
     def _loading(self, student: Held, teachers: Mapping[str, Held]) -> float:
         """A worker loads the base and copies it twice before the first engine is built."""
         copies = 1 if self.is_lora else 1 + ENGINES
-        whole = self.value * self.parameters
+        whole = self._base + self._unpacking
         beside = self._vae + self._other + sum(each.total for each in teachers.values())
         with_one_engine = 0.0 if self.is_lora else (copies - 1) * whole + student.total
         return max(copies * whole, with_one_engine) + beside
@@ -279,8 +298,8 @@ class MemoryModel:
         keys = 2 * token * architecture.layers
         return _Passes(
             kept=row * architecture.layers * (1 if again else layer),
-            forward=row * working,
-            backward=row * (working + (layer if again else 0.0)),
+            forward=row * working + self._unpacking,
+            backward=row * (working + (layer if again else 0.0)) + self._unpacking,
             prefix=keys * task.prefix_tokens,
             negative_prefix=keys * task.negative_prefix_tokens,
         )

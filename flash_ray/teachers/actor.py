@@ -14,7 +14,7 @@ from flash_ray.models.base import Condition, ConditionPair, Layout
 from flash_ray.models.loading import dtype_of, load_model
 from flash_ray.recipe import Recipe
 from flash_ray.teachers.protocol import Group
-from flash_ray.teachers.scorer import group_fingerprint, group_scorer
+from flash_ray.teachers.scorer import fingerprint, group_fingerprint, group_scorer
 from flash_ray.telemetry.metrics import TeacherMetrics, timed
 
 Packed = tuple[ndarray, bool]  # the array, and whether it is bf16
@@ -78,7 +78,7 @@ class TeacherActor:
     def __init__(self, recipe: Recipe, group: Group):
         device = one_process(recipe)
         model = load_model(group.pipeline, dtype_of(recipe), device, encoders=False)
-        self._fingerprint = group_fingerprint(recipe, group, model.transformer)
+        self._fingerprint = group_fingerprint(recipe, group, fingerprint(model.transformer))
         self._scorer = group_scorer(recipe, group, model)
         self.metrics = TeacherMetrics([recipe.teachers[index].name for index in group.members])
 

@@ -30,6 +30,7 @@ from flash_ray.errors import UserError
 from flash_ray.models.base import Model
 from flash_ray.models.loading import dtype_of, load_model
 from flash_ray.models.lora_source import is_lora, lora_digest
+from flash_ray.models.quantized import quantize
 from flash_ray.recipe import Recipe
 from flash_ray.storage.manifest import FileRecord, record
 from flash_ray.storage.records import CorruptRecord
@@ -37,7 +38,7 @@ from flash_ray.storage.s3 import Store
 from flash_ray.teachers.client import cause_of
 from flash_ray.teachers.launch import TeacherSet
 from flash_ray.teachers.local import InProcessTeachers, TeacherRouter
-from flash_ray.teachers.protocol import Group, Teachers, groups
+from flash_ray.teachers.protocol import Group, Teachers, groups, teachers_share_base
 from flash_ray.teachers.scorer import fingerprint, group_fingerprint, group_scorer
 from flash_ray.trainer import checkpoint, fatal
 from flash_ray.trainer.divergence import Diverged, DivergenceMonitor
@@ -306,11 +307,11 @@ def _load(
     """Loads what may be rejected, before anything is shared with the other workers."""
     recipe, teacher_set = config.recipe, config.teacher_set
     validate_room(recipe, world, ray.train.get_context().get_local_world_size())
-    model = _load_pipeline(recipe, recipe.base, device)
-    networks = load_networks(recipe, model, config.store)
+    base = _load_base(recipe, device)
+    networks = load_networks(recipe, base.model, config.store)
     cache = ConditionCache.at(config.store, config.live.put_nowait)
     stream = Stream(recipe, cache, config.shards, rank, world)
-    fingerprints = [fingerprint(model.transformer), *networks.fingerprints]
+    fingerprints = [base.weights, *networks.fingerprints]
     endpoint = recipe.runtime.storage.endpoint
     fingerprints += [lora_digest(t.model, endpoint) for t in recipe.teachers if is_lora(t.model)]
     running = teacher_set.recipe if teacher_set else recipe
@@ -321,17 +322,34 @@ def _load(
             continue
         teachers: Teachers
         if teacher_set:
-            weights = _actors_weights(teacher_set, number, group, model)
+            weights = _actors_weights(teacher_set, number, group, base.weights)
             teachers = teacher_set.pool(number, weights, config.run_name, rank)
         else:
-            weights, teachers = _in_process(recipe, group, model, device)
+            weights, teachers = _in_process(recipe, group, base, device)
         if group.pipeline != recipe.base:
             fingerprints.append(weights)
         members.append((group, teachers))
     known = " ".join(fingerprints)
     saved_by = checkpoint.check(folder, recipe.resume_digest, known) if folder else None
     router = TeacherRouter(members, positions)
-    return _Loaded(model, networks, stream, router, known, saved_by)
+    return _Loaded(base.model, networks, stream, router, known, saved_by)
+
+
+@dataclass(frozen=True)
+class _Base:
+    """The base, which may be quantized, and the fingerprint of its weights before it was."""
+
+    model: Model
+    weights: str
+
+
+def _load_base(recipe: Recipe, device: torch.device) -> _Base:
+    form = recipe.training.base_format
+    model = _load_pipeline(recipe, recipe.base, torch.device("cpu") if form else device)
+    weights = fingerprint(model.transformer)
+    if form:
+        quantize(model, form, device)
+    return _Base(model, weights)
 
 
 def _load_pipeline(recipe: Recipe, pipeline: str, device: torch.device) -> Model:
@@ -339,16 +357,17 @@ def _load_pipeline(recipe: Recipe, pipeline: str, device: torch.device) -> Model
 
 
 def _in_process(
-    recipe: Recipe, group: Group, base: Model, device: torch.device
+    recipe: Recipe, group: Group, base: _Base, device: torch.device
 ) -> tuple[str, InProcessTeachers]:
     """The group's weights, and the group itself in this process; LoRAs are added to the base."""
-    shares_base = group.pipeline == recipe.base
-    model = base if shares_base else _load_pipeline(recipe, group.pipeline, device)
-    weights = group_fingerprint(recipe, group, model.transformer)
-    return weights, InProcessTeachers(group_scorer(recipe, group, model))
+    if group.pipeline != recipe.base or not teachers_share_base(recipe):
+        model = _load_pipeline(recipe, group.pipeline, device)
+        base = _Base(model, fingerprint(model.transformer))
+    weights = group_fingerprint(recipe, group, base.weights)
+    return weights, InProcessTeachers(group_scorer(recipe, group, base.model))
 
 
-def _actors_weights(teacher_set: TeacherSet, number: int, group: Group, base: Model) -> str:
+def _actors_weights(teacher_set: TeacherSet, number: int, group: Group, base_weights: str) -> str:
     """The group's weights: the base's, or where it has a pipeline of its own its first actor's.
 
     Raises:
@@ -359,5 +378,5 @@ def _actors_weights(teacher_set: TeacherSet, number: int, group: Group, base: Mo
     except ActorDiedError as error:
         raise UserError(f"teachers: none of {group.pipeline} starts: {cause_of(error)}") from error
     if group.pipeline == teacher_set.recipe.base:
-        return group_fingerprint(teacher_set.recipe, group, base.transformer)
+        return group_fingerprint(teacher_set.recipe, group, base_weights)
     return weights
