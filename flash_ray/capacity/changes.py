@@ -15,6 +15,7 @@ from flash_ray.teachers.protocol import teacher_actors
 
 MOST = 3  # changes that are named, and parts of one
 RANKS = (32, 16, 8)
+FORMS = ("int8", "nf4")  # of the base: fp8 takes as much as int8, which is nearer to bf16
 SMALLER = (0.75, 0.5)  # of a picture's sides
 
 Change = tuple[str, ...]  # KEY=VALUE of each key
@@ -77,6 +78,7 @@ def _parts(recipe: Recipe, hardware: Hardware) -> Iterator[Change]:
         yield ("evaluation.benchmark=null",)
     if recipe.training.precision == "fp32":
         yield ("training.precision=bf16",)
+    yield from _base_precisions(recipe)
     if is_full:
         yield ("student.weights=lora",)
         yield from (("student.weights=lora", f"student.lora={{rank: {rank}}}") for rank in RANKS)
@@ -118,6 +120,18 @@ def _batches(recipe: Recipe, hardware: Hardware) -> Iterator[Change]:
             settings = (f"runtime.{k}={new}" for k, (new, old) in wanted.items() if new != old)
             if (change := tuple(settings)) and (count, few) != (workers, rows):
                 yield change
+
+
+def _base_precisions(recipe: Recipe) -> Iterator[Change]:
+    """A LoRA student's base in fewer bits, best first; in_process teachers are asked on it too."""
+    in_process = recipe.teacher_defaults.placement == "in_process"
+    teachers = ("teacher_defaults.quantized=true",)
+    is_asked = in_process and not recipe.teacher_defaults.quantized
+    now = recipe.training.base_format
+    if now and is_asked:
+        yield teachers
+    for form in FORMS[FORMS.index(now) + 1 :] if now else FORMS:
+        yield (f"training.base_precision={form}", *(teachers if is_asked else ()))
 
 
 def _ranks(lora: Lora | None) -> Iterator[Change]:

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from flash_ray.capacity.device import GIB, DeviceMemory, Held, Phase
-from flash_ray.capacity.pipeline import Pipeline, Vae
+from flash_ray.capacity.pipeline import PACKINGS, Packing, Pipeline, Vae
 from flash_ray.capacity.workload import Assumptions, TaskTokens, task_tokens, teachers_at_once
 from flash_ray.models.vae import at_once
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.sections import Lora
-from flash_ray.teachers.protocol import Group, groups
+from flash_ray.teachers.protocol import Group, groups, teachers_share_base
 
 FP32 = 4  # bytes of a value
 BUCKET = 500_000_000  # elements of DeepSpeed's buffer for gradients, as `learners` sets it
@@ -124,7 +124,7 @@ class MemoryModel:
     def trainer(self, teachers_inside: bool) -> DeviceMemory:
         """A training worker, with the teachers in its process or without any."""
         shares = self.workers if self.is_base_sharded else 1
-        base = {"base": Held(self.value * self.parameters / shares)}
+        base = {"base": Held(self._base / shares)}
         if self._draws:
             base["VAE"] = Held(self._vae)
         inside = groups(self.recipe) if teachers_inside else []
@@ -207,6 +207,24 @@ class MemoryModel:
     @property
     def _vae(self) -> float:
         return self.value * self.pipeline.vae.parameters
+
+    @property
+    def _packing(self) -> Packing | None:
+        form = self.recipe.training.base_format
+        return PACKINGS[form] if form else None
+
+    @property
+    def _base(self) -> float:
+        """The base that is trained on."""
+        if self._packing is None:
+            return self.value * self.parameters
+        return self.pipeline.transformer.packed_bytes(self._packing, self.value)
+
+    @property
+    def _unpacking(self) -> float:
+        """One quantized layer at work."""
+        working = self._packing.working if self._packing else 0.0
+        return working * self.pipeline.transformer.largest_layer
 
     @property
     def _text_encoder(self) -> float:
@@ -296,8 +314,8 @@ class MemoryModel:
         for group in of:
             names = [teachers[index].name for index in group.members]
             # Another pipeline is taken to be as large as the base.
-            is_here = has_base and group.pipeline == self.recipe.base
-            weights = 0.0 if is_here else float(self.value * self.parameters)
+            is_base = group.pipeline == self.recipe.base and teachers_share_base(self.recipe)
+            weights = 0.0 if has_base and is_base else float(self.value * self.parameters)
             loras = [
                 index
                 for index in group.members
@@ -312,10 +330,10 @@ class MemoryModel:
     def _loading(self, student: Held, teachers: Mapping[str, Held]) -> float:
         """A worker with the base makes one engine, then the other, of a whole copy and a flat one;
         under ZeRO 3 weight by weight."""
-        whole = self.value * self.parameters
         beside = self._other + sum(each.total for each in teachers.values())
         if self._draws:
             beside += self._vae
+        whole = self._base + self._unpacking
         if self.is_lora or self.stage == 3:
             return beside + whole
         return beside + whole + student.total + 2 * whole
@@ -342,8 +360,8 @@ class MemoryModel:
         keys = 2 * token * architecture.layers
         return _Passes(
             kept=row * architecture.layers * (1 if again else layer),
-            forward=row * working,
-            backward=row * (working + (layer if again else 0.0)),
+            forward=row * working + self._unpacking,
+            backward=row * (working + (layer if again else 0.0)) + self._unpacking,
             prefix=keys * task.prefix_tokens,
             negative_prefix=keys * task.negative_prefix_tokens,
         )

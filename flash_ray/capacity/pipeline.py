@@ -19,6 +19,30 @@ KNOWN = "Qwen/Qwen-Image-2.1"  # the hub id whose sizes are the defaults below
 
 
 @dataclass(frozen=True)
+class Packing:
+    """Bytes of a linear layer as `models.quantized` has it.
+
+    Args:
+        weight: of each weight, with the scales of blocks.
+        output: of each output's scale.
+        working: of each weight, while one layer is unpacked.
+    """
+
+    weight: float
+    output: float
+    working: float
+
+
+# nf4 has a scale of a byte for 64 weights, and one of four bytes for 256 of these scales. torchao
+# unpacks in fp32.
+PACKINGS = {
+    "fp8": Packing(1, 4, 10),
+    "int8": Packing(1, 4, 10),
+    "nf4": Packing(1 / 2 + 1 / 64 + 4 / (64 * 256), 0, 2.1),
+}
+
+
+@dataclass(frozen=True)
 class Architecture:
     """The sizes of a Qwen-Image-2.1 transformer; the defaults are those of the released model.
 
@@ -62,6 +86,18 @@ class Architecture:
         text = self.context_width + self.context_width * width + width**2
         modulation = 4 * width**2 + width**2  # the blocks' shared one, and the last norm's
         return blocks + time + text + modulation + (self.in_channels + self.out_channels) * width
+
+    def packed_bytes(self, packing: Packing, value: int) -> float:
+        """Bytes of all weights, `value` each where they are not quantized."""
+        total = float(value * self.parameters)
+        for inputs, outputs in self.layers_with(None):
+            total += inputs * outputs * (packing.weight - value) + outputs * packing.output
+        return total
+
+    @property
+    def largest_layer(self) -> int:
+        """Weights of the blocks' largest linear layer."""
+        return max(inputs * outputs for inputs, outputs in self.layers_with(None))
 
     def layers_with(self, targets: Sequence[str] | None) -> Iterator[tuple[int, int]]:
         """Yields (inputs, outputs) of each linear layer that a LoRA changes.

@@ -10,7 +10,7 @@ SIZES = [8, 64, 512]
 
 
 def capacity(
-    recipe: RecipeName = "qwen-image-2.1",
+    recipe: RecipeName = "qwen-image-2.1-full",
     gpus: Annotated[list[int], typer.Option(help="How many; again for another size.")] = SIZES,
     settings: Annotated[
         list[str] | None,

@@ -17,10 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from flash_ray.models.vae import kind
+
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 # Several adapters are what this module is for.
 warnings.filterwarnings("ignore", "Already found a `peft_config`", module="peft")
+# Nothing is merged into a quantized base.
+warnings.filterwarnings("ignore", "TorchaoLoraLinear was", module="peft")
 
 # PEFT is imported where it is used: it takes seconds, and most commands use no LoRA.
 if TYPE_CHECKING:
@@ -69,7 +73,6 @@ class Adapters:
         targets: Sequence[str],
         trainable: bool = True,
         seed: int = 0,
-        dtype: torch.dtype | None = None,
     ) -> None:
         """Adds an adapter that changes nothing yet: B is zero, A is drawn as PEFT draws it.
 
@@ -78,7 +81,6 @@ class Adapters:
             targets: names, or ends of names, of the linear layers that it changes.
             trainable: whether its weights take gradients.
             seed: of A; the same numbers on every device.
-            dtype: of its weights; None for that of the layers that it changes.
 
         Raises:
             ValueError: the name is taken, or no layer fits a target.
@@ -93,8 +95,6 @@ class Adapters:
         generator = torch.Generator().manual_seed(seed)
         for layer in self._tuner_layers():
             if name in layer.lora_A:
-                layer.lora_A[name].to(dtype=dtype)
-                layer.lora_B[name].to(dtype=dtype)
                 a, _ = _matrices(layer, name)
                 drawn = torch.empty(a.shape)
                 nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
@@ -109,7 +109,11 @@ class Adapters:
         Call it after they did: adding an adapter activates it.
         """
         self._layers = self._tuner_layers()
+        _, dtype = kind(self.transformer)
         for layer in self._layers:
+            # PEFT gives them the base layer's dtype, which a quantized one does not tell.
+            layer.lora_A.to(dtype)
+            layer.lora_B.to(dtype)
             for name in layer.lora_A:
                 self._trainable.setdefault(name, False)
         for name, trainable in self._trainable.items():

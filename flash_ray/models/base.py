@@ -244,6 +244,9 @@ class Model(Protocol):
     def transformer(self) -> nn.Module:
         """The base transformer, frozen, in eval mode."""
 
+    def to(self, device: torch.device | str) -> None:
+        """Moves all parts to a device."""
+
     def copy_transformer(self) -> nn.Module:
         """A trainable deep copy of the base transformer, made before any LoRA is added."""
 

@@ -133,6 +133,12 @@ def validate_family(recipe: Recipe) -> None:
         )
 
 
+def validate_quantizer(recipe: Recipe) -> None:
+    """Raises UserError if the library that quantizes the recipe's base is not installed."""
+    if name := recipe.training.quantizer:
+        plugins.require(name, name, f"training.base_precision: {recipe.training.base_precision}")
+
+
 def load_model(
     base: str,
     dtype: "torch.dtype",

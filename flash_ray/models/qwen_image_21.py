@@ -140,6 +140,10 @@ class QwenImage21:
         """The base transformer, frozen, in eval mode."""
         return self.pipeline.transformer
 
+    def to(self, device: torch.device | str) -> None:
+        """Moves all parts to a device."""
+        self.pipeline.to(device)
+
     def copy_transformer(self) -> "QwenImage21Transformer2DModel":
         """A trainable deep copy of the base transformer; ValueError once a LoRA is added."""
         if self._adapters is not None and self._adapters.names:

@@ -26,6 +26,11 @@ FREE = (
     "runtime.offload",
     "runtime.cpus_per_worker",
 )
+# Keys with values under which the numbers are those of a run without the key.
+UNCHANGED: Mapping[str, tuple[Any, ...]] = {
+    "training.base_precision": (None, "bf16"),
+    "teacher_defaults.quantized": (False,),
+}
 ITERATIONS = "training.iterations"
 WORKERS = "runtime.num_workers"
 STAGE = "runtime.zero_stage"
@@ -41,7 +46,11 @@ def identity(recipe: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(workers := runtime["num_workers"], Mapping):
         runtime["num_workers"] = workers["max"]  # fewer workers take more passes for the same
     fields = leaves({**recipe, "runtime": runtime})
-    return {path: value for path, value in fields if not _is_free(path)}
+    return {
+        path: value
+        for path, value in fields
+        if not _is_free(path) and value not in UNCHANGED.get(path, ())
+    }
 
 
 def digest(fields: Mapping[str, Any]) -> str:

@@ -65,6 +65,8 @@ def dump_yaml(recipe: Recipe) -> str:
 
 
 def _read(name_or_path: str) -> dict[str, Any]:
+    if new := messages.RENAMED_PRESETS.get(name_or_path):
+        raise UserError(f"recipe: preset {name_or_path!r}: renamed; now {new!r}; write that")
     if name_or_path in presets():
         text = (PRESETS / f"{name_or_path}.yaml").read_text(encoding="utf-8")
     else:

@@ -39,6 +39,7 @@ RENAMED_KEYS = {
     "runtime.bench_every": "evaluation.every",
     "runtime.recompute": "runtime.gradient_checkpointing",
 }
+RENAMED_PRESETS = {"qwen-image-2.1": "qwen-image-2.1-full"}
 # Renamed values, old -> new, by the path of their key.
 RENAMED_VALUES = {
     "teachers": {"specialised-only": "specialized-only"},

@@ -214,6 +214,11 @@ class TeacherDefaults(Section):
         description="actors per teacher, 1 to 1024, or {min: ..., max: ...} to follow the queue of "
         "requests; LoRAs and the base share theirs",
     )
+    quantized: bool = Field(
+        False,
+        description="true or false: whether the base and LoRAs of it, in_process, answer from the "
+        "base as training.base_precision has it, and not from one in training.precision",
+    )
     max_in_flight: int = Field(
         2, ge=1, le=64, description="unanswered requests a worker may have, 1 to 64"
     )
@@ -312,6 +317,12 @@ class Recipe(Section):
     evaluation: Evaluation = Evaluation()
     tracking: Tracking = Tracking()
     runtime: Runtime
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """The extras of flash_ray that its run needs."""
+        quantizer = self.training.quantizer
+        return self.tracking.wanted + ((quantizer,) if quantizer else ())
 
     def guidance_of(self, teacher: Teacher) -> tuple[float, bool]:
         """(scale, rescale) of a teacher: its own, or `teacher_defaults`'s where it states none."""

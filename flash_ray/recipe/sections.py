@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from flash_ray.errors import UserError
 
 MOST = 100_000_000  # of what is counted in iterations
+QUANTIZERS = {"fp8": "torchao", "int8": "torchao", "nf4": "bitsandbytes"}
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -165,6 +166,21 @@ class Training(Section):
         1.0, gt=0, description="largest gradient norm, above 0; null: none"
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="'fp32' or 'bf16'")
+    base_precision: Literal["bf16", "fp8", "int8", "nf4"] | None = Field(
+        None,
+        description="of the frozen base that a LoRA student stands on: 'bf16', 'fp8', 'int8' or "
+        "'nf4'; null: precision",
+    )
+
+    @property
+    def base_format(self) -> Literal["fp8", "int8", "nf4"] | None:
+        """How the base's weights are quantized; None: they are not."""
+        return None if self.base_precision == "bf16" else self.base_precision
+
+    @property
+    def quantizer(self) -> str | None:
+        """The library that quantizes the base, which names its extra and module; None: none."""
+        return QUANTIZERS[self.base_format] if self.base_format else None
 
 
 class CasesPerTask(Section):

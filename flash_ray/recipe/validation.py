@@ -30,6 +30,7 @@ def validate(recipe: Recipe) -> None:
         _lambdas,
         _rungs,
         _lora,
+        _base_precision,
         _workers,
         _offload,
         _tracking,
@@ -357,6 +358,12 @@ def _lora(recipe: Recipe) -> Iterator[str]:
     """What only a LoRA student has, and what it does not have."""
     runtime = recipe.runtime
     if recipe.student.weights == "lora":
+        if runtime.base == "sharded" and recipe.training.base_format:
+            yield (
+                f"runtime.base: 'sharded' with training.base_precision "
+                f"{recipe.training.base_format}, whose weights cannot be shared out; allowed: "
+                "'replicated'; set runtime.base=replicated"
+            )
         if runtime.base == "sharded" and runtime.min_workers == 1:
             yield (
                 "runtime.base: 'sharded' with 1 worker has nothing to shard; allowed: sharded with "
@@ -378,3 +385,27 @@ def _lora(recipe: Recipe) -> Iterator[str]:
             "runtime.base: 'sharded' with student.weights full, which runtime.zero_stage shards; "
             "allowed: 'replicated'; set runtime.base=replicated"
         )
+
+
+def _base_precision(recipe: Recipe) -> Iterator[str]:
+    """A base in other bits than what is trained, and teachers that answer from it."""
+    precision, training = recipe.training.base_precision, recipe.training
+    if precision is not None and recipe.student.weights == "full":
+        yield (
+            f"training.base_precision: {precision!r} with student.weights full, which trains all "
+            "weights; allowed: null, or with student.weights lora; set "
+            "training.base_precision=null or student.weights=lora"
+        )
+    elif precision == "bf16" and training.precision != "bf16":
+        yield (
+            f"training.base_precision: 'bf16' with training.precision {training.precision}; "
+            "allowed: fp8, int8, nf4, or null; set training.base_precision=null or "
+            "training.precision=bf16"
+        )
+    if recipe.teacher_defaults.quantized and training.base_format:
+        if recipe.teacher_defaults.placement == "actors":
+            yield (
+                "teacher_defaults.quantized: true with teacher_defaults.placement actors, which "
+                "have a base of their own in training.precision; allowed: false, or in_process; "
+                "set teacher_defaults.quantized=false or teacher_defaults.placement=in_process"
+            )

@@ -93,6 +93,7 @@ class Student(BaseModel):
     Args:
         folder: the files lie in students/<name>/<folder>/; it is the digest of their contents.
         kind: a whole transformer, or a LoRA of the base.
+        base_precision: of the frozen base that a LoRA was trained on; None: of no LoRA.
         sigmas: the noise levels that it was distilled for, descending in (0, 1], without the 0.
         nfe: evaluations of the transformer for one picture.
         scores: None if it was not scored.
@@ -108,6 +109,7 @@ class Student(BaseModel):
     recipe: Annotated[dict[str, Any], AfterValidator(_is_recipe)]
     recipe_digest: Digest
     base: Text
+    base_precision: Literal["fp32", "bf16", "fp8", "int8", "nf4"] | None = None
     sigmas: Annotated[list[Sigma], Field(min_length=1, max_length=64), AfterValidator(descending)]
     nfe: int
     scores: PublishedScores | None
@@ -278,15 +280,16 @@ def _describe(name: str, folder: Path, recipe: Recipe, scores: PublishedScores |
         _check_file(path)
     if not files:
         raise UserError(f"folder: {folder} holds no file; give the folder of a saved student")
-    sigmas = recipe.student.rungs
+    sigmas, training, kind = recipe.student.rungs, recipe.training, kind_of(files)
     return Student(
         name=check_name("name", name),
         folder=content_digest(files),
-        kind=kind_of(files),
+        kind=kind,
         files=files,
         recipe=recipe.model_dump(mode="json"),
         recipe_digest=recipe.digest,
         base=recipe.base,
+        base_precision=training.base_precision or training.precision if kind == "lora" else None,
         sigmas=sigmas,
         nfe=len(sigmas),
         scores=scores,

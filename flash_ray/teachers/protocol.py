@@ -80,6 +80,12 @@ def teacher_actors(recipe: Recipe) -> int:
     return sum(group.min_actors for group in groups(recipe))
 
 
+def teachers_share_base(recipe: Recipe) -> bool:
+    """Whether teachers in a worker's process answer from the base that the student stands on; else
+    from another one, which is not quantized."""
+    return recipe.training.base_format is None or recipe.teacher_defaults.quantized
+
+
 def _group(recipe: Recipe, pipeline: str, members: list[int]) -> Group:
     replicas = [
         recipe.teachers[index].replicas or recipe.teacher_defaults.replicas for index in members

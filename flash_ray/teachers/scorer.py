@@ -123,12 +123,16 @@ def group_scorer(recipe: Recipe, group: Group, model: Model) -> Scorer:
     return Scorer(model, specs)
 
 
-def group_fingerprint(recipe: Recipe, group: Group, of_pipeline: str) -> str:
-    """Tells a group's weights from others: its pipeline's without LoRAs, then its LoRAs'."""
+def group_fingerprint(recipe: Recipe, group: Group, weights: str) -> str:
+    """Tells a group's weights from others: its pipeline's without LoRAs, then its LoRAs'.
+
+    Args:
+        weights: the fingerprint of the pipeline's.
+    """
     models = [recipe.teachers[index].model for index in group.members]
     endpoint = recipe.runtime.storage.endpoint
     loras = [lora_digest(model, endpoint) for model in models if is_lora(model)]
-    return "+".join([of_pipeline, *loras])
+    return "+".join([weights, *loras])
 
 
 def fingerprint(transformer: nn.Module) -> str:

@@ -22,7 +22,7 @@ from flash_ray.cluster.environment import thread_limits
 from flash_ray.cluster.resources import check_cluster
 from flash_ray.data.encode import prepare
 from flash_ray.errors import UserError
-from flash_ray.models.loading import validate_family
+from flash_ray.models.loading import validate_family, validate_quantizer
 from flash_ray.models.lora_source import with_pins
 from flash_ray.recipe import Recipe
 from flash_ray.storage.manifest import verify
@@ -102,6 +102,7 @@ def distill(
     validate_family(recipe)
     validate_teachers(recipe)
     validate_targets(recipe)
+    validate_quantizer(recipe)
     validate_trackers(recipe)
     recipe = with_pins(recipe)
     check_cluster(recipe, teacher_actors(recipe) if teacher_set is None else 0)

@@ -20,12 +20,13 @@ from flash_ray.errors import UserError
 from flash_ray.models.base import Model
 from flash_ray.models.loading import dtype_of, load_model
 from flash_ray.models.lora_source import is_lora, lora_digest
+from flash_ray.models.quantized import quantize
 from flash_ray.recipe import Recipe
 from flash_ray.storage.s3 import Store
 from flash_ray.teachers.client import cause_of
 from flash_ray.teachers.launch import TeacherSet
 from flash_ray.teachers.local import InProcessTeachers, TeacherRouter
-from flash_ray.teachers.protocol import Group, Teachers, groups
+from flash_ray.teachers.protocol import Group, Teachers, groups, teachers_share_base
 from flash_ray.teachers.scorer import fingerprint, group_fingerprint, group_scorer
 from flash_ray.trainer import checkpoint
 from flash_ray.trainer.metrics import Evaluated
@@ -101,11 +102,10 @@ def load_together(
     recipe = config.recipe
     draws = bool(config.evaluate or config.final)
     draws &= rank == 0 or recipe.runtime.base == "sharded"
-    model = _together(lambda: _load_pipeline(recipe, recipe.base, device, vae=draws))
-    weights = fingerprint(model.transformer)
+    base = _together(lambda: _load_base(recipe, device, vae=draws))
     if recipe.runtime.base == "sharded":
-        shard_base(model.transformer, recipe)
-    return _together(lambda: _load(config, rank, world, model, weights, device, folder))
+        shard_base(base.model.transformer, recipe)
+    return _together(lambda: _load(config, rank, world, base, device, folder))
 
 
 def _together(load: Callable[[], Result]) -> Result:
@@ -132,23 +132,17 @@ def _load(
     config: WorkerConfig,
     rank: int,
     world: int,
-    model: Model,
-    base_weights: str,
+    base: "_Base",
     device: torch.device,
     folder: Path | None,
 ) -> Loaded:
-    """Loads what may be rejected, before anything is shared with the other workers.
-
-    Args:
-        model: the base.
-        base_weights: its fingerprint.
-    """
+    """Loads what may be rejected, before anything is shared with the other workers."""
     recipe, teacher_set = config.recipe, config.teacher_set
     validate_room(recipe, world, ray.train.get_context().get_local_world_size())
-    networks = load_networks(recipe, model, config.store)
+    networks = load_networks(recipe, base.model, config.store)
     cache = ConditionCache.at(config.store, config.live.put_nowait)
     stream = Stream(recipe, cache, config.shards, rank, world)
-    fingerprints = [base_weights, *networks.fingerprints]
+    fingerprints = [base.weights, *networks.fingerprints]
     endpoint = recipe.runtime.storage.endpoint
     fingerprints += [lora_digest(t.model, endpoint) for t in recipe.teachers if is_lora(t.model)]
     running = teacher_set.recipe if teacher_set else recipe
@@ -159,10 +153,10 @@ def _load(
             continue
         teachers: Teachers
         if teacher_set:
-            weights = _actors_weights(teacher_set, number, group, base_weights)
+            weights = _actors_weights(teacher_set, number, group, base.weights)
             teachers = teacher_set.pool(number, weights, config.run_name, rank)
         else:
-            weights, teachers = _in_process(recipe, group, model, base_weights, device)
+            weights, teachers = _in_process(recipe, group, base, device)
         if group.pipeline != recipe.base:
             fingerprints.append(weights)
         members.append((group, teachers))
@@ -172,7 +166,24 @@ def _load(
         node = context.get_local_rank(), context.get_local_world_size()
         reader = checkpoint.Reader(checkpoint.layout_of(recipe), rank, world, *node)
         checkpoint.check(folder, recipe.resume_digest, known, reader)
-    return Loaded(model, networks, stream, TeacherRouter(members, positions), known)
+    return Loaded(base.model, networks, stream, TeacherRouter(members, positions), known)
+
+
+@dataclass(frozen=True)
+class _Base:
+    """The base, which may be quantized, and the fingerprint of its weights before it was."""
+
+    model: Model
+    weights: str
+
+
+def _load_base(recipe: Recipe, device: torch.device, vae: bool) -> _Base:
+    form = recipe.training.base_format
+    model = _load_pipeline(recipe, recipe.base, torch.device("cpu") if form else device, vae)
+    weights = fingerprint(model.transformer)
+    if form:
+        quantize(model, form, device)
+    return _Base(model, weights)
 
 
 def _load_pipeline(recipe: Recipe, pipeline: str, device: torch.device, vae: bool) -> Model:
@@ -180,14 +191,14 @@ def _load_pipeline(recipe: Recipe, pipeline: str, device: torch.device, vae: boo
 
 
 def _in_process(
-    recipe: Recipe, group: Group, base: Model, base_weights: str, device: torch.device
+    recipe: Recipe, group: Group, base: _Base, device: torch.device
 ) -> tuple[str, InProcessTeachers]:
     """The group's weights, and the group itself in this process; LoRAs are added to the base."""
-    shares_base = group.pipeline == recipe.base
-    model = base if shares_base else _load_pipeline(recipe, group.pipeline, device, vae=False)
-    weights = base_weights if shares_base else fingerprint(model.transformer)
-    weights = group_fingerprint(recipe, group, weights)
-    return weights, InProcessTeachers(group_scorer(recipe, group, model))
+    if group.pipeline != recipe.base or not teachers_share_base(recipe):
+        model = _load_pipeline(recipe, group.pipeline, device, vae=False)
+        base = _Base(model, fingerprint(model.transformer))
+    weights = group_fingerprint(recipe, group, base.weights)
+    return weights, InProcessTeachers(group_scorer(recipe, group, base.model))
 
 
 def _actors_weights(teacher_set: TeacherSet, number: int, group: Group, base: str) -> str:

@@ -16,7 +16,7 @@ from flash_ray.data.select import validate_data
 from flash_ray.data.source import load_source
 from flash_ray.errors import UserError
 from flash_ray.evaluation.judges.choose import Scoring, load_judge, load_scoring, validate_for_base
-from flash_ray.models.loading import validate_base
+from flash_ray.models.loading import validate_base, validate_quantizer
 from flash_ray.models.lora_source import with_pins
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.schema import Task
@@ -244,6 +244,7 @@ def validate_recipe(recipe: Recipe) -> None:
     validate_gpu(recipe)
     validate_memory(recipe, is_here=True)
     validate_trackers(recipe)
+    validate_quantizer(recipe)
     if any(teacher.model not in ("base", recipe.base) for teacher in recipe.teachers):
         from flash_ray.teachers.validation import validate_teachers
 

@@ -19,7 +19,7 @@ from flash_ray.recipe.schema import Task
 from flash_ray.recipe.sections import BenchmarkFiles
 from flash_ray.serving.settings import load_serving
 from flash_ray.storage.s3 import Store, check_name
-from flash_ray.studies.study import first_recipe, load_study
+from flash_ray.studies.study import arm_recipe, first_recipe, load_study
 from flash_ray.workflows.evaluate import BASES
 
 RECIPE, SETTINGS, STUDY = "recipe.yaml", "serving.yaml", "study.yaml"
@@ -35,7 +35,7 @@ def plan_distill(recipe: Recipe, name: str | None, resume: bool, student: str | 
     if student:
         words += ("--publish", check_name("--publish", student))
     repeats = ("--resume",) if resume else ()
-    extras = recipe.tracking.wanted
+    extras = recipe.extras
     return Job("distill", name, words, recipe, _recipe_files(recipe), extras, repeats)
 
 
@@ -107,7 +107,8 @@ def plan_study(name: str, out: Path, at_once: int | None, store: str | None) -> 
     words = ["study", "run", STUDY, "--out", str(out)]
     words += ["--at-once", str(at_once)] if at_once else []
     words += ["--store", store] if store else []
-    return Job("study", study.name, tuple(words), recipe, files, recipe.tracking.wanted)
+    extras = {each for arm in study.arms for each in arm_recipe(study, arm, study.seeds[0]).extras}
+    return Job("study", study.name, tuple(words), recipe, files, tuple(sorted(extras)))
 
 
 def plan_serve(

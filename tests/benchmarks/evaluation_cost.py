@@ -2,7 +2,7 @@
 
 The miniature is distilled for a few iterations on a local Ray, evaluated more often than its preset
 says, and the share of the run that evaluations take at the preset's cadence follows. For
-`qwen-image-2.1` the capacity model counts: every worker waits while one draws.
+`qwen-image-2.1-full` the capacity model counts: every worker waits while one draws.
 """
 
 import tempfile
@@ -48,8 +48,8 @@ def measured(iterations: int, every: int) -> list[UpdateMetrics]:
 
 
 def counted(gpus: int) -> tuple[float, float]:
-    """Seconds of an evaluation and of an iteration of `qwen-image-2.1`, by the capacity model."""
-    recipe, assumed = load_recipe("qwen-image-2.1"), Assumptions()
+    """Seconds of an evaluation and of an iteration of `qwen-image-2.1-full`, as counted."""
+    recipe, assumed = load_recipe("qwen-image-2.1-full"), Assumptions()
     pipeline = pipeline_of(recipe.base)
     architecture = pipeline.transformer
     rungs, flops = len(recipe.student.rungs), 0.0
@@ -74,7 +74,9 @@ def main(
     typer.echo(f"miniature, measured: {share(mean(evaluations), iteration, cadence)}")
     for gpus in (8, 64):
         for cadence in (50, 100, 200):
-            typer.echo(f"qwen-image-2.1, {gpus} GPUs, counted: {share(*counted(gpus), cadence)}")
+            typer.echo(
+                f"qwen-image-2.1-full, {gpus} GPUs, counted: {share(*counted(gpus), cadence)}"
+            )
 
 
 if __name__ == "__main__":

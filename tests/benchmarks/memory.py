@@ -2,7 +2,8 @@
 
 A random transformer of 2.2e8 weights, in the layout of Qwen-Image-2.1, is distilled for one
 iteration on the CPU: as a full student in a DeepSpeed engine of one process, and as a LoRA on the
-shared base. The allocator's own records say what was held and the peak of each phase.
+shared base, which may be quantized. The allocator's own records say what was held and the peak of
+each phase.
 """
 
 import os
@@ -27,6 +28,7 @@ from flash_ray.capacity.tables import wide_console
 from flash_ray.capacity.workload import Assumptions
 from flash_ray.methods import DMD
 from flash_ray.models.base import ConditionPair
+from flash_ray.models.quantized import Format, quantize
 from flash_ray.models.sampling import velocity_of
 from flash_ray.recipe import Recipe, load_recipe
 from flash_ray.teachers.scorer import Scorer, TeacherSpec
@@ -35,6 +37,7 @@ from flash_ray.trainer.adapter_learner import AdapterEMA, AdapterLearner
 from flash_ray.trainer.ema import EMA
 from flash_ray.trainer.learners import build_engine, ready_deepspeed
 from tests.benchmarks.gpu.networks import TARGETS, Size, as_model, build_transformer, conditions_of
+from tests.helpers.held import held_by_weights
 
 CONFIG = {"num_layers": 16, "num_attention_heads": 8, "attention_head_dim": 128}
 MB = 1e6
@@ -48,24 +51,29 @@ class Case:
 
     Args:
         again: gradient checkpointing.
+        base: how the base is quantized.
     """
 
     weights: str
     stage: int = 2
     again: bool = True
+    base: Format | None = None
 
     @property
     def title(self) -> str:
         """The case in words."""
         kind = f"full, ZeRO {self.stage}" if self.weights == "full" else "LoRA of rank 64"
+        kind += f" on {self.base}" if self.base else ""
         return f"{kind}, activations {'computed again' if self.again else 'kept'}"
 
     def recipe(self, size: Size) -> Recipe:
         """Edits alone, as `size` says."""
         return load_recipe(
-            "qwen-image-2.1",
+            "qwen-image-2.1-full",
             [
                 f"student.weights={self.weights}",
+                f"training.base_precision={self.base or 'null'}",
+                "teacher_defaults.quantized=true",
                 f"runtime.zero_stage={self.stage}",
                 f"runtime.gradient_checkpointing={str(self.again).lower()}",
                 "runtime.num_workers=1",
@@ -78,7 +86,13 @@ class Case:
         )
 
 
-CASES = (Case("lora", again=False), Case("lora"), Case("full"))
+CASES = (
+    Case("lora", again=False),
+    Case("lora"),
+    Case("lora", base="int8"),
+    Case("lora", base="nf4"),
+    Case("full"),
+)
 
 
 @dataclass(frozen=True)
@@ -102,6 +116,8 @@ class Loop:
         config = {**CONFIG, **size.transformer}
         transformer = build_transformer(config, size.dtype, CPU)
         self.model = as_model(transformer)
+        if case.base:
+            quantize(self.model, case.base, CPU)
         self.method = DMD(tuple(recipe.student.rungs))
         self.student: Any
         self.fake_score: Any
@@ -177,7 +193,7 @@ def measure(case: Case, size: Size) -> Measured:
         with record_function(MARK + "held"):
             pass
         loop.iteration(conditions)
-    base = sum(w.nbytes for n, w in loop.model.transformer.named_parameters() if "lora" not in n)
+    base = held_by_weights(loop.model.transformer)
     return _read(profiled, base)
 
 
@@ -228,7 +244,7 @@ def compared(case: Case, size: Size, got: Measured) -> Iterator[tuple[str, float
 def command(
     side: Annotated[int, typer.Option(min=64, help="Of the picture and its reference.")] = 64,
 ) -> None:
-    """Compare the plan with what tensors take on this machine (20 minutes)."""
+    """Compare the plan with what tensors take on this machine (35 minutes)."""
     size, table = Size(side=side, text=32), Table("case", "what", "planned MB", "MB", "ratio")
     with (
         Steps() as steps,

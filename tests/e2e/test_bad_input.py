@@ -76,13 +76,13 @@ def files(folder: Path) -> set[Path]:
         ("evaluate teacher --task t2i --recipe miniature --benchmark x", "--benchmark: unknown"),
         ("evaluate teacher --task t2i --recipe miniature --benchmark x.csv", "x.csv holds no such"),
         (
-            "evaluate teacher --task t2i --recipe qwen-image-2.1 --benchmark starter",
+            "evaluate teacher --task t2i --recipe qwen-image-2.1-full --benchmark starter",
             "--judge: missing",
         ),
         ("benchmark describe x", "BENCHMARK: unknown benchmark 'x'"),
         ("benchmark describe x.yaml", "BENCHMARK: x.yaml: No such file"),
         ("benchmark describe starter --set seed=1", "--set: given without --recipe"),
-        ("benchmark draw --recipe qwen-image-2.1", "BENCHMARK: missing, and recipe"),
+        ("benchmark draw --recipe qwen-image-2.1-full", "BENCHMARK: missing, and recipe"),
         ("benchmark draw x --recipe miniature", "BENCHMARK: unknown benchmark 'x'"),
         ("distill miniature --set evaluation.benchmark={}", "evaluation.benchmark: neither t2i"),
         (

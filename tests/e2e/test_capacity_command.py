@@ -4,7 +4,7 @@ import pytest
 
 
 def test_prints_assumptions_work_and_plans(flash_ray_forked):
-    ended = flash_ray_forked("capacity", "qwen-image-2.1", "--gpus", "8", "--set", "mfu=0.35")
+    ended = flash_ray_forked("capacity", "qwen-image-2.1-full", "--gpus", "8", "--set", "mfu=0.35")
     assert ended.returncode == 0, ended.stderr
     assert "7,115,124,736 parameters" in ended.stdout
     assert "mfu=0.35" in ended.stdout

@@ -29,7 +29,7 @@ def test_a_local_cluster_and_its_jobs(flash_ray, small, base, home):
     start, export, *commands = lines("A local cluster that grows and shrinks")
     port, endpoints = map(str, free_ports(2))
     stands_for = {"8265": port, "HEAD": "127.0.0.1", "BUCKET": "flash-ray"}
-    stands_for["qwen-image-2.1"] = "miniature"
+    stands_for["qwen-image-2.1-full"] = "miniature"
     access = dict(word.split("=", 1) for word in shlex.split(export.replace("8265", port))[1:])
     short = {"distill": small, "evaluate": ["--cases", "1"]}
     short["serve"] = ["--port", endpoints, "--set", f"base={base}"]

@@ -1,9 +1,10 @@
 """What a learner holds in tensors, for comparison with what is planned."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
+from torchao.utils import TorchAOBaseTensor
 
 from flash_ray.capacity.device import Held
 
@@ -32,6 +33,28 @@ def held_by_adapter(learner: Any, ema: Any = None) -> Held:
         _bytes([learner.master, *_large(moments)]),
         _bytes([ema.average]) + weights if ema else 0.0,
     )
+
+
+def held_by_weights(transformer: nn.Module) -> float:
+    """Bytes of a transformer's own weights, whatever adapters it has, with the scales of those that
+    are quantized."""
+    return _bytes(
+        part
+        for name, weight in transformer.named_parameters()
+        if ".lora_" not in name
+        for part in _parts(weight)
+    )
+
+
+def _parts(weight: Any) -> Iterator[Tensor]:
+    """What a weight of torchao, of bitsandbytes or of torch is made of."""
+    if isinstance(weight, TorchAOBaseTensor):
+        names, _ = weight.__tensor_flatten__()
+        yield from (getattr(weight, name) for name in names)
+    else:
+        yield weight.data
+        if state := getattr(weight, "quant_state", None):
+            yield from (state.absmax, state.code, state.state2.absmax, state.state2.code)
 
 
 def _large(tensors: Iterable[Tensor]) -> list[Tensor]:

@@ -165,7 +165,7 @@ def words() -> st.SearchStrategy[list[str]]:
     setting = st.builds(
         "{}={}".format, st.sampled_from(KEYS), st.sampled_from(VALUES + NUMBERS + PATHS) | text
     )
-    recipe = st.sampled_from(("miniature", "miniature", "qwen-image-2.1")) | path
+    recipe = st.sampled_from(("miniature", "miniature", "qwen-image-2.1-full")) | path
     study = st.sampled_from(("three-factors", "guidance-search")) | path
     task = st.sampled_from(("t2i", "edit", "faces", ""))
     judge = st.sampled_from(("exact", "ocr", "vlm:", "vlm:/dev/zero", "vlm:list.yaml", ":")) | text

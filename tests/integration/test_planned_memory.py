@@ -1,4 +1,4 @@
-"""What DeepSpeed's engines hold on each worker is what is planned."""
+"""What DeepSpeed's engines and quantized bases hold on each worker is what is planned."""
 
 from dataclasses import astuple, replace
 from pathlib import Path
@@ -7,15 +7,18 @@ import pytest
 import torch
 
 from flash_ray.capacity.memory import MemoryModel
-from flash_ray.capacity.pipeline import pipeline_of
+from flash_ray.capacity.pipeline import PACKINGS, pipeline_of
 from flash_ray.capacity.workload import Assumptions
 from flash_ray.models.base import Condition, Layout
 from flash_ray.models.loading import dtype_of, load_model
+from flash_ray.models.quantized import quantize
 from flash_ray.recipe import Recipe
 from flash_ray.trainer.ema import EMA
 from flash_ray.trainer.learners import build_engine, ready_deepspeed
+from tests.benchmarks.gpu.networks import Size, as_model, build_transformer
+from tests.benchmarks.memory import CONFIG, CPU, Case, planned
 from tests.helpers.distilling import in_processes, small_recipe
-from tests.helpers.held import held_by_engine
+from tests.helpers.held import held_by_engine, held_by_weights
 from tests.helpers.small import build_base
 
 
@@ -46,3 +49,14 @@ def _holds_what_is_planned(rank: int, world: int, out: Path, recipe: Recipe) -> 
     # Shares are rounded up to what can be sent well. The gradient is there until the step.
     assert held.gradients == pytest.approx(4 * planner.parameters / world, rel=1e-3)
     assert astuple(replace(held, gradients=0.0)) == pytest.approx(astuple(planned), rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", [None, *PACKINGS])
+def test_a_base_of_220_million_weights_in_each_precision(form):
+    size = Size()
+    model = as_model(build_transformer(CONFIG, size.dtype, CPU))
+    if form:
+        quantize(model, form, CPU)
+    held = held_by_weights(model.transformer)
+    assert held == pytest.approx(planned(Case("lora", base=form), size).held["base"].total, 1e-2)

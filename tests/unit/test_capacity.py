@@ -31,7 +31,7 @@ from flash_ray.errors import UserError
 from flash_ray.models.base import Condition, Layout
 from flash_ray.recipe import load_recipe
 
-QWEN = load_recipe("qwen-image-2.1")
+QWEN = load_recipe("qwen-image-2.1-full")
 TINY = Architecture(layers=1, width=2, head_width=2, mlp_ratio=3, context_width=4)
 
 
@@ -106,7 +106,9 @@ def test_flops_by_hand():
 
 
 def test_the_rungs_share_one_prefix():
-    recipe = load_recipe("qwen-image-2.1", ["tasks.edit=0", "runtime.gradient_checkpointing=false"])
+    recipe = load_recipe(
+        "qwen-image-2.1-full", ["tasks.edit=0", "runtime.gradient_checkpointing=false"]
+    )
     work = workload(recipe, TINY, Assumptions(text_tokens=1))
     full, cached = TINY.full_flops(1, 4096), TINY.cached_flops(1, 4096)
     # To the four rungs: nothing; full; full and one cached; full and two cached.
@@ -203,7 +205,7 @@ def test_traffic_and_checkpoints_by_hand():
 
 
 def test_workers_reduce_a_loras_gradient_alone():
-    recipe = load_recipe("qwen-image-2.1", ["student.weights=lora"])
+    recipe = load_recipe("qwen-image-2.1-full", ["student.weights=lora"])
     assert moved_bytes(recipe, Architecture(), stage=3) == (0, 0, 2 * 4 * 167_772_160)
 
 
@@ -236,7 +238,9 @@ def test_a_slower_network_and_a_lower_mfu_take_longer():
 
 
 def test_stages_at_one_trainer_are_flops_over_rates():
-    recipe = load_recipe("qwen-image-2.1", ["tasks.edit=0", "runtime.gradient_checkpointing=false"])
+    recipe = load_recipe(
+        "qwen-image-2.1-full", ["tasks.edit=0", "runtime.gradient_checkpointing=false"]
+    )
     assumed = Assumptions(device_flops_per_s=100.0, mfu=0.5, optimizer_step_seconds=1.0)
     work = workload(recipe, TINY, assumed)
     seconds = stage_seconds(recipe, TINY, assumed, work, stage=2, trainers=1, accumulation=3)
@@ -271,7 +275,7 @@ def test_one_gpu_is_too_few():
 
 def test_the_readmes_table_is_what_the_model_says():
     readme = (Path(__file__).parents[2] / "cluster" / "README.md").read_text(encoding="utf-8")
-    guided = load_recipe("qwen-image-2.1", ["teacher_defaults.guidance_scale=4"])
+    guided = load_recipe("qwen-image-2.1-full", ["teacher_defaults.guidance_scale=4"])
     for gpus in (8, 64, 512):
         for row in estimate_rows(estimates(guided, Pipeline(), Assumptions(), gpus)):
             assert f"| {' | '.join(row)} |" in readme

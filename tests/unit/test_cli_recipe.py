@@ -42,24 +42,31 @@ DATA = (
 
 
 def test_the_large_preset_wants_its_users_data(capsys):
-    code, out, err = run(capsys, "recipe", "check", "qwen-image-2.1")
+    code, out, err = run(capsys, "recipe", "check", "qwen-image-2.1-full")
     assert (code, out) == (2, "")
-    assert "data.source: none in recipe qwen-image-2.1; allowed: {t2i: FILE, edit: FILE}" in err
-    code, out, err = run(capsys, "recipe", "check", "qwen-image-2.1", *DATA)
-    assert (code, err) == (0, "") and out.startswith("OK qwen-image-2.1 ")
+    assert (
+        "data.source: none in recipe qwen-image-2.1-full; allowed: {t2i: FILE, edit: FILE}" in err
+    )
+    code, out, err = run(capsys, "recipe", "check", "qwen-image-2.1-full", *DATA)
+    assert (code, err) == (0, "") and out.startswith("OK qwen-image-2.1-full ")
 
 
 @pytest.mark.parametrize(
     ("words", "field"),
     [
         (
-            ("qwen-image-2.1", *DATA, "--set", "data.source=miniature")
+            ("qwen-image-2.1-full", *DATA, "--set", "data.source=miniature")
             + ("--set", "data.composition={t2i: {portrait: 1}, edit: {scene: 1}}"),
             "data.source",
         ),
         (("miniature", "--set", "base=Qwen/Qwen-Image-2.1"), "data.source"),
         (
-            ("qwen-image-2.1", *DATA, "--set", "evaluation={benchmark: miniature, judge: exact}"),
+            (
+                "qwen-image-2.1-full",
+                *DATA,
+                "--set",
+                "evaluation={benchmark: miniature, judge: exact}",
+            ),
             "evaluation.judge",
         ),
     ],

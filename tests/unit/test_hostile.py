@@ -109,7 +109,7 @@ def test_what_is_refused_loads_nothing_heavy(here):
 def test_a_hub_that_does_not_answer_is_one_line(here):
     hub = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(here / "cache")}
     (here / "prompts.jsonl").write_text('{"prompt": "a cat", "category": "animals"}\n' * 8)
-    words = ["distill", "qwen-image-2.1", "--set", "runtime.gpu=false", "--store", "store"]
+    words = ["distill", "qwen-image-2.1-full", "--set", "runtime.gpu=false", "--store", "store"]
     words += ["--set", "data.source={t2i: prompts.jsonl}", "--set", "tasks.edit=0"]
     words += ["--set", "data.composition.t2i.animals=1", "--set", "data.num_cases=4"]
     ended = subprocess.run(

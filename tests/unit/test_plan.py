@@ -20,12 +20,16 @@ from flash_ray.trainer.adapter_learner import AdapterEMA, AdapterLearner
 from flash_ray.workflows import memory as workflow
 from tests.helpers.held import held_by_adapter
 
-QWEN = load_recipe("qwen-image-2.1")
-STATED = {"qwen-image-2.1": (8, "80GB"), "qwen-image-2.1-lora": (1, "40GB")}
+QWEN = load_recipe("qwen-image-2.1-full")
+STATED = {
+    "qwen-image-2.1-full": (8, "80GB"),
+    "qwen-image-2.1-lora": (1, "40GB"),
+    "qwen-image-2.1-lora-24gb": (1, "24GB"),
+}
 
 
 def model_of(*overrides: str, stage: int = 3, workers: int = 8) -> MemoryModel:
-    recipe = load_recipe("qwen-image-2.1", list(overrides))
+    recipe = load_recipe("qwen-image-2.1-full", list(overrides))
     return MemoryModel(recipe, Pipeline(), Assumptions(), stage, workers)
 
 
@@ -176,7 +180,7 @@ def test_encoded_cases_are_as_large_as_those_that_were_measured():
     assumed = Assumptions(text_tokens=185, negative_text_tokens=22)
     for task, size in (("t2i", 1.45), ("edit", 2.12)):
         tasks = {"t2i": 0, "edit": 0, task: 1}
-        recipe = load_recipe("qwen-image-2.1", [f"tasks={tasks}"])
+        recipe = load_recipe("qwen-image-2.1-full", [f"tasks={tasks}"])
         cases = MemoryModel(recipe, Pipeline(), assumed, 3, 8).condition_bytes()
         assert cases / recipe.data.num_cases / 2**20 == pytest.approx(size, rel=0.01)
 
@@ -191,7 +195,7 @@ def test_teachers_that_are_never_asked_together_take_room_for_one():
 
 
 def test_actors_take_gpus_and_hold_the_prefixes_of_open_requests():
-    recipe = load_recipe("qwen-image-2.1", ["teacher_defaults.placement=actors"])
+    recipe = load_recipe("qwen-image-2.1-full", ["teacher_defaults.placement=actors"])
     plan = plan_of(recipe, 8, "80GB")
     assert plan.gpus == 9 and "9 GPUs are needed" in plan.problems[0]
     (teacher,) = [each for each in plan.processes if each.name.startswith("teacher")]
@@ -206,18 +210,48 @@ def test_every_large_preset_fits_the_machine_that_it_states():
 
 
 def test_the_smallest_changes_fit():
-    kept = load_recipe("qwen-image-2.1", ["runtime.gradient_checkpointing=false"])
+    kept = load_recipe("qwen-image-2.1-full", ["runtime.gradient_checkpointing=false"])
     assert changes_of(kept, 8, "80GB")[0] == ("runtime.gradient_checkpointing=true",)
     (alone,) = changes_of(QWEN, 1, "80GB")
     assert "runtime.num_workers=1" in alone and "student.weights=lora" in alone
     assert "runtime.gradient_accumulation_steps=64" in alone  # the same batch in all
     lora = load_recipe("qwen-image-2.1-lora")
     found = changes_of(lora, 1, "32GB")
-    assert found == [("student.lora.rank=32",), ("data.resolution=[768, 768]",)]
+    int8 = ("training.base_precision=int8", "teacher_defaults.quantized=true")
+    assert found == [int8, ("student.lora.rank=32",), ("data.resolution=[768, 768]",)]
     for change in found:
         changed = load_recipe("qwen-image-2.1-lora", [*change])
         assert plan_of(changed, 1, "32GB").problems == ()
     assert changes_of(QWEN, 1, "8GB") == []
+
+
+def test_a_quantized_base_takes_fewer_bytes_and_teachers_may_not_share_it():
+    lora = ["student.weights=lora", "teacher_defaults.placement=in_process"]
+    weights, blocks = Architecture().parameters, 32 * Architecture().layer_weights
+    assert trainer(*lora).held["base"] == Held(2 * weights)
+    for form, size in {"fp8": 1, "int8": 1, "nf4": 0.516}.items():
+        own = trainer(*lora, f"training.base_precision={form}")
+        shared = trainer(
+            *lora, f"training.base_precision={form}", "teacher_defaults.quantized=true"
+        )
+        packed = 2 * (weights - blocks) + size * blocks
+        assert own.held["base"].weights == pytest.approx(packed, rel=1e-3), form
+        vae = own.held["VAE"].weights
+        assert own.held["teacher base"] == Held(2 * weights + vae)
+        assert "teacher base" not in shared.held
+        assert shared.loading < trainer(*lora).loading
+        # An actor that draws the finished student has the base as it was published.
+        assert model_of(*lora, f"training.base_precision={form}").drawing().held["base"] == Held(
+            2 * weights
+        )
+
+
+def test_a_quantized_base_is_proposed_where_it_makes_a_lora_fit():
+    lora = load_recipe("qwen-image-2.1-lora-24gb", ["training.base_precision=null"])
+    found = changes_of(lora, 1, "24GB")
+    assert ("training.base_precision=nf4",) in found
+    apart = load_recipe("qwen-image-2.1-lora-24gb", ["teacher_defaults.quantized=false"])
+    assert changes_of(apart, 1, "24GB")[0] == ("teacher_defaults.quantized=true",)
 
 
 def test_host_memory_and_disk_are_limits_where_they_are_given():
@@ -246,7 +280,7 @@ def test_what_is_no_size_is_refused(text):
 def test_a_recipe_that_cannot_fit_the_gpus_of_this_machine_is_refused(monkeypatch):
     lora = load_recipe("qwen-image-2.1-lora")
     monkeypatch.setattr(workflow, "_visible_gpus", lambda: [32 * GIB])
-    with pytest.raises(UserError, match=r"runtime: trainer: 32.9 GiB .*set student.lora.rank=32"):
+    with pytest.raises(UserError, match=r"trainer: 32.9 GiB .*training.base_precision=int8 "):
         workflow.validate_memory(lora, is_here=False)
     workflow.validate_memory(QWEN, is_here=False)  # for eight GPUs: meant for a cluster
     with pytest.raises(UserError, match="runtime: 8 GPUs are needed"):

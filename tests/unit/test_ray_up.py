@@ -21,7 +21,7 @@ def test_ray_accepts_it_and_adds_no_installation_of_its_own():
 
 
 def test_it_has_room_for_the_large_recipe():
-    recipe = load_recipe("qwen-image-2.1")
+    recipe = load_recipe("qwen-image-2.1-full")
     types = CONFIG["available_node_types"]
     assert types["head"]["resources"] == {"CPU": 0}
     for resource, needed in cluster_needs(recipe, teacher_actors(recipe)).items():

@@ -15,7 +15,13 @@ from flash_ray.recipe.schema import OBJECTIVES, sigma_schedule
 
 
 def test_presets_load_and_survive_a_round_trip(tmp_path):
-    assert presets() == ["miniature", "miniature-lora", "qwen-image-2.1", "qwen-image-2.1-lora"]
+    assert presets() == [
+        "miniature",
+        "miniature-lora",
+        "qwen-image-2.1-full",
+        "qwen-image-2.1-lora",
+        "qwen-image-2.1-lora-24gb",
+    ]
     for name in presets():
         recipe = load_recipe(name)
         assert recipe.name == name

@@ -70,6 +70,8 @@ def test_unknown_key_is_named_with_the_nearest_known_one(override, field, near):
         ("training.ema_decay=1", "training.ema_decay"),
         ("training.max_grad_norm=0", "training.max_grad_norm"),
         ("training.precision=fp16", "training.precision"),
+        ("training.base_precision=int4", "training.base_precision"),
+        ("teacher_defaults.quantized=nf4", "teacher_defaults.quantized"),
         ("runtime.num_workers=0", "runtime.num_workers"),
         ("teacher_defaults.replicas=0", "teacher_defaults.replicas"),
         ("teacher_defaults.replicas={min: 0, max: 2}", "teacher_defaults.replicas.min"),
@@ -277,6 +279,25 @@ def test_names_that_nothing_registers_are_refused_with_the_known_ones(override, 
             "runtime.base: 'sharded' with 1 worker",
             "set runtime.base=replicated",
         ),
+        (
+            ["training.base_precision=nf4"],
+            "training.base_precision: 'nf4' with student.weights full",
+            "set training.base_precision=null or student.weights=lora",
+        ),
+        (
+            ["training.base_precision=bf16", "training.precision=fp32", "student.weights=lora"],
+            "training.base_precision: 'bf16' with training.precision fp32",
+            "set training.base_precision=null or training.precision=bf16",
+        ),
+        (
+            [
+                "training.base_precision=int8",
+                "student.weights=lora",
+                "teacher_defaults={quantized: true, placement: actors}",
+            ],
+            "teacher_defaults.quantized: true with teacher_defaults.placement actors",
+            "set teacher_defaults.quantized=false or teacher_defaults.placement=in_process",
+        ),
     ],
 )
 def test_what_only_a_lora_student_has_is_refused_elsewhere(overrides, start, cure):
@@ -372,5 +393,7 @@ def test_files_that_are_not_recipes(tmp_path, text, says):
 
 
 def test_missing_file_names_the_presets(tmp_path):
-    with pytest.raises(UserError, match=r"No such file.*\(miniature, .*qwen-image-2\.1, q.*\)"):
+    with pytest.raises(
+        UserError, match=r"No such file.*\(miniature, .*qwen-image-2\.1-full, q.*\)"
+    ):
         load_recipe(tmp_path / "none.yaml")

@@ -1,5 +1,7 @@
 """What a run may go on with, and what its digest holds: whatever changes numbers, nothing else."""
 
+import copy
+
 import pytest
 
 from flash_ray.errors import UserError
@@ -42,6 +44,20 @@ SCHEDULE = (
 def changed(*overrides):
     recipe = load_recipe("miniature", ["runtime.num_workers=2", *overrides])
     return recipe, recipe.model_dump(mode="json")
+
+
+def test_a_run_from_before_bases_were_quantized_goes_on():
+    lora = ["student.weights=lora", "training.precision=bf16"]
+    (recipe, now), (stated, _) = changed(*lora), changed(*lora, "training.base_precision=bf16")
+    before = copy.deepcopy(now)
+    del before["training"]["base_precision"], before["teacher_defaults"]["quantized"]
+    assert identity(before) == identity(now) and stated.digest == recipe.digest
+    validate_resume("mine", before, now)
+    quantized, after = changed(*lora, "training.base_precision=int8")
+    assert quantized.resume_digest != recipe.resume_digest
+    with pytest.raises(UserError, match="^--resume: training.base_precision: "):
+        validate_resume("mine", before, after)
+    assert changed(*lora, "teacher_defaults.quantized=true")[0].digest != recipe.digest
 
 
 @pytest.mark.parametrize("override", CHANGES_NO_NUMBER)

@@ -5,8 +5,8 @@ import yaml
 
 from flash_ray.errors import UserError
 from flash_ray.recipe import dump_yaml, load_recipe, parse_recipe
-from flash_ray.recipe.load import override
-from flash_ray.recipe.messages import RENAMED_KEYS, RENAMED_VALUES
+from flash_ray.recipe.load import override, presets
+from flash_ray.recipe.messages import RENAMED_KEYS, RENAMED_PRESETS, RENAMED_VALUES
 
 OLD_FILE = """
 name: old
@@ -109,3 +109,11 @@ def test_an_old_value_is_refused_with_its_new_name(path, old, new):
         load_recipe("miniature", [f"{path}={old}"])
     assert str(error.value) == f"{path}: {old!r} was renamed; allowed: {new!r}; write that"
     assert load_recipe("miniature", ["teachers=specialized-only"]).teachers[0].model
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED_PRESETS.items())
+def test_an_old_preset_is_refused_with_its_new_name(old, new):
+    with pytest.raises(UserError) as error:
+        load_recipe(old)
+    assert str(error.value) == f"recipe: preset {old!r}: renamed; now {new!r}; write that"
+    assert new in presets() and old not in presets()

@@ -105,4 +105,4 @@ def test_guidance_one_asks_once_a_step_and_progress_is_told(backbone, monkeypatc
 
 def test_the_large_preset_guides_its_teacher_as_the_pipeline_does_unless_it_is_told():
     told = inspect.signature(QwenImage21Pipeline.__call__).parameters["true_cfg_scale"]
-    assert load_recipe("qwen-image-2.1").teacher_defaults.guidance_scale == told.default == 1.0
+    assert load_recipe("qwen-image-2.1-full").teacher_defaults.guidance_scale == told.default == 1.0

@@ -10,7 +10,7 @@ from flash_ray.recipe import load_recipe
 from flash_ray.trainer.scratch import new_folder, remove_folders, use_scratch, validate_room
 from tests.helpers.storage import MemoryStore
 
-QWEN = load_recipe("qwen-image-2.1")
+QWEN = load_recipe("qwen-image-2.1-full")
 
 
 def test_temporary_files_go_where_the_recipe_says(monkeypatch, tmp_path):
@@ -37,7 +37,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(monkeypatch, tmp_path):
         (QWEN, 8, 142e9, False),
         (QWEN, 4, 72e9, True),  # a node with half of the workers
         (load_recipe("qwen-image-2.1-lora"), 8, 5e9, True),
-        (load_recipe("qwen-image-2.1", ["base=somebody/else"]), 8, 1e9, True),  # nobody knows
+        (load_recipe("qwen-image-2.1-full", ["base=somebody/else"]), 8, 1e9, True),  # nobody knows
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_known_before_the_run(

@@ -7,12 +7,12 @@ from functools import partial
 import torch
 
 from flash_ray.capacity.memory import MemoryModel
-from flash_ray.capacity.pipeline import Architecture, Pipeline
+from flash_ray.capacity.pipeline import PACKINGS, Architecture, Pipeline
 from flash_ray.capacity.workload import Assumptions
 from flash_ray.models.base import ConditionPair, Layout
 from flash_ray.models.prompt_cache import SLOT
+from flash_ray.models.quantized import Format, quantize
 from flash_ray.recipe import load_recipe
-from tests.benchmarks.gpu import quantized
 from tests.benchmarks.gpu.loop import UPDATES, Loop, full_loop, lora_loop
 from tests.benchmarks.gpu.measure import GB, Row, free, matmul_rate, peaks, timed
 from tests.benchmarks.gpu.networks import (
@@ -35,12 +35,13 @@ def lora(size: Size, device: torch.device) -> Iterator[Row]:
         yield iterations(f"LoRA, {task} {size.side}²", loop, task, size, rate)
 
 
-def quantized_base(kind: str, size: Size, device: torch.device) -> Iterator[Row]:
+def quantized_base(kind: Format, size: Size, device: torch.device) -> Iterator[Row]:
     """The same with the base's blocks in fewer bits."""
     transformer = build_transformer(size.transformer, size.dtype, device)
-    quantized.QUANTIZE[kind](transformer, size.dtype)
+    model = as_model(transformer)
+    quantize(model, kind, device)
     free(device)
-    loop = lora_loop(as_model(transformer), size.rank)
+    loop = lora_loop(model, size.rank)
     rate = matmul_rate(device, size.matmul)
     for task in ("t2i", "edit"):
         yield iterations(f"LoRA on {kind}, {task} {size.side}²", loop, task, size, rate, kind)
@@ -130,19 +131,20 @@ def counts(loop: Loop) -> tuple[int, int]:
 def planned_gb(loop: Loop, layout: Layout, size: Size, kind: str = "bf16") -> float:
     """Bytes in 1e9: weights of this loop, activations and keys and values by `capacity.memory`.
 
-    Base: 2 a weight, in the blocks 1 (fp8) or 0.57 (nf4: half a byte and a scale for 64). Trained:
-    student and fake score each 2 + 4 (fp32) + 4 (gradient) + 8 (AdamW); average 4, of LoRAs also 2.
+    Base: 2 a weight, in the blocks what `capacity.pipeline.PACKINGS` says. Trained: student and
+    fake score each 2 + 4 (fp32) + 4 (gradient) + 8 (AdamW); average 4, of LoRAs also 2.
     The fake score's keys and values are gone before the backward pass, unlike in a run's worker.
     """
     architecture = Architecture.from_config(loop.base.config)
-    in_blocks = architecture.layers * architecture.layer_weights
-    per_weight = {"bf16": 2.0, "fp8": 1.0, "nf4": 0.57}[kind]
-    weights = 2 * (architecture.parameters - in_blocks) + per_weight * in_blocks
+    packing = PACKINGS.get(kind)
+    weights = 2.0 * architecture.parameters
+    if packing:
+        weights = architecture.packed_bytes(packing, 2)
     _, trained = counts(loop)
     weights += trained * (2 * 18 + 4 + (2 if loop.adapters else 0))
     tasks = {"t2i": 0, "edit": 0, layout.task: 1}
     sides = f"data.resolution=[{size.side}, {size.side}]"
-    recipe = load_recipe("qwen-image-2.1", [f"tasks={tasks}", sides])
+    recipe = load_recipe("qwen-image-2.1-full", [f"tasks={tasks}", sides])
     assumed = Assumptions(text_tokens=size.text)
     model = MemoryModel(recipe, Pipeline(architecture), assumed, stage=2, workers=1)
     phases = model.trainer(teachers_inside=True).phases
