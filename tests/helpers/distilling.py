@@ -151,10 +151,15 @@ def _joined(
 
 
 def make_step(
-    recipe: Recipe, cache: ConditionCache, rank: int, world: int, resharded: bool = False
+    recipe: Recipe,
+    cache: ConditionCache,
+    rank: int,
+    world: int,
+    resharded: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> DistillationStep:
     """The step of a worker that is joined to the others, with teachers in its process."""
-    model = load_model(recipe.base, torch.float32, "cpu", encoders=False)
+    model = load_model(recipe.base, dtype, "cpu", encoders=False)
     stream = Stream(recipe, cache, plan_cases(recipe, cache.store).shards, rank, world)
     networks = load_networks(recipe, model, cache.store)
     student, fake_score = networks.learners(stream.passes, resharded)
