@@ -34,11 +34,13 @@ class _Passes:
 
     Args:
         kept: for the backward pass, from the forward pass on.
+        kept_prefix: the part of it that is text and references.
         forward, backward: at work in one layer, beside what is kept.
         prefix, negative_prefix: keys and values of all layers.
     """
 
     kept: float
+    kept_prefix: float
     forward: float
     backward: float
     prefix: float
@@ -134,10 +136,13 @@ class MemoryModel:
         backward, gradients = passes.kept + passes.backward, self._gradients_on_their_way()
         gradients += self._accumulated
         first = passes.prefix if len(self.recipe.student.rungs) > 1 else 0.0
-        asked = sum(passes.of_teachers(self.recipe, group) for group in inside)
+        # The fake score's text and references wait for its first update, which shares them.
+        shared = passes.kept_prefix
         phases = {
-            "student's backward pass": Phase(backward, first + passes.prefix, 0.0, gradients),
-            "fake score's backward pass": Phase(backward, training=gradients),
+            "student's backward pass": Phase(
+                backward + shared, first + passes.prefix, 0.0, gradients
+            ),
+            "fake score's backward pass": Phase(backward, passes.prefix, training=gradients),
             "an optimizer's step": Phase(training=self._step()),
             **self._evaluation(),
         }
@@ -146,7 +151,7 @@ class MemoryModel:
             several = self.recipe.runtime.gradient_accumulation_steps > 1
             before = self._base_gathered + (self._accumulated if several else 0.0)
             scoring = passes.kept + passes.forward
-            phases["teachers' scores"] = Phase(scoring, first + asked, training=before)
+            phases["teachers' scores"] = Phase(scoring, first, training=before)
         held = {"student": student, "fake score": fake_score, **base, **teachers}
         return DeviceMemory(held, phases, self._other, self._loading(student, teachers))
 
@@ -358,8 +363,10 @@ class MemoryModel:
         row = token * (task.prefix_tokens + task.target_tokens)
         layer, working = self.assumed.activation_widths, self.assumed.working_widths
         keys = 2 * token * architecture.layers
+        kept = architecture.layers * (1 if again else layer)
         return _Passes(
-            kept=row * architecture.layers * (1 if again else layer),
+            kept=row * kept,
+            kept_prefix=token * task.prefix_tokens * kept,
             forward=row * working + self._unpacking,
             backward=row * (working + (layer if again else 0.0)) + self._unpacking,
             prefix=keys * task.prefix_tokens,

@@ -137,11 +137,14 @@ class Architecture:
 
         2 FLOPs for each weight and token (Kaplan et al., arXiv 2001.08361, section 2.1), and
         4 x width for each pair of query and key and each layer. References attend to all that is
-        before them and to themselves; the prefix is counted as if all of it did. Projections in
-        and out, norms and modulation are left out: under 1 %.
+        before them and to themselves; the prefix is counted as if all of it did. Of it the last
+        layer computes keys and values alone. Projections in and out, norms and modulation are left
+        out: under 1 %.
         """
         pairs = prefix_tokens**2 + target_tokens * (prefix_tokens + target_tokens)
-        return self._flops(prefix_tokens + target_tokens, pairs)
+        unread = self.layer_weights - 2 * self.width**2
+        last = 2 * unread * prefix_tokens + 4 * self.width * prefix_tokens**2
+        return self._flops(prefix_tokens + target_tokens, pairs) - last
 
     def cached_flops(self, prefix_tokens: float, target_tokens: float) -> float:
         """FLOPs of a pass with the prefix's keys and values at hand, counted as in `full_flops`."""

@@ -140,7 +140,7 @@ class Workload:
 
     Args:
         rollout: the student's states up to the rung, without gradients.
-        fake_update: forward and backward pass of one fake-score update.
+        fake_update: forward and backward pass of one fake-score update, the mean of an iteration's.
         teachers: of each group.
     """
 
@@ -176,17 +176,19 @@ def workload(recipe: Recipe, architecture: Architecture, assumed: Assumptions) -
     full = mean([architecture.full_flops(t.prefix_tokens, t.target_tokens) for t in tasks])
     cached = mean([architecture.cached_flops(t.prefix_tokens, t.target_tokens) for t in tasks])
     rungs = len(recipe.student.rungs)
-    # To rung k (from 0) k passes: the first fills the prefix, the others reuse it.
+    # To rung k (from 0) k passes: the first fills the prefix, the others and the one with gradients
+    # reuse it. The fake score's first update reuses that of the pass before it.
     firsts = (rungs - 1) / rungs
     others = sum(max(0, k - 1) for k in range(rungs)) / rungs
+    updates = recipe.training.fake_score.updates_per_iteration
     again = 1.0 if recipe.runtime.gradient_checkpointing else 0.0
     backward = FROZEN_BACKWARD if recipe.student.weights == "lora" else BACKWARD
     return Workload(
         rollout=full * firsts + cached * others,
-        student_forward=full,
+        student_forward=full * (1 - firsts) + cached * firsts,
         student_backward=full * (backward + again),
         fake_score=full,
-        fake_update=full * (1 + backward + again),
+        fake_update=full * (1 - 1 / updates + backward + again) + cached * (1 / updates),
         teachers=tuple(_teachers(recipe, architecture, tasks)),
     )
 

@@ -6,6 +6,7 @@ Latents x_BNC are packed (one token for 16x16 pixels, row by row) and normalized
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -76,12 +77,22 @@ class Condition:
     def __len__(self) -> int:
         return self.embeds_BLD.shape[0]
 
+    @cached_property
+    def is_padded(self) -> bool:
+        """Whether a row has padding; computed once, for what `to` returns too: a GPU must wait."""
+        return not bool(self.mask_BL.all())
+
+    @cached_property
+    def slots(self) -> tuple[bool, ...]:
+        """The slots of every row; computed once, as `is_padded`."""
+        return tuple(self.slots_BL[0].tolist())
+
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> "Condition":
         """Moves every tensor; `dtype` applies to embeddings and reference latents."""
         references = self.references_BNC
-        return replace(
+        moved = replace(
             self,
             embeds_BLD=self.embeds_BLD.to(device=device, dtype=dtype),
             mask_BL=self.mask_BL.to(device=device),
@@ -90,6 +101,8 @@ class Condition:
             if references is None
             else references.to(device=device, dtype=dtype),
         )
+        moved.__dict__.update(is_padded=self.is_padded, slots=self.slots)
+        return moved
 
     def rows(self, indices: Sequence[int] | Tensor) -> "Condition":
         """The rows at `indices`, in that order; L stays as it is."""
@@ -213,6 +226,9 @@ class ConditionPair:
         )
 
 
+KeysValues = tuple[Tensor, Tensor]  # k_BLHD, v_BLHD
+
+
 class PromptCache:
     """Keys and values of one batch's text and references, under one set of weights.
 
@@ -222,13 +238,14 @@ class PromptCache:
 
     Args:
         graph: whether gradients pass through it to the weights, for several calls before one
-            backward pass. A cache without it is not used while gradients are on.
-        store: the family's own object with the keys and values of all layers; None: not filled.
+            backward pass; calls without gradients fill it with its graph too. A cache without it is
+            not used while gradients are on.
+        layers: of each layer; None: not filled.
     """
 
     def __init__(self, graph: bool = False) -> None:
         self.graph = graph
-        self.store: Any = None
+        self.layers: Sequence[KeysValues] | None = None
 
 
 class Model(Protocol):
@@ -285,11 +302,6 @@ class Model(Protocol):
     ) -> Tensor:
         """v_BNC at z_t = x_BNC, in x_BNC's dtype; `transformer` is a transformer, or what is called
         like one and has it as `module`."""
-
-    def decoder(
-        self, transformer: nn.Module, condition: Condition, cache: PromptCache
-    ) -> Callable[[Tensor, Tensor], Tensor]:
-        """(x_BNC, t_B) -> v_BNC with a filled cache, for many steps and without gradients."""
 
     def scheduled(self, sigmas: Sequence[float], layout: Layout) -> list[float]:
         """The noise levels at which the checkpoint's pipeline takes the steps of a call with these

@@ -19,7 +19,6 @@ from flash_ray.models.base import Condition, ConditionPair, Layout, PromptCache,
 from flash_ray.models.loading import INDEX, asking_hub, import_components, on_hub, read_config
 from flash_ray.models.lora import read_lora
 from flash_ray.models.lora_source import LORA
-from flash_ray.models.prompt_cache import SLOT, decoder, kv_cache_of, token_shapes
 from flash_ray.models.schedule import save_unshifted, scheduled, validate_scheduler
 from flash_ray.models.student_files import load_whole
 from flash_ray.models.user_text import as_text, user_text
@@ -48,6 +47,10 @@ class QwenImage21:
         self._loaded = count()  # LoRAs, whose names are these numbers
         self._shapes = shapes_of(pipeline.transformer) if pipeline.transformer is not None else {}
         self._empty: dict[Layout, Condition] = {}  # the empty prompt's
+        if pipeline.transformer is not None:
+            from flash_ray.models.qwen_image_21_patch import patched
+
+            patched(pipeline.transformer)
         for part in (pipeline.transformer, pipeline.vae, pipeline.text_encoder):
             if part is not None:
                 part.requires_grad_(False).eval()
@@ -243,48 +246,24 @@ class QwenImage21:
         """Predicts v_BNC at z_t = x_BNC for times t_B in [0, 1], in x_BNC's dtype.
 
         Args:
-            transformer: a `QwenImage21Transformer2DModel`, or what is called like one and has it as
-                `module`.
+            transformer: one of this model's, or what is called like it and has it as `module`.
             cache: filled by the first call and reused by later ones. While gradients are on, only
                 one with `graph` is: another would cut them off from the text's keys and values.
         """
+        from flash_ray.models.qwen_image_21_patch import plan_of
+
         module: Any = getattr(transformer, "module", transformer)  # that of a learner
         condition = condition.to(x_BNC.device, dtype := kind(module)[1])
-        hidden_BNC = x_BNC.to(dtype)
-        if condition.references_BNC is not None:
-            hidden_BNC = torch.cat([condition.references_BNC, hidden_BNC], dim=1)
-        batch, tokens, _ = x_BNC.shape
-        # The target's slots follow the text.
-        target_slots = condition.slots_BL.new_ones(batch, tokens // SLOT)
         if cache and torch.is_grad_enabled() and not cache.graph:
             cache = None
-        kv_cache, mode = kv_cache_of(module, cache)
-        out_BNC = transformer(
-            hidden_states=hidden_BNC,
-            timestep=t_B,
-            encoder_hidden_states=condition.embeds_BLD,
-            encoder_hidden_states_mask=None if condition.mask_BL.all() else condition.mask_BL,
-            img_shapes=[token_shapes(condition.layout)] * batch,
-            img_mask=torch.cat([condition.slots_BL, target_slots], dim=1),
-            kv_cache=kv_cache,
-            kv_cache_mode=mode,
-            return_dict=False,
-        )[0]
-        return out_BNC[:, -tokens:].to(x_BNC.dtype)
-
-    def decoder(
-        self, transformer: nn.Module, condition: Condition, cache: PromptCache
-    ) -> Callable[[Tensor, Tensor], Tensor]:
-        """`velocity` with a filled cache, for many steps and without gradients.
-
-        Raises:
-            TypeError: `transformer` is not the transformer itself but an engine around one.
-        """
-        module = transformer.module if isinstance(transformer, Adapted) else transformer
-        if not isinstance(module, _transformer_class()):
-            raise TypeError(f"decoder takes the transformer itself, not a {type(transformer)}")
-        velocity = decoder(module, condition.to(*kind(module)), cache)
-        return transformer.using(velocity) if isinstance(transformer, Adapted) else velocity
+        v_BNC: Tensor = transformer(
+            x_BNC=x_BNC.to(dtype),
+            t_B=t_B,
+            condition=condition,
+            plan=plan_of(module, condition),
+            cache=cache,
+        )
+        return v_BNC.to(x_BNC.dtype)
 
     def scheduled(self, sigmas: Sequence[float], layout: Layout) -> list[float]:
         """The noise levels at which the pipeline takes the steps of a call with these `sigmas`."""
@@ -395,7 +374,7 @@ class _ImagesByPrompt:
 
 
 def _transformer_class() -> Any:
-    """Of diffusers, whose types say that it may return tuples."""
-    from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21Transformer2DModel
+    """Of diffusers with our patch; its types say that it may return tuples."""
+    from flash_ray.models.qwen_image_21_patch import QwenImage21Transformer2DModel
 
     return QwenImage21Transformer2DModel

@@ -76,14 +76,23 @@ def velocity_of(
     prompts' keys and values are computed at the first call, and hold for as long as the weights do.
     """
     return guide(
-        _under(model, transformer, conditions.positive),
-        _under(model, transformer, conditions.negative),
+        velocity_under(model, transformer, conditions.positive, PromptCache()),
+        velocity_under(model, transformer, conditions.negative, PromptCache()),
         sampler,
     )
 
 
-def _under(model: Model, transformer: Callable[..., Any], condition: Condition) -> VelocityFn:
-    cache = PromptCache()
+def velocity_under(
+    model: Model,
+    transformer: Callable[..., Any],
+    condition: Condition,
+    cache: PromptCache | None,
+) -> VelocityFn:
+    """The velocity under one condition, as a function of (z_BNC, t_B).
+
+    Args:
+        cache: None keeps nothing for another call.
+    """
     return lambda z_BNC, t_B: model.velocity(transformer, z_BNC, t_B, condition, cache)
 
 

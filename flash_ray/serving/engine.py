@@ -29,7 +29,7 @@ from flash_ray.models.base import (
     PromptCache,
 )
 from flash_ray.models.prompt_cache import join, prefill, size_of, split
-from flash_ray.models.sampling import SamplerConfig, guide
+from flash_ray.models.sampling import SamplerConfig, guide, velocity_under
 from flash_ray.recipe import Recipe
 from flash_ray.serving.batching import Lru
 
@@ -291,15 +291,14 @@ class _CachedVelocity:
             cache = PromptCache()
             v_BNC = base.velocity(transformer, z_BNC, t_B, condition, cache)
             self._keep(keys, cache, condition)
-            self._decode = base.decoder(transformer, condition, cache)
+            self._decode = velocity_under(base, transformer, condition, cache)
             return v_BNC
         missing = {key: row for key, row in zip(keys, rows, strict=True) if key not in caches}
         if missing:
             unfilled = Condition.cat(list(missing.values()))
             caches |= self._keep(list(missing), prefill(base, transformer, unfilled), unfilled)
-        self._decode = base.decoder(
-            transformer, condition, join(transformer, [caches[key] for key in keys])
-        )
+        joined = join(transformer, [caches[key] for key in keys])
+        self._decode = velocity_under(base, transformer, condition, joined)
         return self._decode(z_BNC, t_B)
 
     def _condition(self, prompt: EncodedPrompt) -> Condition:

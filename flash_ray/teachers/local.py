@@ -31,7 +31,8 @@ class InProcessTeachers:
     def prefill(
         self, request_id: int, conditions: ConditionPair, teacher_ids: Sequence[int]
     ) -> None:
-        self._scorer.prefill(request_id, conditions, teacher_ids)
+        # Nothing is computed ahead: it would take the worker's own time, and a second pass.
+        self._scorer.announce(request_id, conditions, teacher_ids)
 
     def score(self, request_id: int, x_BNC: Tensor, t_B: Tensor) -> _LocalAnswer:
         velocities = self._scorer.score(request_id, x_BNC, t_B)

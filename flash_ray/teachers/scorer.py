@@ -38,7 +38,7 @@ class TeacherSpec:
         return 1 if self.guidance_scale == 1.0 else 2
 
 
-Cached = tuple[Condition, PromptCache]
+Cached = tuple[Condition, PromptCache | None]
 
 
 class Scorer:
@@ -53,21 +53,27 @@ class Scorer:
         self._device = next(model.transformer.parameters()).device
         self._open: dict[Hashable, dict[int, list[Cached]]] = {}
 
+    def announce(
+        self, request_id: Hashable, conditions: ConditionPair, teacher_ids: Sequence[int]
+    ) -> None:
+        """Takes a request whose score nobody waits for until it is asked for."""
+        positive = conditions.positive.to(self._device)
+        negative = conditions.negative.to(self._device)
+        self._open[request_id] = {
+            index: [(side, None) for side in (positive, negative)[: self._specs[index].calls]]
+            for index in teacher_ids
+        }
+
     @torch.no_grad()
     def prefill(
         self, request_id: Hashable, conditions: ConditionPair, teacher_ids: Sequence[int]
     ) -> None:
-        """Computes the keys and values of text and references, ahead of the score."""
-        positive = conditions.positive.to(self._device)
-        negative = conditions.negative.to(self._device)
-        self._open[request_id] = {}
-        for index in teacher_ids:
-            spec = self._specs[index]
-            sides = [positive, negative][: spec.calls]
-            with self._model.adapters.use(spec.lora):
-                self._open[request_id][index] = [
-                    (side, prefill(self._model, self._model.transformer, side)) for side in sides
-                ]
+        """Announces a request, and computes the keys and values of its text and references."""
+        self.announce(request_id, conditions, teacher_ids)
+        model = self._model
+        for index, sides in self._open[request_id].items():
+            with model.adapters.use(self._specs[index].lora):
+                sides[:] = [(side, prefill(model, model.transformer, side)) for side, _ in sides]
 
     @torch.no_grad()
     def score(self, request_id: Hashable, x_BNC: Tensor, t_B: Tensor) -> dict[int, Tensor]:

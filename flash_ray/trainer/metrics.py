@@ -175,9 +175,10 @@ class IterationRecorder:
         self.teachers = TeacherLog(recipe)
         self._start, self._cpu_start = time.monotonic(), time.process_time()
         self._tasks: list[Task] = []
-        self._passes: list[dict[str, float]] = []
+        # Of all passes: weights and tensors, which are read when the iteration ends: no pass waits.
+        self._passes: list[tuple[float, dict[str, Tensor]]] = []
         self._diagnostics: tuple[str, ...] = ()
-        self._fake_score_losses: list[float] = []  # of all passes, for each repeat in turn
+        self._fake_score_losses: list[Tensor] = []  # of all passes, for each repeat in turn
 
     def add_student(
         self,
@@ -196,11 +197,11 @@ class IterationRecorder:
         values = {"student_loss": loss.detach(), **diagnostics, **scale}
         self._tasks.append(task)
         self._diagnostics = tuple(diagnostics)
-        self._passes.append({name: float(value) * weight for name, value in values.items()})
+        self._passes.append((weight, values))
 
     def add_fake_score(self, loss: Tensor) -> None:
         """Takes the weighted loss of a pass of the fake score; passes come in the same order."""
-        self._fake_score_losses.append(float(loss.detach()))
+        self._fake_score_losses.append(loss.detach())
 
     def result(
         self, iteration: int, images: int, student: Learner, fake_score: Learner
@@ -209,11 +210,13 @@ class IterationRecorder:
         device, count = student.device, len(self._passes)
         seconds = time.monotonic() - self._start
         stages = {stage: self.stage.seconds.get(stage, 0.0) for stage in STAGES}
-        for number, values in enumerate(self._passes):
-            losses = self._fake_score_losses[number::count]
-            values["fake_score_loss"] = sum(losses) / len(losses)
+        passes = []
+        for number, (weight, values) in enumerate(self._passes):
+            losses = [float(loss) for loss in self._fake_score_losses[number::count]]
+            passes.append({name: float(value) * weight for name, value in values.items()})
+            passes[-1]["fake_score_loss"] = sum(losses) / len(losses)
         measured = {
-            **_means(self._passes),
+            **_means(passes),
             "student_grad_norm": float(student.grad_norm),
             "fake_score_grad_norm": float(fake_score.grad_norm),
             "seconds": seconds,
@@ -242,12 +245,14 @@ class IterationRecorder:
             images=images,
             teacher_calls=int(calls),
             cpu_seconds=cpu_seconds,
-            tasks={task: self._losses(task, device) for task in sorted(set(self._tasks))},
+            tasks={task: self._losses(task, passes, device) for task in sorted(set(self._tasks))},
             teachers=self.teachers.result(device),
         )
 
-    def _losses(self, task: Task, device: torch.device) -> TaskLosses:
-        of_task = zip(self._tasks, self._passes, strict=True)
+    def _losses(
+        self, task: Task, passes: list[dict[str, float]], device: torch.device
+    ) -> TaskLosses:
+        of_task = zip(self._tasks, passes, strict=True)
         means = _means([values for name, values in of_task if name == task])
         mean = _mean_of_workers(
             {name: means[name] for name in ("student_loss", "fake_score_loss")}, device

@@ -7,7 +7,7 @@ each phase.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -27,9 +27,10 @@ from flash_ray.capacity.pipeline import Architecture, Pipeline, Vae
 from flash_ray.capacity.tables import wide_console
 from flash_ray.capacity.workload import Assumptions
 from flash_ray.methods import DMD
-from flash_ray.models.base import ConditionPair
+from flash_ray.methods.base import VelocityFn
+from flash_ray.models.base import ConditionPair, PromptCache
 from flash_ray.models.quantized import Format, quantize
-from flash_ray.models.sampling import velocity_of
+from flash_ray.models.sampling import velocity_under
 from flash_ray.recipe import Recipe, load_recipe
 from flash_ray.teachers.scorer import Scorer, TeacherSpec
 from flash_ray.telemetry.progress import Steps
@@ -150,8 +151,8 @@ class Loop:
         channels = self.model.latent_channels
         noise, xi = (torch.randn(1, conditions.layout.tokens, channels) for _ in range(2))
         t = torch.full((1,), 0.5)
-        x = self._student_step(conditions, noise, t, xi)
-        fake_score = velocity_of(self.model, self.fake_score, conditions)
+        fake_score = self._velocity(self.fake_score, conditions)
+        x = self._student_step(conditions, noise, t, xi, fake_score)
         with record_function(MARK + "fake score's backward pass"):
             loss = self.method.fake_score_loss(fake_score, x, t, xi)
             self.fake_score.backward(loss)
@@ -159,12 +160,15 @@ class Loop:
             self.fake_score.step()
 
     def _student_step(
-        self, conditions: ConditionPair, noise: Tensor, t: Tensor, xi: Tensor
+        self,
+        conditions: ConditionPair,
+        noise: Tensor,
+        t: Tensor,
+        xi: Tensor,
+        fake_score: VelocityFn,
     ) -> Tensor:
-        self.scorer.prefill(0, conditions, [0])
-        student = velocity_of(self.model, self.student, conditions)
-        fake_score = velocity_of(self.model, self.fake_score, conditions)
-        x = self.method.student_x(student, noise, 1)
+        self.scorer.announce(0, conditions, [0])
+        x = self.method.student_x(self._velocity(self.student, conditions), noise, 1)
         x_t = self.method.renoise(x, t, xi)
         with record_function(MARK + "teachers' scores"):
             v_real = self.scorer.score(0, x_t, t)[0]
@@ -176,6 +180,11 @@ class Loop:
         self.student.step()
         self.ema.update()
         return x.detach()
+
+    def _velocity(self, network: Callable[..., Any], conditions: ConditionPair) -> VelocityFn:
+        """As the trainer's step: text and references once, with gradients."""
+        cache = PromptCache(graph=True)
+        return velocity_under(self.model, network, conditions.positive, cache)
 
 
 def measure(case: Case, size: Size) -> Measured:

@@ -151,9 +151,15 @@ def _joined(
         torch.distributed.destroy_process_group()
 
 
-def make_step(recipe: Recipe, cache: ConditionCache, rank: int, world: int) -> DistillationStep:
+def make_step(
+    recipe: Recipe,
+    cache: ConditionCache,
+    rank: int,
+    world: int,
+    dtype: torch.dtype = torch.float32,
+) -> DistillationStep:
     """The step of a worker that is joined to the others, with teachers in its process."""
-    model = load_model(recipe.base, torch.float32, "cpu", encoders=False)
+    model = load_model(recipe.base, dtype, "cpu", encoders=False)
     if recipe.runtime.base == "sharded":
         shard_base(model.transformer, recipe)
     stream = Stream(recipe, cache, plan_cases(recipe, cache.store).shards, rank, world)

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from flash_ray.models.loading import dtype_of
+from flash_ray.models.sampling import velocity_under
 from flash_ray.trainer.learners import build_engine, ready_deepspeed
 from flash_ray.trainer.metrics import IterationRecorder
 from flash_ray.trainer.shares import load_engine, local_shares, save_engine
@@ -104,6 +105,29 @@ def test_bf16_follows_fp32(run):
         torch.testing.assert_close(got_weights[name].float(), weight, rtol=0.02, atol=0.02)
 
 
+@pytest.mark.parametrize("recompute", ["false", "true"])
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_text_that_two_passes_share_changes_no_number(world, stage, recompute):
+    base, folder = world
+    how = (f"runtime.zero_stage={stage}", f"runtime.gradient_checkpointing={recompute}")
+    recipe = small_recipe(base, *LEARN_FAST, *TWO, *how)
+    cache = encode_locally(recipe, folder)
+    in_processes(2, folder / f"shared-{stage}-{recompute}", _shares, recipe, cache)
+
+
+def _shares(rank, world, out, recipe, cache):
+    shared, alone = (make_step(recipe, cache, rank, world) for _ in range(2))
+
+    def velocity(learner, batch, again=False):
+        return velocity_under(alone.model, learner, batch.conditions.positive, None)
+
+    alone._velocity = velocity
+    for iteration in (1, 2, 3):
+        expected, got = alone(iteration), shared(iteration)
+        assert_close(got, expected, 1e-5)
+        assert got.fake_score_grad_norm == pytest.approx(expected.fake_score_grad_norm, rel=1e-5)
+
+
 def test_accumulated_passes_make_one_iteration(world):
     base, folder = world
     recipe = small_recipe(
@@ -117,9 +141,9 @@ def _accumulates(rank, world, out, recipe, cache):
     samples = step.student_step(1, record)
     assert [batch.number for batch, _ in samples] == [0, 1]
     assert {batch.task for batch, _ in samples} == {"t2i", "edit"}
-    assert step.student.engine.global_steps == 1 and step.fake_score.engine.global_steps == 0
-    step.fake_score_step(samples, 0, record)
-    assert step.fake_score.engine.global_steps == 1
+    assert step.student.engine.global_steps == 1 and step.fake_score.engine.global_steps == 1
+    step.fake_score_step(samples, 1, record)
+    assert step.fake_score.engine.global_steps == 2
     metrics = record.result(1, 4, step.student, step.fake_score)
     assert set(metrics.tasks) == {"t2i", "edit"}
     for name in ("student_loss", "fake_score_loss"):

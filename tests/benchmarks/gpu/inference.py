@@ -6,7 +6,7 @@ import torch
 
 from flash_ray.methods.flow import euler
 from flash_ray.models.prompt_cache import prefill
-from flash_ray.models.sampling import SamplerConfig, sample
+from flash_ray.models.sampling import SamplerConfig, sample, velocity_under
 from flash_ray.recipe.schema import sigma_schedule
 from tests.benchmarks.gpu.measure import Row, free, peaks, timed
 from tests.benchmarks.gpu.networks import (
@@ -46,7 +46,7 @@ def sampling(size: Size, device: torch.device) -> Iterator[Row]:
         @torch.no_grad()
         def decoded(sigmas: tuple[float, ...] = sigmas) -> torch.Tensor:
             cache = prefill(model, transformer, positive)
-            velocity = model.decoder(transformer, positive, cache)
+            velocity = velocity_under(model, transformer, positive, cache)
             return euler(velocity, noise, (*sigmas, 0.0))
 
         repeats = size.repeats if steps < 10 else 1

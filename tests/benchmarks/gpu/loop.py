@@ -1,17 +1,18 @@
 """The bare loop of distillation, without Ray and DeepSpeed: LoRAs on one base, or full copies."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from flash_ray.methods import DMD
+from flash_ray.methods.base import VelocityFn
 from flash_ray.models.adapters import Adapters
-from flash_ray.models.base import ConditionPair
+from flash_ray.models.base import ConditionPair, PromptCache
 from flash_ray.models.qwen_image_21 import QwenImage21
-from flash_ray.models.sampling import velocity_of
+from flash_ray.models.sampling import velocity_under
 from flash_ray.recipe.sections import Adam
 from flash_ray.trainer.adapter_learner import AdapterEMA, AdapterLearner
 from tests.benchmarks.gpu.networks import SIGMAS, TARGETS
@@ -73,31 +74,38 @@ class Loop:
         def time() -> Tensor:
             return self.method.sample_t(len(conditions), generator).to(self.student.device)
 
-        student = velocity_of(self.model, self.student, conditions)
+        student = self._velocity(self.student, conditions, again=rung > 0)
+        fake_score = self._velocity(self.fake_score, conditions, again=True)
         x = self.method.student_x(student, noise(), rung)
         t, xi = time(), noise()
         x_t = self.method.renoise(x, t, xi)
         with torch.no_grad():
             v_real = self._teacher(conditions, x_t, t)
-            v_fake = velocity_of(self.model, self.fake_score, conditions)(x_t, t)
+            v_fake = fake_score(x_t, t)
+        del student
         loss, _ = self.method.student_loss(x, t, xi, v_real, v_fake)
         self.student.backward(loss)
         self.student.step()
         self.ema.update()
         losses = {"student": loss.detach()}
-        for _ in range(self.updates):
-            fake_score = velocity_of(self.model, self.fake_score, conditions)
+        for update in range(self.updates):
+            if update:
+                fake_score = self._velocity(self.fake_score, conditions)
             loss = self.method.fake_score_loss(fake_score, x.detach(), time(), noise())
             self.fake_score.backward(loss)
             self.fake_score.step()
         return losses | {"fake": loss.detach()}
 
     def _teacher(self, conditions: ConditionPair, x_t: Tensor, t: Tensor) -> Tensor:
-        teacher = velocity_of(self.model, self.base, conditions)
-        if self.adapters is None:
-            return teacher(x_t, t)
-        with self.adapters.use(None):
-            return teacher(x_t, t)
+        with self.adapters.use(None) if self.adapters else nullcontext():
+            return self._velocity(self.base, conditions)(x_t, t)
+
+    def _velocity(
+        self, network: Callable[..., Any], conditions: ConditionPair, again: bool = False
+    ) -> VelocityFn:
+        """As the trainer's step: text and references once where it asks again."""
+        cache = PromptCache(graph=True) if again else None
+        return velocity_under(self.model, network, conditions.positive, cache)
 
 
 def lora_loop(

@@ -8,7 +8,8 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
-from flash_ray.models.base import ConditionPair
+from flash_ray.models.base import Condition, ConditionPair
+from flash_ray.models.prompt_cache import SLOT, token_shapes
 from tests.benchmarks.gpu.loop import Loop, full_loop
 from tests.benchmarks.gpu.measure import Row, free, peaks, timed
 from tests.benchmarks.gpu.networks import SIGMAS, Size, as_model, build_transformer, conditions_of
@@ -69,6 +70,28 @@ def run_side(name: str, loop: Loop, theirs: Any, conditions: ConditionPair, rung
             loop.fake_score.step()
 
 
+def plain_velocity(
+    transformer: Any, x_BNC: torch.Tensor, t_B: torch.Tensor, condition: Condition
+) -> torch.Tensor:
+    """v_BNC as diffusers' own transformer computes it, and so whoever trains with a peer."""
+    dtype = getattr(transformer, "module", transformer).dtype
+    condition = condition.to(x_BNC.device, dtype)
+    hidden_BNC, (batch, tokens, _) = x_BNC.to(dtype), x_BNC.shape
+    if condition.references_BNC is not None:
+        hidden_BNC = torch.cat([condition.references_BNC, hidden_BNC], dim=1)
+    target_slots = condition.slots_BL.new_ones(batch, tokens // SLOT)  # after the text
+    out_BNC: torch.Tensor = transformer(
+        hidden_states=hidden_BNC,
+        timestep=t_B,
+        encoder_hidden_states=condition.embeds_BLD,
+        encoder_hidden_states_mask=None if condition.mask_BL.all() else condition.mask_BL,
+        img_shapes=[token_shapes(condition.layout)] * batch,
+        img_mask=torch.cat([condition.slots_BL, target_slots], dim=1),
+        return_dict=False,
+    )[0]
+    return out_BNC[:, -tokens:].to(x_BNC.dtype)
+
+
 def pipeline_of(loop: Loop, conditions: ConditionPair) -> Any:
     """Theirs over the same networks; conditions as its docstring says: `_call_model` overridden."""
     from modelopt.torch.fastgen import DMDConfig, DMDPipeline
@@ -78,7 +101,7 @@ def pipeline_of(loop: Loop, conditions: ConditionPair) -> Any:
         def _call_model(
             self, model: nn.Module, hidden_states: Any, timestep: Any, *_: Any, **__: Any
         ) -> torch.Tensor:
-            return loop.model.velocity(model, hidden_states, timestep, conditions.positive)
+            return plain_velocity(model, hidden_states, timestep, conditions.positive)
 
     config = DMDConfig(
         pred_type="flow",
