@@ -275,6 +275,15 @@ def test_names_that_nothing_registers_are_refused_with_the_known_ones(override, 
             "set runtime.base=replicated",
         ),
         (
+            [
+                "runtime.base=sharded",
+                "student.weights=lora",
+                "training.base_precision=nf4",
+            ],
+            "runtime.base: 'sharded' with training.base_precision nf4",
+            "set runtime.base=replicated",
+        ),
+        (
             ["runtime.base=sharded", "student.weights=lora", "runtime.num_workers=1"],
             "runtime.base: 'sharded' with 1 worker",
             "set runtime.base=replicated",
