@@ -19,7 +19,7 @@ from flash_ray.models.lora_source import (
 )
 from flash_ray.teachers.actor import start_teacher
 from flash_ray.teachers.protocol import groups
-from flash_ray.teachers.scorer import group_fingerprint
+from flash_ray.teachers.scorer import fingerprint, group_fingerprint
 from flash_ray.teachers.validation import validate_teachers
 from tests.helpers.distilling import build_lora, small_recipe
 
@@ -60,7 +60,7 @@ def test_an_actor_reads_what_the_driver_pinned(base, store, cluster, lora):
     actor = start_teacher(pinned, group, max_restarts=0)
     there = ray.get(actor.fingerprint.remote())
     ray.kill(actor)
-    assert there == group_fingerprint(pinned, group, here)
+    assert there == group_fingerprint(pinned, group, fingerprint(here))
     assert there.endswith("+".join([lora_digest(str(lora))] * 2))
 
 

@@ -15,7 +15,7 @@ from flash_ray.teachers.client import TeacherPool
 from flash_ray.teachers.launch import TeacherSet
 from flash_ray.teachers.local import InProcessTeachers
 from flash_ray.teachers.protocol import TeacherLost, groups
-from flash_ray.teachers.scorer import group_fingerprint, group_scorer
+from flash_ray.teachers.scorer import fingerprint, group_fingerprint, group_scorer
 from tests.helpers.distilling import build_lora, small_recipe
 from tests.helpers.small import build_base
 
@@ -66,7 +66,7 @@ def actor(recipe, group, cluster):
 @pytest.fixture(scope="module")
 def weights(recipe, group):
     plain = load_model(recipe.base, torch.float32, "cpu", encoders=False)
-    return group_fingerprint(recipe, group, plain.transformer)
+    return group_fingerprint(recipe, group, fingerprint(plain.transformer))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from flash_ray.teachers.autoscaler import ScalingPolicy
 from flash_ray.teachers.launch import start_teachers
 from flash_ray.teachers.local import InProcessTeachers
 from flash_ray.teachers.protocol import groups
-from flash_ray.teachers.scorer import group_fingerprint, group_scorer
+from flash_ray.teachers.scorer import fingerprint, group_fingerprint, group_scorer
 from tests.helpers.distilling import small_recipe
 from tests.helpers.small import build_base
 
@@ -76,7 +76,7 @@ class Load:
 
     def __init__(self, recipe, backbone, teacher_set):
         (group,) = groups(recipe)
-        weights = group_fingerprint(recipe, group, backbone.transformer)
+        weights = group_fingerprint(recipe, group, fingerprint(backbone.transformer))
         self.autoscaler = teacher_set.autoscaler
         self.pools = [teacher_set.pool(0, weights, "load", rank) for rank in (0, 1)]
         self.conditions = backbone.encode([f"house {n}" for n in range(24)], None, (256, 256))
