@@ -27,7 +27,6 @@ from flash_ray.capacity.pipeline import Architecture, Pipeline, Vae
 from flash_ray.capacity.tables import wide_console
 from flash_ray.capacity.workload import Assumptions
 from flash_ray.methods import DMD
-from flash_ray.models.adapters import Adapters
 from flash_ray.models.base import ConditionPair
 from flash_ray.models.quantized import Format, quantize
 from flash_ray.models.sampling import velocity_of
@@ -135,7 +134,7 @@ class Loop:
         self.scorer = Scorer(self.model, {0: TeacherSpec(None, 1.0, True)})
 
     def _adapters(self, recipe: Recipe, size: Size, again: bool) -> None:
-        adapters = Adapters(self.model.transformer)
+        adapters = self.model.adapters  # the scorer asks for the same
         for number, name in enumerate(("student", "fake", "ema")):
             adapters.add(name, size.rank, size.rank, TARGETS, name != "ema", number)
         if again:
