@@ -135,7 +135,7 @@ class Loop:
         self.scorer = Scorer(self.model, {0: TeacherSpec(None, 1.0, True)})
 
     def _adapters(self, recipe: Recipe, size: Size, again: bool) -> None:
-        adapters = self.model.adapters
+        adapters = self.model.adapters  # the scorer asks for the same
         for number, name in enumerate(("student", "fake", "ema")):
             adapters.add(name, size.rank, size.rank, TARGETS, name != "ema", number)
         if again:

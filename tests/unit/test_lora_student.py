@@ -2,6 +2,7 @@
 
 import json
 from contextlib import contextmanager
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from flash_ray.evaluation.sample import student_sampler
 from flash_ray.models.adapters import Adapted
 from flash_ray.models.loading import load_model
 from flash_ray.models.lora_source import LORA
-from flash_ray.models.sampling import sample
+from flash_ray.models.sampling import sample, velocity_of
 from flash_ray.recipe import load_recipe
 from flash_ray.serving.engine import Engine, LoadedModel, Prompt
 from flash_ray.storage.students import list_students, publish_student, read_student
@@ -124,6 +125,27 @@ def test_in_bf16_what_is_loaded_is_what_was_trained(base, tmp_path):
     model.save_student(adapted, tmp_path)
     again = model_of(base, torch.bfloat16)
     assert np.array_equal(picture(again, again.load_transformer(tmp_path)), picture(model, adapted))
+
+
+@pytest.mark.parametrize("kind", ["base", "lora"])
+def test_in_bf16_diffusers_pictures_differ_by_its_schedulers_rounding_alone(base, tmp_path, kind):
+    model, adapted = trained(base, torch.bfloat16)
+    model.save_student(adapted, tmp_path)
+    scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(tmp_path / "scheduler")
+    pipeline = QwenImage21Pipeline.from_pretrained(base, scheduler=scheduler, dtype=torch.bfloat16)
+    if kind == "lora":
+        pipeline.load_lora_weights(tmp_path)
+    sigmas, conditions = recipe_of(base).student.rungs, model.encode([PROMPT], None, (64, 64))
+    how = {"output_resolution": 64, "output_type": "latent", "sigmas": sigmas}
+    theirs = pipeline(PROMPT, latents=noise_of(model), **how).images
+    velocity = velocity_of(model, model.transformer if kind == "base" else adapted, conditions)
+    x_BNC = noise_of(model).bfloat16()
+    for now, after in pairwise(torch.tensor([*sigmas, 0.0])):
+        with torch.no_grad():
+            v_BNC = velocity(x_BNC, now.view(1))
+        step_BNC = (after - now) * v_BNC  # in bf16, as the latents are; `sample` keeps both in fp32
+        x_BNC = (x_BNC.float() + step_BNC).bfloat16()
+    assert torch.equal(x_BNC, theirs)
 
 
 def test_its_manifest_says_what_it_is(store, capsys, monkeypatch):

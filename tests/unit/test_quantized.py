@@ -16,7 +16,7 @@ from flash_ray import plugins
 from flash_ray.errors import UserError
 from flash_ray.evaluation.sample import student_sampler
 from flash_ray.models.adapters import Adapted
-from flash_ray.models.base import Condition, Layout
+from flash_ray.models.base import Condition, ConditionPair, Layout
 from flash_ray.models.loading import load_model, validate_quantizer
 from flash_ray.models.lora_source import LORA
 from flash_ray.models.quantized import QuantizedLinear, quantize
@@ -24,6 +24,10 @@ from flash_ray.models.qwen_image_21 import QwenImage21
 from flash_ray.models.sampling import sample
 from flash_ray.recipe import load_recipe
 from flash_ray.storage.students import publish_student, read_student
+from flash_ray.teachers.local import InProcessTeachers
+from flash_ray.teachers.protocol import groups
+from flash_ray.teachers.scorer import fingerprint, group_scorer
+from flash_ray.trainer import worker
 from flash_ray.trainer.networks import load_networks
 from tests.helpers.gaussian import randn
 from tests.helpers.small import SMALL_TRANSFORMER, build_base, untrained_pipeline
@@ -53,12 +57,15 @@ def model_of(base, form=None, dtype=torch.float32, encoders=False):
     return model
 
 
-def velocity(model, transformer):
+def condition_of(model):
     width = model.transformer.config.context_in_dim
     mask = torch.ones(2, 5, dtype=torch.bool)
-    condition = Condition(Layout("t2i", 64, 64), randn(2, 5, width, seed=7), mask, ~mask)
+    return Condition(Layout("t2i", 64, 64), randn(2, 5, width, seed=7), mask, ~mask)
+
+
+def velocity(model, transformer):
     x_BNC = randn(2, 16, model.latent_channels, seed=8)
-    return model.velocity(transformer, x_BNC, torch.tensor([0.3, 0.8]), condition)
+    return model.velocity(transformer, x_BNC, torch.tensor([0.3, 0.8]), condition_of(model))
 
 
 def with_students(model, base, form, scale=0.1):
@@ -246,3 +253,23 @@ def test_quantized_weights_stay_what_they_are(base):
     with torch.no_grad():
         again = velocity(model, model.transformer.train().eval())
     assert np.array_equal(first.numpy(), again.numpy())
+
+
+@pytest.mark.parametrize("shares", [False, True])
+def test_teachers_in_a_worker_answer_from_the_base_that_the_recipe_says(base, shares):
+    place = f"teacher_defaults={{placement: in_process, quantized: {str(shares).lower()}}}"
+    recipe = recipe_of(base, "int8", place)
+    loaded = worker._load_base(recipe, torch.device("cpu"))
+    plain = model_of(base)
+    assert loaded.weights == fingerprint(plain.transformer)
+    (group,) = groups(recipe)
+    weights, teachers = worker._in_process(recipe, group, loaded, torch.device("cpu"))
+    assert weights == loaded.weights
+    expected = loaded.model if shares else plain
+    velocities = []
+    for each in (teachers, InProcessTeachers(group_scorer(recipe, group, expected))):
+        condition = condition_of(expected)
+        each.prefill(0, ConditionPair(condition, condition), [0])
+        x_BNC = randn(2, 16, expected.latent_channels, seed=8)
+        velocities.append(each.score(0, x_BNC, torch.tensor([0.3, 0.8])).result()[0])
+    torch.testing.assert_close(*velocities, rtol=0, atol=0)
