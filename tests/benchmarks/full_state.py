@@ -32,7 +32,7 @@ from tests.helpers.storage import MemoryStore
 
 CONFIG = {"num_layers": 16, "num_attention_heads": 8, "attention_head_dim": 128}
 CPU = torch.device("cpu")
-SAVING, LOADING = 2, 3  # workers
+SAVING, LOADING = 2, 3  # workers, each of 3 GB
 GB = 1e9
 
 
