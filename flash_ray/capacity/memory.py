@@ -294,10 +294,13 @@ class MemoryModel:
         return FP32 * self._share if self.stage == 2 else self.value * self.parameters
 
     def _gradients_on_their_way(self) -> float:
-        """Of an engine in its backward pass: ZeRO 3 has layers gathered, the others a bucket."""
+        """In a backward pass: a bucket, and once more what is reduced of it; under ZeRO 3, where
+        the bucket is held, layers of both networks are gathered."""
         if self.is_lora:
             return self._base_gathered
-        return self.value * min(self.parameters, LIVE) if self.stage == 3 else self._bucket
+        if self.stage == 3:
+            return self._bucket + ENGINES * self.value * min(self.parameters, LIVE)
+        return 2 * self._bucket
 
     def _step(self) -> float:
         """An engine's step: its gradient in fp32, and on a CPU what Adam computes on the way.

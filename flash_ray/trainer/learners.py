@@ -61,7 +61,7 @@ def build_engine(
 def engine_config(weights: int, recipe: Recipe, passes: int = 1) -> dict[str, Any]:
     """The DeepSpeed configuration of an engine; its `weights` bound the communication buffers."""
     runtime, training = recipe.runtime, recipe.training
-    bucket = min(weights, 500_000_000)
+    bucket = min(weights + weights % 2, 500_000_000)  # DeepSpeed wants an even number
     zero: dict[str, Any] = {
         "stage": runtime.zero_stage,
         "reduce_bucket_size": bucket,

@@ -153,8 +153,11 @@ def load_parts(folder: Path, stem: str, wanted: Mapping[str, Part]) -> int:
     step = 0
     for path in files:
         with open_tensors(path) as file:
-            about = file.metadata()
-            starts, step = json.loads(about["starts"]), int(about["step"])
+            try:
+                starts, step = json.loads(file.metadata()["starts"]), int(file.metadata()["step"])
+            except (TypeError, KeyError, ValueError) as error:
+                where = f"checkpoint {folder}: {path.name}"
+                raise CorruptRecord(where, "it does not say what it holds", EARLIER) from error
             for key in missing.keys() & starts.keys():
                 start, values = wanted[key]
                 saved, offset = file.get_slice(key), starts[key] - start

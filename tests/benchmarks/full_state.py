@@ -1,22 +1,23 @@
 """`python -m tests.benchmarks.full_state`: what full students take to load, to save and to resize.
 
 Two workers make a student and a fake score of 2.3e8 random weights from the base in their memory;
-then three take up what the two have saved of the student. Memory is each process's own, above what
-it has with the base, in copies of the base's bf16 weights.
+then three take up what the two have saved of the student. Memory is that of a worker's tensors
+beside the base, in copies of the base's bf16 weights. Under ZeRO 3 a copy of each engine's is the
+buffer of gradients on their way, which at this size is as large as the model.
 """
 
 import json
 import tempfile
-import threading
 import time
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any
 
-import psutil
 import torch
 import torch.distributed as dist
 import typer
 from rich.table import Table
+from torch.profiler import ProfilerActivity, profile
 
 from flash_ray.capacity.tables import wide_console
 from flash_ray.models.base import Model
@@ -31,31 +32,16 @@ from tests.helpers.storage import MemoryStore
 
 CONFIG = {"num_layers": 16, "num_attention_heads": 8, "attention_head_dim": 128}
 CPU = torch.device("cpu")
-SAVING, LOADING = 2, 3  # workers
+SAVING, LOADING = 2, 3  # workers, each of 3 GB
 GB = 1e9
 
 
-class _Peak(threading.Thread):
-    """Watches the memory of this process until `most` is asked for."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self._ended, self._most = threading.Event(), 0
-        self.start()
-
-    def run(self) -> None:
-        while not self._ended.wait(0.005):
-            self._most = max(self._most, _held())
-
-    def most(self) -> int:
-        self._ended.set()
-        self.join()
-        return self._most
-
-
-def _held() -> int:
-    memory = psutil.Process().memory_info()
-    return int(memory.rss - memory.shared)
+def _allocated(profiled: profile) -> tuple[int, int]:
+    """Bytes of tensors at most and at the end, by torch's allocator."""
+    events = profiled.profiler.kineto_results.events()  # type: ignore[union-attr]
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    held = list(accumulate(change for _, change in changes))
+    return max(held), held[-1]
 
 
 def _recipe(stage: int, workers: int) -> Recipe:
@@ -76,11 +62,10 @@ def _learners(stage: int, workers: int) -> tuple[Model, tuple[Learner, Learner],
     ready_deepspeed(gpu=False)
     model = as_model(build_transformer(CONFIG, torch.bfloat16, CPU))
     copy = sum(weight.nbytes for weight in model.transformer.parameters())
-    dist.barrier()
-    before, peak = _held(), _Peak()
-    learners = load_networks(recipe, model, MemoryStore("bucket")).learners(1)
-    loaded = {"peak": (peak.most() - before) / copy, "held": (_held() - before) / copy}
-    return model, learners, loaded
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        learners = load_networks(recipe, model, MemoryStore("bucket")).learners(1)
+    most, held = _allocated(profiled)
+    return model, learners, {"peak": most / copy, "held": held / copy}
 
 
 def _save(rank: int, world: int, out: Path, stage: int) -> None:

@@ -77,7 +77,8 @@ class Case:
                 "teacher_defaults.quantized=true",
                 f"runtime.zero_stage={self.stage}",
                 f"runtime.gradient_checkpointing={str(self.again).lower()}",
-                "runtime.num_workers=1",
+                # A recipe may not ask for ZeRO 3 of one worker; the engine has one all the same.
+                f"runtime.num_workers={2 if self.stage == 3 else 1}",
                 "runtime.gradient_accumulation_steps=1",
                 "runtime.global_batch_size=null",
                 "runtime.gpu=false",
@@ -93,6 +94,7 @@ CASES = (
     Case("lora", base="int8"),
     Case("lora", base="nf4"),
     Case("full"),
+    Case("full", stage=3),
 )
 
 
@@ -252,9 +254,11 @@ def compared(case: Case, size: Size, got: Measured) -> Iterator[tuple[str, float
 
 def command(
     side: Annotated[int, typer.Option(min=64, help="Of the picture and its reference.")] = 64,
+    layers: Annotated[int, typer.Option(min=1, help="Of the transformer.")] = 16,
 ) -> None:
     """Compare the plan with what tensors take on this machine (35 minutes)."""
-    size, table = Size(side=side, text=32), Table("case", "what", "planned MB", "MB", "ratio")
+    size = Size({"num_layers": layers}, side=side, text=32)
+    table = Table("case", "what", "planned MB", "MB", "ratio")
     with (
         Steps() as steps,
         ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool,

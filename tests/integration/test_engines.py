@@ -290,6 +290,35 @@ def _goes_on(rank, world, out, recipe):
     assert losses(again) == expected
 
 
+@pytest.mark.parametrize(("before", "after"), [(2, 3), (3, 1)])
+def test_a_saved_engine_goes_on_under_another_zero_stage(world, before, after):
+    base, folder = world
+    recipes = [
+        small_recipe(base, *LEARN_FAST, "runtime.num_workers=2", f"runtime.zero_stage={stage}")
+        for stage in (before, after)
+    ]
+    in_processes(2, folder / f"saved-{before}-{after}", _goes_on_elsewhere, *recipes)
+
+
+def _goes_on_elsewhere(rank, world, out, before, after):
+    ready_deepspeed(gpu=False)
+    x = torch.linspace(-1, 1, 400).view(1, 400)
+
+    def engine(recipe, seed):
+        torch.manual_seed(seed)
+        return build_engine(torch.nn.Linear(400, 301), recipe.training.optimizer, recipe)
+
+    saved = engine(before, 0)
+    for _ in range(3):
+        _descend(saved, x)
+    save_engine(saved, out / "engine")
+    torch.distributed.barrier()
+    again = engine(after, 1)
+    load_engine(again, out / "engine")
+    for _ in range(3):
+        assert _descend(again, x) == pytest.approx(_descend(saved, x), rel=1e-5)
+
+
 def _descend(engine, x):
     loss = engine(x).float().square().mean()
     engine.backward(loss)

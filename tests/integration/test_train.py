@@ -279,16 +279,16 @@ def test_the_only_checkpoint_is_refused_by_name_if_it_is_damaged(recipe, store, 
     callbacks = Callbacks(KillOnce(MeanWeight(), tmp_path / "marker", store, "damaged"))
     with pytest.raises(ray.train.TrainingFailedError):
         distill(recipe, store, "damaged", tmp_path / "student", callbacks=callbacks)
-    (key,) = [key for key in store.list("runs/damaged/") if key.endswith("ema-00001.pt")]
+    (key,) = [key for key in store.list("runs/damaged/") if key.endswith("ema-00001.safetensors")]
     store.get_file(key, tmp_path / "part")
     data = bytearray((tmp_path / "part").read_bytes())
     data[len(data) // 2] ^= 1
     (tmp_path / "part").write_bytes(data)
     store.put_file(tmp_path / "part", key)
-    with pytest.raises(UserError, match="ema-00001.pt is corrupt"):
+    with pytest.raises(UserError, match="ema-00001.safetensors is corrupt"):
         distill(recipe, store, "damaged", tmp_path / "student", resume=True, callbacks=callbacks)
     plant(store, key, tmp_path)
-    with pytest.raises(UserError, match="ema-00001.pt would run posix.mkdir, which") as refusal:
+    with pytest.raises(UserError, match="ema-00001.safetensors is no file of tensors") as refusal:
         distill(recipe, store, "damaged", tmp_path / "student", resume=True, callbacks=callbacks)
     assert "\n" not in str(refusal.value) and not (tmp_path / "made").exists()
 
