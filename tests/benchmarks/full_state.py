@@ -46,7 +46,7 @@ def _allocated(profiled: profile) -> tuple[int, int]:
 
 def _recipe(stage: int, workers: int) -> Recipe:
     return load_recipe(
-        "qwen-image-2.1",
+        "qwen-image-2.1-full",
         [
             f"runtime.zero_stage={stage}",
             f"runtime.num_workers={workers}",
