@@ -42,7 +42,7 @@ def compare(name: str, config: Mapping[str, Any], repeats: int, folder: Path) ->
         "training.iterations=1000",
         "training.precision=bf16",
         "teacher_defaults.guidance_scale=1.0",
-        "data.num_cases=64",
+        "data.num_cases=16",
     )
     step = make_step(recipe, encode_locally(recipe, folder), 0, 1, dtype=torch.bfloat16)
     assert isinstance(step.model, QwenImage21)
