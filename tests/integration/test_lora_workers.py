@@ -70,13 +70,16 @@ def _saves(rank, world, out, recipe, cache):
         progress.history.append(step(iteration))
         progress.iterations = iteration
         if iteration == SAVED_AT:
-            state.save(out / "saved", "digest", "weights", rank, world)
+            state.save(out / "saved", recipe, "weights", rank, world)
     _leave(step, rank, out, progress.history)
 
 
 def _goes_on(rank, world, out, recipe, cache, saved):
     step = make_step(recipe, cache, rank, world)
-    assert checkpoint.check(saved, "digest", "weights") == 1
+    # Of another recipe where the workers are two.
+    digest = json.loads((saved / "manifest-00000.json").read_text())["recipe_digest"]
+    reader = checkpoint.Reader(checkpoint.layout_of(recipe), rank, world, rank, world)
+    checkpoint.check(saved, digest, "weights", reader)
     progress = checkpoint.Progress()
     checkpoint.ResumeState(step.student, step.fake_score, step.ema, progress).load(saved)
     for iteration in range(SAVED_AT + 1, recipe.training.iterations + 1):
