@@ -20,7 +20,7 @@ class DrawsNothing:
     """What a worker calls after an iteration."""
 
     def __call__(self, base, transformer):
-        return Evaluated({})
+        return Evaluated({}, None)
 
 
 def recipe_of(base, lora, *overrides):
