@@ -8,10 +8,10 @@ the time is counted by role; what comes and goes is counted by phase, of which t
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from flash_ray.capacity.coding import decoding, encoding
 from flash_ray.capacity.device import GIB, DeviceMemory, Held, Phase
-from flash_ray.capacity.pipeline import PACKINGS, Packing, Pipeline, Vae
+from flash_ray.capacity.pipeline import PACKINGS, Packing, Pipeline
 from flash_ray.capacity.workload import Assumptions, TaskTokens, task_tokens, teachers_at_once
-from flash_ray.models.vae import at_once
 from flash_ray.recipe import Recipe
 from flash_ray.recipe.sections import Lora
 from flash_ray.teachers.protocol import Group, groups, teachers_share_base
@@ -23,9 +23,6 @@ LIVE_BASE = 500_000_000  # of a sharded base, as `trainer.sharded_base` sets it
 STEPPED = 100_000_000  # weights that it steps at once
 ENGINES = 2  # the student and the fake score
 TEACHER_LORA = Lora()  # the size that a LoRA teacher is taken to have
-# Bytes for each pixel in bf16, of the released VAE: 7.0 and 2.4 GB for 1024 x 1024, on an H100.
-DECODE_BYTES, ENCODE_BYTES = 6700.0, 2300.0
-PROMPTS, SLOT = 16, 4  # prompts encoded at once; latent tokens of one of the encoder's
 
 
 @dataclass(frozen=True)
@@ -388,35 +385,10 @@ class MemoryModel:
     def _drawn(self) -> dict[str, Phase]:
         """Pictures of the recipe's resolution, one at a time: sampled, then decoded."""
         passes, rows = self._passes(), self.recipe.runtime.micro_batch_size
-        widths = self.pipeline.vae.decoder_width / Vae.decoder_width
         return {
             "pictures sampled": Phase(passes.forward / rows, passes.prefix / rows),
-            "pictures decoded": Phase(coding=self._coded(DECODE_BYTES, widths)),
+            "pictures decoded": decoding(self.pipeline, self.recipe.data.resolution, self.value),
         }
 
     def _encoded(self) -> dict[str, Phase]:
-        """Cases: pictures by the VAE, prompts by the text encoder, whose states are all kept."""
-        encoder, vae = self.pipeline.text_encoder, self.pipeline.vae
-        height, width = self.recipe.data.resolution
-        states = encoder.vocabulary + (encoder.layers + 1) * encoder.width
-        tokens = 0.0
-        for task in self.tasks:
-            shown = task.reference_tokens > 0
-            rows = min(PROMPTS, at_once(height * width)) if shown else PROMPTS
-            tokens = max(tokens, rows * (task.text_tokens + task.reference_tokens / SLOT))
-        phases = {"prompts encoded": Phase(coding=self.value * tokens * states)}
-        if any(task.reference_tokens for task in self.tasks):
-            coded = self._coded(ENCODE_BYTES, vae.width / Vae.width)
-            phases["pictures encoded"] = Phase(coding=coded)
-        return phases
-
-    def _coded(self, pixel_bytes: float, widths: float) -> float:
-        """Bytes of coding as many pictures as are coded at once.
-
-        Args:
-            pixel_bytes: of the released VAE in bf16.
-            widths: how much wider this VAE is than that.
-        """
-        height, width = self.recipe.data.resolution
-        pixels = height * width * at_once(height * width) / self.pipeline.vae.patch**2
-        return pixels * pixel_bytes * widths * self.value / 2
+        return encoding(self.pipeline, self.recipe.data.resolution, self.value, self.tasks)

@@ -4,16 +4,9 @@ import pytest
 
 from flash_ray.errors import UserError
 from flash_ray.recipe import load_recipe, parse_recipe
+from tests.helpers.refusals import refusal
 
 TEACHER = "{name: other, model: base, weight: 0.5}"
-
-
-def refusal(*overrides: str) -> str:
-    with pytest.raises(UserError) as error:
-        load_recipe("miniature", list(overrides))
-    message = str(error.value)
-    assert "\n" not in message
-    return message
 
 
 @pytest.mark.parametrize(
@@ -254,71 +247,6 @@ def test_names_that_nothing_registers_are_refused_with_the_known_ones(override, 
     message = refusal(override)
     assert message.startswith(start)
     assert "allowed: " in message and message.endswith("rename or remove it")
-
-
-@pytest.mark.parametrize(
-    ("overrides", "start", "cure"),
-    [
-        (
-            ["student.lora={rank: 8}"],
-            "student.lora: given with student.weights full",
-            "set student.lora=null or student.weights=lora",
-        ),
-        (
-            ["training.fake_score.lora={rank: 8}"],
-            "training.fake_score.lora: given with student.weights full",
-            "set training.fake_score.lora=null or student.weights=lora",
-        ),
-        (
-            ["runtime.base=sharded"],
-            "runtime.base: 'sharded' with student.weights full",
-            "set runtime.base=replicated",
-        ),
-        (
-            [
-                "runtime.base=sharded",
-                "student.weights=lora",
-                "training.base_precision=nf4",
-            ],
-            "runtime.base: 'sharded' with training.base_precision nf4",
-            "set runtime.base=replicated",
-        ),
-        (
-            ["runtime.base=sharded", "student.weights=lora", "runtime.num_workers=1"],
-            "runtime.base: 'sharded' with 1 worker",
-            "set runtime.base=replicated",
-        ),
-        (
-            ["training.base_precision=nf4"],
-            "training.base_precision: 'nf4' with student.weights full",
-            "set training.base_precision=null or student.weights=lora",
-        ),
-        (
-            ["training.base_precision=bf16", "training.precision=fp32", "student.weights=lora"],
-            "training.base_precision: 'bf16' with training.precision fp32",
-            "set training.base_precision=null or training.precision=bf16",
-        ),
-        (
-            [
-                "training.base_precision=int8",
-                "student.weights=lora",
-                "teacher_defaults={quantized: true, placement: actors}",
-            ],
-            "teacher_defaults.quantized: true with teacher_defaults.placement actors",
-            "set teacher_defaults.quantized=false or teacher_defaults.placement=in_process",
-        ),
-    ],
-)
-def test_what_only_a_lora_student_has_is_refused_elsewhere(overrides, start, cure):
-    message = refusal(*overrides)
-    assert message.startswith(start)
-    assert " allowed: " in message
-    assert cure in message
-
-
-def test_a_lora_student_needs_no_zero_stage():
-    alone = ["student.weights=lora", "runtime.zero_stage=3", "runtime.num_workers=1"]
-    assert load_recipe("miniature", alone).student.weights == "lora"
 
 
 def test_a_range_of_workers_needs_checkpoints_and_room():
