@@ -7,6 +7,7 @@ import functools
 import hashlib
 import importlib
 import json
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,9 @@ INDEX = "model_index.json"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _ON_HUB = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@([\w./-]+))?")
 _MIB = 2**20
+# diffusers imports torchao where it is installed; they warn of parts that nobody has asked for.
+for _name in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 
 def resolve_base(base: str) -> str:
