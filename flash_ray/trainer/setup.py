@@ -90,6 +90,14 @@ class Loaded:
     weights: str
 
 
+@dataclass(frozen=True)
+class Base:
+    """The base, which may be quantized, and the fingerprint of its weights before it was."""
+
+    model: Model
+    weights: str
+
+
 def load_together(
     config: WorkerConfig, rank: int, world: int, device: torch.device, folder: Path | None
 ) -> Loaded:
@@ -102,7 +110,7 @@ def load_together(
     recipe = config.recipe
     draws = bool(config.evaluate or config.final)
     draws &= rank == 0 or recipe.runtime.base == "sharded"
-    base = _together(lambda: _load_base(recipe, device, vae=draws))
+    base = _together(lambda: load_base(recipe, device, vae=draws))
     if recipe.runtime.base == "sharded":
         shard_base(base.model.transformer, recipe)
     return _together(lambda: _load(config, rank, world, base, device, folder))
@@ -132,7 +140,7 @@ def _load(
     config: WorkerConfig,
     rank: int,
     world: int,
-    base: "_Base",
+    base: Base,
     device: torch.device,
     folder: Path | None,
 ) -> Loaded:
@@ -156,7 +164,7 @@ def _load(
             weights = _actors_weights(teacher_set, number, group, base.weights)
             teachers = teacher_set.pool(number, weights, config.run_name, rank)
         else:
-            weights, teachers = _in_process(recipe, group, base, device)
+            weights, teachers = teachers_here(recipe, group, base, device)
         if group.pipeline != recipe.base:
             fingerprints.append(weights)
         members.append((group, teachers))
@@ -169,34 +177,27 @@ def _load(
     return Loaded(base.model, networks, stream, TeacherRouter(members, positions), known)
 
 
-@dataclass(frozen=True)
-class _Base:
-    """The base, which may be quantized, and the fingerprint of its weights before it was."""
-
-    model: Model
-    weights: str
-
-
-def _load_base(recipe: Recipe, device: torch.device, vae: bool) -> _Base:
+def load_base(recipe: Recipe, device: torch.device, vae: bool) -> Base:
+    """The recipe's base, quantized as that says; `vae`: whether it draws."""
     form = recipe.training.base_format
     model = _load_pipeline(recipe, recipe.base, torch.device("cpu") if form else device, vae)
     weights = fingerprint(model.transformer)
     if form:
         quantize(model, form, device)
-    return _Base(model, weights)
+    return Base(model, weights)
 
 
 def _load_pipeline(recipe: Recipe, pipeline: str, device: torch.device, vae: bool) -> Model:
     return load_model(pipeline, dtype_of(recipe), device, encoders=False, vae=vae)
 
 
-def _in_process(
-    recipe: Recipe, group: Group, base: _Base, device: torch.device
+def teachers_here(
+    recipe: Recipe, group: Group, base: Base, device: torch.device
 ) -> tuple[str, InProcessTeachers]:
     """The group's weights, and the group itself in this process; LoRAs are added to the base."""
     if group.pipeline != recipe.base or not teachers_share_base(recipe):
         model = _load_pipeline(recipe, group.pipeline, device, vae=False)
-        base = _Base(model, fingerprint(model.transformer))
+        base = Base(model, fingerprint(model.transformer))
     weights = group_fingerprint(recipe, group, base.weights)
     return weights, InProcessTeachers(group_scorer(recipe, group, base.model))
 

@@ -21,14 +21,15 @@ from flash_ray.models.loading import load_model, validate_quantizer
 from flash_ray.models.lora_source import LORA
 from flash_ray.models.quantized import QuantizedLinear, quantize
 from flash_ray.models.qwen_image_21 import QwenImage21
+from flash_ray.models.qwen_image_21_patch import patched
 from flash_ray.models.sampling import sample
 from flash_ray.recipe import load_recipe
 from flash_ray.storage.students import publish_student, read_student
 from flash_ray.teachers.local import InProcessTeachers
 from flash_ray.teachers.protocol import groups
 from flash_ray.teachers.scorer import fingerprint, group_scorer
-from flash_ray.trainer import worker
 from flash_ray.trainer.networks import load_networks
+from flash_ray.trainer.setup import load_base, teachers_here
 from tests.helpers.gaussian import randn
 from tests.helpers.small import SMALL_TRANSFORMER, build_base, untrained_pipeline
 from tests.helpers.storage import MemoryStore
@@ -117,9 +118,10 @@ def test_it_is_the_base_that_diffusers_quantizes(tmp_path, monkeypatch):
 
 
 def load_bf16(folder, **given):
-    return QwenImage21Transformer2DModel.from_pretrained(
+    transformer = QwenImage21Transformer2DModel.from_pretrained(
         folder, subfolder="transformer", torch_dtype=torch.bfloat16, **given
     )
+    return patched(transformer)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -144,7 +146,7 @@ def test_each_loras_gradients_are_those_on_the_unpacked_base(base, form, recompu
         networks = with_students(each, base, form)
         if recompute:
             each.adapters.enable_gradient_checkpointing()
-        learners.append(networks.learners(1, resharded=False))
+        learners.append(networks.learners(1))
     for ours, theirs in zip(*learners, strict=True):
         got, wanted = velocity(model, ours), velocity(plain, theirs)
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
@@ -249,8 +251,8 @@ def test_a_library_that_is_missing_is_named_with_its_extra(base, monkeypatch):
 
 def test_quantized_weights_stay_what_they_are(base):
     model = model_of(base, "nf4", torch.bfloat16)
-    first = velocity(model, model.transformer)
     with torch.no_grad():
+        first = velocity(model, model.transformer)
         again = velocity(model, model.transformer.train().eval())
     assert np.array_equal(first.numpy(), again.numpy())
 
@@ -259,11 +261,11 @@ def test_quantized_weights_stay_what_they_are(base):
 def test_teachers_in_a_worker_answer_from_the_base_that_the_recipe_says(base, shares):
     place = f"teacher_defaults={{placement: in_process, quantized: {str(shares).lower()}}}"
     recipe = recipe_of(base, "int8", place)
-    loaded = worker._load_base(recipe, torch.device("cpu"))
+    loaded = load_base(recipe, torch.device("cpu"), vae=False)
     plain = model_of(base)
     assert loaded.weights == fingerprint(plain.transformer)
     (group,) = groups(recipe)
-    weights, teachers = worker._in_process(recipe, group, loaded, torch.device("cpu"))
+    weights, teachers = teachers_here(recipe, group, loaded, torch.device("cpu"))
     assert weights == loaded.weights
     expected = loaded.model if shares else plain
     velocities = []
