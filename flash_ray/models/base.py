@@ -264,6 +264,9 @@ class Model(Protocol):
     def to(self, device: torch.device | str) -> None:
         """Moves all parts to a device."""
 
+    def compile_blocks(self) -> None:
+        """Has the transformer's blocks compiled when they are first called; copies of it too."""
+
     def copy_transformer(self) -> nn.Module:
         """A trainable deep copy of the base transformer, made before any LoRA is added."""
 

@@ -147,6 +147,10 @@ class QwenImage21:
         """Moves all parts to a device."""
         self.pipeline.to(device)
 
+    def compile_blocks(self) -> None:
+        """Has the transformer's blocks compiled when they are first called; copies of it too."""
+        self.transformer.compile_blocks()
+
     def copy_transformer(self) -> "QwenImage21Transformer2DModel":
         """A trainable deep copy of the base transformer; ValueError once a LoRA is added."""
         if self._adapters is not None and self._adapters.names:

@@ -32,6 +32,7 @@ from flash_ray.models.prompt_cache import SLOT, token_shapes
 
 # Keys up to which the backward pass of a CPU's fused kernel takes longer than plain products.
 FEW_KEYS = 256
+KINDS = 64  # of calls that are compiled
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,15 @@ class Plan:
 
 class QwenImage21Transformer2DModel(original.QwenImage21Transformer2DModel):
     """The original and another way to call it; a checkpoint of it names the original."""
+
+    compiled: Any = None  # what runs a block once `compile_blocks` was called
+
+    def compile_blocks(self) -> None:
+        """Has blocks compiled, for each kind of call when it first comes: slow at first, then with
+        the numbers of before to rounding."""
+        # An adapter, a rung with a cache or without, a layout, gradients or none: each is a kind.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, KINDS)
+        self.compiled = torch.compile(_run_block)
 
     def forward(self, *args: Any, plan: Plan | None = None, **kwargs: Any) -> Any:
         """The original's result, or with a plan that of `velocity`."""
@@ -178,7 +188,7 @@ class QwenImage21Transformer2DModel(original.QwenImage21Transformer2DModel):
         return hidden_BSD, layers
 
     def _run(self, block: nn.Module, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-        run = partial(_run_block, block)
+        run = partial(self.compiled or _run_block, block)
         if torch.is_grad_enabled() and self.gradient_checkpointing:
             return self._gradient_checkpointing_func(run, *args)
         return run(*args)

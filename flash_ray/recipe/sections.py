@@ -340,6 +340,11 @@ class Runtime(Section):
         description="true or false: keep each block's input only and compute the rest again for "
         "the backward pass (gradient checkpointing)",
     )
+    compile: bool = Field(
+        False,
+        description="true or false: compile the transformer's blocks (torch.compile); the first "
+        "iterations of a run take minutes",
+    )
     cpus_per_worker: float = Field(1.0, ge=0, le=1024, description="CPU cores per worker, 0-1024")
     gpu: bool = Field(False, description="true or false: one GPU for each worker and teacher")
 

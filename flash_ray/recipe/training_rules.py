@@ -119,5 +119,21 @@ def _offload(recipe: Recipe) -> Iterator[str]:
         )
 
 
+def _compile(recipe: Recipe) -> Iterator[str]:
+    """Compiled blocks call no hooks that gather weights, and no layers of another library."""
+    runtime = recipe.runtime
+    beside = {
+        "runtime.zero_stage 3": recipe.student.weights == "full" and runtime.zero_stage == 3,
+        "runtime.base sharded": runtime.base == "sharded",
+        f"training.base_precision {recipe.training.base_format}": recipe.training.base_format,
+    }
+    for what, is_given in beside.items():
+        if runtime.compile and is_given:
+            yield (
+                f"runtime.compile: true with {what}, which is not compiled; allowed: false; "
+                "set runtime.compile=false"
+            )
+
+
 #: Each yields what is wrong with a recipe, a line each.
-TRAINING = (_lora, _base_precision, _workers, _offload)
+TRAINING = (_lora, _base_precision, _workers, _offload, _compile)

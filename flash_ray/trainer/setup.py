@@ -184,6 +184,8 @@ def load_base(recipe: Recipe, device: torch.device, vae: bool) -> Base:
     weights = fingerprint(model.transformer)
     if form:
         quantize(model, form, device)
+    if recipe.runtime.compile:
+        model.compile_blocks()
     return Base(model, weights)
 
 

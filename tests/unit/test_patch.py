@@ -115,6 +115,27 @@ def test_gradients_of_a_lora_are_the_originals(model, condition, again):
             close(graded(parameters, loss), theirs)
 
 
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same_numbers(model, condition):
+    compiled = as_model(model.copy_transformer().eval())
+    compiled.compile_blocks()
+    of_compiled, of_plain = [], []
+    for each, found in ((compiled, of_compiled), (model, of_plain)):
+        transformer = each.copy_transformer()
+        adapters = Adapters(transformer)
+        adapters.add("student", 2, 2, TARGETS)
+        for number, parameter in enumerate(adapters.parameters("student")):
+            generator = torch.Generator().manual_seed(number)
+            torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+        with adapters.use("student"):
+            cache = PromptCache(graph=True)
+            loss = student_loss(
+                lambda x, t, c=cache, e=each, n=transformer: e.velocity(n, x, t, condition, c)
+            )
+            found += graded(adapters.parameters("student"), loss)
+    close(of_compiled, of_plain)
+
+
 def test_what_it_saves_is_the_originals(model, tmp_path):
     model.transformer.save_pretrained(tmp_path)
     loaded = original.QwenImage21Transformer2DModel.from_pretrained(tmp_path)

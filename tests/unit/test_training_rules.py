@@ -66,6 +66,21 @@ def test_what_only_a_lora_student_has_is_refused_elsewhere(overrides, start, cur
     assert cure in message
 
 
+@pytest.mark.parametrize(
+    "beside",
+    [
+        ["runtime.zero_stage=3"],
+        ["student.weights=lora", "runtime.base=sharded"],
+        ["student.weights=lora", "training.base_precision=nf4"],
+    ],
+)
+def test_what_cannot_be_compiled_is_refused(beside):
+    message = refusal("runtime.num_workers=2", "runtime.compile=true", *beside)
+    what = beside[-1].replace("=", " ")
+    assert message.startswith(f"runtime.compile: true with {what}, ")
+    assert message.endswith("set runtime.compile=false")
+
+
 def test_a_lora_student_needs_no_zero_stage():
     alone = ["student.weights=lora", "runtime.zero_stage=3", "runtime.num_workers=1"]
     assert load_recipe("miniature", alone).student.weights == "lora"

@@ -79,8 +79,7 @@ def _two_rungs(size: Size, device: torch.device, compiled: bool) -> tuple[float,
     loop = lora_loop(as_model(transformer), size.rank)
     conditions = conditions_of("t2i", size, width_of(loop), device)
     if compiled:
-        torch._dynamo.config.cache_size_limit = 64  # adapters, caches and gradients differ
-        transformer.compile_repeated_blocks(dynamic=False)
+        loop.model.compile_blocks()
 
     def run() -> None:
         for rung in (0, len(SIGMAS) - 1):
