@@ -19,7 +19,10 @@ TIMES = {"seconds": 1, "stages": {}, "teacher_wait_share": 0, "memory_mib": 0, "
 class DrawsNothing:
     """What a worker calls after an iteration."""
 
-    def __call__(self, base, transformer):
+    def draw(self, model, transformer):
+        return None
+
+    def score(self, drawn):
         return Evaluated({}, None)
 
 
