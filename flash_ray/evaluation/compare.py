@@ -86,6 +86,7 @@ class TrainingEval:
     def score(self, drawn: Mapping[Task, Sequence[np.ndarray]]) -> Evaluated:
         """Mean scores, on the judge's scale, of the tasks that it scored, and the pictures."""
         scores: dict[Task, float] = {}
+        categories: dict[Task, dict[str, float]] = {}
         cases: list[Case] = []
         shown: list[np.ndarray] = []
         for task, images in drawn.items():
@@ -95,8 +96,13 @@ class TrainingEval:
                 result = score_answers(self.judge, of_task, images)
                 if result.score is not None:
                     scores[task] = result.score
+                    categories[task] = {
+                        name: category.score
+                        for name, category in result.categories.items()
+                        if category.score is not None
+                    }
             cases, shown = [*cases, *of_task], [*shown, *images]
-        return Evaluated(scores, contact_sheet(cases, shown) if cases else None)
+        return Evaluated(scores, contact_sheet(cases, shown) if cases else None, categories)
 
 
 def draw_here(model: Model, transformers: Mapping[str, nn.Module]) -> Draw:

@@ -73,6 +73,7 @@ class Record(Section):
         diversity: by task and category, what the judge calls `diversity_gap`; None where nothing
             is free to vary.
         curve: (iteration, scores by task) during training.
+        category_curve: the same by task and category.
         data: by task and category.
         teachers: by teacher and rung (from 1).
         losses: by task, over the last tenth of the iterations.
@@ -88,6 +89,7 @@ class Record(Section):
     scores: dict[Task, dict[str, CaseScore]] = {}
     diversity: dict[Task, dict[str, float | None]] = {}
     curve: tuple[tuple[int, dict[Task, float]], ...] = ()
+    category_curve: tuple[tuple[int, dict[Task, dict[str, float]]], ...] = ()
     cost: Cost | None = None
     data: dict[Task, dict[str, CategoryData]] = {}
     teachers: dict[str, dict[int, TeacherMeans]] = {}

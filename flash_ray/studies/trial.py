@@ -101,6 +101,7 @@ class Summary(TypedDict):
     """Those fields of a record that come from a run's history."""
 
     curve: tuple[tuple[int, dict[Task, float]], ...]
+    category_curve: tuple[tuple[int, dict[Task, dict[str, float]]], ...]
     cost: Cost
     teachers: dict[str, dict[int, TeacherMeans]]
     losses: dict[Task, Losses]
@@ -123,6 +124,9 @@ def summary(
     )
     return Summary(
         curve=tuple((u.iteration, u.scores) for u in history if u.scores is not None),
+        category_curve=tuple(
+            (u.iteration, u.categories) for u in history if u.categories is not None
+        ),
         cost=cost,
         teachers=_teachers(history),
         losses=_losses(history[-max(1, len(history) // 10) :]),

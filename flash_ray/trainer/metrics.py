@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -54,10 +54,12 @@ class Evaluated:
     Args:
         scores: by task; {} if nothing scores it.
         sheet: its pictures with their prompts; None without cases.
+        categories: the scores by task and category.
     """
 
     scores: dict[Task, float]
     sheet: "Image.Image | None"
+    categories: dict[Task, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class UpdateMetrics:
         tasks: losses of each task that the iteration held.
         teachers: by name and rung (from 1).
         scores: of the averaged student by task; None where it was not scored.
+        categories: its scores by task and category; None where it was not scored.
     """
 
     iteration: int
@@ -106,6 +109,7 @@ class UpdateMetrics:
     tasks: dict[Task, TaskLosses]
     teachers: dict[str, dict[int, TeacherStats]]
     scores: dict[Task, float] | None = None
+    categories: dict[Task, dict[str, float]] | None = None
 
     @property
     def images_per_second(self) -> float:

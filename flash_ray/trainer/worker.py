@@ -184,20 +184,24 @@ class _Run:
         Returns:
             the iteration's record, on worker 0 with the scores.
         """
-        start, scores = time.monotonic(), None
+        start = time.monotonic()
         with self.step.ema.averaged() as transformer:
             drawn = None
             if transformer is not None:
                 drawn = evaluate.draw(self.step.model, transformer)
             if self.rank == 0:
                 evaluated = evaluate.score(drawn)
-                scores = evaluated.scores or None
+                metrics = replace(
+                    metrics,
+                    scores=evaluated.scores or None,
+                    categories=evaluated.categories or None,
+                )
                 if evaluated.sheet:
                     evaluated.sheet.save(png := io.BytesIO(), "PNG")
                     self.config.live.put_nowait(Sheet(metrics.iteration, png.getvalue()))
         dist.barrier()
         stages = {**metrics.stages, "evaluate": time.monotonic() - start}
-        return replace(metrics, scores=scores, stages=stages)
+        return replace(metrics, stages=stages)
 
     def _checkpoint(self) -> None:
         """Writes a checkpoint and hands it to Ray Train, which uploads it beside the training.

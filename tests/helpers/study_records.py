@@ -49,6 +49,7 @@ def history(iterations: int = 10) -> list[UpdateMetrics]:
                 "other": {1: TeacherStats(0.5, *((1.0, -0.25) if n % 2 else ()))},
             },
             scores={"t2i": 3.0 + n / 10, "edit": 3.0} if (n + 1) % 5 == 0 else None,
+            categories={"t2i": {"text": 2.0}, "edit": {"style": 3.0}} if n == 9 else None,
         )
         for n in range(iterations)
     ]

@@ -210,6 +210,7 @@ def test_scores_during_training_are_of_the_tasks_that_can_be_scored(backbone):
     evaluate = TrainingEval(encoded, TextOnly(), SamplerConfig((1.0,)))
     evaluated = evaluate.score(evaluate.draw(backbone, backbone.transformer))
     assert evaluated.scores == {"t2i": 3.0}
+    assert evaluated.categories == {"t2i": {"text": 3.0}}
     assert evaluated.sheet == contact_sheet(
         cases["t2i"], encoded.images(backbone, backbone.transformer, evaluate.sampler)["t2i"]
     )

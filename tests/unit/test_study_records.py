@@ -112,6 +112,7 @@ def test_a_history_is_summed_up_by_its_unit_rung_and_task():
     of_cpus, of_gpus = (summary(history(), f"{unit}-seconds") for unit in ("CPU", "GPU"))
     assert (of_cpus["cost"].compute, of_gpus["cost"].compute) == (15.0, 20.0)
     assert of_cpus["curve"] == ((5, {"t2i": 3.4, "edit": 3.0}), (10, {"t2i": 3.9, "edit": 3.0}))
+    assert of_cpus["category_curve"] == ((10, {"t2i": {"text": 2.0}, "edit": {"style": 3.0}}),)
     other = of_cpus["teachers"]["other"][1]
     assert (other.weight, other.norm, other.cosine) == (0.5, 1.0, -0.25)
     assert of_cpus["teachers"]["base"][1].norm is None

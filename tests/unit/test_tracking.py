@@ -71,9 +71,9 @@ def losses(folder) -> list[tuple[int, float]]:
 
 
 def test_every_number_of_the_record_is_told_by_its_path():
-    metrics = replace(update_metrics(3), scores={"edit": 4.0})
-    scalars = metrics.scalars()
-    assert scalars["scores/edit"] == 4.0
+    scored = {"scores": {"edit": 4.0}, "categories": {"edit": {"style": 3.5}}}
+    scalars = replace(update_metrics(3), **scored).scalars()
+    assert scalars["scores/edit"] == 4.0 and scalars["categories/edit/style"] == 3.5
     assert scalars["tasks/t2i/student_loss"] == scalars["student_loss"] == 0.3
     assert scalars["stages/ema"] == 0.4 and scalars["diagnostics/x_rms"] == 0.7
     assert "iteration" not in scalars
