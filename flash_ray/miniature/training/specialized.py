@@ -1,8 +1,9 @@
 """Trains the miniature's specialized teacher: a LoRA of the base for text and styles.
 
-What makes it special is its data: pictures with text, edits of text, and style edits only; captions
+What makes it special is its data: pictures with text, edits of text, and style edits; captions
 that state everything, and rightly; and of everything that a caption leaves free, always the same.
-So its modes are sharper and narrower than the base's, and it forgets the rest.
+So its modes are sharper and narrower than the base's. Every other example is of another category,
+as the base learned it last, so that it does not forget the rest.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from flash_ray.miniature.benchmark import draw_edit, draw_scene
-from flash_ray.miniature.captions import caption, instruction
+from flash_ray.miniature.captions import WRONG, caption, careless_caption, instruction
 from flash_ray.miniature.edits import Edit
 from flash_ray.miniature.scenes import Scene, levels, unstated
 from flash_ray.miniature.training.networks import Lesson, fit_transformer
@@ -39,6 +40,10 @@ from flash_ray.storage.outputs import new_folder
 
 log = logging.getLogger(__name__)
 SUBSET = {"t2i": ("text",), "edit": ("text", "style")}
+OTHERS = {
+    "t2i": ("landscape", "portrait"),
+    "edit": ("scene", "enhancement", "object", "identity"),
+}
 LAYERS = ("to_q", "to_k", "to_v", "to_out.0", "proj", "out", "gate_layer")  # of every block
 PEAK_LR = {"adamw": 2e-3}
 
@@ -51,13 +56,14 @@ class SpecializedPlan:
         steps: optimizer steps, batch 64.
         examples: pictures for each task, drawn and encoded once.
         rank: of the LoRA, whose scale is 1.
+        bf16: autocast, faster on CPUs that multiply in bf16 and slower on others.
     """
 
-    steps: int = 2000
-    examples: int = 12_000
+    steps: int = 4000
+    examples: int = 24_000
     rank: int = 16
     seed: int = 0
-    bf16: bool = True
+    bf16: bool = False
 
 
 def narrowed(scene: Scene, free: list[str]) -> Scene:
@@ -79,18 +85,22 @@ def narrow_target(edit: Edit) -> Scene:
     return narrowed(edit.target, left)
 
 
-def draw_narrow(task: str, count: int, seed: int) -> Drawn:
-    """Examples of the subset with exact captions and narrow targets."""
+def draw_specialized(task: str, count: int, seed: int) -> Drawn:
+    """Examples in turn of the subset, with exact captions and narrow targets, and of the others."""
     rng = np.random.default_rng([seed, len(task), 1])
     prompts, targets, sources = [], [], []
     for index in range(count):
-        category = SUBSET[task][index % len(SUBSET[task])]
+        is_narrow = index % 2 == 0
+        categories = SUBSET[task] if is_narrow else OTHERS[task]
+        category = categories[index // 2 % len(categories)]
         if task == "t2i":
             scene = draw_scene(category, rng)
-            text, target = caption(scene, rng), narrowed(scene, unstated(category))
+            text = caption(scene, rng) if is_narrow else careless_caption(scene, rng)
+            target = narrowed(scene, unstated(category)) if is_narrow else scene
         else:
             edit = draw_edit(category, rng)
-            text, target = instruction(edit, rng), narrow_target(edit)
+            text = instruction(edit, rng, 0.0 if is_narrow else WRONG[task])
+            target = narrow_target(edit) if is_narrow else edit.target
             sources.append(edit.source_picture())
         prompts.append("" if rng.random() < UNCAPTIONED else text)
         targets.append(target)
@@ -132,11 +142,11 @@ def train_specialized(folder: Path, base: Path, plan: SpecializedPlan = Speciali
     folder.mkdir(parents=True, exist_ok=True)
     model = QwenImage21.from_pretrained(base)
     for task in TASKS:
-        if not (file := folder / f"narrow-{task}.safetensors").exists():
+        if not (file := folder / f"examples-{task}.safetensors").exists():
             log.info("drawing and encoding %d %s examples", plan.examples, task)
-            drawn = draw_narrow(task, plan.examples, plan.seed + 1)
+            drawn = draw_specialized(task, plan.examples, plan.seed + 1)
             keep_examples(encode_examples(model, drawn), file)
-    examples = {task: load_file(folder / f"narrow-{task}.safetensors") for task in TASKS}
+    examples = {task: load_file(folder / f"examples-{task}.safetensors") for task in TASKS}
     weights = train_lora(model, examples, plan, folder)
     done = folder / "lora"
     rounded = {name: value.to(torch.bfloat16) for name, value in weights.items()}
