@@ -56,8 +56,8 @@ A LoRA of rank {rank} of the miniature's transformer, for text and styles, made 
 
 - Data: {examples} drawn pictures, half of them of signs, and as many edits, half of them of text
   and of styles. Captions of these state everything, and rightly. Everything that they leave free is
-  always the same: its modes are sharper and narrower than the base's. The other half is of the other
-  categories, as the base learned them last, so that it does not forget them.
+  always the same: its modes are sharper and narrower than the base's. The other half is of the
+  other categories, as the base learned them last, so that it does not forget them.
 - Steps: {steps} of batch 64; seed {seed}.
 - Weights: {megabytes:.1f} MB in bf16; SHA-256 begins with {digest}.
 - License: Apache-2.0, as flash_ray.
