@@ -1,6 +1,6 @@
 """The command line of studies: `flash-ray study ...`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +11,8 @@ from rich.table import Column, Table
 from flash_ray.cli.options import AtOnce, StudyName, StudyStoreAddress
 
 if TYPE_CHECKING:
+    from flash_ray.recipe.schema import Task
+    from flash_ray.studies.plan import Plan
     from flash_ray.studies.records import SearchResult
     from flash_ray.workflows.study import TrialStatus
 
@@ -62,6 +64,27 @@ def study_report(
     typer.echo(f"report: {folder / 'report.md'}")
 
 
+@study_app.command("plan")
+def study_plan(
+    study: StudyName,
+    pilot: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="Results of a study of the same benchmark and judge."),
+    ],
+    at_once: AtOnce = None,
+) -> None:
+    """Print what a study would take and what it could find, before anything of it runs.
+
+    Hours are at most so many on this machine: starting a trial is counted with its pictures.
+    """
+    from flash_ray.cli.tables import fault_lines
+    from flash_ray.workflows import study_plan
+
+    plan, faults = study_plan.plan(study, pilot, at_once)
+    fault_lines(faults)
+    _print_plan(plan)
+
+
 @study_app.command("search")
 def study_search(
     study: StudyName,
@@ -105,6 +128,43 @@ def _print_status(rows: "Sequence[TrialStatus]") -> None:
         table.add_row(row.trial, row.state, f"{row.iteration}/{row.iterations}", *scores)
     finished = sum(row.state == "finished" for row in rows)
     Console().print(table, f"{finished} of {len(rows)} trials finished", highlight=False)
+
+
+def _print_plan(plan: "Plan") -> None:
+    """Prints what each claim could find in the study as it is, then sizes, then what to take."""
+    claims = Table("claim", "on", "δ", "detectable", "no effect of δ", "source's effect")
+    for claim, power in zip(plan.study.claims, plan.own.powers, strict=True):
+        found = ("not in the pilot", "", "")
+        if power:
+            effect = "" if power.effect is None else f"{power.effect:.0%}"
+            found = (f"{power.detectable:.3f}", f"{power.no_effect:.0%}", effect)
+        outcome = "" if claim.outcome == "score" else f" {claim.outcome}"
+        margin = f"{plan.study.margins[claim.outcome]:g}"
+        claims.add_row(claim.text, f"{claim.measure}{outcome}", margin, *found)
+    sizes = Table("seeds", "cases of each category", "hours", "claims that reach δ")
+    for option in plan.options:
+        chosen = " (proposed)" if option is plan.proposed else ""
+        own = " (the study's)" if option is plan.own else ""
+        reached = f"{option.reached} of {len(plan.study.claims)}{chosen}{own}"
+        sizes.add_row(str(option.seeds), _cases(option.cases), f"{option.hours:.1f}", reached)
+    console = Console()
+    console.print(
+        f"{plan.own.hours:.1f} hours, {plan.at_once} at once. Detectable: in 80 % of such studies; "
+        "percentages: how probably it is found.",
+        claims,
+        sizes,
+        highlight=False,
+    )
+    console.print(
+        f"proposed: {plan.proposed.seeds} seeds, cases: {{{_cases(plan.proposed.cases)}}}, "
+        f"{plan.proposed.hours:.1f} hours",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _cases(cases: "Mapping[Task, int]") -> str:
+    return ", ".join(f"{task}: {count}" for task, count in cases.items())
 
 
 def _print_search(result: "SearchResult") -> None:

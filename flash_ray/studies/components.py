@@ -110,10 +110,11 @@ class Variances:
         """The variance over seeds of a trial's mean over endlessly many cases."""
         return np.maximum(0.0, self.seed - self.flicker_part)
 
-    def at(self, cases: Mapping[str, int]) -> Variances:
-        """What they would be with other numbers of cases of the same categories."""
+    def at(self, cases: Mapping[str, int], seed_df: int) -> Variances:
+        """What they would be with other numbers of cases of the same categories, and so many
+        degrees of freedom of the seeds."""
         seed = self.seed_alone + over_cases(self.flicker, cases)
-        return Variances(cases, seed, self.seed_df, self.flicker, self.arm_case)
+        return Variances(cases, seed, seed_df, self.flicker, self.arm_case)
 
 
 def over_cases(variances: Mapping[str, Any], cases: Mapping[str, int]) -> Any:

@@ -27,12 +27,14 @@ class Cost(Section):
     Args:
         teacher_calls: evaluations of a teacher's transformer for one picture.
         seconds: of training, between the first update and the last.
+        total_seconds: of the whole trial: training, drawing, judging, publishing.
         compute: of `unit`, of all workers, without teachers.
     """
 
     images: int
     teacher_calls: int
     seconds: float
+    total_seconds: float = 0.0
     compute: float
     unit: Literal["CPU-seconds", "GPU-seconds"]
 
@@ -69,9 +71,10 @@ class Record(Section):
 
     Args:
         digest: of what decided the result, as `Trial.digest`.
+        code: 16 hex digits of the code that made it.
         scores: by task and case id.
-        diversity: by task and category, what the judge calls `diversity_gap`; None where nothing
-            is free to vary.
+        early: as `scores`, at the study's early horizon.
+        diversity: by task and case id, how far apart pictures of one prompt are, 0 to 1.
         curve: (iteration, scores by task) during training.
         data: by task and category.
         teachers: by teacher and rung (from 1).
@@ -84,8 +87,10 @@ class Record(Section):
     arm: str
     seed: int
     digest: str
+    code: str = ""
     iterations: int
     scores: dict[Task, dict[str, CaseScore]] = {}
+    early: dict[Task, dict[str, CaseScore]] = {}
     diversity: dict[Task, dict[str, float | None]] = {}
     curve: tuple[tuple[int, dict[Task, float]], ...] = ()
     cost: Cost | None = None

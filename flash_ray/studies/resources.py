@@ -65,7 +65,7 @@ def study_resources(
     Raises:
         UserError: not even one trial fits the cluster, or its nodes cannot do their part.
     """
-    with ray_session(_needs(recipes, at_once or _fit_locally(recipes))):
+    with ray_session(_needs(recipes, at_once or fit_locally(recipes))):
         at_once = at_once or _fit(recipes)
         if in_cluster_job():
             check_worker(store)
@@ -125,7 +125,7 @@ def _bundles(recipes: Sequence[Recipe]) -> list[dict[str, float]]:
     return trainers + bundles(largest, "teacher", int(_teacher_needs(recipes).get("teacher", 0)))
 
 
-def _fit_locally(recipes: Sequence[Recipe]) -> int:
+def fit_locally(recipes: Sequence[Recipe]) -> int:
     """How many trials the machine has cores for, at least one."""
     cpus = max(_trial_needs(recipes)["CPU"], 0.01)
     return max(1, math.floor((os.cpu_count() or 1) / cpus))
@@ -138,7 +138,7 @@ def _fit(recipes: Sequence[Recipe]) -> int:
         UserError: not even one fits.
     """
     if not in_cluster_job():
-        return _fit_locally(recipes)
+        return fit_locally(recipes)
     offered, needs = ray.cluster_resources(), _needs(recipes, 1)
     for name, need in needs.items():
         if need > offered.get(name, 0) + 1e-6:

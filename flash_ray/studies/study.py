@@ -57,16 +57,30 @@ class Claim(Section):
     measure: str = Field(
         description="'t2i' or 'edit', or one category as t2i.text; the mean over its cases"
     )
-    expect: Literal["higher", "lower", "not lower"] = Field(
-        description="what the claim says of left: 'higher', 'lower' or 'not lower' than right"
+    outcome: str = Field(
+        "score",
+        min_length=1,
+        description="'score', a measure of the judge such as compliance, or 'diversity'",
+    )
+    horizon: Literal["late", "early"] = Field(
+        "late", description="'late': at the end; 'early': after the study's `early` iterations"
+    )
+    expect: Literal["higher", "lower", "not lower", "best"] = Field(
+        description="what the claim says of left: 'higher', 'lower' or 'not lower' than right, or "
+        "'best': one arm, higher than each of right"
+    )
+    effect: float | None = Field(
+        None,
+        allow_inf_nan=False,
+        description="left - right as the source reports it, on the judge's scale here, or null",
     )
 
 
-class Noise(Section):
-    """The same arms under other seeds: what difference means nothing."""
+class Diversity(Section):
+    """Pictures of one prompt from several noises: how far apart they are."""
 
-    arms: tuple[Name, ...] = Field((), description="names of arms")
-    seeds: tuple[Seed, ...] = Field((), description="other seeds than the study's, as many")
+    prompts: int = Field(ge=1, description="of each category, the first of the study's cases")
+    noises: int = Field(ge=2, description="pictures of each prompt, 2 or more")
 
 
 class Study(Section):
@@ -79,8 +93,13 @@ class Study(Section):
         {}, description="for each of two arms or more its overrides, by dotted path"
     )
     seeds: tuple[Seed, ...] = Field((0, 1, 2), min_length=1, description="seeds of every arm")
-    noise: Noise = Noise()
     budget: Budget
+    early: int | None = Field(
+        None,
+        ge=1,
+        description="iterations, below the budget's, after which students are scored on the "
+        "study's cases too, or null: only at the end",
+    )
     fixed: tuple[str, ...] = Field(
         ("base", "family", "objective", "student", "training", "runtime"),
         description="fields of the recipe that no arm may change, as dotted paths",
@@ -106,12 +125,19 @@ class Study(Section):
         description="iterations between scores on the recipe's evaluation.cases for the curves, or "
         "in a search between scores on the study's cases; 0: none",
     )
-    margin: float = Field(
-        0.1,
-        gt=0,
-        le=4,
-        description="difference of scores, on the judge's scale, that counts for 'not lower', "
-        "above 0",
+    development: int = Field(
+        16,
+        ge=0,
+        le=1000,
+        description="the first cases of each category, 0 to 1000, which curves and searches alone "
+        "see",
+    )
+    diversity: Diversity | None = Field(
+        None, description="{prompts, noises} of pictures of one prompt, or null: none are drawn"
+    )
+    margins: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        {"score": 0.1},
+        description="by outcome δ, the difference that counts, on the outcome's scale, above 0",
     )
     factors: dict[str, Factor] = Field(
         {}, description="the report's tables, by name; none: one table of all arms"
@@ -138,6 +164,7 @@ SHIPPED = resources.files("flash_ray.studies") / "shipped"
 # (section, old key) -> new key
 RENAMED = {
     ("", "benches"): "cases",
+    ("", "margin"): "margins.score",
     ("budget", "updates"): "iterations",
     ("factors", "benches"): "tasks",
 }
@@ -311,7 +338,7 @@ class Trial:
 
 
 def plan_trials(study: Study) -> list[Trial]:
-    """All trials, seed by seed, so that a study that is cut off has whole seeds; noise arms last.
+    """All trials, seed by seed, so that a study that is cut off has whole seeds.
 
     Raises:
         UserError: the recipe of an arm cannot be, or there are no arms.
@@ -320,7 +347,6 @@ def plan_trials(study: Study) -> list[Trial]:
     found = validation.benchmark_of(first)
     benchmark = found.name, found.digest
     pairs = [(arm, seed) for seed in study.seeds for arm in study.arms]
-    pairs += [(arm, seed) for seed in study.noise.seeds for arm in study.noise.arms]
     return [
         Trial(study.name, arm, seed, _named_recipe(study, arm, seed), study.cases, benchmark)
         for arm, seed in pairs

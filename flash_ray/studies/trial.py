@@ -21,8 +21,8 @@ from flash_ray.storage.manifest import run_exists
 from flash_ray.storage.s3 import Store
 from flash_ray.storage.scores import PublishedScores
 from flash_ray.storage.students import MANIFEST, publish_student, read_student
+from flash_ray.studies.pictures import strip
 from flash_ray.studies.records import CategoryData, Cost, Losses, Record, TeacherMeans
-from flash_ray.studies.report import strip
 from flash_ray.studies.study import Trial
 from flash_ray.teachers.launch import TeacherSet
 from flash_ray.trainer.divergence import Diverged

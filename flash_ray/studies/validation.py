@@ -13,7 +13,7 @@ from flash_ray.evaluation.judges.choose import load_judge, validate_judge
 from flash_ray.recipe.schema import Recipe
 
 if TYPE_CHECKING:
-    from flash_ray.studies.study import Study
+    from flash_ray.studies.study import Claim, Study
 
 
 # What decides the encoded cases, the scores and the teachers, which all trials share.
@@ -122,14 +122,9 @@ def _arms(study: Study) -> Iterator[str]:
 
 
 def _seeds(study: Study) -> Iterator[str]:
-    for field, seeds in (("seeds", study.seeds), ("noise.seeds", study.noise.seeds)):
-        for seed, times in Counter(seeds).items():
-            if times > 1:
-                yield f"{field}: {seed} is given {times} times; allowed: once; remove one"
-    for seed in set(study.seeds) & set(study.noise.seeds):
-        yield f"noise.seeds: {seed} is one of seeds; allowed: others; choose another number"
-    if bool(study.noise.arms) != bool(study.noise.seeds):
-        yield "noise: arms without seeds or seeds without arms; allowed: both or neither"
+    for seed, times in Counter(study.seeds).items():
+        if times > 1:
+            yield f"seeds: {seed} is given {times} times; allowed: once; remove one"
 
 
 def _names(study: Study) -> Iterator[str]:
@@ -138,7 +133,6 @@ def _names(study: Study) -> Iterator[str]:
         for task in factor.tasks:
             if task not in study.cases:
                 yield unknown(f"factors.{name}.tasks", task, study.cases, "task")
-    yield from _known("noise.arms", study.noise.arms, study.arms)
 
 
 def _claims(study: Study) -> Iterator[str]:
@@ -150,6 +144,36 @@ def _claims(study: Study) -> Iterator[str]:
                 f"claims.{index}: {sorted(set(claim.left) & set(claim.right))[0]} is on both "
                 "sides; allowed: different arms; remove it from one"
             )
+        yield from _outcome(study, claim, f"claims.{index}")
+        if claim.expect == "best" and len(claim.left) > 1:
+            yield (
+                f"claims.{index}.left: {len(claim.left)} arms in a claim of the best; allowed: "
+                "one; make a claim of each"
+            )
+        if (claim.effect or 0) * {"higher": 1, "best": 1, "lower": -1}.get(claim.expect, 0) < 0:
+            yield (
+                f"claims.{index}.effect: {claim.effect:g} where the claim expects {claim.expect}; "
+                "allowed: left - right, with the sign that the claim has; correct one of them"
+            )
+
+
+def _outcome(study: Study, claim: Claim, field: str) -> Iterator[str]:
+    """Whether the study has what a claim is about."""
+    if claim.outcome not in study.margins:
+        yield (
+            f"{unknown(f'{field}.outcome', claim.outcome, study.margins, 'outcome')}, or add what "
+            f"difference of it counts, as margins: {{{claim.outcome}: 0.05}}"
+        )
+    if claim.horizon == "early" and study.early is None:
+        yield (
+            f"{field}.horizon: early, but the study scores students at the end only; allowed: "
+            "late; set early to a number of iterations"
+        )
+    if claim.outcome == "diversity" and (study.diversity is None or claim.horizon == "early"):
+        yield (
+            f"{field}.outcome: diversity, which the study does not draw {claim.horizon}; allowed: "
+            "late, with e.g. diversity: {prompts: 4, noises: 4}; set it"
+        )
 
 
 def _space(study: Study) -> Iterator[str]:
@@ -225,7 +249,6 @@ def _alike(recipes: dict[str, Recipe]) -> Iterator[str]:
     for arm, recipe in recipes.items():
         if twin := seen.get(recipe.digest):
             yield (
-                f"arms.{arm}: the same recipe as arm {twin}; allowed: arms that differ; remove "
-                "one (for other seeds see noise)"
+                f"arms.{arm}: the same recipe as arm {twin}; allowed: arms that differ; remove one"
             )
         seen.setdefault(recipe.digest, arm)

