@@ -9,7 +9,7 @@ from flash_ray.studies.components import Variances
 from flash_ray.studies.inference import ALPHA, quantile, standard_error
 
 MOST_SEEDS, MOST_CASES = 50, 1000  # that are thought of
-POWER = 0.8
+POWER, CERTAIN = 0.8, 30.0  # standard errors at which power is 1
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ def power_of_effect(se: float, df: int, effect: float) -> float:
     from scipy.stats import nct
 
     border = quantile(1 - ALPHA / 2, df)
-    return float(nct.sf(border, df, abs(effect) / se) + nct.cdf(-border, df, abs(effect) / se))
+    shift = min(abs(effect) / se, CERTAIN)  # scipy has no answer far out
+    return float(nct.sf(border, df, shift) + nct.cdf(-border, df, shift))
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from flash_ray.studies.inference import Effect
 from flash_ray.studies.outcomes import Cases, Measured
 from flash_ray.studies.pictures import grid, shown_cases
 from flash_ray.studies.records import PICTURES
-from flash_ray.studies.tables import AVERAGE, BaseRow, Row, Table
+from flash_ray.studies.tables import AVERAGE, Row, Table
 from flash_ray.studies.verdicts import ClaimVerdict
 
 REPORT, TABLES, CLAIMS, FIGURES = "report.md", "tables.csv", "claims.csv", "figures"
@@ -150,24 +150,33 @@ def _strips(findings: Findings, out: Path) -> tuple[dict[str, Image.Image], list
 
 
 def _table_rows(findings: Findings) -> list[Mapping[str, Any]]:
-    return [
-        {
-            "factor": table.factor,
-            "task": table.task,
-            "horizon": table.measured.horizon,
-            "outcome": table.measured.outcome,
-            "arm": row.arm if isinstance(row, Row) else row.name,
-            "column": column,
-            "mean": effect.mean,
-            "low": effect.low,
-            "high": effect.high,
-            "se": effect.se,
-            **(_of_arm if isinstance(row, Row) else _of_base)(row, column),
-        }
-        for table in findings.tables
-        for row in (*table.rows, *table.base)
-        for column, effect in row.cells.items()
-    ]
+    rows = []
+    for table in findings.tables:
+        for arm in table.rows:
+            for column, effect in arm.cells.items():
+                rows.append(_table_row(table, arm.arm, column, effect, _of_arm(arm, column)))
+        for base in table.base:
+            for column, effect in base.cells.items():
+                rows.append(_table_row(table, base.name, column, effect, {}))
+    return rows
+
+
+def _table_row(
+    table: Table, name: str, column: str, effect: Effect, of_arm: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    return {
+        "factor": table.factor,
+        "task": table.task,
+        "horizon": table.measured.horizon,
+        "outcome": table.measured.outcome,
+        "arm": name,
+        "column": column,
+        "mean": effect.mean,
+        "low": effect.low,
+        "high": effect.high,
+        "se": effect.se,
+        **of_arm,
+    }
 
 
 def _of_arm(row: Row, column: str) -> Mapping[str, Any]:
@@ -183,11 +192,6 @@ def _of_arm(row: Row, column: str) -> Mapping[str, Any]:
         "seeds": row.seeds,
         "zero_shot": not row.is_trained,
     }
-
-
-def _of_base(row: BaseRow, column: str) -> Mapping[str, Any]:
-    names = ("best", "rank", "ties", "gap_closed", "gap_closed_low", "gap_closed_high")
-    return {**dict.fromkeys(names, ""), "seeds": "", "zero_shot": ""}
 
 
 def _claim_rows(findings: Findings) -> list[Mapping[str, Any]]:

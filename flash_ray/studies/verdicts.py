@@ -84,7 +84,7 @@ class Analysis:
 def verdicts_of(analysis: Analysis) -> tuple[ClaimVerdict, ...]:
     """A verdict on each claim, in the study's order."""
     measured = [_measure(analysis, claim) for claim in analysis.study.claims]
-    adjusted = {}
+    adjusted: dict[int, float] = {}
     for factor in {of.verdict.factor for of in measured}:
         family = [n for n, of in enumerate(measured) if of.verdict.factor == factor and of.can_test]
         p_values = [measured[n].verdict.p or 0.0 for n in family]

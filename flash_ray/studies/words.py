@@ -36,8 +36,8 @@ def answer(v: ClaimVerdict) -> str:
     if v.effect is None:
         return f"{said[0]} Not all of its arms have been scored."
     unit = "" if v.claim.outcome == "score" else f" {v.claim.outcome}"
-    chance = "" if v.p is None else f", p {p_value(v.p)}"
-    said.append(f"{sides_of(v)}{unit}: {signed(v.effect)}{chance}.")
+    corrected = "" if v.p is None else f", p {p_value(v.p)}"
+    said.append(f"{sides_of(v)}{unit}: {signed(v.effect)}{corrected}.")
     if v.p is None:
         return " ".join([*said, "One seed, or one case, says nothing of others."])
     if v.verdict in ("replicated", "contradicted") and v.is_small:
@@ -45,9 +45,11 @@ def answer(v: ClaimVerdict) -> str:
     if v.verdict in ("no effect", "undecided"):
         said.append(f"{DIRECTIONS[v.claim.expect].capitalize()} by at most {v.at_most:.3f}.")
     if v.best is not None:
-        said.append(f"The best of them with a probability of {v.best:.0%}.")
+        chance = "less than 1 %" if v.best < 0.01 else f"{v.best:.0%}"
+        said.append(f"The probability that it is the best of them: {chance}.")
     if v.claim.effect is not None:
-        said.append(f"The source's {v.claim.effect:+.3g} is {v.source} of the interval.")
+        place = "excluded by" if v.source == "excluded" else "inside"
+        said.append(f"The source's {v.claim.effect:+.3g} is {place} the interval.")
     if v.needs:
         said.append(_needs_in_words(v.needs, v.margin))
     return " ".join(said)

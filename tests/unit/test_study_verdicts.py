@@ -166,6 +166,7 @@ def test_power_is_that_of_the_t_test():
     assert least == pytest.approx(2.9 * se, rel=0.02)
     assert power_of_effect(se, df, least) == pytest.approx(0.8, abs=0.01)
     assert power_of_effect(se, df, -least) == pytest.approx(power_of_effect(se, df, least))
+    assert power_of_effect(1e-6, df, 0.5) == pytest.approx(1.0)
     assert power_of_no_effect(0.03, 1000, 0.1) == pytest.approx(0.91, abs=0.01)
     assert power_of_no_effect(0.2, 30, 0.1) == 0.0
 
