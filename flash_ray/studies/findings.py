@@ -256,13 +256,7 @@ def _rows(
             for other in order
             if other != arm and _tie(scores, arms[other], parts[AVERAGE])
         )
-        gaps = [r.diversity[task] for r in records if r.arm == arm and task in r.diversity]
-        diversity = {
-            category: mean_of_known([gap.get(category) for gap in gaps])
-            for category in categories
-            if gaps
-        }
-        yield Row(arm, len(scores.seeds), cells, order.index(arm) + 1, ties, diversity)
+        yield Row(arm, len(scores.seeds), cells, order.index(arm) + 1, ties, {})
 
 
 def _tie(left: Scores, right: Scores, categories: Sequence[str]) -> bool:

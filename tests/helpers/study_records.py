@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from flash_ray.evaluation.judges.base import CaseScore
+from flash_ray.studies.code import code_digest
 from flash_ray.studies.records import PICTURES, TRIALS, CategoryData, Record, append_record
 from flash_ray.studies.report import strip
 from flash_ray.studies.study import Study, Trial, load_study, plan_trials
@@ -69,15 +70,13 @@ def record(trial: Trial) -> Record:
         arm=trial.arm,
         seed=trial.seed,
         digest=trial.digest,
+        code=code_digest(),
         iterations=10,
         scores={task: {case.id: score(case) for case in cases[task]} for task in cases},
-        diversity={
-            "t2i": {"landscape": 0.1, "portrait": 0.2, "text": None},
-            "edit": {case.category: 0.1 for case in cases["edit"]},
-        },
+        diversity={task: {case.id: 0.1 for case in cases[task]} for task in cases},
         data={"t2i": {"text": CategoryData(unique=8, passes=2.5)}},
         published="s3://bucket/students/x",
-        **summary(history(), "CPU-seconds"),
+        **summary(history(), "CPU-seconds", 300.0),
     )
 
 
