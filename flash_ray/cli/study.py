@@ -13,36 +13,42 @@ from flash_ray.cli.options import AtOnce, StudyName, StudyStoreAddress
 if TYPE_CHECKING:
     from flash_ray.recipe.schema import Task
     from flash_ray.studies.plan import Plan
-    from flash_ray.studies.records import SearchResult
+    from flash_ray.studies.records import HeldOut, SearchResult
     from flash_ray.workflows.study import TrialStatus
 
 study_app = typer.Typer(help="Compare recipes: arms under several seeds, with error bars.")
 
 Out = Annotated[Path, typer.Option(metavar="DIR", help="The folder of the study's results.")]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="The study's small version, in a folder of its own.")
+]
 
 
 @study_app.command("run")
 def study_run(
-    study: StudyName, out: Out, at_once: AtOnce = None, store: StudyStoreAddress = None
+    study: StudyName,
+    out: Out,
+    quick: Quick = False,
+    at_once: AtOnce = None,
+    store: StudyStoreAddress = None,
 ) -> None:
     """Run the trials that are not finished yet; after an interruption, the same command goes on."""
     from flash_ray.telemetry.progress import Steps
     from flash_ray.workflows import study as commands
 
     with Steps() as steps:
-        trials = commands.run(study, out, at_once, store, steps)
-    typer.echo(
-        f"{len(trials)} trials finished: {out}; now: flash-ray study report {study} --out {out}"
-    )
+        trials = commands.run(study, out, quick, at_once, store, steps)
+    words = f"{study} --out {out}{' --quick' if quick else ''}"
+    typer.echo(f"{len(trials)} trials finished: {out}; now: flash-ray study report {words}")
 
 
 @study_app.command("status")
-def study_status(study: StudyName, out: Out) -> None:
+def study_status(study: StudyName, out: Out, quick: Quick = False) -> None:
     """Print how far each trial is."""
     from flash_ray.cli.tables import fault_lines
     from flash_ray.workflows import study as commands
 
-    rows, faults = commands.status(study, out)
+    rows, faults = commands.status(study, out, quick)
     _print_status(rows)
     fault_lines(faults)
 
@@ -54,12 +60,13 @@ def study_report(
     to: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="For the report; default: DIR/report.")
     ] = None,
+    quick: Quick = False,
 ) -> None:
     """Write tables, verdicts, curves and pictures of what is finished, without running anything."""
     from flash_ray.cli.tables import fault_lines
     from flash_ray.workflows import study as commands
 
-    folder, faults = commands.report(study, out, to)
+    folder, faults = commands.report(study, out, to, quick)
     fault_lines(faults)
     typer.echo(f"report: {folder / 'report.md'}")
 
@@ -178,3 +185,19 @@ def _print_search(result: "SearchResult") -> None:
         values = [str(value) for value in trial.values.values()]
         table.add_row(*values, state, *(scores.get(iteration, "") for iteration in iterations))
     Console().print(table)
+    if result.held_out:
+        _print_held_out(result.held_out)
+
+
+def _print_held_out(held_out: "HeldOut") -> None:
+    """Prints a line for each task: what the best recipe is worth on cases that were not searched
+    on."""
+    from flash_ray.evaluation.benchmark import TASK_TITLES
+
+    for task, score in held_out.best.items():
+        line = f"held-out cases, {TASK_TITLES[task]}: best {score:#.3g}"
+        if task in held_out.own:
+            line += f", the study's own recipe {held_out.own[task]:#.3g}"
+        if gap := held_out.differences.get(task):
+            line += f", difference {gap.mean:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}]"
+        typer.echo(line)

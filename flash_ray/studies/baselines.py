@@ -9,7 +9,7 @@ from pydantic import Field
 from flash_ray.evaluation.judges.base import CaseScore
 from flash_ray.recipe.plain import read_bytes
 from flash_ray.recipe.schema import Section, Task
-from flash_ray.storage.records import CorruptRecord, parse_record
+from flash_ray.storage.records import CorruptRecord, Digest, parse_record
 from flash_ray.storage.scores import BaselineName
 from flash_ray.studies.study import Trial
 
@@ -21,7 +21,7 @@ class BaselineScores(Section):
 
     Args:
         nfe: evaluations of the transformer for one picture, the most of any task.
-        diversity: by task and case id, as a record's.
+        diversity: as `Record.diversity`.
     """
 
     nfe: int = Field(ge=1)
@@ -33,10 +33,12 @@ class Baselines(Section):
     """What baselines.json holds.
 
     Args:
-        digest: 16 hex digits that change with whatever decides the scores.
+        digest: 16 hex digits that change with whatever else decides the scores.
+        code: that made them, as `code_digest`.
     """
 
     digest: str
+    code: Digest
     models: dict[BaselineName, BaselineScores]
 
 
@@ -56,9 +58,10 @@ def read_baselines(trial: Trial, out: Path) -> tuple[Baselines | None, list[Corr
 
 def digest_of(trial: Trial) -> str:
     recipe = trial.recipe
-    content = [
+    content: list[object] = [
         [recipe.base, recipe.training.precision, recipe.student.rungs],
         recipe.teacher_defaults.model_dump(mode="json"),
-        [trial.benchmark[1], recipe.evaluation.judge_name, dict(trial.cases)],
+        [trial.benchmark[1], recipe.evaluation.judge_name, dict(trial.cases), trial.development],
+        trial.diversity and trial.diversity.model_dump(),
     ]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from flash_ray import plugins
@@ -22,14 +23,16 @@ SHARED = ("base", "family", "training.precision", "evaluation")
 
 def validate_contradictions(study: Study) -> None:
     """Raises UserError if fields, each in its range, cannot hold together."""
-    rules = (_budget, _arms, _seeds, _names, _claims, _space)
+    rules = (_budget, _arms, _seeds, _names, _claims, _space, _diversity, _quick)
     if problems := [problem for rule in rules for problem in rule(study)]:
         raise UserError(one_line(problems))
 
 
 def validate_arms(study: Study, recipes: dict[str, Recipe]) -> None:
-    """Raises UserError if two arms are alike, or one changes what the study says is fixed."""
-    if problems := [*_changed(study, recipes), *_alike(recipes)]:
+    """Raises UserError if two arms are alike, one changes what the study says is fixed, or what is
+    looked at during training does not fit it."""
+    rules = (_changed(study, recipes), _alike(recipes), _early(study, recipes))
+    if problems := [*chain(*rules), *_curve(study, recipes)]:
         raise UserError(one_line(problems))
 
 
@@ -66,7 +69,8 @@ def validate_measures(study: Study, recipe: Recipe) -> None:
     """
     benchmark = benchmark_of(recipe)
     judge = load_judge(recipe.evaluation.judge_name, "judge")
-    if problems := [*_tasks(study, benchmark), *_measures(study, benchmark)]:
+    rules = (_tasks, _measures, _development)
+    if problems := [problem for rule in rules for problem in rule(study, benchmark)]:
         raise UserError(one_line(problems))
     cases = {task: listed_cases(benchmark, task, 1) for task in study.cases}
     for of_task in cases.values():
@@ -183,6 +187,62 @@ def _space(study: Study) -> Iterator[str]:
                 yield (
                     f"space.{other}: part of {path}, which the space has too; allowed: one of "
                     "the two; remove one"
+                )
+
+
+def _diversity(study: Study) -> Iterator[str]:
+    most = min(study.cases.values())
+    if study.diversity and study.diversity.prompts > most:
+        yield (
+            f"diversity.prompts: {study.diversity.prompts} of {most} cases of each category; "
+            f"allowed: 1 to {most}; lower it, or raise cases"
+        )
+
+
+def _quick(study: Study) -> Iterator[str]:
+    if not study.quick:
+        return
+    yield from _known("quick.arms", study.quick.arms or (), study.arms)
+    if (study.quick.early or 0) >= study.quick.iterations:
+        yield (
+            f"quick.early: {study.quick.early} of {study.quick.iterations} iterations; allowed: 1 "
+            "to below them, or null; lower it"
+        )
+
+
+def _early(study: Study, recipes: Mapping[str, Recipe]) -> Iterator[str]:
+    for arm, recipe in recipes.items():
+        last = recipe.training.iterations
+        if study.early and study.early >= last:
+            yield (
+                f"early: {study.early} of {last} iterations of arm {arm}; allowed: 1 to below "
+                "them, or null; lower it"
+            )
+
+
+def _curve(study: Study, recipes: Mapping[str, Recipe]) -> Iterator[str]:
+    """Curves are looked at while a recipe is made: they must not show what it is judged on."""
+    for recipe in [*recipes.values()][:1] if study.curve_every else ():
+        for task, count in recipe.evaluation.cases:
+            if count > study.development:
+                yield (
+                    f"development: {study.development} cases of each category, and the curves "
+                    f"show {count} (evaluation.cases.{task}); allowed: {count} or more; raise it, "
+                    "or set curve_every: 0"
+                )
+
+
+def _development(study: Study, benchmark: Benchmark) -> Iterator[str]:
+    """Something must be left to be judged on."""
+    for task in study.cases:
+        if task in benchmark.categories:
+            found = Counter(c.category for c in benchmark.cases(task, study.development + 1))
+            category, count = min(found.items(), key=lambda item: item[1])
+            if count <= study.development:
+                yield (
+                    f"development: {study.development}, but {benchmark.name} has {count} cases of "
+                    f"{task}.{category}, and none is left to be scored on; allowed: 0 to "
+                    f"{count - 1}; set e.g. development: {count // 4}"
                 )
 
 

@@ -118,8 +118,8 @@ def test_a_study_leaves_records_retries_from_checkpoints_and_repeats_nothing(
     trials = plan_trials(loaded)
     marker, encode = tmp_path / "marker", resources.encode_in_task
 
-    def encode_to_kill(recipe, benchmark, cases):
-        encoded, curve = encode(recipe, benchmark, cases)
+    def encode_to_kill(recipe, cases):
+        encoded, curve = encode(recipe, cases)
         return [encoded, KillOnce(curve, marker, store, "two-arms-two-0")]
 
     monkeypatch.setattr(resources, "encode_in_task", encode_to_kill)
@@ -140,7 +140,7 @@ def test_a_study_leaves_records_retries_from_checkpoints_and_repeats_nothing(
         assert read_student(store, trial.name).recipe_digest == trial.recipe.digest
         assert (out / "pictures" / f"{trial.name}.webp").is_file()
         sheets = [f"sheets/iteration-00000{iteration}.png" for iteration in (1, 2, 3, 4)]
-        kept = [f"runs/{trial.name}/{name}" for name in ("run.json", *sheets)]
+        kept = [f"runs/{trial.name}/{name}" for name in ("code", "run.json", *sheets)]
         assert list(store.list(f"runs/{trial.name}/")) == kept
     assert marker.read_text().split() == ["scored"] * 5  # at 1, 2, 3; again at 3, and 4
 
@@ -165,7 +165,7 @@ def test_a_search_stops_what_is_worse_and_leaves_no_workers(
         fixed=[],
         space={"student.steps": [4, 2]},
     )
-    monkeypatch.setattr(resources, "encode_in_task", lambda *asked: [ByRungs()])
+    monkeypatch.setattr(resources, "encode_in_task", lambda *asked: [ByRungs(), ByRungs()])
     choices = combinations(loaded)
     about = SearchResult(study=loaded.name, method="asha", every=1)
     with Steps() as steps:

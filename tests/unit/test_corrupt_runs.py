@@ -13,6 +13,7 @@ from flash_ray.errors import UserError
 from flash_ray.evaluation.judges.base import CaseScore
 from flash_ray.storage.manifest import open_run, record_run
 from flash_ray.storage.records import CorruptRecord, parse_record
+from flash_ray.studies.code import code_digest
 from flash_ray.studies.findings import compare_arms
 from flash_ray.studies.records import (
     STUDY,
@@ -95,6 +96,7 @@ def test_a_damaged_line_costs_its_trial(tmp_path: Path, tried: Tried, examples: 
                 arm=trial.arm,
                 seed=trial.seed,
                 digest=trial.digest,
+                code=code_digest(),
                 iterations=10,
                 scores={
                     task: {
@@ -104,7 +106,14 @@ def test_a_damaged_line_costs_its_trial(tmp_path: Path, tried: Tried, examples: 
                     for task, cases in trial.scored_cases().items()
                 },
                 curve=((5, {"t2i": 3.0}),),
-                cost=Cost(images=1, teacher_calls=2, seconds=1.5, compute=2.5, unit="CPU-seconds"),
+                cost=Cost(
+                    images=1,
+                    teacher_calls=2,
+                    seconds=1.5,
+                    total_seconds=3.5,
+                    compute=2.5,
+                    unit="CPU-seconds",
+                ),
                 data={"t2i": {"text": CategoryData(unique=8, passes=2.5)}},
             ),
         )

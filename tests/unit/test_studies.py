@@ -55,7 +55,12 @@ def test_every_arm_runs_under_every_seed_whole_seeds_first(load):
 def test_a_trial_knows_its_benchmark_where_the_files_are_not(load, tmp_path):
     file = tmp_path / "signs.csv"
     file.write_text("prompt,category,text\na sign that says OPEN,signs,OPEN\n")
-    fields = {"benchmark": {"t2i": str(file)}, "judge": "ocr", "cases": {"t2i": 1}}
+    fields = {
+        "benchmark": {"t2i": str(file)},
+        "judge": "ocr",
+        "cases": {"t2i": 1},
+        "development": 0,
+    }
     (first, *_) = plan_trials(load(**fields))
     file.unlink()
     there = pickle.loads(pickle.dumps(first))
@@ -79,6 +84,10 @@ def test_what_decides_a_trial_changes_its_digest(load):
     before = plan_trials(load())[0].digest
     assert plan_trials(load(budget={"iterations": 11}))[0].digest != before
     assert plan_trials(load(cases={"t2i": 3}))[0].digest != before
+    assert plan_trials(load(development=8))[0].digest != before
+    assert plan_trials(load(early=5))[0].digest != before
+    assert plan_trials(load(redraw=True))[0].digest != before
+    assert plan_trials(load(diversity={"prompts": 2, "noises": 2}))[0].digest != before
     assert plan_trials(load(judge="ocr"))[0].digest != before
     assert plan_trials(load(claims=[], margins={"score": 0.2}))[0].digest == before
     assert plan_trials(load(benchmark="miniature", judge="exact"))[0].digest == before
@@ -89,7 +98,7 @@ def test_a_claim_is_about_a_category_that_the_judge_can_judge(load, tmp_path):
         "id,prompt,category,text\n1,a lake,land,\n2,a sign,signs,OPEN\n3,a hill,land,\n"
     )
     own = {"t2i": str(tmp_path / "own.csv")}
-    fields = {"benchmark": own, "judge": "ocr", "cases": {"t2i": 2}}
+    fields = {"benchmark": own, "judge": "ocr", "cases": {"t2i": 2}, "development": 0}
     claim = {"text": "t", "source": "s", "left": ["half"], "right": ["images"], "expect": "lower"}
     for measure in ("t2i", "t2i.signs"):
         (read,) = load(**fields, claims=[{**claim, "measure": measure}]).claims
@@ -110,7 +119,26 @@ def test_a_study_may_name_benchmark_and_judge_of_a_recipe_that_has_none(load):
     trials = plan_trials(load(set={"evaluation.benchmark": None}, benchmark="miniature"))
     assert {trial.recipe.evaluation.benchmark for trial in trials} == {"miniature"}
     cases = plan_trials(load(cases={"edit": 2}))[0].scored_cases()
-    assert [case.id for case in cases["edit"]][:3] == ["scene-000", "scene-001", "enhancement-000"]
+    assert [case.id for case in cases["edit"]][:3] == ["scene-016", "scene-017", "enhancement-016"]
+
+
+def test_redrawn_seeds_take_other_training_cases(load):
+    trials = plan_trials(load(redraw=True))
+    assert [trial.recipe.data.selection_seed for trial in trials] == [0, 0, 1, 1]
+    assert plan_trials(load())[0].recipe.data.selection_seed is None
+
+
+def test_cases_must_be_left_of_a_benchmark_from_files(load, tmp_path):
+    rows = ["prompt,category,text", *(f"a sign {n} that says OPEN,signs,OPEN" for n in range(5))]
+    rows += [f"a label {n} that says NEW,labels,NEW" for n in range(9)]
+    (tmp_path / "own.csv").write_text("\n".join(rows))
+    fields = {"benchmark": {"t2i": str(tmp_path / "own.csv")}, "judge": "ocr", "cases": {"t2i": 3}}
+    assert refusal(load, **fields) == (
+        "development: 16, but own has 5 cases of t2i.signs, and none is left to be scored on; "
+        "allowed: 0 to 4; set e.g. development: 1"
+    )
+    cases = plan_trials(load(**fields, development=4))[0].scored_cases()["t2i"]
+    assert sorted(case.category for case in cases) == ["labels"] * 3 + ["signs"]
 
 
 def iterations(study, arm):
@@ -197,6 +225,20 @@ def test_a_budget_of_passes_trains_longer_on_more_cases(load):
             "factors.f.tasks: unknown task 't2i'; allowed: edit",
         ),
         ({"cases": {"t2i": 0}}, "study: cases.t2i: value 0"),
+        (
+            {"early": 10},
+            "early: 10 of 10 iterations of arm half; allowed: 1 to below them, or null",
+        ),
+        (
+            {"curve_every": 5, "development": 1},
+            "development: 1 cases of each category, and the curves show 2 (evaluation.cases.t2i); "
+            "allowed: 2 or more",
+        ),
+        (
+            {"diversity": {"prompts": 17, "noises": 4}},
+            "diversity.prompts: 17 of 16 cases of each category; allowed: 1 to 16",
+        ),
+        ({"diversity": {"prompts": 2, "noises": 1}}, "study: diversity.noises: value 1"),
         ({"benchmark": "miniatur"}, "benchmark: unknown benchmark 'miniatur'; did you mean mini"),
         ({"judge": "exakt"}, "judge: unknown judge 'exakt'; did you mean exact?"),
         (

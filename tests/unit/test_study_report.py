@@ -12,6 +12,7 @@ from PIL import Image
 
 from flash_ray.evaluation.benchmark import Case
 from flash_ray.evaluation.judges.base import CaseScore
+from flash_ray.studies.code import code_digest
 from flash_ray.studies.findings import compare_arms
 from flash_ray.studies.outcomes import Measured
 from flash_ray.studies.pictures import LABEL, LINE, SCORE, grid, strip
@@ -20,7 +21,7 @@ from flash_ray.studies.report import write_report
 from flash_ray.studies.study import load_study, plan_trials
 from flash_ray.studies.trial import summary
 from flash_ray.workflows import study as commands
-from tests.helpers.study_records import CODE, STUDY, finished_study, history, remove_records
+from tests.helpers.study_records import STUDY, finished_study, history, remove_records
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def test_a_report_begins_with_answers_and_has_tables_curves_and_pictures(filled,
     _, _, out = filled
     folder, _ = commands.report(study_file, out, None)
     text = (folder / "report.md").read_text()
-    assert "6 of 6 trials" in text and "Not finished" not in text and f"`{CODE}`" in text
+    assert "6 of 6 trials" in text and "Not finished" not in text and f"`{code_digest()}`" in text
     answers = text[: text.index("## How it was measured")]
     assert "2 claims: 1 replicated, 1 contradicted." in answers
     assert re.search(r"1\. \*\*Replicated\*\*: good is better \(us\)\. .* \+0\.6\d+ \[", answers)
@@ -98,7 +99,7 @@ def test_a_diverged_trial_is_named_and_does_not_count(filled):
     study, trials, out = filled
     lost = next(t for t in trials if t.name == "small-bad-1")
     fields = {"trial": lost.name, "arm": "bad", "seed": 1, "digest": lost.digest, "iterations": 10}
-    fields["code"] = CODE
+    fields["code"] = code_digest()
     append_record(out, Record(**fields, diverged="fake_score_loss is nan at iteration 3"))
     (records, _), cases = read_records(out, trials), lost.scored_cases()
     write_report("small", compare_arms(study, cases, trials, records), cases, out, out / "report")
@@ -162,7 +163,7 @@ def test_claims_are_decided_on_any_benchmark_by_any_judge(tmp_path):
             arm=trial.arm,
             seed=trial.seed,
             digest=trial.digest,
-            code=CODE,
+            code=code_digest(),
             iterations=10,
             scores={
                 "t2i": {
@@ -172,7 +173,7 @@ def test_claims_are_decided_on_any_benchmark_by_any_judge(tmp_path):
             },
             data={"t2i": {"wood": CategoryData(unique=8, passes=2.5)}},
             published="s3://bucket/students/x",
-            **summary(history(), "CPU-seconds"),
+            **summary(history(), "CPU-seconds", 150.0),
         )
         for trial in trials
     }
