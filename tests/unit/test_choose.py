@@ -122,8 +122,8 @@ def test_a_selection_seed_draws_others_of_finite_cases_and_all_where_there_are_n
     assert other == again
     assert len({str(first), str(other), str(third)}) == 3
     assert [len(of) for of in other.values()] == [6, 2]
-    every = of_files("data.num_cases=40", "data.max_per_category=20")
-    drawn = of_files("data.num_cases=40", "data.max_per_category=20", "data.selection_seed=1")
+    every = of_files("data.num_cases=80", "data.max_per_category=20")
+    drawn = of_files("data.num_cases=80", "data.max_per_category=20", "data.selection_seed=1")
     assert ids(choose(every, "t2i", catalog(), 1)) == ids(choose(drawn, "t2i", catalog(), 1))
     filtered = of_files("data.filter.subsets=[a]", "data.selection_seed=1")
     chosen = choose(filtered, "t2i", catalog(), 1)
