@@ -9,9 +9,9 @@ few different tokens to learn, but still how they belong together.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from flash_ray.miniature.scenes import FACTORS, LETTERS, SLOTS, Scene
 
@@ -96,7 +96,7 @@ class Canvas:
         self.rgb_B3HW[at] = below + cover_B1VU * (colour_B311 - below)
 
 
-def _span(hit_N: ArrayLike) -> slice:
+def _span(hit_N: Any) -> slice:
     """From the first that is hit to behind the last."""
     (hits,) = np.nonzero(hit_N)
     return slice(int(hits[0]), int(hits[-1]) + 1) if hits.size else slice(0, 0)

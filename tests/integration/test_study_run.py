@@ -213,6 +213,8 @@ def test_a_search_stops_what_is_worse_and_leaves_no_workers(
     with Steps() as steps:
         log = SearchLog(tmp_path, about, choices, 2, store, steps)
         result = run_search(loaded, choices, 2, store, log, 1, steps)
+    # The study's own recipe, too, has more than two rungs: its pictures are as perfect.
+    assert result.held_out.best == result.held_out.own
     written = SearchResult.model_validate_json((tmp_path / "search.json").read_text())
     assert result == written
     good, bad = result.trials
