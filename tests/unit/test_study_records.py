@@ -148,7 +148,7 @@ def test_the_base_stands_below_the_arms(filled, study_file):
     assert re.search(r"\| good \| 2 \|.*\| 1 \| [0-9, ]*\| 8\d% \[\d+%, \d+%\] \|\n", text)
     assert re.search(r"\| \*teacher, 80 evaluations\* \| \| \d\.\d\d \[", text)
     assert re.search(r"\| \*untrained, 4 evaluations\* \| \| \d\.\d\d \[", text)
-    assert re.search(r"`good` is ahead with 3\.\d+, 8\d% of the way from the untrained", text)
+    assert re.search(r"`good` is ahead with \d\.\d+, 8\d% of the way from the untrained", text)
 
 
 @pytest.mark.parametrize("content", ["{", "{}", '{"digest": 1, "models": {}}'])
