@@ -51,9 +51,7 @@ class Encoded:
 @pytest.fixture
 def trial(tmp_path, monkeypatch):
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY))
-    monkeypatch.setattr(
-        trials, "score_answers", lambda judge, cases, images, workers: gray(judge, cases, images)
-    )
+    monkeypatch.setattr(trials, "score_answers", gray)
     monkeypatch.setattr(trials, "_publish", lambda *asked: "s3://bucket/students/x")
     return plan_trials(load_study(str(tmp_path / "study.yaml")))[0]
 
