@@ -147,7 +147,9 @@ def test_a_damaged_line_costs_its_trial(tmp_path: Path, tried: Tried, examples: 
 
 def test_a_trial_without_data_or_an_end_is_no_record() -> None:
     fields = {"trial": "a-0", "arm": "a", "seed": 0, "digest": "x", "iterations": 1}
-    cost = {"images": 1, "teacher_calls": 1, "seconds": 1, "compute": 1, "unit": "CPU-seconds"}
+    fields["code"] = "0123456789abcdef"
+    cost = {"images": 1, "teacher_calls": 1, "seconds": 1, "total_seconds": 2, "compute": 1}
+    cost["unit"] = "CPU-seconds"
     scores = {"t2i": {"text-000": {"score": 2}}}
     for more in ({}, {"scores": scores, "cost": cost, "data": {"t2i": {}}}):
         with pytest.raises(CorruptRecord, match="neither diverged, nor with scores, cost and data"):
