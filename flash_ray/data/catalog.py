@@ -98,9 +98,9 @@ class FileCatalog:
         """How many different cases the category has."""
         return len(self._by_category.get(category, ()))
 
-    def entries(self, category: str) -> Sequence[Entry]:
+    def entries(self, category: str, start: int = 0) -> Sequence[Entry]:
         """The category's cases by digest: any order of rows and files gives the same."""
-        return self._by_category.get(category, ())
+        return self._by_category.get(category, ())[start:]
 
     @cached_property
     def _by_category(self) -> dict[str, list[Entry]]:

@@ -140,7 +140,8 @@ def validate_data(recipe: Recipe) -> None:
 
 
 def choose(recipe: Recipe, task: Task, catalog: Catalog, multiple: int) -> dict[str, list[Entry]]:
-    """For each category the first cases that the filter lets pass.
+    """For each category the first cases that the filter lets pass, or those that
+    `data.selection_seed` draws.
 
     There are as many as the recipe asks for, rounded up to a multiple of `multiple` where the
     category has that many: so recipes that ask for different numbers share their shards.
@@ -156,13 +157,39 @@ def choose(recipe: Recipe, task: Task, catalog: Catalog, multiple: int) -> dict[
         if category not in catalog.categories:
             raise UserError(unknown(field, category, catalog.categories, "category"))
         whole = -(-count // multiple) * multiple
-        endless = catalog.count(category) is None
-        entries = islice(catalog.entries(category), PATIENCE * whole if endless else None)
-        fit = islice((e for e in entries if passes(recipe.data.filter, e)), whole)
-        chosen[category] = list(fit)
+        if catalog.count(category) is None:
+            chosen[category] = _of_endless(recipe, task, category, catalog, whole)
+        else:
+            chosen[category] = _of_finite(recipe, task, category, catalog, count, whole)
         if len(chosen[category]) < count:
             raise UserError(_too_few(field, count, len(chosen[category]), recipe))
     return chosen
+
+
+def _of_endless(
+    recipe: Recipe, task: Task, category: str, catalog: Catalog, whole: int
+) -> list[Entry]:
+    """Successive cases that pass, from the first one or from where the selection begins."""
+    seed = recipe.data.selection_seed
+    if seed is None:
+        entries = catalog.entries(category)
+    else:
+        entries = catalog.entries(category, _entropy(seed, task, category) % 2**32)
+    tried = islice(entries, PATIENCE * whole)
+    return list(islice((e for e in tried if passes(recipe.data.filter, e)), whole))
+
+
+def _of_finite(
+    recipe: Recipe, task: Task, category: str, catalog: Catalog, count: int, whole: int
+) -> list[Entry]:
+    """The first cases that pass, up to `whole`, or exactly `count` drawn from all that do."""
+    fit = (e for e in catalog.entries(category) if passes(recipe.data.filter, e))
+    seed = recipe.data.selection_seed
+    if seed is None:
+        return list(islice(fit, whole))
+    every = list(fit)
+    order = np.random.default_rng(_entropy(seed, task, category)).permutation(len(every))
+    return [every[index] for index in sorted(order[:count])]
 
 
 def passes(wanted: Filter, case: Entry) -> bool:

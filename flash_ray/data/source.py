@@ -129,8 +129,13 @@ class Catalog(Protocol):
         """How many cases the category has; None: without end."""
         ...
 
-    def entries(self, category: str) -> Iterable[Entry]:
-        """The category's cases, always in the same order; recipes take the first that pass."""
+    def entries(self, category: str, start: int = 0) -> Iterable[Entry]:
+        """The category's cases, always in the same order; recipes take the first that pass.
+
+        Args:
+            start: how many are left out at first, only of a category without end: up to 2**32, as
+                `data.selection_seed` has it.
+        """
         ...
 
 

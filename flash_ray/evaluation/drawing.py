@@ -18,7 +18,7 @@ from torch import nn
 
 from flash_ray.cluster.environment import one_process
 from flash_ray.cluster.resources import worker_options
-from flash_ray.evaluation.benchmark import Benchmark, Case, first_cases
+from flash_ray.evaluation.benchmark import Case
 from flash_ray.evaluation.compare import Draw
 from flash_ray.evaluation.pictures import (
     PictureStore,
@@ -61,11 +61,10 @@ class Weights:
 
 
 def encode_in_task(
-    recipe: Recipe, benchmark: Benchmark, counts: Sequence[Mapping[Task, int]]
+    recipe: Recipe, cases: Sequence[Mapping[Task, Sequence[Case]]]
 ) -> list[EncodedBenchmark]:
-    """Encodes the first cases of each category, for each of `counts` as many as it says by task;
-    the cases go to the node, where their files need not be."""
-    cases = [first_cases(benchmark, count) for count in counts]
+    """Encodes each of several choices of cases, by task; the cases go to the node, where their
+    files need not be."""
     encoded: list[EncodedBenchmark] = ray.get(
         ray.remote(_encode).options(**worker_options(recipe)).remote(recipe, cases)
     )

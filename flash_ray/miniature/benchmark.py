@@ -11,6 +11,7 @@ import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar, overload
 
 import numpy as np
@@ -42,11 +43,11 @@ class MiniatureBenchmark:
 
     def cases(self, task: Task, per_category: int) -> list[Case]:
         """The first cases of each category; their pictures are drawn when they are looked at."""
-        out = []
-        for number, category in enumerate(CATEGORIES[task]):
-            rng = np.random.default_rng([_SEED, len(task), number])
-            out += [_case(task, category, index, rng) for index in range(per_category)]
-        return out
+        return [
+            case
+            for category in CATEGORIES[task]
+            for case in _of_category(task, category, per_category)
+        ]
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,13 @@ def _until(make: Callable[[], Made], scene_of: Callable[[Made], Scene], reserved
     while is_reserved(scene_of(made := make())) != reserved:
         pass
     return made
+
+
+@cache
+def _of_category(task: Task, category: str, count: int) -> tuple[Case, ...]:
+    """Drawn once in a process: of sixteen scenes fifteen are not the benchmark's."""
+    rng = np.random.default_rng([_SEED, len(task), CATEGORIES[task].index(category)])
+    return tuple(_case(task, category, index, rng) for index in range(count))
 
 
 def _case(task: Task, category: str, index: int, rng: np.random.Generator) -> Case:

@@ -9,6 +9,7 @@ few different tokens to learn, but still how they belong together.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -69,11 +70,36 @@ class Canvas:
         """Coverage in [0, 1] of the shape with this signed distance."""
         return np.clip(0.5 - distance / self.unit, 0, 1)
 
-    def paint(self, cover_BHW: Array, colour: Array, rows: Array | slice = slice(None)) -> None:
-        """Lays a colour, `(3,)` or `(B, 3)`, over the pictures in `rows`."""
+    def paint(
+        self,
+        cover_BHW: Array,
+        colour: Array,
+        rows: Array | slice = slice(None),
+        corner: tuple[int, int] = (0, 0),
+    ) -> None:
+        """Lays a colour, `(3,)` or `(B, 3)`, over the pictures in `rows`.
+
+        Args:
+            corner: the row and column of a picture's pixel where the cover begins.
+        """
+        # Only where a cover is not 0 does anything change.
+        v, u = _span(cover_BHW.any((0, 2))), _span(cover_BHW.any((0, 1)))
+        cover_B1VU = cover_BHW[:, None, v, u]
+        at = (
+            rows,
+            slice(None),
+            slice(v.start + corner[0], v.stop + corner[0]),
+            slice(u.start + corner[1], u.stop + corner[1]),
+        )
         colour_B311 = np.asarray(colour, np.float32).reshape(-1, 3, 1, 1)
-        below = self.rgb_B3HW[rows]
-        self.rgb_B3HW[rows] = below + cover_BHW[:, None] * (colour_B311 - below)
+        below = self.rgb_B3HW[at]
+        self.rgb_B3HW[at] = below + cover_B1VU * (colour_B311 - below)
+
+
+def _span(hit_N: Any) -> slice:
+    """From the first that is hit to behind the last."""
+    (hits,) = np.nonzero(hit_N)
+    return slice(int(hits[0]), int(hits[-1]) + 1) if hits.size else slice(0, 0)
 
 
 def _column(values: Array) -> Array:
@@ -309,9 +335,14 @@ def _draw_text(canvas: Canvas, f: dict[str, Array]) -> None:
     ink = NAMED[f["ink"].astype(int)]
     for position in range(3):
         u = (canvas.x - left) / cell - 6 * position + 0.5
-        value = _bilinear(GLYPHS[f[f"letter_{position + 1}"].astype(int)], u, v)
+        # At 32 pixels and more, cells whose glyph is 0 or almost 0 get no ink.
+        rows = _span(((v > 0) & (v < 7.999)).any((0, 2))) if canvas.unit <= 2 else slice(0, None)
+        columns = _span(((u > 0) & (u < 5.999)).any((0, 1))) if canvas.unit <= 2 else slice(0, None)
+        glyphs = GLYPHS[f[f"letter_{position + 1}"].astype(int)]
+        value = _bilinear(glyphs, u[:, :, columns], v[:, rows])
         # The glyph is sharpened to one pixel of transition whatever the cell.
-        canvas.paint(np.clip((value - 0.28) * 1.6 * cell / canvas.unit + 0.5, 0, 1), ink)
+        cover = np.clip((value - 0.28) * 1.6 * cell / canvas.unit + 0.5, 0, 1)
+        canvas.paint(cover, ink, corner=(rows.start, columns.start))
 
 
 def _bilinear(glyph_BVU: Array, u: Array, v: Array) -> Array:

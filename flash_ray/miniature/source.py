@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from flash_ray.storage.s3 import Store
 
-_SEED = 20_261_123  # of the cases themselves; a recipe's seed sets only their order
+_SEED = 20_261_123  # of all cases; a recipe says which are taken, and its seed in what order
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ class EndlessCatalog:
     def count(self, category: str) -> None:
         """None: there is always one more."""
 
-    def entries(self, category: str) -> Iterator[Entry]:
+    def entries(self, category: str, start: int = 0) -> Iterator[Entry]:
         """The category's cases by index, without end."""
-        return (_entry(self.task, category, index) for index in count())
+        return (_entry(self.task, category, index) for index in count(start))
 
 
 def training_case(task: Task, category: str, index: int) -> TrainingCase:

@@ -113,6 +113,13 @@ class Data(Section):
         description="most unique cases of one category, 1 or more, or null; the category keeps its "
         "share of the samples, its cases come round more often",
     )
+    selection_seed: int | None = Field(
+        None,
+        ge=0,
+        lt=2**32,
+        description="null: the first cases of each category; 0 to 4294967295: others, drawn by it, "
+        "which are the same ones where the source has no more than are asked for",
+    )
     resolution: tuple[Pixels, Pixels] = Field(
         description=f"[height, width] in pixels, {sizes.ALLOWED}"
     )

@@ -1,6 +1,7 @@
 """The files in a study's folder: a line of JSON for each finished trial, and a search's trials."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -13,12 +14,16 @@ from flash_ray.evaluation.benchmark import Case
 from flash_ray.evaluation.judges.base import CaseScore
 from flash_ray.recipe.schema import Section, Task
 from flash_ray.storage.outputs import write_whole
-from flash_ray.storage.records import CorruptRecord, parse_record
+from flash_ray.storage.records import CorruptRecord, Digest, parse_record
+from flash_ray.studies.code import code_digest
 from flash_ray.studies.study import Trial
 
 STUDY, TRIALS, PICTURES, PROGRESS = "study.json", "trials.jsonl", "pictures", "progress.json"
 SEARCH, BEST = "search.json", "best.yaml"
 _NAMED = re.compile(rb'"trial"\s*:\s*"([a-z0-9._-]+)"')
+
+
+Unit = Literal["CPU-seconds", "GPU-seconds"]
 
 
 class Cost(Section):
@@ -27,14 +32,16 @@ class Cost(Section):
     Args:
         teacher_calls: evaluations of a teacher's transformer for one picture.
         seconds: of training, between the first update and the last.
+        total_seconds: of the whole trial: training, drawing, judging, publishing.
         compute: of `unit`, of all workers, without teachers.
     """
 
     images: int
     teacher_calls: int
     seconds: float
+    total_seconds: float
     compute: float
-    unit: Literal["CPU-seconds", "GPU-seconds"]
+    unit: Unit
 
 
 class CategoryData(Section):
@@ -69,9 +76,11 @@ class Record(Section):
 
     Args:
         digest: of what decided the result, as `Trial.digest`.
+        code: that made it, as `code_digest`.
         scores: by task and case id.
-        diversity: by task and category, what the judge calls `diversity_gap`; None where nothing
-            is free to vary.
+        early: as `scores`, at the study's early horizon; {} if it has none.
+        diversity: by task and case id, how far pictures of the case from several noises lie apart,
+            0 to 1; {} if the study wants none.
         curve: (iteration, scores by task) during training.
         category_curve: the same by task and category.
         data: by task and category.
@@ -85,9 +94,11 @@ class Record(Section):
     arm: str
     seed: int
     digest: str
+    code: Digest
     iterations: int
     scores: dict[Task, dict[str, CaseScore]] = {}
-    diversity: dict[Task, dict[str, float | None]] = {}
+    early: dict[Task, dict[str, CaseScore]] = {}
+    diversity: dict[Task, dict[str, float]] = {}
     curve: tuple[tuple[int, dict[Task, float]], ...] = ()
     category_curve: tuple[tuple[int, dict[Task, dict[str, float]]], ...] = ()
     cost: Cost | None = None
@@ -138,11 +149,21 @@ def _trial_of(line: bytes) -> str | None:
     return found[1].decode() if found else None
 
 
+class OtherCode(CorruptRecord):
+    """A record is whole, but its numbers do not compare with others', or with those of now."""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}; {self.cure}"
+
+
 def read_records(
     out: Path, trials: Iterable[Trial]
 ) -> tuple[dict[str, Record], list[CorruptRecord]]:
     """The records of those trials that are finished, by name, of two of a trial the later one; and
     the lines that are no record of a trial as it is now, which count for nothing.
+
+    All are of one code, that of most lines, of as many the newest: other lines are named, and so is
+    the file if that code is not this one.
 
     Raises:
         UserError: there are records of these trials, but all of other recipes: the study has
@@ -150,7 +171,7 @@ def read_records(
     """
     file, by_name = out / TRIALS, {trial.name: trial for trial in trials}
     lines = file.read_bytes().splitlines() if file.is_file() else []
-    records: dict[str, Record] = {}
+    found: list[tuple[str, Record]] = []
     faults: list[CorruptRecord] = []
     changed: list[CorruptRecord] = []
     ids = _case_ids(next(iter(by_name.values()))) if lines and by_name else {}
@@ -171,16 +192,46 @@ def read_records(
             changed.append(CorruptRecord(where, reason, cure))
         elif (record.arm, record.seed) != (trial.arm, trial.seed):
             faults.append(CorruptRecord(where, "not the arm and seed of its trial", cure))
-        elif record.scores and {task: set(of) for task, of in record.scores.items()} != ids:
+        elif record.scores and not _is_of(trial, record, ids):
             faults.append(CorruptRecord(where, "not the scores of the study's cases", cure))
         else:
-            records[trial.name] = record
-    if changed and not records:
+            found.append((where, record))
+    if changed and not found:
         raise UserError(
             f"{changed[0].where}: {changed[0].reason}: the study or its benchmark has changed; "
             "choose another --out, or give the study another name"
         )
-    return {name: records[name] for name in by_name if name in records}, faults + changed
+    kept, others = _of_one_code(f"--out: {file}", found)
+    return {name: kept[name] for name in by_name if name in kept}, [*faults, *changed, *others]
+
+
+def _of_one_code(
+    where: str, found: Sequence[tuple[str, Record]]
+) -> tuple[dict[str, Record], list[CorruptRecord]]:
+    """The records of one code by trial, and what is to be said of code."""
+    if not found:
+        return {}, []
+    counts = Counter(record.code for _, record in reversed(found))  # of equal ones the newest first
+    code, _ = counts.most_common(1)[0]
+    faults: list[CorruptRecord] = [
+        OtherCode(line, f"{record.trial} is of code {record.code}, most are of {code}", "left out")
+        for line, record in found
+        if record.code != code
+    ]
+    if code != code_digest():
+        reason = f"the records are of code {code}, this is code {code_digest()}"
+        faults.append(OtherCode(where, reason, "no other trial can be added to them"))
+    return {record.trial: record for _, record in found if record.code == code}, faults
+
+
+def _is_of(trial: Trial, record: Record, ids: Mapping[Task, set[str]]) -> bool:
+    """Whether the record scores just these cases, at both horizons."""
+    wanted = (ids, ids if trial.early else {})
+    scores = (record.scores, record.early)
+    return all(
+        {task: set(cases) for task, cases in of.items()} == expected
+        for of, expected in zip(scores, wanted, strict=True)
+    )
 
 
 def _case_ids(trial: Trial) -> dict[Task, set[str]]:
@@ -244,18 +295,42 @@ class SearchTrial(Section):
         return ", ".join(f"{path}={value}" for path, value in self.values.items())
 
 
+class Difference(Section):
+    """A mean difference of scores, and its 95 % interval over the cases."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class HeldOut(Section):
+    """Mean scores by task on cases that a search has not seen.
+
+    Args:
+        best: of the best combination's student.
+        own: of the student of the study's recipe without any value of the space.
+        differences: best - own, case by case; {} if the two are one recipe.
+    """
+
+    best: dict[Task, float]
+    own: dict[Task, float]
+    differences: dict[Task, Difference] = {}
+
+
 class SearchResult(Section):
     """What search.json says.
 
     Args:
         every: iterations between scores.
         best: the number of the best combination; None: no trial has finished.
+        held_out: what that is worth; None: not known yet.
     """
 
     study: str
     method: Literal["asha", "optuna"]
     every: int
     best: int | None = None
+    held_out: HeldOut | None = None
     trials: tuple[SearchTrial, ...] = ()
 
 

@@ -2,32 +2,48 @@
 
 import csv
 import io
-import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image
 
-from flash_ray.evaluation.benchmark import TASK_TITLES, Case, first_of_each
-from flash_ray.evaluation.statistics import RESAMPLES, Estimate
+from flash_ray.evaluation.benchmark import TASK_TITLES, Case
 from flash_ray.recipe.schema import Task
 from flash_ray.storage.records import CorruptRecord
 from flash_ray.storage.scores import digits_of
-from flash_ray.studies.findings import AVERAGE, Cases, Findings
-from flash_ray.studies.records import PICTURES, Record
+from flash_ray.studies import words
+from flash_ray.studies.figures import curves, forest, sides_of
+from flash_ray.studies.findings import Findings
+from flash_ray.studies.inference import Effect
+from flash_ray.studies.outcomes import Cases, Measured
+from flash_ray.studies.pictures import grid, shown_cases
+from flash_ray.studies.records import PICTURES
+from flash_ray.studies.tables import AVERAGE, Row, Table
+from flash_ray.studies.verdicts import ClaimVerdict
 
-matplotlib.rcParams["svg.hashsalt"] = "flash_ray"  # the same figure is the same file
 REPORT, TABLES, CLAIMS, FIGURES = "report.md", "tables.csv", "claims.csv", "figures"
-LABEL, LINE = 170, 26  # pixels of a grid: width of the arms' names, height of the cases' names
-SHOWN = 2  # pictures of each category in a strip
-LARGEST = 256  # pixels: larger pictures are shrunk
-WIDEST = 16_383  # pixels of a WebP
+
+
+@dataclass(frozen=True)
+class Part:
+    """A factor on a task, in the report.
+
+    Args:
+        table: the score at the end.
+        beside: the other outcomes, and the score at the early horizon.
+        figures: (file, description).
+        prompts: of the pictures.
+    """
+
+    table: Table
+    beside: tuple[Table, ...]
+    figures: Sequence[tuple[str, str]]
+    prompts: Sequence[Case]
 
 
 def write_report(
@@ -44,6 +60,8 @@ def write_report(
     """
     (to / FIGURES).mkdir(parents=True, exist_ok=True)
     strips, faults = _strips(findings, out)
+    if svg := forest(findings.verdicts):
+        (to / FIGURES / "claims.svg").write_bytes(svg)
     text = (
         _environment(digits_of(findings.scale))
         .get_template("report.md.jinja")
@@ -53,8 +71,10 @@ def write_report(
             findings=findings,
             budget=_budget(findings),
             titles=TASK_TITLES,
-            figures=_figures(findings, cases, strips, to),
-            resamples=f"{RESAMPLES:,}",
+            parts=_parts(findings, cases, strips, to),
+            families=_families(findings),
+            forest=f"{FIGURES}/claims.svg" if svg else None,
+            average=AVERAGE,
         )
     )
     (to / REPORT).write_text(text, encoding="utf-8")
@@ -63,113 +83,55 @@ def write_report(
     return faults
 
 
-def strip(
-    images: Mapping[Task, Sequence[np.ndarray]], cases: Mapping[Task, Sequence[Case]]
-) -> bytes:
-    """The first pictures of each category side by side on square tiles, as WebP.
-
-    Args:
-        images: uint8 (H, W, 3), by task, the answers to `cases` in order.
-    """
-    pictures = [
-        Image.fromarray(images[task][index])
-        for task in images
-        for index in first_of_each(cases[task], SHOWN)
-    ]
-    largest = max(max(picture.size) for picture in pictures)
-    side = min(LARGEST, largest, WIDEST // len(pictures))
-    sheet = Image.new("RGB", (side * len(pictures), side), "white")
-    for position, picture in enumerate(pictures):
-        sheet.paste(_tile(picture, side), (position * side, 0))
-    buffer = io.BytesIO()
-    sheet.save(buffer, "WEBP", quality=92, method=6)
-    return buffer.getvalue()
+def _families(findings: Findings) -> dict[str, list[tuple[int, ClaimVerdict]]]:
+    """Claims with their numbers, by the title of their factor, in the factors' order."""
+    tables = findings.study.tables
+    titles = {name: factor.title for name, factor in tables.items()}
+    found: dict[str, list[tuple[int, ClaimVerdict]]] = {title: [] for title in titles.values()}
+    for number, v in enumerate(findings.verdicts, 1):
+        found.setdefault(titles.get(v.factor, v.factor), []).append((number, v))
+    return {title: of for title, of in found.items() if of}
 
 
-def grid(
-    arms: Sequence[str],
-    strips: Mapping[str, Image.Image],
-    cases: Mapping[Task, Sequence[Case]],
-    tasks: Sequence[Task],
-) -> Image.Image:
-    """Draws a row for each arm over the same cases; for edits the first reference comes first.
-
-    Args:
-        strips: by arm, as `strip` made them of all `cases`.
-        tasks: those whose cases are drawn.
-    """
-    shown = [cases[task][index] for task in cases for index in first_of_each(cases[task], SHOWN)]
-    columns = [(position, case) for position, case in enumerate(shown) if case.task in tasks]
-    side = next(iter(strips.values())).height
-    has_inputs = any(case.references for _, case in columns)
-    top = LINE + has_inputs * side
-    size = (LABEL + len(columns) * side, top + len(arms) * side)
-    sheet = Image.new("RGB", size, "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
-    for column, (position, case) in enumerate(columns):
-        left = LABEL + column * side
-        words = f"{case.category}\n{case.id.removeprefix(f'{case.category}-')}"
-        pen.text((left + 2, 0), words, "black", ImageFont.load_default(9))
-        if case.references:
-            sheet.paste(_tile(case.references[0], side), (left, LINE))
-        box = (position * side, 0, (position + 1) * side, side)
-        for row, arm in enumerate(arms):
-            sheet.paste(strips[arm].crop(box), (left, top + row * side))
-    names = [*(["input"] if has_inputs else []), *arms]
-    for row, name in enumerate(names):
-        pen.text((4, LINE + row * side + side // 2 - 7), name, "black", font)
-    return sheet
-
-
-def curves(arms: Sequence[str], records: Sequence[Record], task: Task) -> bytes | None:
-    """Plots scores during training: mean over seeds, and their range. None without data."""
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
-    axes = figure.add_subplot()
-    for arm in arms:
-        runs = [
-            {iteration: scores[task] for iteration, scores in record.curve if task in scores}
-            for record in records
-            if record.arm == arm
-        ]
-        runs = [run for run in runs if run]
-        if not runs:
-            continue
-        iterations = sorted(set.intersection(*(set(run) for run in runs)))
-        values_RU = np.array([[run[iteration] for iteration in iterations] for run in runs])
-        (line,) = axes.plot(iterations, values_RU.mean(0), label=arm, linewidth=1.4)
-        low, high = values_RU.min(0), values_RU.max(0)
-        axes.fill_between(iterations, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
-    if not axes.lines:
-        return None
-    axes.set_xlabel("iterations")
-    axes.set_ylabel(f"score during training, {task}")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
-
-
-def _figures(
+def _parts(
     findings: Findings, cases: Cases, strips: Mapping[str, Image.Image], to: Path
-) -> dict[tuple[str, Task], list[tuple[str, str]]]:
-    """Draws the curves and grids; (file, description) of each by factor and task."""
-    study = findings.study
-    records = [record for record in findings.records.values() if record.seed in study.seeds]
-    drawn: dict[tuple[str, Task], list[tuple[str, str]]] = {}
+) -> list[Part]:
+    """The tables by factor and task, with curves and grids that are drawn here."""
+    parts = []
     for table in findings.tables:
-        files = drawn[table.factor, table.task] = []
-        arms = [row.arm for row in table.rows]
-        if svg := curves(arms, records, table.task):
+        if table.measured != Measured(table.task):
+            continue
+        place = (table.factor, table.task)
+        beside = [t for t in findings.tables if (t.factor, t.task) == place and t is not table]
+        figures, arms = [], [row.arm for row in table.rows]
+        if svg := curves(arms, list(findings.records.values()), table.task):
             file = f"{FIGURES}/curves-{table.factor}-{table.task}.svg"
             (to / file).write_bytes(svg)
-            files.append((file, f"{table.title}: {table.task} scores during training"))
+            figures.append((file, f"{table.title}: {table.task} scores during training"))
+        prompts = []
         if shown := [arm for arm in arms if arm in strips]:
-            sheet = grid(shown, strips, cases, [table.task])
+            seed = findings.study.seeds[0]
+            sheet = grid(shown, strips, cases, table.task, _scores(findings, table.task))
             file = f"{FIGURES}/grid-{table.factor}-{table.task}.webp"
             sheet.save(to / file, "WEBP", quality=85, method=6)
-            files.append((file, f"{table.title}: the same cases and noise, seed {study.seeds[0]}"))
-    return drawn
+            figures.append((file, f"{table.title}: the same cases and noise, seed {seed}"))
+            prompts = [case for case in shown_cases(cases) if case.task == table.task]
+        parts.append(Part(table, tuple(beside), figures, prompts))
+    return parts
+
+
+def _scores(findings: Findings, task: Task) -> dict[str, dict[str, str]]:
+    """What the arms' pictures scored under the first seed, by arm and case."""
+    digits = digits_of(findings.scale)
+    return {
+        record.arm: {
+            case: f"{of.score:.{digits}f}"
+            for case, of in record.scores.get(task, {}).items()
+            if of.score is not None
+        }
+        for record in findings.records.values()
+        if record.seed == findings.study.seeds[0]
+    }
 
 
 def _strips(findings: Findings, out: Path) -> tuple[dict[str, Image.Image], list[CorruptRecord]]:
@@ -188,25 +150,48 @@ def _strips(findings: Findings, out: Path) -> tuple[dict[str, Image.Image], list
 
 
 def _table_rows(findings: Findings) -> list[Mapping[str, Any]]:
-    return [
-        {
-            "factor": table.factor,
-            "task": table.task,
-            "arm": row.arm,
-            "column": column,
-            "mean": estimate.mean,
-            "low": estimate.low,
-            "high": estimate.high,
-            "best_or_tie": is_best,
-            "rank": row.rank if column == AVERAGE else "",
-            "ties": " ".join(map(str, row.ties)) if column == AVERAGE else "",
-            "diversity_gap": row.diversity.get(column),
-            "seeds": row.seeds,
-        }
-        for table in findings.tables
-        for row in table.rows
-        for column, (estimate, is_best) in row.cells.items()
-    ]
+    rows = []
+    for table in findings.tables:
+        for arm in table.rows:
+            for column, effect in arm.cells.items():
+                rows.append(_table_row(table, arm.arm, column, effect, _of_arm(arm, column)))
+        for base in table.base:
+            for column, effect in base.cells.items():
+                rows.append(_table_row(table, base.name, column, effect, {}))
+    return rows
+
+
+def _table_row(
+    table: Table, name: str, column: str, effect: Effect, of_arm: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    return {
+        "factor": table.factor,
+        "task": table.task,
+        "horizon": table.measured.horizon,
+        "outcome": table.measured.outcome,
+        "arm": name,
+        "column": column,
+        "mean": effect.mean,
+        "low": effect.low,
+        "high": effect.high,
+        "se": effect.se,
+        **of_arm,
+    }
+
+
+def _of_arm(row: Row, column: str) -> Mapping[str, Any]:
+    is_average = column == AVERAGE
+    closed = row.closed if is_average else None
+    return {
+        "best": column in row.best,
+        "rank": row.rank if is_average else "",
+        "ties": " ".join(map(str, row.ties)) if is_average else "",
+        "gap_closed": closed.mean if closed else "",
+        "gap_closed_low": closed.low if closed else "",
+        "gap_closed_high": closed.high if closed else "",
+        "seeds": row.seeds,
+        "zero_shot": not row.is_trained,
+    }
 
 
 def _claim_rows(findings: Findings) -> list[Mapping[str, Any]]:
@@ -214,14 +199,28 @@ def _claim_rows(findings: Findings) -> list[Mapping[str, Any]]:
         {
             "claim": v.claim.text,
             "source": v.claim.source,
+            "factor": v.factor,
             "left": " ".join(v.claim.left),
             "right": " ".join(v.claim.right),
             "measure": v.claim.measure,
+            "outcome": v.claim.outcome,
+            "horizon": v.claim.horizon,
             "expect": v.claim.expect,
-            "difference": v.difference.mean if v.difference else "",
-            "low": v.difference.low if v.difference else "",
-            "high": v.difference.high if v.difference else "",
-            "verdict": v.verdict,
+            "difference": v.effect.mean if v.effect else "",
+            "low": v.effect.low if v.effect else "",
+            "high": v.effect.high if v.effect else "",
+            "low_90": v.effect.interval(0.9)[0] if v.effect else "",
+            "high_90": v.effect.interval(0.9)[1] if v.effect else "",
+            "se": v.effect.se if v.effect else "",
+            "df": v.effect.df if v.effect else "",
+            "p_holm": "" if v.p is None else v.p,
+            "margin": v.margin,
+            "verdict": words.verdict_in_words(v),
+            "source_effect": "" if v.claim.effect is None else v.claim.effect,
+            "source_is": v.source or "",
+            "probability_best": "" if v.best is None else v.best,
+            "seeds_needed": (v.needs and v.needs.seeds) or "",
+            "cases_needed": (v.needs and v.needs.cases) or "",
         }
         for v in findings.verdicts
     ]
@@ -248,33 +247,32 @@ def _environment(digits: int) -> Environment:
         autoescape=False,  # Markdown
     )
     environment.filters["cell"] = partial(_cell, digits=digits)
-    environment.filters["signed"] = _signed
+    environment.filters["precise"] = partial(_cell, digits=3)
+    environment.filters["one_line"] = lambda text: " ".join(text.replace("`", "'").split())
+    environment.filters["signed"] = words.signed
     environment.filters["percent"] = _percent
     environment.filters["number"] = partial(_number, digits=digits)
+    environment.filters["p_value"] = words.p_value
+    environment.filters["answer"] = words.answer
+    environment.filters["verdict"] = words.verdict_in_words
+    environment.filters["summary"] = words.summary_of
+    environment.filters["leader"] = words.leader
+    environment.filters["sides"] = sides_of
     return environment
 
 
-def _cell(cell: tuple[Estimate, bool], digits: int) -> str:
-    estimate, is_best = cell
-    mean, low, high = (
-        f"{value:.{digits}f}" for value in (estimate.mean, estimate.low, estimate.high)
-    )
+def _cell(effect: Effect, is_best: bool, digits: int) -> str:
+    mean, low, high = (f"{value:.{digits}f}" for value in (effect.mean, effect.low, effect.high))
     mean = f"**{mean}**" if is_best else mean
-    return mean if math.isnan(estimate.low) else f"{mean} [{low}, {high}]"
+    return mean if np.isnan(effect.se) else f"{mean} [{low}, {high}]"
 
 
-def _signed(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return "no data"
-    if math.isnan(estimate.low):
-        return f"{estimate.mean:+.3f}, no interval"
-    return f"{estimate.mean:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]"
-
-
-def _percent(estimate: Estimate | None) -> str:
-    if estimate is None:
+def _percent(effect: Effect | None) -> str:
+    if effect is None:
         return "no gap"
-    return f"{estimate.mean:.0%} [{estimate.low:.0%}, {estimate.high:.0%}]"
+    if np.isnan(effect.se):
+        return f"{effect.mean:.0%}"
+    return f"{effect.mean:.0%} [{effect.low:.0%}, {effect.high:.0%}]"
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -284,12 +282,3 @@ def _number(value: float | None, digits: int) -> str:
 def _budget(findings: Findings) -> str:
     ((name, value),) = [(n, v) for n, v in findings.study.budget if v is not None]
     return {"passes": f"{value:g} passes for each case"}.get(name, f"{value:,} {name}")
-
-
-def _tile(picture: Image.Image, side: int) -> Image.Image:
-    """A picture in the middle of a white square, smaller if it must be."""
-    if max(picture.size) > side:
-        picture = ImageOps.contain(picture, (side, side))
-    tile = Image.new("RGB", (side, side), "white")
-    tile.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
-    return tile

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,8 +17,8 @@ from flash_ray.evaluation.drawing import encode_in_task
 from flash_ray.evaluation.inputs import with_inputs
 from flash_ray.evaluation.sample import EncodedBenchmark
 from flash_ray.recipe import Recipe
-from flash_ray.recipe.schema import Task
 from flash_ray.storage.s3 import Store
+from flash_ray.studies.cases import CaseRange
 from flash_ray.studies.validation import benchmark_of
 from flash_ray.teachers.launch import TeacherSet, all_teachers, start_teachers
 from flash_ray.teachers.protocol import teacher_actors
@@ -35,7 +35,7 @@ class StudyResources:
         at_once: trials that have room at the same time.
         teacher_set: the teachers of all recipes; None: they are in the workers.
         benchmark: with its pictures to edit, where the base draws them.
-        encoded: its cases, once for each wanted number of cases.
+        encoded: its cases, once for each wanted range.
     """
 
     at_once: int
@@ -49,7 +49,7 @@ def study_resources(
     recipes: Sequence[Recipe],
     judged_by: Recipe,
     store: Store,
-    cases: Sequence[Mapping[Task, int]],
+    cases: Sequence[CaseRange],
     at_once: int | None,
     steps: Steps,
 ) -> Iterator[StudyResources]:
@@ -59,13 +59,13 @@ def study_resources(
         recipes: of all trials; they share base, precision and benchmark.
         judged_by: the recipe, of these or others of the study, that says how the base draws
             pictures to edit: guidance may differ among them, and cases may not.
-        cases: one or more numbers of cases of each category, by task.
+        cases: which are encoded, once for each range.
         at_once: None: as many as there is room for.
 
     Raises:
         UserError: not even one trial fits the cluster, or its nodes cannot do their part.
     """
-    with ray_session(_needs(recipes, at_once or _fit_locally(recipes))):
+    with ray_session(_needs(recipes, at_once or fit_locally(recipes))):
         at_once = at_once or _fit(recipes)
         if in_cluster_job():
             check_worker(store)
@@ -75,9 +75,9 @@ def study_resources(
             first, *others = _of_different_data(recipes)
             for line in prepare(first, store, others).complaints:
                 steps.say(line)
-            edits = max(of_task.get("edit", 0) for of_task in cases)
+            edits = max(wanted.edits for wanted in cases)
             benchmark = with_inputs(benchmark_of(judged_by), judged_by, store, edits, steps)
-            encoded = encode_in_task(recipes[0], benchmark, cases)
+            encoded = encode_in_task(recipes[0], [wanted.of(benchmark) for wanted in cases])
             yield StudyResources(at_once, teacher_set, benchmark, encoded)
         finally:
             if teacher_set:
@@ -125,7 +125,7 @@ def _bundles(recipes: Sequence[Recipe]) -> list[dict[str, float]]:
     return trainers + bundles(largest, "teacher", int(_teacher_needs(recipes).get("teacher", 0)))
 
 
-def _fit_locally(recipes: Sequence[Recipe]) -> int:
+def fit_locally(recipes: Sequence[Recipe]) -> int:
     """How many trials the machine has cores for, at least one."""
     cpus = max(_trial_needs(recipes)["CPU"], 0.01)
     return max(1, math.floor((os.cpu_count() or 1) / cpus))
@@ -138,7 +138,7 @@ def _fit(recipes: Sequence[Recipe]) -> int:
         UserError: not even one fits.
     """
     if not in_cluster_job():
-        return _fit_locally(recipes)
+        return fit_locally(recipes)
     offered, needs = ray.cluster_resources(), _needs(recipes, 1)
     for name, need in needs.items():
         if need > offered.get(name, 0) + 1e-6:

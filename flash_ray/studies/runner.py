@@ -12,16 +12,25 @@ from typing import Any
 from ray import tune
 from ray.util.queue import Queue
 
-from flash_ray.evaluation.sample import EncodedBenchmark
+from flash_ray.errors import UserError
 from flash_ray.models.lora_source import with_pins
 from flash_ray.recipe.schema import Task
 from flash_ray.storage.outputs import write_whole
+from flash_ray.storage.records import CorruptRecord
 from flash_ray.storage.s3 import Store
+from flash_ray.studies.cases import CaseRange
 from flash_ray.studies.draw_baselines import keep_baselines
-from flash_ray.studies.records import PICTURES, PROGRESS, Record, append_record, read_records
+from flash_ray.studies.records import (
+    PICTURES,
+    PROGRESS,
+    OtherCode,
+    Record,
+    append_record,
+    read_records,
+)
 from flash_ray.studies.resources import DRIVER_CPUS, study_resources
 from flash_ray.studies.study import Trial
-from flash_ray.studies.trial import forget_run, run_trial
+from flash_ray.studies.trial import EncodedCases, forget_run, run_trial
 from flash_ray.teachers.launch import TeacherSet
 from flash_ray.telemetry.metrics import StudyMetrics
 from flash_ray.telemetry.progress import Steps
@@ -78,8 +87,7 @@ class Shared:
     """What all trials of a study use."""
 
     store: Store
-    encoded: EncodedBenchmark
-    curve: EncodedBenchmark | None
+    encoded: EncodedCases
     teacher_set: TeacherSet | None
     live: Queue
 
@@ -110,8 +118,12 @@ def run_trials(
 
     Returns:
         Why some trials failed again and again, by name.
+
+    Raises:
+        UserError: records in OUT are of other code.
     """
     done, faults = read_records(out, trials)
+    _validate_code(faults)
     for fault in faults:
         steps.say(str(fault))
     for name in done:
@@ -125,19 +137,15 @@ def run_trials(
     if not waiting:
         return {}
     recipes = [trial.recipe for trial in waiting.values()]
-    evaluation = recipes[0].evaluation
-    cases: list[Mapping[Task, int]] = [trials[0].cases]
-    if evaluation.every:
-        cases.append({"t2i": evaluation.cases.t2i, "edit": evaluation.cases.edit})
+    ranges = _ranges(trials[0])
     first = with_pins(trials[0].recipe)
+    cases = list(ranges.values())
     with study_resources(recipes, first, store, cases, at_once, steps) as resources:
         keep_baselines(trials, resources.benchmark, store, out, steps)
-        encoded, *curve = resources.encoded
+        encoded = EncodedCases(**dict(zip(ranges, resources.encoded, strict=True)))
         live = Queue(actor_options={"num_cpus": 0})
         try:
-            shared = Shared(
-                store, encoded, curve[0] if curve else None, resources.teacher_set, live
-            )
+            shared = Shared(store, encoded, resources.teacher_set, live)
             with listening(live, _Listener(out, store, trials, done, steps)):
                 failures = tune_trials(
                     _trainable,
@@ -152,15 +160,34 @@ def run_trials(
     return failures
 
 
+def _validate_code(faults: Sequence[CorruptRecord]) -> None:
+    """Raises UserError if records are of other code, to which none of this can be added."""
+    for fault in faults:
+        if isinstance(fault, OtherCode):
+            raise UserError(
+                f"{fault.where}: {fault.reason}: their numbers do not compare; choose another "
+                "--out, or go on with the version of flash_ray that made them"
+            )
+
+
+def _ranges(trial: Trial) -> dict[str, CaseRange]:
+    """Which cases the trials draw, by their name in `EncodedCases`."""
+    ranges, evaluation = {"scored": trial.scored}, trial.recipe.evaluation
+    if evaluation.every:
+        curve: dict[Task, int] = {"t2i": evaluation.cases.t2i, "edit": evaluation.cases.edit}
+        ranges["curve"] = CaseRange(curve)
+    if trial.varied:
+        ranges["varied"] = trial.varied
+    return ranges
+
+
 def _trainable(config: dict[str, Any], trials: Mapping[str, Trial], shared: Shared) -> None:
     trial = trials[config["trial"]]
 
     def live(metrics: UpdateMetrics) -> None:
         shared.live.put_nowait(Progress(trial.name, metrics.iteration))
 
-    record, pictures = run_trial(
-        trial, shared.store, shared.encoded, shared.curve, shared.teacher_set, live
-    )
+    record, pictures = run_trial(trial, shared.store, shared.encoded, shared.teacher_set, live)
     shared.live.put(Finished(record, pictures))
     tune.report({"iterations": record.iterations})
 

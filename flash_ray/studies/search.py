@@ -21,7 +21,10 @@ from flash_ray.models.lora_source import with_pins
 from flash_ray.recipe import Recipe
 from flash_ray.storage.manifest import run_exists
 from flash_ray.storage.s3 import Store
+from flash_ray.studies.cases import CaseRange
+from flash_ray.studies.held_out import compare_held_out
 from flash_ray.studies.records import (
+    HeldOut,
     SearchPoint,
     SearchResult,
     SearchState,
@@ -30,8 +33,8 @@ from flash_ray.studies.records import (
 )
 from flash_ray.studies.resources import study_resources
 from flash_ray.studies.runner import tune_trials
-from flash_ray.studies.space import Combination
-from flash_ray.studies.study import Study
+from flash_ray.studies.space import Combination, run_prefix
+from flash_ray.studies.study import Study, changed_recipe
 from flash_ray.teachers.launch import TeacherSet
 from flash_ray.telemetry.metrics import StudyMetrics
 from flash_ray.telemetry.progress import Steps
@@ -140,6 +143,11 @@ class SearchLog(tune.Callback):
             self._update(number, state="failed", reason=reason)
         return self._write()
 
+    def compared(self, held_out: HeldOut) -> SearchResult:
+        """Notes what the best combination scores on held-out cases."""
+        self._about = self._about.model_copy(update={"held_out": held_out})
+        return self._write()
+
     def forget(self, run: str) -> None:
         """Removes all runs whose names begin so."""
         self._store.delete_all(f"runs/{run}")
@@ -171,18 +179,25 @@ def run_search(
     at_once: int | None,
     steps: Steps,
 ) -> SearchResult:
-    """Tries `count` combinations, which `log` keeps; returns what search.json says at the end.
+    """Tries `count` combinations, which `log` keeps, on the development cases, then the best once
+    on the study's cases, beside the study's own recipe; returns what search.json says at the end.
 
     Args:
         combinations: all of the space.
         at_once: how many run at the same time; None: as many as there is room for.
     """
     recipes = [with_pins(combination.recipe) for combination in combinations]
-    with study_resources(recipes, recipes[0], store, [study.cases], at_once, steps) as resources:
+    own = with_pins(changed_recipe(study, {}, study.seeds[0]))
+    own = own.model_copy(update={"name": f"{run_prefix(study)}own"})
+    seen = CaseRange(dict.fromkeys(study.cases, study.development))
+    cases = [seen, CaseRange(study.cases, study.development)]
+    all_recipes = [*recipes, own]
+    with study_resources(all_recipes, recipes[0], store, cases, at_once, steps) as resources:
+        development, held_out = resources.encoded
         shared = {
             "recipes": recipes,
             "store": store,
-            "encoded": resources.encoded[0],
+            "encoded": development,
             "teacher_set": resources.teacher_set,
         }
         scheduler = ASHAScheduler(
@@ -200,7 +215,13 @@ def run_search(
             num_samples=count if searcher else 1,
             max_concurrent_trials=resources.at_once,
         )
-        return log.close(tune_trials(_trainable, shared, space, config, [log]))
+        result = log.close(tune_trials(_trainable, shared, space, config, [log]))
+        if log.best is None:
+            return result
+        best = recipes[log.best.number].model_copy(update={"name": f"{run_prefix(study)}best"})
+        return log.compared(
+            compare_held_out(best, own, store, held_out, resources.teacher_set, steps)
+        )
 
 
 def _proposals(

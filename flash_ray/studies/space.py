@@ -72,6 +72,11 @@ def _validate_space(study: Study) -> None:
             "curve_every: 0 in a search, which stops trials by their scores; allowed: 1 or more "
             "iterations; set it, e.g. to a quarter of the budget"
         )
+    if not study.development:
+        raise UserError(
+            "development: 0 in a search, which sees these cases alone; allowed: 1 or more of each "
+            "category; set it, e.g. to 6"
+        )
     size = math.prod(len(values) for values in study.space.values())
     if size > MOST:
         raise UserError(

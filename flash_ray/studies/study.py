@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -12,7 +11,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from flash_ray.data.select import unique_cases
 from flash_ray.errors import UserError
 from flash_ray.evaluation.benchmark import Case
 from flash_ray.models.lora_source import is_lora, lora_digest, without_pins
@@ -22,19 +20,8 @@ from flash_ray.recipe.plain import parse_yaml, read_text
 from flash_ray.recipe.schema import Section, Task
 from flash_ray.recipe.sections import BenchmarkChoice
 from flash_ray.studies import validation
-
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,39}$")]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-
-
-class Budget(Section):
-    """How long every arm trains: exactly one of the three."""
-
-    iterations: int | None = Field(None, ge=1, description="student updates, 1 or more")
-    images: int | None = Field(None, ge=1, description="samples of the student, 1 or more")
-    passes: float | None = Field(
-        None, gt=0, description="samples for each unique case, above 0, held equal across arms"
-    )
+from flash_ray.studies.cases import CaseRange
+from flash_ray.studies.parts import Budget, Cases, Diversity, Name, Quick, Seed, iterations_of
 
 
 class Factor(Section):
@@ -57,16 +44,23 @@ class Claim(Section):
     measure: str = Field(
         description="'t2i' or 'edit', or one category as t2i.text; the mean over its cases"
     )
-    expect: Literal["higher", "lower", "not lower"] = Field(
-        description="what the claim says of left: 'higher', 'lower' or 'not lower' than right"
+    outcome: str = Field(
+        "score",
+        min_length=1,
+        description="'score', a measure of the judge such as compliance, or 'diversity'",
     )
-
-
-class Noise(Section):
-    """The same arms under other seeds: what difference means nothing."""
-
-    arms: tuple[Name, ...] = Field((), description="names of arms")
-    seeds: tuple[Seed, ...] = Field((), description="other seeds than the study's, as many")
+    horizon: Literal["late", "early"] = Field(
+        "late", description="'late': at the end; 'early': after the study's `early` iterations"
+    )
+    expect: Literal["higher", "lower", "not lower", "best"] = Field(
+        description="what the claim says of left: 'higher', 'lower' or 'not lower' than right, or "
+        "'best': one arm, higher than each of right"
+    )
+    effect: float | None = Field(
+        None,
+        allow_inf_nan=False,
+        description="left - right as the source reports it, on the judge's scale here, or null",
+    )
 
 
 class Study(Section):
@@ -79,8 +73,17 @@ class Study(Section):
         {}, description="for each of two arms or more its overrides, by dotted path"
     )
     seeds: tuple[Seed, ...] = Field((0, 1, 2), min_length=1, description="seeds of every arm")
-    noise: Noise = Noise()
     budget: Budget
+    early: int | None = Field(
+        None,
+        ge=1,
+        description="iterations, below the budget's, after which students are scored on the "
+        "study's cases too, or null: only at the end",
+    )
+    redraw: bool = Field(
+        False,
+        description="true or false: each seed draws other training cases, not only another order",
+    )
     fixed: tuple[str, ...] = Field(
         ("base", "family", "objective", "student", "training", "runtime"),
         description="fields of the recipe that no arm may change, as dotted paths",
@@ -95,23 +98,35 @@ class Study(Section):
         min_length=1,
         description="the name of a judge, or null: the recipe's evaluation.judge",
     )
-    cases: dict[Task, Annotated[int, Field(ge=1, le=1000)]] = Field(
+    cases: Cases = Field(
         {"t2i": 16, "edit": 16},
         min_length=1,
-        description="cases of each category, 1 to 1000, by task",
+        description="cases of each category that students are scored on, 1 to 1000, by task: those "
+        "that come after the development cases",
+    )
+    development: int = Field(
+        16,
+        ge=0,
+        le=1000,
+        description="the first cases of each category, 0 to 1000, which curves and searches alone "
+        "see",
+    )
+    diversity: Diversity | None = Field(
+        None, description="{prompts, noises} of pictures of one prompt, or null: none are drawn"
     )
     curve_every: int = Field(
         0,
         ge=0,
         description="iterations between scores on the recipe's evaluation.cases for the curves, or "
-        "in a search between scores on the study's cases; 0: none",
+        "in a search between scores on the development cases; 0: none",
     )
-    margin: float = Field(
-        0.1,
-        gt=0,
-        le=4,
-        description="difference of scores, on the judge's scale, that counts for 'not lower', "
-        "above 0",
+    quick: Quick | None = Field(
+        None,
+        description="{seeds, iterations, early, cases, arms} of --quick, or null: there is none",
+    )
+    margins: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        {"score": 0.1},
+        description="by outcome δ, the difference that counts, on the outcome's scale, above 0",
     )
     factors: dict[str, Factor] = Field(
         {}, description="the report's tables, by name; none: one table of all arms"
@@ -138,6 +153,7 @@ SHIPPED = resources.files("flash_ray.studies") / "shipped"
 # (section, old key) -> new key
 RENAMED = {
     ("", "benches"): "cases",
+    ("", "margin"): "margins.score",
     ("budget", "updates"): "iterations",
     ("factors", "benches"): "tasks",
 }
@@ -160,6 +176,12 @@ def load_study(name_or_path: str) -> Study:
         study = Study.model_validate_json(json.dumps(raw, default=str), strict=True)
     except ValidationError as error:
         raise UserError(f"study: {_problem(error)}") from None
+    validate_study(study)
+    return study
+
+
+def validate_study(study: Study) -> None:
+    """Raises UserError, one line, if a recipe of the study cannot be or cannot be judged."""
     arms = {arm: arm_recipe(study, arm, study.seeds[0]) for arm in study.arms}
     validation.validate_arms(study, arms)
     recipes = list(arms.values())
@@ -168,7 +190,6 @@ def load_study(name_or_path: str) -> Study:
         validation.validate_space(study, path, options)
         recipes += options
     validation.validate_measures(study, recipes[0])
-    return study
 
 
 def arm_recipe(study: Study, arm: str, seed: int) -> Recipe:
@@ -209,6 +230,7 @@ def changed_recipe(study: Study, changes: Mapping[str, Any], seed: int) -> Recip
         **{path: value for path, value in judged_by.items() if value is not None},
         **changes,
         "seed": seed,
+        **({"data.selection_seed": seed} if study.redraw else {}),
         "name": study.name,
         "evaluation.every": study.curve_every,
     }
@@ -218,21 +240,6 @@ def changed_recipe(study: Study, changes: Mapping[str, Any], seed: int) -> Recip
     iterations = iterations_of(recipe, study.budget)
     training = recipe.training.model_copy(update={"iterations": iterations})
     return recipe.model_copy(update={"training": training})
-
-
-def iterations_of(recipe: Recipe, budget: Budget) -> int:
-    """The fewest student updates that reach the budget."""
-    if budget.iterations is not None:
-        return budget.iterations
-    images: float
-    if budget.images is not None:
-        images = budget.images
-    else:
-        assert budget.passes is not None, "a budget has exactly one of the three"
-        images = budget.passes * sum(unique_cases(recipe).values())
-    runtime = recipe.runtime
-    passes = runtime.gradient_accumulation_steps
-    return math.ceil(images / (runtime.max_workers * runtime.micro_batch_size * passes))
 
 
 def _read(name_or_path: str) -> dict[str, Any]:
@@ -277,6 +284,7 @@ class Trial:
         cases: that the student is scored on, of each category, by task.
         benchmark: its name and digest, those of the study's first recipe, by which all trials are
             judged: where a trial runs, its files need not be.
+        development, early, diversity: the study's.
     """
 
     study: str
@@ -285,6 +293,9 @@ class Trial:
     recipe: Recipe
     cases: Mapping[Task, int]
     benchmark: tuple[str, str]
+    development: int
+    early: int | None
+    diversity: Diversity | None
 
     @property
     def name(self) -> str:
@@ -297,32 +308,53 @@ class Trial:
         endpoint = self.recipe.runtime.storage.endpoint
         content: list[object] = [
             without_pins(self.recipe).digest,
-            dict(self.cases),
+            [dict(self.cases), self.development, self.early],
+            self.diversity and self.diversity.model_dump(),
             self.benchmark[1],
             self.recipe.evaluation.judge_name,
             *(lora_digest(t.model, endpoint) for t in self.recipe.teachers if is_lora(t.model)),
         ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
+    @property
+    def scored(self) -> CaseRange:
+        """Which cases the student is scored on."""
+        return CaseRange(self.cases, self.development)
+
+    @property
+    def varied(self) -> CaseRange | None:
+        """Which cases it answers from several noises; None: none."""
+        if self.diversity is None:
+            return None
+        prompts = dict.fromkeys(self.cases, self.diversity.prompts)
+        return CaseRange(prompts, self.development, self.diversity.noises)
+
     def scored_cases(self) -> dict[Task, list[Case]]:
         """The cases that the student is scored on, by task."""
-        benchmark = validation.benchmark_of(self.recipe)
-        return {task: benchmark.cases(task, count) for task, count in self.cases.items()}
+        return self.scored.of(validation.benchmark_of(self.recipe))
 
 
 def plan_trials(study: Study) -> list[Trial]:
-    """All trials, seed by seed, so that a study that is cut off has whole seeds; noise arms last.
+    """All trials, seed by seed, so that a study that is cut off has whole seeds.
 
     Raises:
         UserError: the recipe of an arm cannot be, or there are no arms.
     """
     first = first_recipe(study)
     found = validation.benchmark_of(first)
-    benchmark = found.name, found.digest
     pairs = [(arm, seed) for seed in study.seeds for arm in study.arms]
-    pairs += [(arm, seed) for seed in study.noise.seeds for arm in study.noise.arms]
     return [
-        Trial(study.name, arm, seed, _named_recipe(study, arm, seed), study.cases, benchmark)
+        Trial(
+            study.name,
+            arm,
+            seed,
+            _named_recipe(study, arm, seed),
+            study.cases,
+            (found.name, found.digest),
+            study.development,
+            study.early,
+            study.diversity,
+        )
         for arm, seed in pairs
     ]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from flash_ray import plugins
@@ -13,7 +14,7 @@ from flash_ray.evaluation.judges.choose import load_judge, validate_judge
 from flash_ray.recipe.schema import Recipe
 
 if TYPE_CHECKING:
-    from flash_ray.studies.study import Study
+    from flash_ray.studies.study import Claim, Study
 
 
 # What decides the encoded cases, the scores and the teachers, which all trials share.
@@ -22,14 +23,16 @@ SHARED = ("base", "family", "training.precision", "evaluation")
 
 def validate_contradictions(study: Study) -> None:
     """Raises UserError if fields, each in its range, cannot hold together."""
-    rules = (_budget, _arms, _seeds, _names, _claims, _space)
+    rules = (_budget, _arms, _seeds, _names, _claims, _space, _diversity, _quick)
     if problems := [problem for rule in rules for problem in rule(study)]:
         raise UserError(one_line(problems))
 
 
 def validate_arms(study: Study, recipes: dict[str, Recipe]) -> None:
-    """Raises UserError if two arms are alike, or one changes what the study says is fixed."""
-    if problems := [*_changed(study, recipes), *_alike(recipes)]:
+    """Raises UserError if two arms are alike, one changes what the study says is fixed, or what is
+    looked at during training does not fit it."""
+    rules = (_changed(study, recipes), _alike(recipes), _early(study, recipes))
+    if problems := [*chain(*rules), *_curve(study, recipes)]:
         raise UserError(one_line(problems))
 
 
@@ -66,7 +69,8 @@ def validate_measures(study: Study, recipe: Recipe) -> None:
     """
     benchmark = benchmark_of(recipe)
     judge = load_judge(recipe.evaluation.judge_name, "judge")
-    if problems := [*_tasks(study, benchmark), *_measures(study, benchmark)]:
+    rules = (_tasks, _measures, _development)
+    if problems := [problem for rule in rules for problem in rule(study, benchmark)]:
         raise UserError(one_line(problems))
     cases = {task: listed_cases(benchmark, task, 1) for task in study.cases}
     for of_task in cases.values():
@@ -122,14 +126,9 @@ def _arms(study: Study) -> Iterator[str]:
 
 
 def _seeds(study: Study) -> Iterator[str]:
-    for field, seeds in (("seeds", study.seeds), ("noise.seeds", study.noise.seeds)):
-        for seed, times in Counter(seeds).items():
-            if times > 1:
-                yield f"{field}: {seed} is given {times} times; allowed: once; remove one"
-    for seed in set(study.seeds) & set(study.noise.seeds):
-        yield f"noise.seeds: {seed} is one of seeds; allowed: others; choose another number"
-    if bool(study.noise.arms) != bool(study.noise.seeds):
-        yield "noise: arms without seeds or seeds without arms; allowed: both or neither"
+    for seed, times in Counter(study.seeds).items():
+        if times > 1:
+            yield f"seeds: {seed} is given {times} times; allowed: once; remove one"
 
 
 def _names(study: Study) -> Iterator[str]:
@@ -138,7 +137,6 @@ def _names(study: Study) -> Iterator[str]:
         for task in factor.tasks:
             if task not in study.cases:
                 yield unknown(f"factors.{name}.tasks", task, study.cases, "task")
-    yield from _known("noise.arms", study.noise.arms, study.arms)
 
 
 def _claims(study: Study) -> Iterator[str]:
@@ -150,6 +148,36 @@ def _claims(study: Study) -> Iterator[str]:
                 f"claims.{index}: {sorted(set(claim.left) & set(claim.right))[0]} is on both "
                 "sides; allowed: different arms; remove it from one"
             )
+        yield from _outcome(study, claim, f"claims.{index}")
+        if claim.expect == "best" and len(claim.left) > 1:
+            yield (
+                f"claims.{index}.left: {len(claim.left)} arms in a claim of the best; allowed: "
+                "one; make a claim of each"
+            )
+        if (claim.effect or 0) * {"higher": 1, "best": 1, "lower": -1}.get(claim.expect, 0) < 0:
+            yield (
+                f"claims.{index}.effect: {claim.effect:g} where the claim expects {claim.expect}; "
+                "allowed: left - right, with the sign that the claim has; correct one of them"
+            )
+
+
+def _outcome(study: Study, claim: Claim, field: str) -> Iterator[str]:
+    """Whether the study has what a claim is about."""
+    if claim.outcome not in study.margins:
+        yield (
+            f"{unknown(f'{field}.outcome', claim.outcome, study.margins, 'outcome')}, or add what "
+            f"difference of it counts, as margins: {{{claim.outcome}: 0.05}}"
+        )
+    if claim.horizon == "early" and study.early is None:
+        yield (
+            f"{field}.horizon: early, but the study scores students at the end only; allowed: "
+            "late; set early to a number of iterations"
+        )
+    if claim.outcome == "diversity" and (study.diversity is None or claim.horizon == "early"):
+        yield (
+            f"{field}.outcome: diversity, which the study does not draw {claim.horizon}; allowed: "
+            "late, with e.g. diversity: {prompts: 4, noises: 4}; set it"
+        )
 
 
 def _space(study: Study) -> Iterator[str]:
@@ -159,6 +187,62 @@ def _space(study: Study) -> Iterator[str]:
                 yield (
                     f"space.{other}: part of {path}, which the space has too; allowed: one of "
                     "the two; remove one"
+                )
+
+
+def _diversity(study: Study) -> Iterator[str]:
+    most = min(study.cases.values())
+    if study.diversity and study.diversity.prompts > most:
+        yield (
+            f"diversity.prompts: {study.diversity.prompts} of {most} cases of each category; "
+            f"allowed: 1 to {most}; lower it, or raise cases"
+        )
+
+
+def _quick(study: Study) -> Iterator[str]:
+    if not study.quick:
+        return
+    yield from _known("quick.arms", study.quick.arms or (), study.arms)
+    if (study.quick.early or 0) >= study.quick.iterations:
+        yield (
+            f"quick.early: {study.quick.early} of {study.quick.iterations} iterations; allowed: 1 "
+            "to below them, or null; lower it"
+        )
+
+
+def _early(study: Study, recipes: Mapping[str, Recipe]) -> Iterator[str]:
+    for arm, recipe in recipes.items():
+        last = recipe.training.iterations
+        if study.early and study.early >= last:
+            yield (
+                f"early: {study.early} of {last} iterations of arm {arm}; allowed: 1 to below "
+                "them, or null; lower it"
+            )
+
+
+def _curve(study: Study, recipes: Mapping[str, Recipe]) -> Iterator[str]:
+    """Curves are looked at while a recipe is made: they must not show what it is judged on."""
+    for recipe in [*recipes.values()][:1] if study.curve_every else ():
+        for task, count in recipe.evaluation.cases:
+            if count > study.development:
+                yield (
+                    f"development: {study.development} cases of each category, and the curves "
+                    f"show {count} (evaluation.cases.{task}); allowed: {count} or more; raise it, "
+                    "or set curve_every: 0"
+                )
+
+
+def _development(study: Study, benchmark: Benchmark) -> Iterator[str]:
+    """Something must be left to be judged on."""
+    for task in study.cases:
+        if task in benchmark.categories:
+            found = Counter(c.category for c in benchmark.cases(task, study.development + 1))
+            category, count = min(found.items(), key=lambda item: item[1])
+            if count <= study.development:
+                yield (
+                    f"development: {study.development}, but {benchmark.name} has {count} cases of "
+                    f"{task}.{category}, and none is left to be scored on; allowed: 0 to "
+                    f"{count - 1}; set e.g. development: {count // 4}"
                 )
 
 
@@ -225,7 +309,6 @@ def _alike(recipes: dict[str, Recipe]) -> Iterator[str]:
     for arm, recipe in recipes.items():
         if twin := seen.get(recipe.digest):
             yield (
-                f"arms.{arm}: the same recipe as arm {twin}; allowed: arms that differ; remove "
-                "one (for other seeds see noise)"
+                f"arms.{arm}: the same recipe as arm {twin}; allowed: arms that differ; remove one"
             )
         seen.setdefault(recipe.digest, arm)

@@ -37,7 +37,7 @@ from flash_ray.trainer.divergence import Diverged
 from flash_ray.trainer.metrics import UpdateMetrics
 from flash_ray.trainer.process_group import ProcessGroupConfig
 from flash_ray.trainer.resume import forget_latest, keep_whole
-from flash_ray.trainer.setup import Evaluate, Final, WorkerConfig
+from flash_ray.trainer.setup import Evaluate, Final, Once, WorkerConfig
 from flash_ray.trainer.student_init import validate_targets
 from flash_ray.trainer.worker import Outcome, Sheet, student_key, train_worker
 
@@ -49,6 +49,7 @@ class Callbacks:
     Args:
         evaluate: draws with the averaged student and scores it, every `evaluation.every`
             iterations, on worker 0; it is pickled.
+        once: the same after one iteration, of which only what it keeps itself counts; pickled.
         live: called in the driver, in a thread of its own, with every iteration's record.
         final: looks at the averaged student at the end, on worker 0; it is pickled.
         say: called in the driver with lines: rows that cannot be used, damage that was mended.
@@ -57,6 +58,7 @@ class Callbacks:
     evaluate: Evaluate | None = None
     live: Callable[[UpdateMetrics], None] | None = None
     final: Final | None = None
+    once: Once | None = None
     say: Callable[[str], None] = logging.getLogger(__name__).warning
 
 
@@ -145,6 +147,7 @@ def _distill(
             teacher_set,
             live,
             callbacks.evaluate,
+            callbacks.once,
             callbacks.final,
         )
         with listening(live, _shown_by(store, run_name, callbacks, tracking)):

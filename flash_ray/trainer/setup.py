@@ -56,6 +56,17 @@ class Evaluate(Protocol):
 
 
 @dataclass(frozen=True)
+class Once:
+    """An evaluation after one iteration, beside those every `evaluation.every`.
+
+    It is made again where a run goes on from before that iteration.
+    """
+
+    iteration: int
+    evaluate: Evaluate
+
+
+@dataclass(frozen=True)
 class WorkerConfig:
     """What the driver gives to every worker.
 
@@ -71,6 +82,7 @@ class WorkerConfig:
     teacher_set: TeacherSet | None
     live: Queue
     evaluate: Evaluate | None = None
+    once: Once | None = None
     final: Final | None = None
 
 
@@ -108,7 +120,7 @@ def load_together(
         ConditionsLost: on all of them, what any of them lacks.
     """
     recipe = config.recipe
-    draws = bool(config.evaluate or config.final)
+    draws = bool(config.evaluate or config.once or config.final)
     draws &= rank == 0 or recipe.runtime.base == "sharded"
     base = _together(lambda: load_base(recipe, device, vae=draws))
     if recipe.runtime.base == "sharded":

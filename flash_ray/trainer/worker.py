@@ -7,7 +7,7 @@ and travel to the driver as the outcome: restarting the workers would not cure t
 import io
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -143,8 +143,8 @@ class _Run:
             metrics = self.step(progress.iterations + 1)
             self.monitor.observe(metrics)
             progress.iterations += 1
-            if self._due(self.recipe.evaluation.every) and self.config.evaluate:
-                metrics = self._evaluate(self.config.evaluate, metrics)
+            for evaluate in self._evaluations():
+                metrics = self._evaluate(evaluate, metrics)
             progress.history.append(metrics)
             if self.rank == 0:
                 self.config.live.put_nowait(metrics)
@@ -178,30 +178,35 @@ class _Run:
     def _due(self, every: int | None) -> bool:
         return bool(every and self.state.progress.iterations % every == 0)
 
+    def _evaluations(self) -> Iterator[Evaluate]:
+        """Those that are due after this iteration."""
+        if self._due(self.recipe.evaluation.every) and self.config.evaluate:
+            yield self.config.evaluate
+        if (once := self.config.once) and once.iteration == self.state.progress.iterations:
+            yield once.evaluate
+
     def _evaluate(self, evaluate: Evaluate, metrics: UpdateMetrics) -> UpdateMetrics:
         """Has worker 0 evaluate the averaged student and send what it drew; a collective.
 
         Returns:
             the iteration's record, on worker 0 with the scores.
         """
-        start = time.monotonic()
+        start, scores, categories = time.monotonic(), metrics.scores, metrics.categories
         with self.step.ema.averaged() as transformer:
             drawn = None
             if transformer is not None:
                 drawn = evaluate.draw(self.step.model, transformer)
             if self.rank == 0:
                 evaluated = evaluate.score(drawn)
-                metrics = replace(
-                    metrics,
-                    scores=evaluated.scores or None,
-                    categories=evaluated.categories or None,
-                )
+                scores = {**(scores or {}), **evaluated.scores} or None
+                categories = {**(categories or {}), **evaluated.categories} or None
                 if evaluated.sheet:
                     evaluated.sheet.save(png := io.BytesIO(), "PNG")
                     self.config.live.put_nowait(Sheet(metrics.iteration, png.getvalue()))
         dist.barrier()
-        stages = {**metrics.stages, "evaluate": time.monotonic() - start}
-        return replace(metrics, stages=stages)
+        seconds = metrics.stages.get("evaluate", 0.0) + time.monotonic() - start
+        stages = {**metrics.stages, "evaluate": seconds}
+        return replace(metrics, scores=scores, categories=categories, stages=stages)
 
     def _checkpoint(self) -> None:
         """Writes a checkpoint and hands it to Ray Train, which uploads it beside the training.

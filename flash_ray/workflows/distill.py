@@ -147,6 +147,7 @@ class StudentScorer:
 
     def during_training(self) -> "TrainingEval | None":
         """Makes what a worker calls every `evaluation.every` iterations; None if that is never."""
+        from flash_ray.evaluation.benchmark import first_cases
         from flash_ray.evaluation.compare import TrainingEval
         from flash_ray.evaluation.drawing import encode_in_task
 
@@ -154,7 +155,8 @@ class StudentScorer:
         if not evaluation.every:
             return None
         cases: dict[Task, int] = {"t2i": evaluation.cases.t2i, "edit": evaluation.cases.edit}
-        (encoded,) = encode_in_task(self._recipe, self._scoring.benchmark, [cases])
+        shown = first_cases(self._scoring.benchmark, cases)
+        (encoded,) = encode_in_task(self._recipe, [shown])
         return TrainingEval(encoded, self._scoring.judge, self._sampler)
 
     def at_the_end(self, folder: Path, steps: Steps) -> tuple[PublishedScores | None, bytes | None]:

@@ -16,6 +16,7 @@ from flash_ray.storage.embedded import open_store
 from flash_ray.storage.outputs import new_folder, validate_folder, write_whole
 from flash_ray.storage.records import CorruptRecord, parse_record
 from flash_ray.storage.s3 import Store
+from flash_ray.studies.quick import quick_study
 from flash_ray.studies.records import (
     BEST,
     PROGRESS,
@@ -35,17 +36,20 @@ METHODS = ("asha", "optuna")
 TRIED = 16  # combinations that a search tries, if the space has more
 
 
-def run(name: str, out: Path, at_once: int | None, url: str | None, steps: Steps) -> list[Trial]:
+def run(
+    name: str, out: Path, quick: bool, at_once: int | None, url: str | None, steps: Steps
+) -> list[Trial]:
     """Runs a study's trials that are not finished; returns all of them.
 
     Args:
+        quick: its small version's.
         url: s3://bucket/prefix or the folder of an embedded store; None: the base recipe's
             bucket, or OUT/store.
 
     Raises:
         UserError: bad input, or trials that failed again and again, by name.
     """
-    study = load_study(name)
+    study = _load(name, quick)
     trials = plan_trials(study)
     for arm, recipe in {trial.arm: trial.recipe for trial in trials}.items():
         _validate_recipe(f"arms.{arm}", recipe, url)
@@ -139,9 +143,11 @@ class TrialStatus:
     scores: dict[Task, float]
 
 
-def status(name: str, out: Path) -> tuple[list[TrialStatus], list[CorruptRecord]]:
+def status(
+    name: str, out: Path, quick: bool = False
+) -> tuple[list[TrialStatus], list[CorruptRecord]]:
     """How far each of a study's trials is, and what is corrupt in the folder."""
-    _, trials = open_folder(name, out)
+    _, trials = open_folder(name, out, quick)
     records, faults = read_records(out, trials)
     cases, file = trials[0].scored_cases(), out / PROGRESS
     begun: dict[str, int] = {}
@@ -164,7 +170,9 @@ def status(name: str, out: Path) -> tuple[list[TrialStatus], list[CorruptRecord]
     return rows, faults
 
 
-def report(name: str, out: Path, to: Path | None) -> tuple[Path, list[CorruptRecord]]:
+def report(
+    name: str, out: Path, to: Path | None, quick: bool = False
+) -> tuple[Path, list[CorruptRecord]]:
     """Writes the report of the trials that are finished; returns its folder, and what is corrupt in
     the study's and left out.
 
@@ -175,7 +183,7 @@ def report(name: str, out: Path, to: Path | None) -> tuple[Path, list[CorruptRec
     from flash_ray.studies.findings import compare_arms
     from flash_ray.studies.report import write_report
 
-    study, trials = open_folder(name, out)
+    study, trials = open_folder(name, out, quick)
     records, faults = read_records(out, trials)
     if not records:
         raise UserError(
@@ -204,13 +212,13 @@ def _validate_report(to: Path) -> None:
         )
 
 
-def open_folder(name: str, out: Path) -> tuple[Study, list[Trial]]:
+def open_folder(name: str, out: Path, quick: bool = False) -> tuple[Study, list[Trial]]:
     """A study and its trials, for a folder that `run` has made.
 
     Raises:
         UserError: there is no such folder, or it is another study's.
     """
-    study = load_study(name)
+    study = _load(name, quick)
     if not (out / STUDY).is_file():
         raise UserError(
             f"--out: no study in {out}; allowed: the folder that `flash-ray study run {name}` "
@@ -241,6 +249,11 @@ def claim_folder(out: Path, study: Study) -> None:
         )
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / STUDY, study.model_dump_json(indent=1))
+
+
+def _load(name: str, quick: bool) -> Study:
+    study = load_study(name)
+    return quick_study(study) if quick else study
 
 
 def _validate_recipe(field: str, recipe: Recipe, url: str | None) -> None:

@@ -170,6 +170,7 @@ def test_a_search_leaves_a_recipe_that_can_be_distilled(flash_ray, study, tmp_pa
     study(
         budget={"iterations": 5},
         curve_every=2,
+        development=1,
         cases={"t2i": 1},
         arms={},
         space={"teacher_defaults.guidance_scale": [2, 4]},
@@ -182,6 +183,8 @@ def test_a_search_leaves_a_recipe_that_can_be_distilled(flash_ray, study, tmp_pa
     assert result["method"] == "optuna"
     (best,) = (row for row in result["trials"] if row["trial"] == result["best"])
     assert best["state"] == "finished"
+    assert result["held_out"]["best"].keys() == result["held_out"]["own"].keys() == {"t2i"}
+    assert "held-out cases, text to image: best " in ended.stdout
     recipe = yaml.safe_load((tmp_path / "out" / "best.yaml").read_text())
     assert (
         recipe["teacher_defaults"]["guidance_scale"]

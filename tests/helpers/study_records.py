@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from flash_ray.evaluation.benchmark import first_of_each
 from flash_ray.evaluation.judges.base import CaseScore
+from flash_ray.studies.code import code_digest
+from flash_ray.studies.pictures import strip
 from flash_ray.studies.records import PICTURES, TRIALS, CategoryData, Record, append_record
-from flash_ray.studies.report import strip
 from flash_ray.studies.study import Study, Trial, load_study, plan_trials
 from flash_ray.studies.trial import summary
 from flash_ray.trainer.metrics import TaskLosses, TeacherStats, UpdateMetrics
@@ -19,8 +21,10 @@ name: small
 recipe: miniature
 budget: {iterations: 10}
 seeds: [0, 1]
-noise: {arms: [half], seeds: [7, 8]}
+early: 5
 cases: {t2i: 4, edit: 2}
+diversity: {prompts: 2, noises: 2}
+margins: {score: 0.1, compliance: 0.05, diversity: 0.02}
 arms:
   half: {}
   good: {tasks: {t2i: 1, edit: 0}}
@@ -56,13 +60,13 @@ def history(iterations: int = 10) -> list[UpdateMetrics]:
 
 
 def record(trial: Trial) -> Record:
-    """Scores about the level of the trial's arm."""
+    """Scores about the level of the trial's arm; at the early horizon half a point less."""
     rng = np.random.default_rng([trial.seed, len(trial.arm)])
 
-    def score(case):
+    def score(case, less=0.0):
         index = int(case.id.rpartition("-")[2])
-        value = LEVEL[trial.arm] + index / 10 + float(rng.normal(0, 0.05))
-        return CaseScore(score=value, measures={"compliance": 0.5, "quality": 0.5})
+        value = LEVEL[trial.arm] - less + index / 10 + float(rng.normal(0, 0.05))
+        return CaseScore(score=value, measures={"compliance": value / 5, "quality": 0.5})
 
     cases = trial.scored_cases()
     return Record(
@@ -70,15 +74,20 @@ def record(trial: Trial) -> Record:
         arm=trial.arm,
         seed=trial.seed,
         digest=trial.digest,
+        code=code_digest(),
         iterations=10,
         scores={task: {case.id: score(case) for case in cases[task]} for task in cases},
+        early={task: {case.id: score(case, 0.5) for case in cases[task]} for task in cases},
         diversity={
-            "t2i": {"landscape": 0.1, "portrait": 0.2, "text": None},
-            "edit": {case.category: 0.1 for case in cases["edit"]},
+            task: {
+                cases[task][index].id: 0.1 + 0.01 * float(rng.normal())
+                for index in first_of_each(cases[task], 2)
+            }
+            for task in cases
         },
         data={"t2i": {"text": CategoryData(unique=8, passes=2.5)}},
         published="s3://bucket/students/x",
-        **summary(history(), "CPU-seconds"),
+        **summary(history(), "CPU-seconds", 150.0),
     )
 
 

@@ -79,7 +79,7 @@ def test_a_task_encodes_the_cases_without_the_files(recipe, tmp_path, monkeypatc
         return remote(function)
 
     monkeypatch.setattr(ray, "remote", without_files)
-    (encoded,) = encode_in_task(recipe, benchmark, [counts])
+    (encoded,) = encode_in_task(recipe, [cases])
     ids = {task: [case.id for case in encoded.cases(task)] for task in encoded.batches}
     assert ids == {task: [case.id for case in of_task] for task, of_task in cases.items()}
     model = load_model(recipe.base, torch.float32, "cpu", encoders=True)

@@ -85,7 +85,7 @@ def test_the_cluster_draws_each_once_as_the_teacher_for_all_recipes_of_the_base(
         # And models answer them.
         answers = draw("base", student_sampler([1.0, 0.5]), cases, lambda count: None)
         assert [answer.shape for answer in answers] == [(64, 64, 3)] * 2
-    (encoded,) = encode_in_task(recipe, kept, [{"edit": 2}])
+    (encoded,) = encode_in_task(recipe, [{"edit": kept.cases("edit", 2)}])
     assert [case.id for case in encoded.cases("edit")] == ["edit-0", "edit-1"]
 
 

@@ -85,7 +85,10 @@ def test_a_trial_leaves_its_record_and_its_student(study, store, cluster, tmp_pa
     loaded = study(
         "evaluation.baselines=false",
         name="quick",
-        budget={"iterations": 1},
+        budget={"iterations": 2},
+        early=1,
+        redraw=True,
+        diversity={"prompts": 1, "noises": 2},
         arms={"four": {}, "two": {"student.steps": 2}},
         fixed=[],
         cases={"t2i": 1},
@@ -97,8 +100,44 @@ def test_a_trial_leaves_its_record_and_its_student(study, store, cluster, tmp_pa
         assert run_trials([trial], store, out, 1, steps) == {}
     records, faults = read_records(out, [trial])
     assert set(records) == {"quick-four-0"} and not faults
-    assert len(records[trial.name].scores["t2i"]) == 3
+    record, ids = records[trial.name], {"landscape-016", "portrait-016", "text-016"}
+    assert set(record.scores["t2i"]) == set(record.early["t2i"]) == ids
+    assert set(record.diversity["t2i"]) == ids and all(record.diversity["t2i"].values())
+    assert record.cost.total_seconds > record.cost.seconds > 0
+    assert list(store.list(f"runs/{trial.name}/")) == [
+        f"runs/{trial.name}/code",
+        f"runs/{trial.name}/run.json",
+    ]
     assert read_student(store, trial.name).recipe_digest == trial.recipe.digest
+
+
+def test_a_trial_alone_and_beside_another_leaves_the_same_record(study, store, cluster, tmp_path):
+    loaded = study(
+        "teacher_defaults.placement=actors",  # the trials share the teachers
+        "evaluation.baselines=false",
+        "evaluation.cases={t2i: 1, edit: 0}",
+        name="beside",
+        budget={"iterations": 3},
+        early=2,
+        diversity={"prompts": 1, "noises": 2},
+        arms={"half": {}, "images": {"tasks": {"t2i": 1, "edit": 0}}},
+        cases={"t2i": 1},
+    )
+    half, images = plan_trials(loaded)
+    found = []
+    for number, trials in enumerate(([half], [half, images])):
+        for name in (half.name, images.name):
+            for kind in ("runs", "students"):
+                store.delete_all(f"{kind}/{name}/")
+        out = tmp_path / f"out-{number}"
+        out.mkdir()
+        with Steps() as steps:
+            assert run_trials(trials, store, out, len(trials), steps) == {}
+        records, _ = read_records(out, trials)
+        found.append((records[half.name], (out / "pictures" / f"{half.name}.webp").read_bytes()))
+    (alone, shown), (beside, shown_beside) = found
+    assert alone.model_copy(update={"cost": beside.cost}) == beside
+    assert shown == shown_beside
 
 
 @pytest.mark.slow
@@ -111,6 +150,7 @@ def test_a_study_leaves_records_retries_from_checkpoints_and_repeats_nothing(
         "evaluation.baselines=false",
         "evaluation.cases={t2i: 1, edit: 1}",
         name="two-arms",
+        early=1,
         arms={"four": {}, "two": {"student.steps": 2}},
         fixed=[],
         cases={"t2i": 1, "edit": 1},
@@ -118,8 +158,8 @@ def test_a_study_leaves_records_retries_from_checkpoints_and_repeats_nothing(
     trials = plan_trials(loaded)
     marker, encode = tmp_path / "marker", resources.encode_in_task
 
-    def encode_to_kill(recipe, benchmark, cases):
-        encoded, curve = encode(recipe, benchmark, cases)
+    def encode_to_kill(recipe, cases):
+        encoded, curve = encode(recipe, cases)
         return [encoded, KillOnce(curve, marker, store, "two-arms-two-0")]
 
     monkeypatch.setattr(resources, "encode_in_task", encode_to_kill)
@@ -136,11 +176,13 @@ def test_a_study_leaves_records_retries_from_checkpoints_and_repeats_nothing(
             "t2i": 3,
             "edit": 6,
         }
+        assert {task: len(scores) for task, scores in record.early.items()} == {"t2i": 3, "edit": 6}
+        assert record.early != record.scores
         assert record.cost.images == 16 and record.cost.teacher_calls > 0
         assert read_student(store, trial.name).recipe_digest == trial.recipe.digest
         assert (out / "pictures" / f"{trial.name}.webp").is_file()
         sheets = [f"sheets/iteration-00000{iteration}.png" for iteration in (1, 2, 3, 4)]
-        kept = [f"runs/{trial.name}/{name}" for name in ("run.json", *sheets)]
+        kept = [f"runs/{trial.name}/{name}" for name in ("code", "run.json", *sheets)]
         assert list(store.list(f"runs/{trial.name}/")) == kept
     assert marker.read_text().split() == ["scored"] * 5  # at 1, 2, 3; again at 3, and 4
 
@@ -165,12 +207,14 @@ def test_a_search_stops_what_is_worse_and_leaves_no_workers(
         fixed=[],
         space={"student.steps": [4, 2]},
     )
-    monkeypatch.setattr(resources, "encode_in_task", lambda *asked: [ByRungs()])
+    monkeypatch.setattr(resources, "encode_in_task", lambda *asked: [ByRungs(), ByRungs()])
     choices = combinations(loaded)
     about = SearchResult(study=loaded.name, method="asha", every=1)
     with Steps() as steps:
         log = SearchLog(tmp_path, about, choices, 2, store, steps)
         result = run_search(loaded, choices, 2, store, log, 1, steps)
+    # The study's own recipe, too, has more than two rungs: its pictures are as perfect.
+    assert result.held_out.best == result.held_out.own
     written = SearchResult.model_validate_json((tmp_path / "search.json").read_text())
     assert result == written
     good, bad = result.trials

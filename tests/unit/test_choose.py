@@ -105,6 +105,42 @@ def test_the_miniature_draws_on_until_the_filter_is_satisfied():
         choose(text, "t2i", drawn, 1)
 
 
+def ids(chosen):
+    return {name: [entry.id for entry in entries] for name, entries in chosen.items()}
+
+
+def test_a_selection_seed_draws_others_of_finite_cases_and_all_where_there_are_no_more():
+    first, other, again, third = (
+        ids(choose(of_files(*override), "t2i", catalog(), 4))
+        for override in (
+            (),
+            ("data.selection_seed=1",),
+            ("data.selection_seed=1",),
+            ("data.selection_seed=2",),
+        )
+    )
+    assert other == again
+    assert len({str(first), str(other), str(third)}) == 3
+    assert [len(of) for of in other.values()] == [6, 2]
+    every = of_files("data.num_cases=80", "data.max_per_category=20")
+    drawn = of_files("data.num_cases=80", "data.max_per_category=20", "data.selection_seed=1")
+    assert ids(choose(every, "t2i", catalog(), 1)) == ids(choose(drawn, "t2i", catalog(), 1))
+    filtered = of_files("data.filter.subsets=[a]", "data.selection_seed=1")
+    chosen = choose(filtered, "t2i", catalog(), 1)
+    assert all(entry.subset == "a" for entries in chosen.values() for entry in entries)
+
+
+def test_a_selection_seed_begins_elsewhere_in_what_has_no_end():
+    drawn = MiniatureSource().catalog("t2i", None)
+    first, other, third = (
+        ids(choose(recipe("data.num_cases=24", *override), "t2i", drawn, 4))
+        for override in ((), ("data.selection_seed=1",), ("data.selection_seed=2",))
+    )
+    for category, of in first.items():
+        assert [len(ids[category]) for ids in (first, other, third)] == [8, 8, 8]
+        assert not {*of} & {*other[category]} and not {*other[category]} & {*third[category]}
+
+
 def test_a_catalog_survives_its_file_and_counts_what_is_bad():
     rows = [
         {**vars(entry), "sizes": [[30, 40]], "place": f"a line {number}"}

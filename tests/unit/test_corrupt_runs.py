@@ -13,6 +13,7 @@ from flash_ray.errors import UserError
 from flash_ray.evaluation.judges.base import CaseScore
 from flash_ray.storage.manifest import open_run, record_run
 from flash_ray.storage.records import CorruptRecord, parse_record
+from flash_ray.studies.code import code_digest
 from flash_ray.studies.findings import compare_arms
 from flash_ray.studies.records import (
     STUDY,
@@ -95,6 +96,7 @@ def test_a_damaged_line_costs_its_trial(tmp_path: Path, tried: Tried, examples: 
                 arm=trial.arm,
                 seed=trial.seed,
                 digest=trial.digest,
+                code=code_digest(),
                 iterations=10,
                 scores={
                     task: {
@@ -104,7 +106,14 @@ def test_a_damaged_line_costs_its_trial(tmp_path: Path, tried: Tried, examples: 
                     for task, cases in trial.scored_cases().items()
                 },
                 curve=((5, {"t2i": 3.0}),),
-                cost=Cost(images=1, teacher_calls=2, seconds=1.5, compute=2.5, unit="CPU-seconds"),
+                cost=Cost(
+                    images=1,
+                    teacher_calls=2,
+                    seconds=1.5,
+                    total_seconds=3.5,
+                    compute=2.5,
+                    unit="CPU-seconds",
+                ),
                 data={"t2i": {"text": CategoryData(unique=8, passes=2.5)}},
             ),
         )
@@ -129,7 +138,7 @@ def test_a_damaged_line_costs_its_trial(tmp_path: Path, tried: Tried, examples: 
         assert findings.missing == (() if own in found else (own,))
         assert findings.unscored == {"t2i": 0} or own in found
         means = [cell.mean for table in findings.tables for row in table.rows
-                 for cell, _ in row.cells.values()]  # fmt: skip
+                 for cell in row.cells.values()]  # fmt: skip
         assert len(means) > 0 and np.isfinite(means).all()
 
     check()
@@ -138,7 +147,9 @@ def test_a_damaged_line_costs_its_trial(tmp_path: Path, tried: Tried, examples: 
 
 def test_a_trial_without_data_or_an_end_is_no_record() -> None:
     fields = {"trial": "a-0", "arm": "a", "seed": 0, "digest": "x", "iterations": 1}
-    cost = {"images": 1, "teacher_calls": 1, "seconds": 1, "compute": 1, "unit": "CPU-seconds"}
+    fields["code"] = "0123456789abcdef"
+    cost = {"images": 1, "teacher_calls": 1, "seconds": 1, "total_seconds": 2, "compute": 1}
+    cost["unit"] = "CPU-seconds"
     scores = {"t2i": {"text-000": {"score": 2}}}
     for more in ({}, {"scores": scores, "cost": cost, "data": {"t2i": {}}}):
         with pytest.raises(CorruptRecord, match="neither diverged, nor with scores, cost and data"):

@@ -108,7 +108,7 @@ def test_the_distill_job_has_room_for_its_recipe(size, monkeypatch):
 def test_the_study_job_has_room_for_a_trial(size, monkeypatch, tmp_path):
     ray_job, items = job(f"overlays/{size}/study")
     (command,) = commands(ray_job["spec"]["entrypoint"])
-    study, out, _, store, _ = called(monkeypatch, "flash_ray.workflows.study.run", command)
+    study, out, _, _, store, _ = called(monkeypatch, "flash_ray.workflows.study.run", command)
     assert store.startswith("s3://")
 
     spec = ray_clusters(items)["study"]

@@ -39,24 +39,28 @@ def refusal(load, **changes):
     return str(caught.value)
 
 
-def test_every_arm_runs_under_every_seed_whole_seeds_first_noise_last(load):
-    trials = plan_trials(load(noise={"arms": ["half"], "seeds": [7]}))
+def test_every_arm_runs_under_every_seed_whole_seeds_first(load):
+    trials = plan_trials(load())
     assert [(t.arm, t.seed) for t in trials] == [
         ("half", 0),
         ("images", 0),
         ("half", 1),
         ("images", 1),
-        ("half", 7),
     ]
-    assert [t.recipe.seed for t in trials] == [0, 0, 1, 1, 7]
+    assert [t.recipe.seed for t in trials] == [0, 0, 1, 1]
     assert trials[0].recipe.name == trials[0].name == "try-half-0"
-    assert len({t.digest for t in trials}) == 5
+    assert len({t.digest for t in trials}) == 4
 
 
 def test_a_trial_knows_its_benchmark_where_the_files_are_not(load, tmp_path):
     file = tmp_path / "signs.csv"
     file.write_text("prompt,category,text\na sign that says OPEN,signs,OPEN\n")
-    fields = {"benchmark": {"t2i": str(file)}, "judge": "ocr", "cases": {"t2i": 1}}
+    fields = {
+        "benchmark": {"t2i": str(file)},
+        "judge": "ocr",
+        "cases": {"t2i": 1},
+        "development": 0,
+    }
     (first, *_) = plan_trials(load(**fields))
     file.unlink()
     there = pickle.loads(pickle.dumps(first))
@@ -80,8 +84,12 @@ def test_what_decides_a_trial_changes_its_digest(load):
     before = plan_trials(load())[0].digest
     assert plan_trials(load(budget={"iterations": 11}))[0].digest != before
     assert plan_trials(load(cases={"t2i": 3}))[0].digest != before
+    assert plan_trials(load(development=8))[0].digest != before
+    assert plan_trials(load(early=5))[0].digest != before
+    assert plan_trials(load(redraw=True))[0].digest != before
+    assert plan_trials(load(diversity={"prompts": 2, "noises": 2}))[0].digest != before
     assert plan_trials(load(judge="ocr"))[0].digest != before
-    assert plan_trials(load(claims=[], margin=0.2))[0].digest == before
+    assert plan_trials(load(claims=[], margins={"score": 0.2}))[0].digest == before
     assert plan_trials(load(benchmark="miniature", judge="exact"))[0].digest == before
 
 
@@ -90,7 +98,7 @@ def test_a_claim_is_about_a_category_that_the_judge_can_judge(load, tmp_path):
         "id,prompt,category,text\n1,a lake,land,\n2,a sign,signs,OPEN\n3,a hill,land,\n"
     )
     own = {"t2i": str(tmp_path / "own.csv")}
-    fields = {"benchmark": own, "judge": "ocr", "cases": {"t2i": 2}}
+    fields = {"benchmark": own, "judge": "ocr", "cases": {"t2i": 2}, "development": 0}
     claim = {"text": "t", "source": "s", "left": ["half"], "right": ["images"], "expect": "lower"}
     for measure in ("t2i", "t2i.signs"):
         (read,) = load(**fields, claims=[{**claim, "measure": measure}]).claims
@@ -111,7 +119,26 @@ def test_a_study_may_name_benchmark_and_judge_of_a_recipe_that_has_none(load):
     trials = plan_trials(load(set={"evaluation.benchmark": None}, benchmark="miniature"))
     assert {trial.recipe.evaluation.benchmark for trial in trials} == {"miniature"}
     cases = plan_trials(load(cases={"edit": 2}))[0].scored_cases()
-    assert [case.id for case in cases["edit"]][:3] == ["scene-000", "scene-001", "enhancement-000"]
+    assert [case.id for case in cases["edit"]][:3] == ["scene-016", "scene-017", "enhancement-016"]
+
+
+def test_redrawn_seeds_take_other_training_cases(load):
+    trials = plan_trials(load(redraw=True))
+    assert [trial.recipe.data.selection_seed for trial in trials] == [0, 0, 1, 1]
+    assert plan_trials(load())[0].recipe.data.selection_seed is None
+
+
+def test_cases_must_be_left_of_a_benchmark_from_files(load, tmp_path):
+    rows = ["prompt,category,text", *(f"a sign {n} that says OPEN,signs,OPEN" for n in range(5))]
+    rows += [f"a label {n} that says NEW,labels,NEW" for n in range(9)]
+    (tmp_path / "own.csv").write_text("\n".join(rows))
+    fields = {"benchmark": {"t2i": str(tmp_path / "own.csv")}, "judge": "ocr", "cases": {"t2i": 3}}
+    assert refusal(load, **fields) == (
+        "development: 16, but own has 5 cases of t2i.signs, and none is left to be scored on; "
+        "allowed: 0 to 4; set e.g. development: 1"
+    )
+    cases = plan_trials(load(**fields, development=4))[0].scored_cases()["t2i"]
+    assert sorted(case.category for case in cases) == ["labels"] * 3 + ["signs"]
 
 
 def iterations(study, arm):
@@ -175,11 +202,6 @@ def test_a_budget_of_passes_trains_longer_on_more_cases(load):
             {"factors": {"f": {"title": "F", "arms": ["half", "imagess"]}}},
             "factors.f.arms: unknown arm 'imagess'; did you mean images?",
         ),
-        (
-            {"noise": {"arms": ["half"], "seeds": [1]}},
-            "noise.seeds: 1 is one of seeds",
-        ),
-        ({"noise": {"arms": ["half"]}}, "noise: arms without seeds"),
         ({"seeds": [3, 3]}, "seeds: 3 is given 2 times"),
         ({"arm": {}}, "study: arm: unknown key; did you mean arms?"),
         (
@@ -192,6 +214,8 @@ def test_a_budget_of_passes_trains_longer_on_more_cases(load):
             "study: budget.updates: renamed; now budget.iterations; write",
         ),
         ({"benches": {"t2i": 3}}, "study: benches: renamed; now cases; write that"),
+        ({"margin": 0.2}, "study: margin: renamed; now margins.score; write that"),
+        ({"margins": {"score": 0}}, "study: margins.score: value 0"),
         (
             {"factors": {"f": {"title": "F", "arms": ["half", "images"], "benches": ["t2i"]}}},
             "study: factors.f.benches: renamed; now factors.f.tasks; write that",
@@ -201,6 +225,20 @@ def test_a_budget_of_passes_trains_longer_on_more_cases(load):
             "factors.f.tasks: unknown task 't2i'; allowed: edit",
         ),
         ({"cases": {"t2i": 0}}, "study: cases.t2i: value 0"),
+        (
+            {"early": 10},
+            "early: 10 of 10 iterations of arm half; allowed: 1 to below them, or null",
+        ),
+        (
+            {"curve_every": 5, "development": 1},
+            "development: 1 cases of each category, and the curves show 2 (evaluation.cases.t2i); "
+            "allowed: 2 or more",
+        ),
+        (
+            {"diversity": {"prompts": 17, "noises": 4}},
+            "diversity.prompts: 17 of 16 cases of each category; allowed: 1 to 16",
+        ),
+        ({"diversity": {"prompts": 2, "noises": 1}}, "study: diversity.noises: value 1"),
         ({"benchmark": "miniatur"}, "benchmark: unknown benchmark 'miniatur'; did you mean mini"),
         ({"judge": "exakt"}, "judge: unknown judge 'exakt'; did you mean exact?"),
         (
@@ -232,6 +270,55 @@ def test_a_budget_of_passes_trains_longer_on_more_cases(load):
 )
 def test_bad_studies_are_refused_in_one_line(load, changes, expected):
     assert expected in refusal(load, **changes)
+
+
+CLAIM = {"text": "t", "source": "s", "left": ["half"], "right": ["images"], "measure": "t2i"}
+
+
+@pytest.mark.parametrize(
+    ("claim", "expected"),
+    [
+        (
+            {"outcome": "complience"},
+            "claims.0.outcome: unknown outcome 'complience'; did you mean compliance? allowed: "
+            "compliance, diversity, score; rename or remove it, or add what difference of it "
+            "counts, as margins: {complience: 0.05}",
+        ),
+        ({"horizon": "early"}, "claims.0.horizon: early, but the study scores students at the end"),
+        (
+            {"outcome": "diversity"},
+            "claims.0.outcome: diversity, which the study does not draw late; allowed: late, with "
+            "e.g. diversity: {prompts: 4, noises: 4}; set it",
+        ),
+        (
+            {"effect": -0.3},
+            "claims.0.effect: -0.3 where the claim expects higher; allowed: left - ",
+        ),
+        ({"expect": "lower", "effect": 0.3}, "claims.0.effect: 0.3 where the claim expects lower"),
+        (
+            {"expect": "best", "left": ["half", "third"]},
+            "claims.0.left: 2 arms in a claim of the best; allowed: one; make a claim of each",
+        ),
+    ],
+)
+def test_claims_that_nothing_could_decide_are_refused(load, claim, expected):
+    arms = {**STUDY["arms"], "third": {"tasks": {"t2i": 0, "edit": 1}}}
+    margins = {"score": 0.1, "compliance": 0.05, "diversity": 0.02}
+    claims = [{**CLAIM, "expect": "higher", **claim}]
+    message = refusal(load, arms=arms, margins=margins, claims=claims)
+    assert message.removeprefix("study: ").startswith(expected)
+
+
+def test_a_claim_may_be_of_a_measure_of_what_is_early_and_of_diversity(load):
+    fields = {"early": 5, "diversity": {"prompts": 2, "noises": 3}}
+    margins = {"score": 0.1, "compliance": 0.05, "diversity": 0.02}
+    claims = [
+        {**CLAIM, "expect": "best", "horizon": "early", "effect": 0.2},
+        {**CLAIM, "expect": "not lower", "outcome": "compliance", "effect": -0.01},
+        {**CLAIM, "expect": "lower", "outcome": "diversity"},
+    ]
+    study = load(**fields, margins=margins, claims=claims)
+    assert [claim.horizon for claim in study.claims] == ["early", "late", "late"]
 
 
 def test_a_missing_file_names_the_shipped_studies():

@@ -8,6 +8,7 @@ import pytest
 from flash_ray.errors import UserError
 from flash_ray.evaluation.judges.base import CaseScore
 from flash_ray.studies.baselines import Baselines, BaselineScores, digest_of
+from flash_ray.studies.code import code_digest
 from flash_ray.studies.records import PICTURES, TRIALS, append_record, read_records
 from flash_ray.studies.study import load_study
 from flash_ray.studies.trial import summary
@@ -109,7 +110,7 @@ def test_a_record_is_a_line_that_is_read_back_whole(filled):
 
 
 def test_a_history_is_summed_up_by_its_unit_rung_and_task():
-    of_cpus, of_gpus = (summary(history(), f"{unit}-seconds") for unit in ("CPU", "GPU"))
+    of_cpus, of_gpus = (summary(history(), f"{unit}-seconds", 99.0) for unit in ("CPU", "GPU"))
     assert (of_cpus["cost"].compute, of_gpus["cost"].compute) == (15.0, 20.0)
     assert of_cpus["curve"] == ((5, {"t2i": 3.4, "edit": 3.0}), (10, {"t2i": 3.9, "edit": 3.0}))
     assert of_cpus["category_curve"] == ((10, {"t2i": {"text": 2.0}, "edit": {"style": 3.0}}),)
@@ -142,12 +143,13 @@ def base_of(trial, level, nfe):
 def test_the_base_stands_below_the_arms(filled, study_file):
     study, trials, out = filled
     models = {"teacher": base_of(trials[0], 3.8, 80), "untrained": base_of(trials[0], 2.8, 4)}
-    found = Baselines(digest=digest_of(trials[0]), models=models)
+    found = Baselines(digest=digest_of(trials[0]), code=code_digest(), models=models)
     (out / "baselines.json").write_text(found.model_dump_json())
     text = (commands.report(study_file, out, None)[0] / "report.md").read_text()
     assert re.search(r"\| good \| 2 \|.*\| 1 \| [0-9, ]*\| 8\d% \[\d+%, \d+%\] \|\n", text)
-    assert re.search(r"\| \*teacher, 80 evaluations\* \| \| 3\.95 \[", text)
-    assert re.search(r"\| \*untrained, 4 evaluations\* \| \| 2\.95 \[", text)
+    assert re.search(r"\| \*teacher, 80 evaluations\* \| \| \d\.\d\d \[", text)
+    assert re.search(r"\| \*untrained, 4 evaluations\* \| \| \d\.\d\d \[", text)
+    assert re.search(r"`good` is ahead with \d\.\d+, 8\d% of the way from the untrained", text)
 
 
 @pytest.mark.parametrize("content", ["{", "{}", '{"digest": 1, "models": {}}'])
@@ -162,6 +164,8 @@ def test_corrupt_scores_of_the_base_cost_themselves(filled, study_file, content)
 def test_scores_of_another_base_do_not_count(filled, study_file):
     study, trials, out = filled
     models = {"teacher": base_of(trials[0], 3.8, 80), "untrained": base_of(trials[0], 2.8, 4)}
-    (out / "baselines.json").write_text(Baselines(digest="0", models=models).model_dump_json())
+    (out / "baselines.json").write_text(
+        Baselines(digest="0", code=code_digest(), models=models).model_dump_json()
+    )
     folder, faults = commands.report(study_file, out, None)
     assert faults == [] and "evaluations*" not in (folder / "report.md").read_text()
