@@ -194,7 +194,10 @@ def test_teachers_of_two_groups_guide_a_run_and_may_not_be_exchanged(
         }
     )
     in_workers = distill(local, store, "three-local", tmp_path / "student-local")
-    assert exact(in_workers.history) == exact(by_actors.history)
+    # A teacher in the process computes its text with the picture, an actor before it: they round
+    # differently.
+    for ours, theirs in zip(exact(in_workers.history), exact(by_actors.history), strict=True):
+        assert ours.scalars() == pytest.approx(theirs.scalars(), rel=1e-3, abs=1e-5)
 
     build_lora(base, tmp_path / "lora", seed=2)
     with pytest.raises(UserError, match="base, teachers: the run began with weights"):

@@ -179,7 +179,7 @@ def test_a_budget_of_passes_trains_longer_on_more_cases(load):
         ),
         ({"fixed": ["students"]}, "fixed: 'students' is no field of a recipe"),
         (
-            {"arms": {"a": {}, "b": {"training.precision": "fp32"}}, "fixed": []},
+            {"arms": {"a": {}, "b": {"training.precision": "bf16"}}, "fixed": []},
             "arms.b: changes training.precision, which is fixed; allowed: what arm a has; "
             "remove that override: trials share teachers and cases",
         ),
