@@ -60,7 +60,7 @@ class AdapterLearner:
         #: The gradient's norm of the last step, before it was clipped: a tensor, not to be waited
         #: for where nobody looks.
         self.grad_norm = torch.zeros((), device=self.device)
-        self._optimizer = AdamW([self.master], adam, fused=True)
+        self._optimizer = AdamW([self.master], adam)
         self._accumulate_fp32()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

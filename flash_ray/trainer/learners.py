@@ -52,7 +52,7 @@ def build_engine(
     engine, *_ = deepspeed.initialize(
         model=module,
         model_parameters=list(module.parameters()),
-        optimizer=lambda weights: AdamW(weights, adam, fused=recipe.runtime.gpu),
+        optimizer=lambda weights: AdamW(weights, adam),
         config=engine_config(sum(s.numel() for s in shapes(module).values()), recipe, passes),
     )
     return engine

@@ -11,16 +11,14 @@ from flash_ray.recipe.sections import Adam
 
 
 class AdamW(torch.optim.Optimizer):
-    """torch's AdamW to the last bit, on flat fp32 weights.
+    """torch's fused AdamW to the last bit, on flat fp32 weights.
 
     With beta1 = 0 the first moment is the gradient, so none is kept: 4 bytes a weight instead of 8.
-
-    Args:
-        fused: whether torch's fused kernel computes, which has no temporaries.
+    The fused kernel has no temporaries, and on CPUs takes a quarter of the other's time.
     """
 
-    def __init__(self, weights: Iterable[Tensor], adam: Adam, fused: bool) -> None:
-        super().__init__(weights, {**adam.model_dump(), "fused": fused})
+    def __init__(self, weights: Iterable[Tensor], adam: Adam) -> None:
+        super().__init__(weights, adam.model_dump())
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -40,7 +38,7 @@ class AdamW(torch.optim.Optimizer):
                     [],
                     [state["step"]],
                     foreach=False,
-                    fused=group["fused"],
+                    fused=True,
                     amsgrad=False,
                     beta1=beta1,
                     beta2=beta2,
@@ -56,8 +54,7 @@ class AdamW(torch.optim.Optimizer):
         if not state:
             # DeepSpeed hands the weights of a step over one at a time: settings are the group's.
             group = self.param_groups[0]
-            where = weight.device if group["fused"] else "cpu"
-            state["step"] = torch.zeros((), device=where)
+            state["step"] = torch.zeros((), device=weight.device)
             if group["betas"][0]:
                 state["exp_avg"] = torch.zeros_like(weight)
             state["exp_avg_sq"] = torch.zeros_like(weight)
