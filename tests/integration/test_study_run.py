@@ -104,13 +104,12 @@ def test_a_trial_leaves_its_record_and_its_student(study, store, cluster, tmp_pa
     assert set(record.scores["t2i"]) == set(record.early["t2i"]) == ids
     assert set(record.diversity["t2i"]) == ids and all(record.diversity["t2i"].values())
     assert record.cost.total_seconds > record.cost.seconds > 0
-    assert list(store.list(f"runs/{trial.name}/")) == [
-        f"runs/{trial.name}/code",
-        f"runs/{trial.name}/run.json",
-    ]
+    left = [key.removeprefix(f"runs/{trial.name}/") for key in store.list(f"runs/{trial.name}/")]
+    assert [key for key in left if not key.startswith("sheets/")] == ["code", "run.json"]
     assert read_student(store, trial.name).recipe_digest == trial.recipe.digest
 
 
+@pytest.mark.slow
 def test_a_trial_alone_and_beside_another_leaves_the_same_record(study, store, cluster, tmp_path):
     loaded = study(
         "teacher_defaults.placement=actors",  # the trials share the teachers

@@ -103,6 +103,7 @@ def test_a_benchmark_in_a_file_goes_along_with_its_pictures(tmp_path, monkeypatc
         "set": {"runtime.storage.url": "s3://bucket"},
     }
     own = {"benchmark": choice.model_dump(), "cases": {"t2i": 1}, "judge": "sees-all"}
+    own["development"] = 0
     monkeypatch.setattr(plugins, "names", lambda group: names(group) + ["sees-all"])
     monkeypatch.setattr(validation, "load_judge", lambda name, field: SeesAll())
     (tmp_path / "own.yaml").write_text(yaml.safe_dump({**study, **own}))
