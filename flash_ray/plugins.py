@@ -8,6 +8,7 @@ A module is imported when its name is used, not before. Groups: `flash_ray.model
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from flash_ray.errors import UserError, unknown
@@ -63,6 +64,20 @@ def packages() -> set[str]:
     groups = (MODELS, CHECKPOINTS, SOURCES, BENCHMARKS, JUDGES)
     points = (point for group in groups for point in _registered(group).values())
     return {point.module.partition(".")[0] for point in points}
+
+
+def folders() -> dict[str, Path]:
+    """The folders of the packages whose modules are registered, by the packages' names; of a module
+    in no package, the file itself by the module's name."""
+    groups = (MODELS, CHECKPOINTS, SOURCES, BENCHMARKS, JUDGES)
+    found: dict[str, Path] = {}
+    for module in {point.module for group in groups for point in _registered(group).values()}:
+        spec = find_spec(module)
+        if spec is None or spec.origin is None:
+            continue  # whoever names it is told
+        package, file = module.rpartition(".")[0], Path(spec.origin)
+        found[package or module] = file.parent if package else file
+    return found
 
 
 @cache

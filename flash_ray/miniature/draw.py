@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from flash_ray.miniature.scenes import FACTORS, LETTERS, SLOTS, Scene
+from flash_ray.miniature.glyphs import GLYPHS
+from flash_ray.miniature.scenes import FACTORS, SLOTS, Scene
 
 Array = np.ndarray
 
@@ -32,29 +33,6 @@ GROUND_MARK = _rgb((44, 104, 40), (186, 150, 88), (176, 200, 226), (132, 184, 22
 HAIR = _rgb((34, 30, 32), (112, 70, 40), (228, 192, 106), (196, 92, 36))
 SKIN_LIGHT, SKIN_DARK = _rgb((250, 216, 188), (132, 84, 58))
 DARK, WOOD, MOON, SUN = _rgb((30, 28, 34), (98, 66, 42), (240, 240, 216), (255, 232, 110))
-
-# Five columns by seven rows for each of LETTERS.
-_GLYPHS = {
-    "A": "01110 10001 10001 11111 10001 10001 10001",
-    "C": "01111 10000 10000 10000 10000 10000 01111",
-    "E": "11111 10000 10000 11110 10000 10000 11111",
-    "H": "10001 10001 10001 11111 10001 10001 10001",
-    "K": "10001 10010 10100 11000 10100 10010 10001",
-    "L": "10000 10000 10000 10000 10000 10000 11111",
-    "M": "10001 11011 10101 10101 10001 10001 10001",
-    "O": "01110 10001 10001 10001 10001 10001 01110",
-    "S": "01111 10000 10000 01110 00001 00001 11110",
-    "T": "11111 00100 00100 00100 00100 00100 00100",
-    "U": "10001 10001 10001 10001 10001 10001 01110",
-    "X": "10001 10001 01010 00100 01010 10001 10001",
-}
-# One cell of margin all round lets bilinear reading fall off to zero.
-GLYPHS = np.stack(
-    [
-        np.pad(np.array([[int(bit) for bit in row] for row in _GLYPHS[letter].split()]), 1)
-        for letter in LETTERS
-    ]
-).astype(np.float32)
 
 
 class Canvas:

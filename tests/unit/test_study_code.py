@@ -2,6 +2,7 @@
 
 import pytest
 
+from flash_ray import plugins
 from flash_ray.errors import UserError
 from flash_ray.studies import code, records, runner
 from flash_ray.studies.code import code_digest
@@ -35,8 +36,11 @@ def test_the_digest_is_of_every_line_that_decides_numbers(tmp_path, monkeypatch)
     assert code_digest.__wrapped__() == before
     (tmp_path / "trainer" / "deep" / "a.py").write_text("A = 2\n")
     changed = code_digest.__wrapped__()
+    (tmp_path / "theirs.py").write_text("A = 1\n")
+    monkeypatch.setattr(plugins, "folders", lambda: {"theirs": tmp_path / "theirs.py"})
+    plugged = code_digest.__wrapped__()
     monkeypatch.setattr(code, "version", lambda library: "9")
-    assert len({before, changed, code_digest.__wrapped__()}) == 3
+    assert len({before, changed, plugged, code_digest.__wrapped__()}) == 4
 
 
 def test_nothing_is_added_to_records_of_other_code(filled):
